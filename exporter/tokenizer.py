@@ -1,0 +1,200 @@
+"""Tokenizers of every supported format, brought into the canonical table and checked.
+
+`read_tokenizer` finds the format from the content, makes the table (`tokenizer_table`), and
+compares a plain engine over it (`tokenizer_engine`) with the format's own reference library on a
+multilingual sample (`tokenizer_sample`): an artifact never carries a table that tokenizes otherwise.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from exporter import tokenizer_gguf
+from exporter.gguf_file import read_gguf
+from exporter.tokenizer_engine import Engine
+from exporter.tokenizer_hf import read_huggingface
+from exporter.tokenizer_sample import SAMPLE
+from exporter.tokenizer_sentencepiece import read_sentencepiece
+from exporter.tokenizer_table import Flag, PieceType, Table
+from exporter.tokenizer_tiktoken import read_tiktoken
+
+# Special tokens that end a turn or a text in the chat templates of the supported families.
+_END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>")
+
+
+class Reference(Protocol):
+    """The library a format belongs to. `encode` adds no bos; `decode` skips special tokens."""
+
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: list[int]) -> str: ...
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    kind: str  # "sentencepiece" | "tiktoken" | "huggingface" | "gguf"
+    source: Table = field(repr=False)
+    reference: Reference = field(repr=False, compare=False)
+    chat_template: str | None = field(default=None, repr=False)
+
+    @cached_property
+    def table(self) -> bytes:
+        """The canonical table, as stored in artifacts."""
+        return self.source.to_bytes()
+
+    @property
+    def n_pieces(self) -> int:
+        return len(self.source.pieces)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self.source.bos_id if self.source.bos_id >= 0 else None
+
+    @property
+    def eos_id(self) -> int | None:
+        return self.source.eos_id if self.source.eos_id >= 0 else None
+
+    @property
+    def add_bos(self) -> bool:
+        return Flag.ADD_BOS in self.source.flags
+
+    @cached_property
+    def special_tokens(self) -> dict[str, int]:
+        """Names and ids of the tokens that have no text."""
+        pieces, types = self.source.pieces, self.source.types
+        return {
+            pieces[id].decode(): id for id, type in enumerate(types) if type == PieceType.CONTROL
+        }
+
+    def token_name(self, id: int | None) -> str:
+        """The text of one token as templates write it, "" for None."""
+        return "" if id is None else self.source.pieces[id].decode(errors="replace")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids by the reference library, without bos."""
+        return self.reference.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text by the reference library, without special tokens."""
+        return self.reference.decode(list(ids))
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Reads tokenizer.json, tokenizer.model (SentencePiece or tiktoken) or a .gguf's vocabulary.
+
+    A folder stands for the tokenizer.json or tokenizer.model in it. tokenizer_config.json and
+    chat_template.jinja are read where they lie beside the file. Raises OSError for files that
+    cannot be read, and ValueError for formats and components that are not supported, and for a
+    table that does not tokenize the sample as the reference library does.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = next(
+            (p for p in (path / "tokenizer.json", path / "tokenizer.model") if p.exists()),
+            path / "tokenizer.json",
+        )
+    try:
+        tokenizer = _read(path)
+        _check(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"tokenizer {path}: {error}") from None
+    return tokenizer
+
+
+def stop_ids(tokenizer: Tokenizer, generation: dict) -> tuple[int, ...]:
+    """Ids that end a generation, ascending: of generation_config.json, eos, ends of turns."""
+    configured = generation.get("eos_token_id")
+    ids = set(configured if isinstance(configured, list) else [configured])
+    ids |= {tokenizer.eos_id, *(tokenizer.special_tokens.get(name) for name in _END_TOKENS)}
+    return tuple(sorted(ids - {None}))
+
+
+def _read(path: Path) -> Tokenizer:
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start == b"GGUF":
+        return _read_gguf(path)
+    data = path.read_bytes()
+    config = _sibling_config(path)
+    template = _sibling_template(path, config)
+    if not data:
+        raise ValueError("the file is empty")
+    if data.lstrip()[:1] == b"{":
+        table, reference = read_huggingface(data.decode(), config)
+        return Tokenizer("huggingface", table, reference, template)
+    if _looks_like_tiktoken(data):
+        return Tokenizer("tiktoken", *read_tiktoken(data), template)
+    return Tokenizer("sentencepiece", *read_sentencepiece(data), template)
+
+
+def _looks_like_tiktoken(data: bytes) -> bool:
+    """Whether the first line is `base64 0`."""
+    return re.match(rb"[A-Za-z0-9+/]+=* 0(\n|\Z)", data[:4096]) is not None
+
+
+def _read_gguf(path: Path) -> Tokenizer:
+    metadata = read_gguf(path).fields
+    model = metadata.get("tokenizer.ggml.model")
+    try:
+        if model == "gpt2":
+            table, reference = read_huggingface(tokenizer_gguf.huggingface_json(metadata), {})
+        elif model == "llama":
+            table, reference = read_sentencepiece(tokenizer_gguf.sentencepiece_model(metadata))
+        else:
+            raise ValueError(f"GGUF tokenizer model {model!r} is not supported: gpt2, llama are")
+        bos_id, eos_id, add_bos = tokenizer_gguf.token_ids(metadata)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"GGUF tokenizer metadata is damaged: {error!r}") from None
+    flags = table.flags | Flag.ADD_BOS if add_bos else table.flags & ~Flag.ADD_BOS
+    table = replace(table, flags=flags, bos_id=bos_id, eos_id=eos_id)
+    return Tokenizer("gguf", table, reference, metadata.get("tokenizer.chat_template"))
+
+
+def _sibling_config(path: Path) -> dict:
+    """tokenizer_config.json beside `path`, with what special_tokens_map.json adds to it."""
+    config: dict = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        sibling = path.parent / name
+        if sibling.exists():
+            try:
+                content = json.loads(sibling.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{sibling.name} beside it is damaged: {error}") from None
+            if not isinstance(content, dict):
+                raise ValueError(f"{sibling.name} beside it is not a JSON object")
+            config |= {key: value for key, value in content.items() if value is not None}
+    return config
+
+
+def _sibling_template(path: Path, config: dict) -> str | None:
+    """chat_template.jinja, or tokenizer_config.json's template (of several, "default")."""
+    sibling = path.parent / "chat_template.jinja"
+    if sibling.exists():
+        return sibling.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        return named.get("default")
+    return template
+
+
+def _check(tokenizer: Tokenizer) -> None:
+    engine = Engine(tokenizer.source)
+    for text in SAMPLE:
+        want, got = tokenizer.encode(text), engine.encode(text)
+        if want != got:
+            raise ValueError(
+                f"its canonical table does not tokenize as the {tokenizer.kind} reference:"
+                f" {text!r} gives {got}, not {want}; please report it with this file"
+            )
+        # What the libraries do with special tokens in between differs, and no text depends on it.
+        ids = [id for id in want if tokenizer.source.types[id] != PieceType.CONTROL]
+        if engine.decode(ids) != tokenizer.decode(ids):
+            raise ValueError(
+                f"its canonical table does not decode as the {tokenizer.kind} reference: {ids}"
+                f" gives {engine.decode(ids)!r}, not {tokenizer.decode(ids)!r}; please report it"
+                " with this file"
+            )

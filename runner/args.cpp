@@ -1,0 +1,220 @@
+#include "runner/args.h"
+
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+
+#include "runner/error.h"
+
+namespace runner {
+namespace {
+
+// One occurrence of a flag, named as the user wrote it.
+struct Given {
+  std::string flag, value;
+
+  [[noreturn]] void bad(const std::string& wanted) const {
+    throw UsageError(flag + " '" + value + "': expected " + wanted);
+  }
+};
+
+template <typename Integer>
+bool parse_integer(std::string_view text, Integer& number) {
+  const char* end = text.data() + text.size();
+  auto [stop, error] = std::from_chars(text.data(), end, number);
+  return error == std::errc() && stop == end;
+}
+
+template <typename Integer>
+Integer integer(const Given& given, Integer low, Integer high, const std::string& wanted) {
+  Integer number = 0;
+  if (!parse_integer(given.value, number) || number < low || number > high) given.bad(wanted);
+  return number;
+}
+
+// strtod, since std::from_chars for doubles is missing from some standard libraries; no program
+// of ours sets a locale.
+double real(const Given& given, double low, double high, const std::string& wanted) {
+  const std::string& text = given.value;
+  if (text.empty() || text.find_first_not_of("0123456789+-.eE") != std::string::npos) {
+    given.bad(wanted);
+  }
+  char* end = nullptr;
+  const double number = std::strtod(text.c_str(), &end);
+  if (end != text.c_str() + text.size() || !(number >= low && number <= high)) given.bad(wanted);
+  return number;
+}
+
+std::vector<int32_t> token_list(const Given& given) {
+  const std::string wanted = "token ids separated by commas, such as 1,2,3";
+  std::vector<int32_t> ids;
+  for (size_t start = 0; start <= given.value.size();) {
+    const size_t comma = std::min(given.value.find(',', start), given.value.size());
+    int32_t id = 0;
+    std::string_view item = std::string_view(given.value).substr(start, comma - start);
+    while (item.starts_with(' ')) item.remove_prefix(1);
+    if (!parse_integer(item, id) || id < 0) given.bad(wanted);
+    ids.push_back(id);
+    start = comma + 1;
+  }
+  return ids;
+}
+
+constexpr double kAnyReal = std::numeric_limits<double>::max();
+constexpr int64_t kAnyCount = std::numeric_limits<int32_t>::max();
+
+// One row a flag: this table is what the parser knows. help_text() below is written by hand.
+struct Flag {
+  const char* short_name;  // "" for none
+  const char* long_name;
+  bool takes_value;
+  std::function<void(Args&, const Given&)> apply;
+};
+
+const std::vector<Flag>& flags() {
+  static const std::vector<Flag> table = {
+      {"-h", "--help", false, [](Args& a, const Given&) { a.help = true; }},
+      {"-v", "--verbose", false, [](Args& a, const Given&) { a.verbose = true; }},
+      {"", "--ignore-eos", false, [](Args& a, const Given&) { a.ignore_eos = true; }},
+      {"", "--stats", false, [](Args& a, const Given&) { a.stats = true; }},
+      {"", "--json", false, [](Args& a, const Given&) { a.json = true; }},
+      {"", "--tokenize", false, [](Args& a, const Given&) { a.tokenize = true; }},
+      {"-i", "--prompt", true, [](Args& a, const Given& g) { a.prompt = g.value; }},
+      {"-y", "--system-prompt", true, [](Args& a, const Given& g) { a.system_prompt = g.value; }},
+      {"-z", "--tokenizer", true,
+       [](Args& a, const Given& g) {
+         if (g.value.empty()) g.bad("a tokenizer file");
+         a.tokenizer_path = g.value;
+       }},
+      {"", "--logits-out", true,
+       [](Args& a, const Given& g) {
+         if (g.value.empty()) g.bad("a file to write");
+         a.logits_path = g.value;
+       }},
+      {"", "--tokens", true, [](Args& a, const Given& g) { a.tokens = token_list(g); }},
+      {"-m", "--mode", true,
+       [](Args& a, const Given& g) {
+         if (g.value != "generate" && g.value != "chat") g.bad("generate or chat");
+         a.mode = g.value == "chat" ? Mode::chat : Mode::generate;
+       }},
+      {"-t", "--temperature", true,
+       [](Args& a, const Given& g) {
+         a.temperature = real(g, 0, kAnyReal, "a number from 0 (greedy) up, such as 0.8");
+       }},
+      {"-p", "--top-p", true,
+       [](Args& a, const Given& g) {
+         a.top_p = real(g, std::numeric_limits<double>::min(), 1,
+                        "a number above 0 and at most 1 (off), such as 0.9");
+       }},
+      {"", "--min-p", true,
+       [](Args& a, const Given& g) {
+         a.min_p = real(g, 0, 1, "a number from 0 (off) to 1, such as 0.05");
+       }},
+      {"", "--top-k", true,
+       [](Args& a, const Given& g) {
+         a.top_k = integer<int64_t>(g, 0, kAnyCount, "a whole number from 0 (off) up, such as 40");
+       }},
+      {"-s", "--seed", true,
+       [](Args& a, const Given& g) {
+         a.seed = integer<uint64_t>(g, 0, std::numeric_limits<uint64_t>::max(),
+                                    "a whole number from 0 to 2^64-1");
+       }},
+      {"-n", "--steps", true,
+       [](Args& a, const Given& g) {
+         a.steps = integer<int64_t>(g, 0, kAnyCount,
+                                    "a whole number from 0 (up to the context's end) up");
+       }},
+      {"-l", "--llama-version", true,
+       [](Args& a, const Given& g) {
+         a.llama_version = integer<int>(
+             g, 2, 3, "2 (SentencePiece vocabulary) or 3 (byte-level vocabulary); or leave it out");
+       }},
+      {"", "--threads", true,
+       [](Args& a, const Given& g) {
+         a.threads = integer<int>(g, 1, 1024, "a whole number from 1 to 1024");
+       }},
+      {"", "--prefill-chunk", true,
+       [](Args& a, const Given& g) {
+         a.prefill_chunk = integer<int64_t>(g, 1, kAnyCount, "a whole number from 1 up");
+       }},
+  };
+  return table;
+}
+
+// Splits a word into a flag and the value attached to it: `--flag=value` or `-fvalue`.
+struct Word {
+  const Flag* flag = nullptr;
+  std::string name;
+  std::optional<std::string> attached;
+};
+
+Word find_flag(const std::string& word) {
+  Word found;
+  const bool is_long = word.starts_with("--");
+  const size_t length = is_long ? std::min(word.find('='), word.size()) : 2;
+  found.name = word.substr(0, length);
+  if (word.size() > length) found.attached = word.substr(is_long ? length + 1 : length);
+  for (const Flag& flag : flags()) {
+    if (found.name == (is_long ? flag.long_name : flag.short_name)) found.flag = &flag;
+  }
+  if (!found.flag) throw UsageError("unknown flag '" + word + "': see --help for those there are");
+  return found;
+}
+
+void check_combinations(const Args& a) {
+  const auto clash = [](bool both, const char* message) {
+    if (both) throw UsageError(message);
+  };
+  const bool chat = a.mode == Mode::chat;
+  clash(a.tokens && a.prompt, "--tokens and -i are both a prompt: give one of them");
+  clash(chat && a.tokens, "--tokens does not go with -m chat: leave one of them out");
+  clash(chat && !a.logits_path.empty(),
+        "--logits-out does not go with -m chat: leave one of them out");
+  clash(!chat && a.system_prompt.has_value(), "-y (system prompt) needs -m chat: add it");
+  clash(a.json && !a.stats, "--json is the form of --stats: add --stats");
+}
+
+}  // namespace
+
+Args parse_args(const std::vector<std::string>& words) {
+  Args args;
+  bool flags_ended = false;
+  for (size_t i = 0; i < words.size(); ++i) {
+    const std::string& word = words[i];
+    if (flags_ended || word.size() < 2 || word[0] != '-') {
+      if (!args.model_path.empty()) {
+        throw UsageError("'" + word + "' is one word too many after the model '" + args.model_path +
+                         "': put a prompt of several words in quotes after -i");
+      }
+      if (word.empty()) throw UsageError("the model's path is empty: give the exported file");
+      args.model_path = word;
+      continue;
+    }
+    if (word == "--") {
+      flags_ended = true;
+      continue;
+    }
+    Word found = find_flag(word);
+    if (!found.flag->takes_value) {
+      if (found.attached) {
+        throw UsageError("'" + word + "': " + found.name + " takes no value");
+      }
+    } else if (!found.attached) {
+      if (i + 1 == words.size()) {
+        throw UsageError(found.name + " needs a value: see --help for what it takes");
+      }
+      found.attached = words[++i];
+    }
+    found.flag->apply(args, {found.name, found.attached.value_or("")});
+    if (args.help) return args;
+  }
+  if (args.model_path.empty())
+    throw UsageError("no model given: name the exported file, or --help");
+  check_combinations(args);
+  return args;
+}
+
+}  // namespace runner

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "runner/model.h"
+#include "runner/sampler.h"
+
+namespace runner {
+
+// A conversation with a model: how many positions of its KV cache are filled, and what the model
+// said after the last one.
+class Session {
+ public:
+  using RowSink = std::function<void(std::span<const float>)>;
+
+  // `prefill_chunk`: most tokens of one forward; 0: as many as the artifact takes.
+  explicit Session(Model& model, int64_t prefill_chunk = 0);
+
+  int64_t position() const { return position_; }
+  int64_t context_length() const { return model_.metadata().context_length; }
+
+  // Runs `tokens` (at least one) at the next positions, in chunks. When `every_row` is given it
+  // receives each position's logits in order. `interrupted` is asked between chunks.
+  // Returns false when interrupted. Throws Error when the tokens do not fit the context or are
+  // outside the vocabulary; the position is then unchanged.
+  bool append(std::span<const int32_t> tokens, const RowSink& every_row = nullptr,
+              const std::function<bool()>& interrupted = nullptr);
+
+  // Forgets the positions from `position` on; logits() means nothing until the next append().
+  void rewind(int64_t position) { position_ = std::min(position_, position); }
+
+  // Float32 logits [vocab] after the last position.
+  std::span<const float> logits() const { return last_logits_; }
+
+  // Throws what append() would for these tokens.
+  void check(std::span<const int32_t> tokens) const;
+
+ private:
+  Model& model_;
+  int64_t prefill_chunk_;
+  int64_t position_ = 0;
+  std::vector<int64_t> chunk_, rows_;   // one forward's inputs
+  std::vector<float> chunk_logits_;     // and output
+  std::span<const float> last_logits_;  // its last row
+};
+
+enum class StopReason { stop_token, steps, context, interrupted };
+
+struct GenerateOptions {
+  int64_t steps = 0;  // most tokens to generate; 0: up to the context's end
+  std::vector<int32_t> stop_ids = {};
+  std::function<bool()> interrupted = {};  // asked before each forward
+  Session::RowSink every_prompt_row = {};  // see Session::append
+  bool prompt_only = false;                // generate nothing
+};
+
+struct GenerateResult {
+  StopReason reason = StopReason::steps;
+  int64_t prompt_tokens = 0;
+  int64_t generated_tokens = 0;  // passed to on_token: a stop token is not
+  int64_t decode_forwards = 0;
+  double prefill_seconds = 0;
+  double decode_seconds = 0;  // of the tokens after the first
+};
+
+// Runs `prompt` and generates from it until a stop token, the number of steps or the context's
+// end: prompt and continuation together never pass context_length. `on_token` receives each token
+// as soon as it is chosen. Throws Error when the prompt does not fit the context.
+GenerateResult generate(Session& session, Sampler& sampler, std::span<const int32_t> prompt,
+                        const GenerateOptions& options,
+                        const std::function<void(int32_t)>& on_token);
+
+}  // namespace runner

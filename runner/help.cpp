@@ -1,0 +1,59 @@
+#include <string>
+
+#include "runner/args.h"
+#include "runner/metadata.h"
+
+namespace runner {
+
+std::string help_text(std::string_view program, std::string_view backend) {
+  const bool aoti = backend == kAotiBackend;
+  std::string text = "Usage: " + std::string(program) + " " +
+                     (aoti ? "MODEL.pt2|MODEL.so" : "MODEL.pte") + " [flags]\n" +
+                     "Runs a language model exported for " + (aoti ? "AOTInductor" : "ExecuTorch") +
+                     ".\n";
+  text += R"(
+Text
+  -i, --prompt TEXT         prompt; in chat the first turn. Without one, generation starts
+                            from the model's beginning-of-text token
+  -m, --mode MODE           generate (default): the prompt, then its continuation
+                            chat: turns read from standard input, one a line
+  -y, --system-prompt TEXT  system prompt, with -m chat
+  -n, --steps N             most tokens to generate (a turn); 0: up to the context's end
+                            (default 0)
+      --ignore-eos          go on after a stop token
+      --tokens 1,2,3        the prompt as token ids; only the continuation is printed
+
+Sampling (defaults: what the model recommends; where it is silent -t 0.8 -p 0.9)
+  -t, --temperature T       0: greedy
+  -p, --top-p P             keep the likeliest tokens that reach probability P; 1: off
+      --top-k K             keep the K likeliest tokens; 0: off
+      --min-p M             keep tokens at least M times as likely as the likeliest; 0: off
+  -s, --seed N              the same seed gives the same text (default: a new one)
+
+Tokenizer
+  -z, --tokenizer FILE      use this raw tokenizer.model or tokenizer.json instead of the
+                            embedded one
+      --tokenize            standard input, one text a line, to one JSON list of ids a line
+  -l, --llama-version 2|3   check that the vocabulary is Llama 2's kind (SentencePiece) or
+                            Llama 3's (byte-level); otherwise unused
+
+Running
+      --threads N           threads (default: the backend's choice)
+      --prefill-chunk N     most prompt tokens in one step (default: the artifact's limit)
+      --logits-out F.npy    write float32 logits [positions, vocabulary], one row a prompt
+                            position; generates nothing unless -n is given
+      --stats               a line of statistics on standard error
+      --json                with --stats: one JSON object; first_token_seconds counts from
+                            the program's start; a rate with nothing to measure is null
+  -v, --verbose             what was loaded and why generation ended, on standard error
+  -h, --help                this text
+
+A short flag's value may be attached (-t0.5), a long one's follow '=' (--top-p=0.9).
+Text goes to standard output, all else to standard error.
+Exit status: 0; 2 when the command line is wrong; 1 when a file is missing, damaged or unfit
+or running fails; 130 after an interrupt.
+)";
+  return text;
+}
+
+}  // namespace runner

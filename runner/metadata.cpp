@@ -1,0 +1,206 @@
+#include "runner/metadata.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "runner/error.h"
+
+namespace runner {
+namespace {
+
+using nlohmann::json;
+
+// Ranges beyond any real model: what lies outside comes from a damaged file, and would only turn
+// into a failed allocation later.
+constexpr int64_t kMaxVocab = 1 << 24;
+constexpr int64_t kMaxContext = 1 << 26;
+constexpr int64_t kMaxDim = 1 << 20;
+constexpr int64_t kMaxLayers = 1 << 14;
+constexpr int64_t kMaxCacheElements = int64_t{1} << 40;
+constexpr int64_t kMaxTokenizerBytes = int64_t{1} << 30;
+
+std::string shortened(const std::string& value) {
+  return value.size() <= 60 ? value : value.substr(0, 60) + "...";
+}
+
+// Reads values of one artifact; every complaint names the file, the key and the value.
+class Reader {
+ public:
+  Reader(const StringMap& map, const std::string& path) : map_(map), path_(path) {}
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error(path_ + ": " + what + "; export the model again");
+  }
+
+  [[noreturn]] void bad(const char* key, const std::string& wanted) const {
+    fail(std::string("metadata '") + key + "' is '" + shortened(map_.at(key)) + "', expected " +
+         wanted);
+  }
+
+  const std::string& text(const char* key) const {
+    auto found = map_.find(key);
+    if (found == map_.end()) fail(std::string("metadata '") + key + "' is missing");
+    return found->second;
+  }
+
+  std::string one_of(const char* key, std::initializer_list<const char*> choices) const {
+    const std::string& value = text(key);
+    std::string list;
+    for (const char* choice : choices) {
+      if (value == choice) return value;
+      list += (list.empty() ? "" : ", ") + std::string(choice);
+    }
+    bad(key, "one of " + list);
+  }
+
+  int64_t integer(const char* key, int64_t low, int64_t high) const {
+    const std::string& value = text(key);
+    int64_t number = 0;
+    const char* end = value.data() + value.size();
+    auto [stop, error] = std::from_chars(value.data(), end, number);
+    if (error != std::errc() || stop != end || number < low || number > high) {
+      bad(key, "an integer from " + std::to_string(low) + " to " + std::to_string(high));
+    }
+    return number;
+  }
+
+  json parsed(const char* key, json::value_t type, const char* wanted) const {
+    json value = json::parse(text(key), nullptr, /*allow_exceptions=*/false);
+    if (value.is_discarded() || value.type() != type) bad(key, wanted);
+    return value;
+  }
+
+  std::vector<int64_t> integers(const char* key, int64_t low, int64_t high) const {
+    const std::string wanted =
+        "a JSON list of integers from " + std::to_string(low) + " to " + std::to_string(high);
+    std::vector<int64_t> numbers;
+    for (const json& item : parsed(key, json::value_t::array, wanted.c_str())) {
+      if (!item.is_number_integer()) bad(key, wanted);
+      const auto number = item.get<int64_t>();
+      if (number < low || number > high) bad(key, wanted);
+      numbers.push_back(number);
+    }
+    return numbers;
+  }
+
+  std::vector<std::string> strings(const char* key) const {
+    std::vector<std::string> list;
+    for (const json& item : parsed(key, json::value_t::array, "a JSON list of strings")) {
+      if (!item.is_string()) bad(key, "a JSON list of strings");
+      list.push_back(item.get<std::string>());
+    }
+    return list;
+  }
+
+  SamplingDefaults sampling() const {
+    constexpr const char* key = keys::kSampling;
+    const json object = parsed(key, json::value_t::object, "a JSON object");
+    auto number = [&](const char* name, double low, double high) -> std::optional<double> {
+      auto found = object.find(name);
+      if (found == object.end() || found->is_null()) return std::nullopt;
+      const double value = found->is_number() ? found->get<double>() : NAN;
+      if (!(value >= low && value <= high)) {
+        bad(key, std::string("a sensible number for ") + name);
+      }
+      return value;
+    };
+    SamplingDefaults defaults;
+    defaults.temperature = number("temperature", 0, 100);
+    defaults.top_p = number("top_p", 0, 1);
+    defaults.min_p = number("min_p", 0, 1);
+    if (auto top_k = number("top_k", 0, static_cast<double>(kMaxVocab))) {
+      defaults.top_k = static_cast<int64_t>(*top_k);
+    }
+    return defaults;
+  }
+
+ private:
+  const StringMap& map_;
+  const std::string& path_;
+};
+
+// What must be settled before any other key means anything.
+void check_versions(const Reader& in, const std::string& path, std::string_view backend) {
+  const int64_t schema = in.integer(keys::kSchemaVersion, 1, 1'000'000);
+  if (schema > kNewestSchemaVersion) {
+    throw Error(path + ": artifact schema " + std::to_string(schema) +
+                " is newer than this runner, which reads up to " +
+                std::to_string(kNewestSchemaVersion) + "; use the runner of that release");
+  }
+  if (in.text(keys::kBackend) != backend) {
+    throw Error(path + ": made for the backend '" + shortened(in.text(keys::kBackend)) +
+                "', this is the runner for '" + std::string(backend) + "'");
+  }
+  const std::string& layout = in.text(keys::kKernelLayoutVersion);
+  if (layout != kKernelLayoutVersionOfThisRunner) {
+    throw Error(path + ": kernel layout version " + shortened(layout) + ", this runner has " +
+                std::string(kKernelLayoutVersionOfThisRunner) +
+                "; export the model again or use the runner of that release");
+  }
+}
+
+void check_cache_shape(const Reader& in, const char* key, const std::vector<int64_t>& shape,
+                       int64_t n_caches) {
+  int64_t elements = n_caches;
+  for (int64_t size : shape) {
+    if (size > kMaxCacheElements / elements) in.bad(key, "a shape that fits memory");
+    elements *= size;
+  }
+  if (shape.empty()) in.bad(key, "at least one dimension");
+}
+
+void read_cache_form(const Reader& in, Metadata& m) {
+  m.target = in.text(keys::kTarget);
+  m.cpu_features = in.strings(keys::kCpuFeatures);
+  m.key_cache_shape = in.integers(keys::kKeyCacheShape, 1, kMaxContext);
+  m.value_cache_shape = in.integers(keys::kValueCacheShape, 1, kMaxContext);
+  m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "bfloat16", "float16"});
+  m.n_caches = in.integer(keys::kCaches, 1, 2 * kMaxLayers);
+  if (m.n_caches != 2 * m.n_layers) {
+    in.bad(keys::kCaches, "two for each of " + std::to_string(m.n_layers) + " layers");
+  }
+  check_cache_shape(in, keys::kKeyCacheShape, m.key_cache_shape, m.n_caches);
+  check_cache_shape(in, keys::kValueCacheShape, m.value_cache_shape, m.n_caches);
+}
+
+}  // namespace
+
+Metadata parse_metadata(const StringMap& map, const std::string& path, std::string_view backend) {
+  const Reader in(map, path);
+  check_versions(in, path, backend);
+
+  Metadata m;
+  m.model_name = in.text(keys::kModelName);
+  m.model_family = in.text(keys::kModelFamily);
+  m.vocab_size = in.integer(keys::kVocabSize, 1, kMaxVocab);
+  m.context_length = in.integer(keys::kContextLength, 1, kMaxContext);
+  m.max_chunk = in.integer(keys::kMaxChunk, 1, m.context_length);
+  m.max_rows = in.integer(keys::kMaxRows, 1, m.max_chunk);
+  m.n_layers = in.integer(keys::kLayers, 1, kMaxLayers);
+  m.n_heads = in.integer(keys::kHeads, 1, kMaxDim);
+  m.n_kv_heads = in.integer(keys::kKvHeads, 1, m.n_heads);
+  m.head_dim = in.integer(keys::kHeadDim, 1, kMaxDim);
+  m.dim = in.integer(keys::kDim, 1, kMaxDim);
+  m.dtype = in.one_of(keys::kDtype, {"float32", "bfloat16", "float16"});
+  m.quantization = in.text(keys::kQuantization);
+  m.tokenizer_kind = in.text(keys::kTokenizerKind);
+  m.tokenizer_size = in.integer(keys::kTokenizerSize, 0, kMaxTokenizerBytes);
+  m.n_pieces = in.integer(keys::kPieces, 0, kMaxVocab);
+  m.bos_id = in.integer(keys::kBosId, -1, m.vocab_size - 1);
+  m.eos_id = in.integer(keys::kEosId, -1, m.vocab_size - 1);
+  m.stop_ids = in.integers(keys::kStopIds, 0, m.vocab_size - 1);
+  m.add_bos = in.one_of(keys::kAddBos, {"true", "false"}) == "true";
+  m.chat = in.text(keys::kChat);
+  m.sampling = in.sampling();
+  m.exporter_version = in.text(keys::kExporterVersion);
+  m.torch_version = in.text(keys::kTorchVersion);
+  m.torchao_version = in.text(keys::kTorchaoVersion);
+  m.executorch_version = in.text(keys::kExecutorchVersion);
+  m.checkpoint_digest = in.text(keys::kCheckpointDigest);
+  if (backend == kAotiBackend) read_cache_form(in, m);
+  return m;
+}
+
+}  // namespace runner

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <chrono>
+
+#include "runner/args.h"
+
+namespace runner {
+
+// What a runner does after its command line is read: text to standard output, all else to
+// standard error. `start` is when the program began. Throws Error.
+void run(const Args& args, std::chrono::steady_clock::time_point start);
+
+}  // namespace runner

@@ -1,0 +1,174 @@
+#include "runner/tokenizer.h"
+
+#include "runner/added_tokens.h"
+#include "runner/bpe.h"
+#include "runner/error.h"
+#include "runner/split_pattern.h"
+#include "runner/tokenizer_raw.h"
+#include "runner/tokenizer_table.h"
+#include "runner/utf8.h"
+
+namespace runner {
+
+struct Tokenizer::State {
+  explicit State(std::string table_bytes)
+      : bytes(std::move(table_bytes)), table(parse_table(bytes)), bpe(table) {
+    for (const TableView::Added& added : table.added) {
+      const auto id = static_cast<int32_t>(added.id);
+      if (!table.pieces[added.id].empty()) named.add(table.pieces[added.id], id, added.flags);
+      if (added.flags & kInText) {
+        (added.flags & kNormalized ? normalized : written).add(added.text, id, added.flags);
+      }
+    }
+    for (AddedTokenFinder* finder : {&named, &written, &normalized}) finder->finish();
+    for (const std::string_view pattern : table.splits) splits.emplace_back(pattern);
+  }
+  State(const State&) = delete;  // the table views the bytes
+
+  std::vector<int32_t> encode(std::string_view text, const std::vector<AddedMatch>& matches,
+                              Special special) const;
+  void encode_segment(std::string_view text, bool first, Special special,
+                      std::vector<int32_t>& ids) const;
+  void encode_plain(std::string_view text, bool first, std::vector<int32_t>& ids) const;
+
+  std::string bytes;
+  TableView table;
+  Bpe bpe;
+  AddedTokenFinder named;       // all, by the piece's own text
+  AddedTokenFinder written;     // those found in the text as written
+  AddedTokenFinder normalized;  // those found in the normalized text
+  std::vector<SplitPattern> splits;
+};
+
+std::vector<int32_t> Tokenizer::State::encode(std::string_view text,
+                                              const std::vector<AddedMatch>& matches,
+                                              Special special) const {
+  std::vector<int32_t> ids;
+  for (const Segment& segment : cut(text, matches)) {
+    if (segment.id >= 0) {
+      ids.push_back(segment.id);
+    } else {
+      encode_segment(text.substr(segment.begin, segment.end - segment.begin), segment.begin == 0,
+                     special, ids);
+    }
+  }
+  return ids;
+}
+
+void Tokenizer::State::encode_segment(std::string_view text, bool first, Special special,
+                                      std::vector<int32_t>& ids) const {
+  const std::string seen = normalize(text, table.flags);
+  std::vector<AddedMatch> matches;
+  if (special == Special::parse) normalized.find(seen, 0, seen.size(), matches);
+  for (const Segment& segment : cut(seen, matches)) {
+    if (segment.id >= 0) {
+      ids.push_back(segment.id);
+    } else {
+      encode_plain(std::string_view(seen).substr(segment.begin, segment.end - segment.begin),
+                   first && segment.begin == 0, ids);
+    }
+  }
+}
+
+void Tokenizer::State::encode_plain(std::string_view text, bool first,
+                                    std::vector<int32_t>& ids) const {
+  std::string escaped;
+  if (table.flags & kMetaspace) {
+    const bool may_prefix = first || !(table.flags & kPrefixFirstOnly);
+    escaped = metaspace(text, table.flags & kPrefixSpace && may_prefix);
+    text = escaped;
+  }
+  std::vector<std::string_view> parts{text};
+  for (const SplitPattern& pattern : splits) parts = pattern.split(parts);
+  for (const std::string_view part : parts) bpe.encode(part, ids);
+}
+
+Tokenizer::Tokenizer(std::unique_ptr<const State> state) : state_(std::move(state)) {}
+Tokenizer::~Tokenizer() = default;
+Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
+
+Tokenizer Tokenizer::from_table(std::string table) {
+  return Tokenizer(std::make_unique<const State>(std::move(table)));
+}
+
+Tokenizer Tokenizer::from_file(const std::string& path) {
+  return from_table(table_from_raw_file(path));
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_bos, Special special) const {
+  const std::string valid = to_valid_utf8(text);
+  std::vector<AddedMatch> matches;
+  if (special == Special::parse) state_->written.find(valid, 0, valid.size(), matches);
+  std::vector<int32_t> ids = state_->encode(valid, matches, special);
+  if (add_bos && bos_id() >= 0) ids.insert(ids.begin(), bos_id());
+  return ids;
+}
+
+std::vector<int32_t> Tokenizer::encode(std::span<const TextSpan> spans) const {
+  std::string text;
+  std::vector<AddedMatch> matches;
+  for (const TextSpan& span : spans) {
+    const size_t begin = text.size();
+    text += to_valid_utf8(span.text);
+    if (span.markup) state_->named.find(text, begin, text.size(), matches);
+  }
+  return state_->encode(text, matches, Special::plain);
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> ids) const {
+  StreamDecoder decoder(*this);
+  std::string text;
+  for (const int32_t id : ids) text += decoder.push(id);
+  return text + decoder.finish();
+}
+
+std::string Tokenizer::piece(int32_t id, bool& at_start) const {
+  if (id < 0 || id >= n_pieces()) {
+    throw Error("token id " + std::to_string(id) + " is outside the tokenizer's " +
+                std::to_string(n_pieces()) +
+                " pieces; use the tokenizer that belongs to the model");
+  }
+  const uint32_t flags = state_->table.flags;
+  const PieceType type = state_->table.types[id];
+  if (type == PieceType::control) return "";
+  std::string_view rest = state_->table.pieces[id];
+  std::string text;
+  if (flags & (kEscapeSpaces | kMetaspace) && type != PieceType::byte) {
+    for (size_t mark; (mark = rest.find(kSpaceMark)) != rest.npos;) {
+      text.append(rest.substr(0, mark)).push_back(' ');
+      rest.remove_prefix(mark + kSpaceMark.size());
+    }
+  }
+  text.append(rest);
+  if (at_start && flags & kStripDecodedSpace && type != PieceType::unknown &&
+      text.starts_with(' ')) {
+    text.erase(0, 1);
+    at_start = flags & kCollapseSpaces;
+  }
+  at_start = at_start && text.empty();
+  return text;
+}
+
+int32_t Tokenizer::n_pieces() const { return static_cast<int32_t>(state_->table.pieces.size()); }
+int32_t Tokenizer::bos_id() const { return state_->table.bos_id; }
+int32_t Tokenizer::eos_id() const { return state_->table.eos_id; }
+bool Tokenizer::add_bos() const { return state_->table.flags & kAddBos; }
+bool Tokenizer::byte_level() const { return state_->table.flags & kByteUnits; }
+std::string_view Tokenizer::table() const { return state_->bytes; }
+
+StreamDecoder::StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+std::string StreamDecoder::push(int32_t id) {
+  pending_ += tokenizer_.piece(id, at_start_);
+  return take(complete_utf8_prefix(pending_));
+}
+
+std::string StreamDecoder::finish() { return take(pending_.size()); }
+
+std::string StreamDecoder::take(size_t size) {
+  std::string text = to_valid_utf8(std::string_view(pending_).substr(0, size));
+  pending_.erase(0, size);
+  return text;
+}
+
+}  // namespace runner

@@ -1,0 +1,188 @@
+// SentencePiece models. The same steps as exporter/tokenizer_sentencepiece.py, where the numbers of
+// protobuf's fields are explained.
+#include <bit>
+#include <map>
+#include <optional>
+#include <variant>
+
+#include "runner/error.h"
+#include "runner/tokenizer_raw.h"
+#include "runner/utf8.h"
+
+namespace runner {
+namespace {
+
+[[noreturn]] void fail(const std::string& what) {
+  throw Error("not a SentencePiece model, or a damaged one: " + what);
+}
+
+using Value = std::variant<uint64_t, std::string_view>;
+
+// Reads a message's fields one by one. Source: protobuf.dev/programming-guides/encoding.
+class Fields {
+ public:
+  explicit Fields(std::string_view message) : rest_(message) {}
+
+  bool next(uint64_t& number, Value& value) {
+    if (rest_.empty()) return false;
+    const uint64_t key = varint();
+    number = key >> 3;
+    const unsigned wire = key & 7;
+    if (wire == 0) {
+      value = varint();
+      return true;
+    }
+    if (wire != 1 && wire != 2 && wire != 5) fail("a field of an unknown wire type");
+    const uint64_t size = wire == 2 ? varint() : wire == 1 ? 8 : 4;
+    if (number == 0 || size > rest_.size()) fail("a field is cut off");
+    value = rest_.substr(0, size);
+    rest_.remove_prefix(size);
+    return true;
+  }
+
+ private:
+  uint64_t varint() {
+    uint64_t value = 0;
+    for (unsigned shift = 0; shift < 70 && !rest_.empty(); shift += 7) {
+      const auto byte = static_cast<uint8_t>(rest_[0]);
+      rest_.remove_prefix(1);
+      if (shift < 64) value |= static_cast<uint64_t>(byte & 0x7F) << shift;
+      if (byte < 0x80) return value;
+    }
+    fail("a number is cut off or too long");
+  }
+
+  std::string_view rest_;
+};
+
+using Message = std::map<uint64_t, Value>;
+
+void read_message(std::string_view bytes, Message& message) {
+  Fields fields(bytes);
+  uint64_t number = 0;
+  for (Value value; fields.next(number, value);) message[number] = value;
+}
+
+uint64_t number_of(const Message& message, uint64_t field, uint64_t otherwise) {
+  const auto found = message.find(field);
+  if (found == message.end()) return otherwise;
+  const auto* value = std::get_if<uint64_t>(&found->second);
+  return value ? *value : (fail("a field is malformed"), 0);
+}
+
+std::string_view text_of(const Message& message, uint64_t field, std::string_view otherwise) {
+  const auto found = message.find(field);
+  if (found == message.end()) return otherwise;
+  const auto* value = std::get_if<std::string_view>(&found->second);
+  return value ? *value : (fail("a field is malformed"), "");
+}
+
+float float_of(std::string_view bytes) {
+  if (bytes.size() != 4) fail("a piece is malformed");
+  uint32_t bits = 0;
+  for (int i = 3; i >= 0; --i) bits = bits << 8 | static_cast<uint8_t>(bytes[i]);
+  return std::bit_cast<float>(bits);
+}
+
+struct Piece {
+  std::string text;
+  PieceType type;
+  float score;
+};
+
+Piece read_piece(std::string_view bytes) {
+  Message message;
+  read_message(bytes, message);
+  const std::string_view text = text_of(message, 1, "");
+  const uint64_t type = number_of(message, 3, 1);
+  if (type < 1 || type > 6 || text.empty() || to_valid_utf8(text) != text) {
+    fail("a piece is malformed");
+  }
+  return {std::string(text), static_cast<PieceType>(type),
+          float_of(text_of(message, 2, std::string_view("\0\0\0\0", 4)))};
+}
+
+uint32_t trainer_flags(const Message& trainer) {
+  constexpr std::string_view kNames[] = {"unknown", "unigram", "BPE", "word", "char"};
+  const uint64_t type = number_of(trainer, 3, 1);
+  if (type != 2) {
+    throw Error("SentencePiece model type " + std::string(kNames[type < 5 ? type : 0]) +
+                " is not supported: only BPE is");
+  }
+  if (number_of(trainer, 24, 0)) {
+    throw Error("SentencePiece's treat_whitespace_as_suffix is not supported");
+  }
+  return number_of(trainer, 35, 0) ? uint32_t{kByteFallback} : 0;
+}
+
+uint32_t normalizer_flags(const Message& normalizer) {
+  if (!text_of(normalizer, 2, "").empty()) {
+    throw Error("SentencePiece normalizer '" + to_valid_utf8(text_of(normalizer, 1, "")) +
+                "' is not supported: only identity is");
+  }
+  uint32_t flags = 0;
+  if (number_of(normalizer, 3, 1)) flags |= kPrefixSpace | kStripDecodedSpace;
+  if (number_of(normalizer, 4, 1)) flags |= kCollapseSpaces | kStripDecodedSpace;
+  if (number_of(normalizer, 5, 1)) flags |= kEscapeSpaces;
+  return flags;
+}
+
+std::string canonical(const Piece& piece, std::string_view unknown_surface) {
+  if (piece.type == PieceType::unknown) return std::string(unknown_surface);
+  if (piece.type != PieceType::byte) return piece.text;
+  constexpr std::string_view kDigits = "0123456789ABCDEF";
+  const std::string_view text = piece.text;
+  if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>' ||
+      kDigits.find(text[3]) == text.npos || kDigits.find(text[4]) == text.npos) {
+    throw Error("a byte piece is not of the form <0xFF>");
+  }
+  return {static_cast<char>(kDigits.find(text[3]) * 16 + kDigits.find(text[4]))};
+}
+
+}  // namespace
+
+TableSource table_from_sentencepiece(std::string_view model) {
+  std::vector<Piece> pieces;
+  Message trainer, normalizer;
+  Fields fields(model);
+  uint64_t number = 0;
+  for (Value value; fields.next(number, value);) {
+    if (number < 1 || number > 3) continue;
+    const auto* bytes = std::get_if<std::string_view>(&value);
+    if (!bytes) fail("a part is no message");
+    if (number == 1) pieces.push_back(read_piece(*bytes));
+    if (number == 2) read_message(*bytes, trainer);
+    if (number == 3) read_message(*bytes, normalizer);
+  }
+  if (pieces.empty()) fail("it holds no pieces");
+
+  TableSource table;
+  table.flags = kMergeByScore | kFuseUnk | trainer_flags(trainer) | normalizer_flags(normalizer);
+  const std::string_view bos = text_of(trainer, 46, "<s>"), eos = text_of(trainer, 47, "</s>");
+  const std::string_view unknown_surface = text_of(trainer, 44, " \xE2\x81\x87 ");
+  size_t n_unknown = 0;
+  for (const Piece& piece : pieces) {
+    const auto id = static_cast<int32_t>(table.pieces.size());
+    table.pieces.push_back(canonical(piece, unknown_surface));
+    table.types.push_back(piece.type);
+    table.scores.push_back(piece.score);
+    if (piece.type == PieceType::control) {
+      table.added.push_back({static_cast<uint32_t>(id), 0, piece.text});
+      if (piece.text == bos && table.bos_id < 0) table.bos_id = id;
+      if (piece.text == eos && table.eos_id < 0) table.eos_id = id;
+    } else if (piece.type == PieceType::user_defined) {
+      table.added.push_back({static_cast<uint32_t>(id), kInText | kNormalized, piece.text});
+    } else if (piece.type == PieceType::unknown) {
+      table.unk_id = id;
+      ++n_unknown;
+    }
+  }
+  if (n_unknown != 1) {
+    throw Error("a SentencePiece model has one unknown piece; this one " +
+                std::to_string(n_unknown));
+  }
+  if (table.bos_id >= 0) table.flags |= kAddBos;
+  return table;
+}
+
+}  // namespace runner

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+// The canonical tokenizer table. Its bytes are laid out, and its fields explained, in
+// exporter/tokenizer_table.py; names here are the same.
+namespace runner {
+
+enum class PieceType : uint8_t { normal = 1, unknown, control, user_defined, unused, byte };
+
+enum TableFlag : uint32_t {
+  kByteUnits = 1u << 0,
+  kMergeByScore = 1u << 1,
+  kIgnoreMerges = 1u << 2,
+  kByteFallback = 1u << 3,
+  kFuseUnk = 1u << 4,
+  kPrefixSpace = 1u << 5,
+  kEscapeSpaces = 1u << 6,
+  kCollapseSpaces = 1u << 7,
+  kMetaspace = 1u << 8,
+  kPrefixFirstOnly = 1u << 9,
+  kStripDecodedSpace = 1u << 10,
+  kAddBos = 1u << 11,
+  kAllTableFlags = (1u << 12) - 1,
+};
+
+enum AddedFlag : uint32_t {
+  kInText = 1u << 0,
+  kLstrip = 1u << 1,
+  kRstrip = 1u << 2,
+  kNormalized = 1u << 3,
+  kAllAddedFlags = (1u << 4) - 1,
+};
+
+inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+
+struct Merge {
+  uint32_t left, right, result;
+};
+
+// Text is std::string where a table is made, std::string_view into its bytes where it is read.
+template <class Text>
+struct BasicTable {
+  struct Added {
+    uint32_t id;
+    uint32_t flags;
+    Text text;
+  };
+
+  uint32_t flags = 0;
+  std::vector<Text> pieces;
+  std::vector<PieceType> types;
+  std::vector<float> scores;  // with kMergeByScore, else empty
+  std::vector<Merge> merges;
+  std::vector<Added> added;
+  std::vector<Text> splits;
+  int32_t bos_id = -1;
+  int32_t eos_id = -1;
+  int32_t unk_id = -1;
+};
+using TableSource = BasicTable<std::string>;
+using TableView = BasicTable<std::string_view>;
+
+std::string serialize_table(const TableSource& table);
+
+// Views into `bytes`. Throws Error where the bytes are not one whole and consistent table: no id in
+// the result is out of range, every byte piece has one byte, added tokens are valid UTF-8.
+TableView parse_table(std::string_view bytes);
+
+// A segment of text as BPE sees it, but for kMetaspace.
+std::string normalize(std::string_view text, uint32_t table_flags);
+
+// kMetaspace's part: spaces escaped and, with `prefix`, one put before where there is none.
+std::string metaspace(std::string_view text, bool prefix);
+
+}  // namespace runner

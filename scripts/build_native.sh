@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Build the native runners into cmake-out/.
+# Usage: scripts/build_native.sh [aoti|et] [link_torchao_ops]      (neither: both runners)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/common.sh
+
+et=ON aoti=ON torchao=OFF
+for word in "$@"; do
+  case "$word" in
+    et) aoti=OFF ;;
+    aoti) et=OFF ;;
+    link_torchao_ops) torchao=ON ;;
+    *) echo "error: unknown argument $word; use aoti or et, then optionally link_torchao_ops" >&2
+       exit 2 ;;
+  esac
+done
+scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH"
+step "configuring"
+cmake --preset release -DET=$et -DAOTI=$aoti -DLINK_TORCHAO_OPS=$torchao \
+  ${TORCHAO_OPS_LIBRARY:+-DTORCHAO_OPS_LIBRARY="$TORCHAO_OPS_LIBRARY"} > cmake-out.log 2>&1 ||
+  { cat cmake-out.log >&2; rm -f cmake-out.log; die "cmake failed; its words are above"; }
+rm -f cmake-out.log
+step "building"
+cmake --build --preset release

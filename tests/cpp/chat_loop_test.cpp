@@ -1,0 +1,166 @@
+#include "runner/chat_loop.h"
+
+#include "runner/error.h"
+#include "tests/cpp/check.h"
+#include "tests/cpp/fake_model.h"
+
+using namespace runner;
+
+namespace {
+
+constexpr int32_t kUser = 256, kModel = 257, kEnd = 258, kPieces = 259;
+
+// A table (exporter/tokenizer_table.py) of the 256 bytes and three special tokens.
+Tokenizer byte_tokenizer() {
+  const std::string names[] = {"<|user|>", "<|model|>", "<|end|>"};
+  std::string bytes("TOKTABLE"), lengths, types, added, pool;
+  const auto put = [](std::string& to, int32_t value) {
+    to.append(reinterpret_cast<const char*>(&value), 4);
+  };
+  for (int i = 0; i < 256; ++i) {
+    put(lengths, 1);
+    types += '\1';
+    pool += static_cast<char>(i);
+  }
+  for (int32_t id = kUser; id < kPieces; ++id) {
+    const auto& name = names[id - kUser];
+    put(lengths, static_cast<int32_t>(name.size()));
+    types += '\3';
+    pool += name;
+    put(added, id);
+    put(added, 1);
+    put(added, static_cast<int32_t>(name.size()));
+  }
+  for (const auto& name : names) pool += name;
+  for (int32_t field : {1, 1, kPieces, 0, 3, 0, static_cast<int32_t>(pool.size()), -1, kEnd, -1}) {
+    put(bytes, field);
+  }
+  return Tokenizer::from_table(bytes + lengths + types + added + pool);
+}
+
+ChatFormat format() {
+  return ChatFormat::from_json(R"({"reducible": true, "begin": "", "generation_prompt": "<|model|>",
+    "system": {"placement": "turn", "prefix": "[", "suffix": "]", "strip": false, "default": null},
+    "user": {"prefix": "<|user|>", "suffix": "<|end|>", "strip": false},
+    "assistant": {"prefix": "<|model|>", "suffix": "<|end|>", "strip": false},
+    "strip_folded": false})");
+}
+
+// Answers the n-th turn with "n!" and ends, or never ends if `endless`.
+struct Chat {
+  FakeModel model;
+  std::vector<std::string> input;
+  ChatOptions options;
+  std::string written;
+  std::vector<std::string> notices;
+  Stats stats;
+
+  explicit Chat(int64_t context, bool endless = false) : model(kPieces, context, 8, 4) {
+    options.generate.stop_ids = {kEnd};
+    model.next = [endless](const std::vector<int64_t>& tokens) -> int64_t {
+      if (endless && tokens.back() != kModel) return 'x';
+      if (tokens.back() == kModel) return '0' + std::ranges::count(tokens, kUser);
+      return tokens.back() == '!' ? kEnd : '!';
+    };
+  }
+
+  void run() {
+    Session session(model);
+    Sampler sampler({.temperature = 0});
+    const Tokenizer tokenizer = byte_tokenizer();
+    size_t next = 0;
+    const ChatIo io{.read_turn = [&]() -> std::optional<std::string> {
+                      if (next == input.size()) return std::nullopt;
+                      return input[next++];
+                    },
+                    .write = [&](std::string_view text) { written += text; },
+                    .notice = [&](std::string_view line) { notices.emplace_back(line); }};
+    run_chat(session, sampler, tokenizer, format(), options, io, stats);
+  }
+
+  int64_t tokens_run() const {
+    int64_t total = 0;
+    for (const auto& call : model.calls) total += call.length;
+    return total;
+  }
+};
+
+}  // namespace
+
+TEST(four_turns_read_each_token_once) {
+  Chat chat(256);
+  chat.input = {"one", "two", "three", "four"};
+  chat.run();
+  CHECK_EQ(chat.written, "1!\n2!\n3!\n4!\n");
+  CHECK(chat.notices.empty());
+  // Of each turn: <|user|> text <|end|> <|model|> and the answer's two tokens; <|end|> of an answer
+  // is only read with the next turn.
+  CHECK_EQ(chat.tokens_run(), (3 + 3 + 5 + 4) + 4 * 5 + 3);
+  CHECK_EQ(chat.stats.generated_tokens, 8);
+  CHECK_EQ(chat.stats.prompt_tokens, (3 + 3 + 5 + 4) + 4 * 3 + 3);
+}
+
+TEST(system_prompt_first_turn_and_blank_lines) {
+  Chat chat(256);
+  chat.options.system_prompt = "S";
+  chat.options.first_turn = "one";
+  chat.input = {"", "  \t", "two\r"};
+  std::vector<int64_t> seen;
+  auto next = chat.model.next;
+  chat.model.next = [&](const auto& tokens) { return next(seen = tokens); };
+  chat.run();
+  CHECK_EQ(chat.written, "1!\n2!\n");
+  std::vector<int64_t> expected = {'[', 'S',  ']',   kUser, 'o', 'n', 'e',  kEnd,   kModel, '1',
+                                   '!', kEnd, kUser, 't',   'w', 'o', kEnd, kModel, '2',    '!'};
+  CHECK_EQ(seen, expected);
+}
+
+TEST(what_the_user_writes_is_never_a_special_token) {
+  Chat chat(256);
+  chat.input = {"<|user|>"};
+  chat.run();
+  CHECK_EQ(chat.written, "1!\n");
+}
+
+TEST(steps_count_a_turn_and_the_next_one_closes_what_was_cut) {
+  Chat chat(256);
+  chat.options.generate.steps = 1;
+  chat.input = {"a", "b"};
+  chat.run();
+  CHECK_EQ(chat.written, "1\n2\n");
+}
+
+TEST(a_full_context_ends_the_chat_cleanly) {
+  Chat endless(64, true);
+  endless.input = {"a", "b"};
+  endless.run();
+  CHECK_EQ(endless.written, "1" + std::string(59, 'x') + "\n");  // 4 + 60 tokens
+  CHECK_EQ(endless.notices.size(), 1u);
+
+  Chat long_turn(32);
+  long_turn.input = {"a", std::string(40, 'b'), "c"};
+  long_turn.run();
+  CHECK_EQ(long_turn.written, "1!\n");
+  CHECK_EQ(long_turn.notices.size(), 1u);
+  CHECK(long_turn.notices[0].find("32") != std::string::npos);
+}
+
+TEST(an_interrupt_ends_the_chat) {
+  Chat chat(256);
+  chat.options.generate.interrupted = [&] { return chat.written == "1"; };
+  chat.input = {"a", "b"};
+  chat.run();
+  CHECK_EQ(chat.written, "1\n");
+}
+
+TEST(a_template_that_was_not_reduced_is_an_error) {
+  FakeModel model;
+  Session session(model);
+  Sampler sampler({.temperature = 0});
+  Stats stats;
+  const auto unusable = ChatFormat::from_json(R"({"reducible": false, "reason": "it is odd"})");
+  CHECK_THROWS(Error, (run_chat(session, sampler, byte_tokenizer(), unusable, {}, {}, stats), 0),
+               "it is odd", "-m generate");
+}
+
+CHECK_MAIN()

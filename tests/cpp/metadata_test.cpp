@@ -1,0 +1,132 @@
+#include "runner/metadata.h"
+
+#include "runner/error.h"
+#include "tests/cpp/check.h"
+
+using namespace runner;
+
+namespace {
+
+StringMap good() {
+  return {{"schema_version", "1"},
+          {"backend", "aoti"},
+          {"model_name", "toy"},
+          {"model_family", "llama"},
+          {"vocab_size", "300"},
+          {"context_length", "64"},
+          {"max_chunk", "16"},
+          {"max_rows", "4"},
+          {"n_layers", "2"},
+          {"n_heads", "4"},
+          {"n_kv_heads", "2"},
+          {"head_dim", "8"},
+          {"dim", "32"},
+          {"dtype", "bfloat16"},
+          {"quantization", "{}"},
+          {"tokenizer_kind", "tiktoken"},
+          {"tokenizer_size", "10"},
+          {"n_pieces", "290"},
+          {"bos_id", "-1"},
+          {"eos_id", "2"},
+          {"stop_ids", "[2, 5]"},
+          {"add_bos", "true"},
+          {"chat", "{}"},
+          {"sampling", R"({"temperature": 0.6, "top_k": 40, "top_p": null})"},
+          {"exporter_version", "0.1"},
+          {"torch_version", "2"},
+          {"torchao_version", "0"},
+          {"executorch_version", "1"},
+          {"checkpoint_digest", "ab"},
+          {"kernel_layout_version", "0"},
+          {"target", "x86-64-v3"},
+          {"cpu_features", R"(["avx2", "fma"])"},
+          {"key_cache_shape", "[2, 8, 64]"},
+          {"value_cache_shape", "[2, 64, 8]"},
+          {"cache_dtype", "float32"},
+          {"n_caches", "4"}};
+}
+
+Metadata parse(const StringMap& map, std::string_view backend = "aoti") {
+  return parse_metadata(map, "toy.pt2", backend);
+}
+
+Metadata parse_with(const char* key, const char* value) {
+  StringMap map = good();
+  map[key] = value;
+  return parse(map);
+}
+
+}  // namespace
+
+TEST(good_metadata_is_read) {
+  const Metadata m = parse(good());
+  CHECK_EQ(m.model_name, "toy");
+  CHECK_EQ(m.vocab_size, 300);
+  CHECK_EQ(m.max_rows, 4);
+  CHECK_EQ(m.bos_id, -1);
+  CHECK_EQ(m.stop_ids, (std::vector<int64_t>{2, 5}));
+  CHECK(m.add_bos);
+  CHECK_EQ(*m.sampling.temperature, 0.6);
+  CHECK_EQ(*m.sampling.top_k, 40);
+  CHECK(!m.sampling.top_p && !m.sampling.min_p);
+  CHECK_EQ(m.cpu_features, (std::vector<std::string>{"avx2", "fma"}));
+  CHECK_EQ(m.key_cache_shape, (std::vector<int64_t>{2, 8, 64}));
+  CHECK_EQ(m.value_cache_shape, (std::vector<int64_t>{2, 64, 8}));
+}
+
+TEST(each_missing_key_is_named) {
+  for (const auto& [key, value] : good()) {
+    StringMap map = good();
+    map.erase(key);
+    CHECK_THROWS(Error, parse(map), "toy.pt2", key, "missing", "export");
+  }
+}
+
+TEST(executorch_needs_no_cache_form) {
+  StringMap map = good();
+  map["backend"] = "executorch";
+  for (const char* key : {"target", "cpu_features", "key_cache_shape", "value_cache_shape",
+                          "cache_dtype", "n_caches"}) {
+    map.erase(key);
+  }
+  CHECK_EQ(parse(map, "executorch").vocab_size, 300);
+}
+
+TEST(versions_and_backend) {
+  CHECK_THROWS(Error, parse_with("schema_version", "2"), "schema 2", "newer", "up to 1");
+  CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
+  CHECK_THROWS(Error, parse_with("kernel_layout_version", "1"), "layout version 1", "has 0");
+  CHECK_THROWS(Error, parse_with("backend", "executorch"), "'executorch'", "'aoti'");
+  StringMap newer = {{"schema_version", "7"}};  // of which nothing else is known
+  CHECK_THROWS(Error, parse(newer), "newer");
+}
+
+TEST(values_that_are_no_sense_are_named) {
+  for (const char* key : {"vocab_size", "context_length", "max_chunk", "max_rows", "n_layers",
+                          "n_heads", "n_kv_heads", "head_dim", "dim", "n_caches"}) {
+    for (const char* value : {"", "abc", "-1", "0", "1.5", "12x", " 3", "99999999999999999999"}) {
+      CHECK_THROWS(Error, parse_with(key, value), key, std::string("'") + value + "'", "integer");
+    }
+  }
+  CHECK_THROWS(Error, parse_with("max_chunk", "65"), "1 to 64");
+  CHECK_THROWS(Error, parse_with("max_rows", "17"), "1 to 16");
+  CHECK_THROWS(Error, parse_with("bos_id", "300"), "-1 to 299");
+  CHECK_THROWS(Error, parse_with("stop_ids", "[300]"), "stop_ids");
+  CHECK_THROWS(Error, parse_with("stop_ids", "[1.5]"), "stop_ids");
+  CHECK_THROWS(Error, parse_with("stop_ids", "[18446744073709551615]"), "stop_ids");
+  CHECK_THROWS(Error, parse_with("stop_ids", "{}"), "list");
+  CHECK_THROWS(Error, parse_with("stop_ids", "[1"), "list");
+  CHECK_THROWS(Error, parse_with("add_bos", "yes"), "true, false");
+  CHECK_THROWS(Error, parse_with("dtype", "int8"), "float32");
+  CHECK_THROWS(Error, parse_with("sampling", "[]"), "object");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"top_p": 2})"), "top_p");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"temperature": "hot"})"), "temperature");
+  CHECK_THROWS(Error, parse_with("cpu_features", "[1]"), "strings");
+  for (const char* key : {"key_cache_shape", "value_cache_shape"}) {
+    CHECK_THROWS(Error, parse_with(key, "[]"), key);
+    CHECK_THROWS(Error, parse_with(key, "[60000000, 60000000, 8]"), "memory");
+  }
+  CHECK_THROWS(Error, parse_with("n_caches", "6"), "2 layers");
+}
+
+CHECK_MAIN()

@@ -1,0 +1,65 @@
+"""Calls the built runners and the exporter the way a user does."""
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from exporter import cli
+
+ROOT = Path(__file__).parent.parent
+ET_RUN, AOTI_RUN = ROOT / "cmake-out" / "et_run", ROOT / "cmake-out" / "aoti_run"
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    text: str
+    errors: str
+
+    def error_line(self) -> str:
+        """The one line on stderr of a failed run; anything else there fails the test."""
+        lines = self.errors.splitlines()
+        assert len(lines) == 1, self.errors
+        assert not self.text, f"a failed run wrote to stdout: {self.text!r}"
+        return lines[0]
+
+
+def run(runner: Path, *arguments: object, stdin: str = "", timeout: float = 300) -> Result:
+    assert runner.is_file(), f"{runner} is not built; run scripts/build_native.sh"
+    done = subprocess.run(
+        [runner, *map(str, arguments)], input=stdin.encode(), capture_output=True, timeout=timeout
+    )
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def runner_of(artifact: Path) -> Path:
+    return ET_RUN if artifact.suffix == ".pte" else AOTI_RUN
+
+
+def generate(artifact: Path, *arguments: object, stdin: str = "") -> str:
+    """The text of a run that must succeed."""
+    result = run(runner_of(artifact), artifact, *arguments, stdin=stdin)
+    assert result.status == 0, result.errors
+    return result.text
+
+
+def logits(artifact: Path, tokens: list[int], folder: Path, *arguments: object) -> np.ndarray:
+    """`--logits-out` of a prompt of token ids: float32 [positions, vocabulary]."""
+    path = folder / f"{artifact.name}.npy"
+    ids = ",".join(map(str, tokens))
+    generate(artifact, "--tokens", ids, "--logits-out", path, *arguments)
+    return np.load(path)
+
+
+def stats(artifact: Path, *arguments: object) -> dict:
+    result = run(runner_of(artifact), artifact, *arguments, "--stats", "--json")
+    assert result.status == 0, result.errors
+    return json.loads(result.errors)
+
+
+def export(*arguments: object) -> None:
+    """`python -m exporter ...` in this process; torch is imported once for all tests."""
+    assert cli.main([str(argument) for argument in arguments]) == 0

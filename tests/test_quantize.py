@@ -1,0 +1,129 @@
+"""Every scheme of the support table, through the runners, against the same quantized model in eager.
+
+The bound: a native run may differ from eager by rounding, never by a tenth of what quantizing
+changed. Dropped scales, wrong zero points or a wrong group size change far more than that.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from native import export, generate, logits, run, runner_of
+
+from exporter.checkpoint import open_checkpoint
+from exporter.model import load_model, new_caches
+from exporter.quantize import fitting_groupsize, quantize
+from exporter.recipe import SUPPORT, parse_recipe
+
+CONTEXT = 64
+TOKENS = list(range(5, 25))
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+MAX_SHARE = 0.1  # of the quantization error
+
+# (backend suffix, dtype, recipe)
+CASES = [
+    (".pt2", "fp32", {"linear:int8": {"groupsize": 0}}),
+    (".pt2", "fp32", {"linear:int8": {"groupsize": 32}}),
+    (".pt2", "bf16", {"linear:int4": {"groupsize": 32}}),
+    (".pt2", "fp32", {"embedding": {"bitwidth": 8, "groupsize": 0}}),
+    (".pt2", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
+    (".pte", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
+    (".pte", "fp32", {"embedding": {"bitwidth": 4, "groupsize": 32}}),
+    (".pte", "fp32", {"embedding": {"bitwidth": 8, "groupsize": 0}}),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.make_hf(folder, "llama3")
+    return folder
+
+
+def eager_logits(folder, recipe, dtype) -> np.ndarray:
+    checkpoint = open_checkpoint(str(folder))
+    model = load_model(checkpoint, dtype, CONTEXT)
+    quantize(model, recipe, lambda line: None)
+    rows, caches = torch.arange(len(TOKENS)), new_caches(checkpoint.config, CONTEXT, dtype)
+    with torch.no_grad():
+        return model(torch.tensor([TOKENS]), torch.tensor([0]), rows, caches).float().numpy()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "dtype", "parts"), CASES, ids=lambda value: str(value).replace("/", "_")
+)
+def test_native_equals_eager(suffix, dtype, parts, folder, tmp_path):
+    recipe = parse_recipe(json.dumps(parts))
+    quantized = eager_logits(folder, recipe, DTYPES[dtype])
+    unquantized = eager_logits(folder, parse_recipe(None), torch.float32)
+    artifact = tmp_path / f"q{suffix}"
+    flag = "--output-pte" if suffix == ".pte" else "--output-aoti-package"
+    export(
+        folder, flag, artifact, "--quantize", json.dumps(parts), "--dtype", dtype,
+        "--max-seq-length", CONTEXT,
+    )  # fmt: skip
+    actual = logits(artifact, TOKENS, tmp_path)
+    quantization_error = np.linalg.norm(quantized - unquantized)
+    assert quantization_error > 0
+    assert np.linalg.norm(actual - quantized) < MAX_SHARE * quantization_error
+
+
+def test_every_supported_scheme_has_a_case():
+    suffixes = {"executorch": ".pte", "aoti": ".pt2"}
+    tested = {(key, suffix) for suffix, _, parts in CASES for key in parts}
+    expected = {
+        (entry.key, suffixes[backend])
+        for entry in SUPPORT for backend in entry.backends if entry.key != "none"
+    }  # fmt: skip
+    assert tested == expected
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("suffix", [".pte", ".pt2"])
+def test_16_bit_weights(suffix, dtype, folder, tmp_path):
+    """An unquantized 16-bit artifact is within its rounding of float32: 8 or 11 bits of mantissa.
+
+    Some 2 * 9 roundings a layer of two layers add up as their root: 6 half-units, doubled.
+    """
+    expected = eager_logits(folder, parse_recipe(None), torch.float32)
+    artifact = tmp_path / f"h{suffix}"
+    flag = "--output-pte" if suffix == ".pte" else "--output-aoti-package"
+    export(folder, flag, artifact, "--dtype", dtype, "--max-seq-length", CONTEXT)
+    actual = logits(artifact, TOKENS, tmp_path)
+    half_unit = 2.0**-9 if dtype == "bf16" else 2.0**-12
+    assert np.linalg.norm(actual - expected) < 12 * half_unit * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("width", "groupsize", "expected"),
+    [(576, 32, 32), (576, 128, 96), (576, 256, 192), (1536, 256, 256), (64, 256, 64)],
+)
+def test_groupsize_falls_back_to_a_divisor(width, groupsize, expected):
+    assert fitting_groupsize(width, groupsize) == expected
+    assert width % expected == 0
+
+
+def test_width_without_groups_is_refused():
+    with pytest.raises(ValueError, match="width 100"):
+        fitting_groupsize(100, 32)
+
+
+def test_fallback_is_said_once_with_the_layers(folder):
+    model = load_model(open_checkpoint(str(folder)), torch.float32, CONTEXT)
+    lines = []
+    quantize(model, parse_recipe('{"linear:a8w4dq": {"groupsize": 256}}'), lines.append)
+    assert len(lines) == 1
+    assert "layers.*.attention.wq (2)" in lines[0] and "256" in lines[0]
+
+
+@pytest.mark.slow_lowering
+def test_smollm2_names_paris_quantized(tmp_path):
+    recipe = '{"embedding": {"bitwidth": 4, "groupsize": 32}, "linear:a8w4dq": {"groupsize": 32}}'
+    pte, package = tmp_path / "q.pte", tmp_path / "q.pt2"
+    export("smollm2", "--quantize", recipe, "--output-pte", pte, "--output-aoti-package", package)
+    for artifact in (pte, package):
+        text = generate(artifact, "-t", 0, "-n", 12, "-i", "The capital of France is")
+        assert "Paris" in text
+        assert run(runner_of(artifact), artifact, "-t", 0, "-n", 4, "-i", "Hi").status == 0
