@@ -19,6 +19,8 @@ from exporter.config import ModelConfig
 SCHEMA_VERSION = "1"
 KERNEL_LAYOUT_VERSION = "0"  # no packed weights of our own yet
 TOKENIZER_KEY = "tokenizer"
+# What the runner accepts, from 0 up.
+SAMPLING_RANGES = {"temperature": 100, "top_p": 1, "top_k": 1 << 24, "min_p": 1}
 
 
 def model_metadata(
@@ -41,15 +43,24 @@ def model_metadata(
 
 
 def sampling_defaults(generation: Mapping[str, object]) -> str:
-    """The sampling keys of a `generation_config.json`, as JSON for the key `sampling`."""
+    """The sampling keys of a `generation_config.json`, as JSON for the key `sampling`.
+
+    Raises ValueError for a value that the runner would refuse.
+    """
+    if not generation.get("do_sample", True):
+        return json.dumps({"temperature": 0.0})
     kept = {}
-    if generation.get("do_sample", True):
-        for key in ("temperature", "top_p", "top_k", "min_p"):
-            value = generation.get(key)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                kept[key] = value
-    else:
-        kept["temperature"] = 0.0
+    for key, largest in SAMPLING_RANGES.items():
+        value = generation.get(key)
+        if value is None:
+            continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and 0 <= value <= largest):
+            raise ValueError(
+                f"generation_config.json: {key} is {value!r}, not a number from 0 to {largest}; "
+                "correct or remove it"
+            )
+        kept[key] = value
     return json.dumps(kept)
 
 
@@ -62,6 +73,11 @@ def versions(exporter: str, **libraries: str) -> dict[str, str]:
         "exporter_version": exporter,
         **named,
     }
+
+
+def sidecar_of(library: Path) -> Path:
+    """Where the metadata of a bare `.so` lies."""
+    return library.with_name(library.name + ".json")
 
 
 def check_writable(path: Path) -> None:
@@ -84,6 +100,17 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
+def disk_full_named(where: str) -> Iterator[None]:
+    """Raise OSError that names `where` and the remedy instead of the bare one of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(f"{where}: the disk is full; free some room and export again") from None
+        raise
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; renamed to `path` on success, removed otherwise.
 
@@ -92,13 +119,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         part = folder / path.name
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(f"{path}: the disk is full; free some room and export again") from None
-        raise
+        with disk_full_named(str(path)):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

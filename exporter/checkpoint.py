@@ -28,7 +28,7 @@ from exporter.checkpoint_weights import (
     first_existing,
 )
 from exporter.config import ModelConfig
-from exporter.models import MODELS, KnownModel
+from exporter.models import MODELS, KnownModel, model_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 HASH_CHUNK = 1 << 24
@@ -101,7 +101,7 @@ def open_checkpoint(
     if tokenizer is not None:
         tokenizer_path = _tokenizer_file(tokenizer)
     return Checkpoint(
-        name=_name(model),
+        name=model_name(model),
         config=source.config,
         tokenizer_path=tokenizer_path,
         generation=source.generation,
@@ -202,11 +202,3 @@ def _tokenizer_file(path: Path) -> Path:
             "file, or a folder with one of the first two"
         )
     return found
-
-
-def _name(model: str) -> str:
-    """The model's short name: the alias, or the last part of the path or hub id."""
-    if model in MODELS:
-        return model
-    path = Path(model).resolve()
-    return path.stem if path.suffix in (".gguf", ".pt", ".pth", ".safetensors") else path.name

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 import traceback
 import warnings
@@ -9,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exporter import __version__
-from exporter.models import MODELS
+from exporter.models import MODELS, model_name
 from exporter.pipeline import Outputs, Request, run
 from exporter.progress import note
 from exporter.recipe import ACCELERATORS, DTYPES, parse_recipe, resolve_device, support_table
+from exporter.targets import TARGETS
 
 LATER_VERBS = ("inspect", "verify", "eval", "bench", "generate", "pack")
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -43,6 +45,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit status. Errors are one line on stderr."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _dispatch(list(arguments))
     except UsageError as error:
@@ -56,6 +59,11 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # a defect of ours or of a library: still one line
         name = type(error).__name__
         return _fail(f"{name}: {_one_line(error)} (--verbose shows where)", arguments)
+
+
+def _interrupt(signal_number, frame):
+    """End as an interrupt does, so that what was half-written is removed."""
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, arguments: Sequence[str]) -> int:
@@ -89,7 +97,7 @@ def _list_models(rest: list[str]) -> int:
     for alias, known in MODELS.items():
         source = f"PyPI {known.package}" if known.package else known.hub_id
         gated = ", gated: accept its licence on the hub first" if known.gated else ""
-        print(f"{alias:{width}}  {known.description} ({source}{gated})")
+        print(f"{alias:{width}}  {known.description}: {known.family}, {source}{gated}")
     return 0
 
 
@@ -119,8 +127,8 @@ def _parser() -> _Parser:
         help="context length (default: the model's own, at most 2048)")  # fmt: skip
     add("--checkpoint", type=Path, metavar="PATH", help="weights, where MODEL is only a name")
     add("--tokenizer", type=Path, metavar="PATH", help="tokenizer.json, tokenizer.model or .gguf")
-    add("--target", default="native", metavar="ISA",
-        help="AOTI instruction set: native (default), x86-64-v3, x86-64-v4")  # fmt: skip
+    add("--target", default="native", choices=TARGETS,
+        help="AOTI instruction set (default: native, this machine's)")  # fmt: skip
     add("--max-autotune", action="store_true", help="AOTI: try several kernels, slower export")
     add("--verbose", action="store_true", help="show the libraries' own messages and tracebacks")
     add("--version", action="version", version=f"exporter {__version__}")
@@ -138,11 +146,7 @@ def _positive(text: str) -> int:
 
 
 def _request(options: argparse.Namespace) -> Request:
-    if options.target not in ("native", "x86-64-v3", "x86-64-v4"):
-        raise UsageError(
-            f"--target {options.target} is unknown; use native, x86-64-v3 or x86-64-v4"
-        )
-    stem = options.model if options.model in MODELS else Path(options.model).resolve().stem
+    stem = model_name(options.model)
 
     def path(value: str | None, suffix: str) -> Path | None:
         return None if value is None else Path(value or f"{stem}{suffix}")
@@ -156,8 +160,12 @@ def _request(options: argparse.Namespace) -> Request:
         raise UsageError(
             "no output asked for; add --output-pte, --output-aoti-package or --output-dso"
         )
-    recipe = parse_recipe(options.quantize)
-    resolve_device(options.device, recipe)
+    _refuse_collisions(outputs)
+    try:
+        recipe = parse_recipe(options.quantize)
+        resolve_device(options.device, recipe)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     return Request(
         model=options.model,
         outputs=outputs,
@@ -169,6 +177,13 @@ def _request(options: argparse.Namespace) -> Request:
         target=options.target,
         max_autotune=options.max_autotune,
     )
+
+
+def _refuse_collisions(outputs: Outputs) -> None:
+    files = [path.resolve() for path in outputs.files()]
+    for path in files:
+        if files.count(path) > 1:
+            raise UsageError(f"two outputs are the file {path}; give them different paths")
 
 
 def _quiet(verbose: bool) -> None:

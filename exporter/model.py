@@ -53,29 +53,27 @@ class Attention(nn.Module):
         self,
         x_TD: Tensor,
         positions_T: Tensor,
-        rope_T1d: tuple[Tensor, Tensor],
-        mask_TC: Tensor,
+        rope: tuple[Tensor, Tensor, Tensor],
+        mask_GTC: Tensor,
         k_cache_KdC: Tensor,
         v_cache_KCd: Tensor,
     ) -> Tensor:
-        """Attend from `x_TD` to the cache where `mask_TC` is 0; the caches are updated in place."""
-        T, C = mask_TC.shape
+        """Attend from `x_TD` to the cache where the mask is 0; the caches are updated in place."""
+        T = x_TD.shape[0]
         K, G, d = self.n_kv_heads, self.n_heads // self.n_kv_heads, self.head_dim
         H = K * G
         # Queries and keys are rotated in one go: fewer operators to lower and to run.
         qk_THd = torch.cat((self.wq(x_TD), self.wk(x_TD)), dim=-1).view(T, H + K, d)
-        qk_THd = rotate(qk_THd, rope_T1d)
+        qk_THd = rotate(qk_THd, rope)
         v_TKd = self.wv(x_TD).view(T, K, d)
-        k_cache_KdC[:, :, positions_T] = qk_THd[:, H:].permute(1, 2, 0).to(k_cache_KdC.dtype)
-        v_cache_KCd[:, positions_T] = v_TKd.permute(1, 0, 2).to(v_cache_KCd.dtype)
+        k_cache_KdC.index_copy_(2, positions_T, qk_THd[:, H:].permute(1, 2, 0))
+        v_cache_KCd.index_copy_(1, positions_T, v_TKd.permute(1, 0, 2))
 
         # The G query heads of a group are stacked along the rows: no copy of keys per query head.
         q_KGTd = qk_THd[:, :H].permute(1, 0, 2).contiguous().view(K, G * T, d)
-        scores_KGTC = torch.bmm(q_KGTd, k_cache_KdC.to(x_TD.dtype)).view(K, G, T, C)
-        weights_KGTC = torch.softmax(
-            (scores_KGTC * (1 / math.sqrt(d)) + mask_TC).float(), dim=-1
-        ).to(x_TD.dtype)
-        y_KGTd = torch.bmm(weights_KGTC.view(K, G * T, C), v_cache_KCd.to(x_TD.dtype))
+        scores_KGTC = torch.bmm(q_KGTd, k_cache_KdC) + mask_GTC
+        weights_KGTC = torch.softmax(scores_KGTC.float(), dim=-1).to(x_TD.dtype)
+        y_KGTd = torch.bmm(weights_KGTC, v_cache_KCd)
         y_TD = y_KGTd.view(K, G, T, d).permute(2, 0, 1, 3).contiguous().view(T, H * d)
         return self.wo(y_TD)
 
@@ -128,6 +126,7 @@ class Transformer(nn.Module):
         cos, sin = rope_tables(config, max_seq_length)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
+        self.register_buffer("quarter_turn", quarter_turn(config.head_dim), persistent=False)
 
     def forward(
         self, tokens: Tensor, start_pos: Tensor, rows: Tensor, caches: Sequence[Tensor]
@@ -138,17 +137,18 @@ class Transformer(nn.Module):
             tokens: int64 [1, T], the chunk.
             start_pos: int64 [1], the position of its first token; earlier positions are cached.
             rows: int64 [R], which of the T positions' logits to compute.
-            caches: k_0, v_0, k_1, v_1, ... of `cache_shapes`, updated in place.
+            caches: k_0, v_0, k_1, v_1, ... of `cache_shapes` and the model's dtype, updated in place.
 
         Returns: float32 [R, V].
         """
         positions_T = start_pos + torch.arange(tokens.shape[1])
-        rope_T1d = (self.rope_cos[positions_T], self.rope_sin[positions_T])
+        rope = (self.rope_cos[positions_T], self.rope_sin[positions_T], self.quarter_turn)
         x_TD = self.tok_embeddings(tokens[0])
         window = self.config.sliding_window
         mask_TC = causal_mask(positions_T, self.max_seq_length, window).to(x_TD.dtype)
+        mask_GTC = mask_TC.repeat(self.config.n_heads // self.config.n_kv_heads, 1)
         for layer, k_cache, v_cache in zip(self.layers, caches[0::2], caches[1::2], strict=True):
-            x_TD = layer(x_TD, positions_T, rope_T1d, mask_TC, k_cache, v_cache)
+            x_TD = layer(x_TD, positions_T, rope, mask_GTC, k_cache, v_cache)
         x_RD = self.norm(x_TD.index_select(0, rows))
         return self.output(x_RD).float()
 
@@ -177,23 +177,39 @@ def causal_mask(positions_T: Tensor, length: int, sliding_window: int | None) ->
     return torch.where(hidden_TC, float("-inf"), 0.0)
 
 
-def rotate(x_THd: Tensor, rope_T1d: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding on half-split pairs (i, i + d/2), computed in float32."""
-    cos, sin = rope_T1d
-    first, second = x_THd.float().chunk(2, dim=-1)
-    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return rotated.to(x_THd.dtype)
+def rotate(x_THd: Tensor, rope: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Rotary embedding on half-split pairs (i, i + d/2), in float32, scaled by d^(-1/4).
+
+    Four operators where slices and a concatenation would take ten: lowering time and run time go
+    with their number. The product with `quarter_turn`, of zeros and ones, is exact.
+    """
+    cos_T1d, sin_T1d, turn_dd = rope
+    x = x_THd.float()
+    return (x * cos_T1d + F.linear(x, turn_dd) * sin_T1d).to(x_THd.dtype)
+
+
+def quarter_turn(head_dim: int) -> Tensor:
+    """The float32 matrix [d, d] that turns pairs by 90 degrees: (a, b) to (-b, a)."""
+    with torch.device("cpu"):
+        eye, zero = torch.eye(head_dim // 2), torch.zeros(head_dim // 2, head_dim // 2)
+        return torch.cat((torch.cat((zero, -eye), dim=1), torch.cat((eye, zero), dim=1)))
 
 
 def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 [length, 1, d/2] each; on the CPU also inside a `meta` context."""
+    """cos and sin, float32 [length, 1, d] each; on the CPU also inside a `meta` context.
+
+    Both carry the factor d^(-1/4), for queries and keys alike: their products then have
+    attention's 1/sqrt(d), and the scores need no multiplication of their own.
+    """
     with torch.device("cpu"):
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         frequencies = 1.0 / (config.rope_theta**exponents)
         if config.rope_scaling is not None:
             frequencies = scale_frequencies(frequencies, config.rope_scaling)
-        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)[:, None]
-        return angles.cos(), angles.sin()
+        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+        angles = torch.cat((angles, angles), dim=-1)[:, None]
+        scale = config.head_dim**-0.25
+        return angles.cos() * scale, angles.sin() * scale
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

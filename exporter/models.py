@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -81,3 +82,14 @@ MODELS: dict[str, KnownModel] = {
         "mistral", "mistralai/Mistral-7B-Instruct-v0.1", "Mistral 7B, sliding window", gated=True
     ),
 }
+
+
+WEIGHT_SUFFIXES = (".gguf", ".pt", ".pth", ".safetensors")
+
+
+def model_name(model: str) -> str:
+    """A model's short name: the alias, or the last part of the path or hub id."""
+    if model in MODELS:
+        return model
+    path = Path(model).resolve()
+    return path.stem if path.suffix in WEIGHT_SUFFIXES else path.name

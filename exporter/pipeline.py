@@ -12,10 +12,12 @@ from exporter.artifact import (
     check_writable,
     model_metadata,
     sampling_defaults,
+    sidecar_of,
     versions,
 )
 from exporter.progress import note, stage
 from exporter.recipe import AOTI, EXECUTORCH, Recipe, check_supported, resolve_dtype, slow_paths
+from exporter.targets import Target, find_target
 
 DEFAULT_CONTEXT = 2048
 
@@ -34,6 +36,11 @@ class Outputs:
 
     def paths(self) -> list[Path]:
         return [path for path in (self.pte, self.package, self.library) if path is not None]
+
+    def files(self) -> list[Path]:
+        """Every file that will be written: a library has its metadata beside it."""
+        sidecar = [] if self.library is None else [sidecar_of(self.library)]
+        return self.paths() + sidecar
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ def run(request: Request) -> None:
     backends = request.outputs.backends()
     dtype = resolve_dtype(request.dtype, request.recipe, backends)
     check_supported(request.recipe, backends, dtype)
-    for path in request.outputs.paths():
+    target = find_target(request.target)
+    for path in request.outputs.files():
         check_writable(path)
     for line in slow_paths(request.recipe, backends, dtype):
         note(f"warning: {line}")
@@ -65,19 +73,15 @@ def run(request: Request) -> None:
         import torch
 
         from exporter import checkpoint as checkpoints
-        from exporter import lower_aoti
         from exporter.chat import reduce_template
         from exporter.export import limits
         from exporter.model import load_model
         from exporter.tokenizer import read_tokenizer, stop_ids
-    target = lower_aoti.find_target(request.target)
 
     with stage(f"reading {request.model}"):
         checkpoint = checkpoints.open_checkpoint(
             request.model, request.checkpoint, request.tokenizer, progress=note
         )
-        context = request.max_seq_length or min(DEFAULT_CONTEXT, checkpoint.config.context_length)
-        model = load_model(checkpoint, getattr(torch, dtype), context)
     with stage("checking the tokenizer"):
         if checkpoint.tokenizer_path is None:
             raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
@@ -90,6 +94,11 @@ def run(request: Request) -> None:
         chat = reduce_template(tokenizer.chat_template, tokenizer)
         if not chat["reducible"]:
             note(f"  no chat mode: {chat['reason']}")
+        stops = stop_ids(tokenizer, dict(checkpoint.generation))
+        sampling = sampling_defaults(checkpoint.generation)
+    with stage("reading the weights"):
+        context = request.max_seq_length or min(DEFAULT_CONTEXT, checkpoint.config.context_length)
+        model = load_model(checkpoint, getattr(torch, dtype), context)
     bounds = limits(model)
     metadata = {
         **versions(
@@ -109,9 +118,9 @@ def run(request: Request) -> None:
         "bos_id": str(-1 if tokenizer.bos_id is None else tokenizer.bos_id),
         "eos_id": str(-1 if tokenizer.eos_id is None else tokenizer.eos_id),
         "add_bos": str(tokenizer.add_bos).lower(),
-        "stop_ids": json.dumps(stop_ids(tokenizer, dict(checkpoint.generation))),
+        "stop_ids": json.dumps(stops),
         "chat": json.dumps(chat),
-        "sampling": sampling_defaults(checkpoint.generation),
+        "sampling": sampling,
         "checkpoint_digest": checkpoint.digest,
         TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
     }
@@ -140,7 +149,7 @@ def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path
     _announce(path)
 
 
-def _to_aoti(model, request: Request, metadata: dict[str, str], target) -> None:
+def _to_aoti(model, request: Request, metadata: dict[str, str], target: Target) -> None:
     from exporter.export import export_input_caches
     from exporter.lower_aoti import lower
     from exporter.model import cache_shapes

@@ -21,7 +21,8 @@ with warnings.catch_warnings():
     )
 
 Report = Callable[[str], None]
-INT4_GROUPSIZES = (256, 128, 64, 32)  # what torch's CPU kernel `_weight_int4pack_mm_for_cpu` packs
+# What torch's CPU kernel `_weight_int4pack_mm_for_cpu` packs, largest first.
+INT4_GROUPSIZES = (256, 128, 64, 32)
 
 
 def quantize(model: nn.Module, recipe: Recipe, report: Report) -> None:
@@ -39,13 +40,14 @@ def quantize(model: nn.Module, recipe: Recipe, report: Report) -> None:
         _quantize_linear(model, recipe.linear, report)
 
 
-def fitting_groupsize(width: int, groupsize: int) -> int:
-    """The largest divisor of `width` that is a multiple of 32 and at most `groupsize`.
+def fitting_groupsize(width: int, groupsize: int, sizes: tuple[int, ...] | None = None) -> int:
+    """The largest divisor of `width` that is at most `groupsize` and one of `sizes`.
 
-    Raises ValueError when `width` is not a multiple of 32.
+    Without `sizes`, any multiple of 32. Raises ValueError when there is none.
     """
-    for candidate in range(min(groupsize, width) // 32 * 32, 0, -32):
-        if width % candidate == 0:
+    candidates = sizes or range(min(groupsize, width) // 32 * 32, 0, -32)
+    for candidate in candidates:
+        if candidate <= groupsize and width % candidate == 0:
             return candidate
     raise ValueError(
         f"a layer of width {width} has no group size that is a multiple of 32; "
@@ -55,7 +57,8 @@ def fitting_groupsize(width: int, groupsize: int) -> int:
 
 def _quantize_linear(model: nn.Module, scheme: LinearScheme, report: Report) -> None:
     layers = [(name, m, m.in_features) for name, m in _modules(model, nn.Linear)]
-    for groupsize, names in _by_groupsize(layers, scheme.groupsize, report).items():
+    sizes = INT4_GROUPSIZES if scheme.key == "linear:int4" else None
+    for groupsize, names in _by_groupsize(layers, scheme.groupsize, report, sizes).items():
         quantize_(model, linear_config(scheme.key, groupsize), lambda _, name, n=names: name in n)
 
 
@@ -75,8 +78,7 @@ def linear_config(key: str, groupsize: int):
             PrototypeInt4WeightOnlyConfig,
         )
 
-        packed = max(size for size in INT4_GROUPSIZES if groupsize % size == 0)
-        return PrototypeInt4WeightOnlyConfig(group_size=packed, set_inductor_config=False)
+        return PrototypeInt4WeightOnlyConfig(group_size=groupsize, set_inductor_config=False)
     raise ValueError(f'no torchao config for "{key}"')
 
 
@@ -90,14 +92,17 @@ def _quantize_embedding(model: nn.Module, scheme: EmbeddingScheme, report: Repor
 
 
 def _by_groupsize(
-    layers: list[tuple[str, nn.Module, int]], groupsize: int, report: Report
+    layers: list[tuple[str, nn.Module, int]],
+    groupsize: int,
+    report: Report,
+    sizes: tuple[int, ...] | None = None,
 ) -> dict[int, set[str]]:
     """Layer names by the group size they can have; one line to `report` for those that differ."""
     if groupsize == 0:
         return {0: {name for name, _, _ in layers}}
     groups: dict[int, set[str]] = {}
     for name, _, width in layers:
-        groups.setdefault(fitting_groupsize(width, groupsize), set()).add(name)
+        groups.setdefault(fitting_groupsize(width, groupsize, sizes), set()).add(name)
     smaller = {size: names for size, names in groups.items() if size != groupsize}
     if smaller:
         parts = [f"{size} for {_summary(names)}" for size, names in sorted(smaller.items())]
@@ -108,7 +113,7 @@ def _by_groupsize(
 def _summary(names: set[str]) -> str:
     """Layer names with the layer number folded: `layers.*.attention.wq (30)`."""
     folded: dict[str, int] = {}
-    for name in names:
+    for name in sorted(names):
         parts = ["*" if part.isdigit() else part for part in name.split(".")]
         key = ".".join(part for part in parts if part != "model")
         folded[key] = folded.get(key, 0) + 1

@@ -40,6 +40,8 @@ SUPPORT = (
     Support("linear:a8w4dq", (4,), BACKENDS, "int8 activations a token; XNNPACK in a .pte"),
     Support("embedding", (4, 8), BACKENDS, "groupsize 0 = one scale a row"),
 )
+LINEAR_KEYS = tuple(entry.key for entry in SUPPORT if entry.key.startswith("linear:"))
+EMBEDDING_BITWIDTHS = next(entry.bitwidths for entry in SUPPORT if entry.key == "embedding")
 NOT_YET = ("linear:a8wxdq", "embedding:wx", "linear:afpwx")
 SHORT_NOT_YET = ("q8", "q6", "q5", "q4", "q3", "q2")
 
@@ -99,7 +101,7 @@ def parse_recipe(source: str | None) -> Recipe:
             accelerator = _one_of(key, options, "accelerator", ACCELERATORS)
         elif key == "precision":
             dtype = _one_of(key, options, "dtype", ("fast", "fast16", *DTYPES))
-        elif key in ("linear:int8", "linear:int4", "linear:a8w4dq"):
+        elif key in LINEAR_KEYS:
             if linear is not None:
                 raise ValueError(f'a recipe has one linear scheme: drop "{linear.key}" or "{key}"')
             linear = LinearScheme(key, _groupsize(key, options, 0 if key == "linear:int8" else 128))
@@ -107,7 +109,7 @@ def parse_recipe(source: str | None) -> Recipe:
                 raise ValueError(f'"{key}" is groupwise: give a groupsize of 32, 64, 128 or 256')
         elif key == "embedding":
             bitwidth = options.get("bitwidth", 8)
-            if bitwidth not in (4, 8):
+            if bitwidth not in EMBEDDING_BITWIDTHS:
                 raise ValueError(f'"embedding" takes bitwidth 4 or 8, not {bitwidth!r}')
             embedding = EmbeddingScheme(bitwidth, _groupsize(key, options, 0, "bitwidth"))
         elif key in NOT_YET:
@@ -161,8 +163,14 @@ def resolve_device(flag: str | None, recipe: Recipe) -> str:
     """The device to export for. Raises ValueError for those that are not built yet."""
     word = recipe.accelerator or flag or "cpu"
     if word in ("cuda", "mps"):
-        origin = f"--device {word}" if recipe.accelerator is None else f"the recipe's {word}"
-        raise ValueError(f"{origin}: this version exports for the CPU only; use --device cpu")
+        if recipe.accelerator is None:
+            remedy = f"--device {word}: this version exports for the CPU only; use --device cpu"
+        else:
+            remedy = (
+                f'the recipe asks for {word}, and this version exports for the CPU only: '
+                'drop "executor" from the recipe'
+            )
+        raise ValueError(remedy)
     return "cpu"
 
 
@@ -193,7 +201,10 @@ def _read(source: str) -> dict:
                 f"--quantize {source}: no such file; give JSON text, a JSON file, "
                 f"or a ready recipe ({names})"
             )
-        text, origin = path.read_text(), str(path)
+        try:
+            text, origin = path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError:
+            raise ValueError(f"{path}: not UTF-8 text; give a JSON file") from None
     try:
         parts = json.loads(text)
     except json.JSONDecodeError as error:

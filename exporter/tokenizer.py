@@ -107,7 +107,14 @@ def read_tokenizer(path: Path) -> Tokenizer:
 def stop_ids(tokenizer: Tokenizer, generation: dict) -> tuple[int, ...]:
     """Ids that end a generation, ascending: of generation_config.json, eos, ends of turns."""
     configured = generation.get("eos_token_id")
-    ids = set(configured if isinstance(configured, list) else [configured])
+    ids = set()
+    for id in configured if isinstance(configured, list) else [configured]:
+        if id is not None and not (type(id) is int and 0 <= id < tokenizer.n_pieces):
+            raise ValueError(
+                f"generation_config.json: eos_token_id {id!r} is no id of the tokenizer's "
+                f"{tokenizer.n_pieces} pieces; correct it"
+            )
+        ids.add(id)
     ids |= {tokenizer.eos_id, *(tokenizer.special_tokens.get(name) for name in _END_TOKENS)}
     return tuple(sorted(ids - {None}))
 

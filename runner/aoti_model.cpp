@@ -155,6 +155,18 @@ at::ScalarType scalar_type(const std::string& name) {
   return at::kFloat;
 }
 
+// Reports what libtorch threw in one line. Its exceptions carry a backtrace on lines of its own,
+// and its allocator has no exception type: only its words tell that memory ran out.
+[[noreturn]] void fail(const std::string& what, const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  const std::string reason =
+      first_line(torch_error ? torch_error->what_without_backtrace() : error.what());
+  const bool no_memory = dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+                         reason.find("not enough memory") != std::string::npos;
+  if (no_memory) throw std::bad_alloc();
+  throw Error(what + ": " + reason + "; copy or export it again");
+}
+
 class AotiModel final : public Model {
  public:
   AotiModel(const std::string& path, const LoadOptions& options) : path_(path) {
@@ -211,8 +223,10 @@ class AotiModel final : public Model {
     }
     const at::Tensor output = outputs[0].contiguous();
     std::memcpy(logits.data(), output.const_data_ptr<float>(), logits.size_bytes());
-  } catch (const c10::Error& error) {
-    throw Error(path_ + " failed while running: " + first_line(error.what_without_backtrace()));
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    fail(path_ + " failed while running", error);
   }
 
  private:
@@ -248,9 +262,10 @@ std::string_view backend_name() { return kAotiBackend; }
 
 std::unique_ptr<Model> load_model(const std::string& path, const LoadOptions& options) try {
   return std::make_unique<AotiModel>(path, options);
-} catch (const c10::Error& error) {
-  throw Error(path + " cannot be loaded: " + first_line(error.what_without_backtrace()) +
-              "; copy or export it again");
+} catch (const Error&) {
+  throw;
+} catch (const std::exception& error) {
+  fail(path + " cannot be loaded", error);
 }
 
 }  // namespace runner

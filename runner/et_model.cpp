@@ -57,7 +57,9 @@ class Log {
   }
 
   // A failed ET_CHECK: a damaged file can reach some of them.
-  static void abort() { throw Error("the model fails inside ExecuTorch" + instance().because() + "; export it again"); }
+  static void abort() {
+    throw Error("the model fails inside ExecuTorch" + instance().because() + "; export it again");
+  }
 
   std::string message_;
 };

@@ -1,6 +1,8 @@
-# Shared by the scripts: messages with the time since the start.
+# Shared by the scripts: messages with the seconds since the outermost script began.
 
-step() { printf '[%3ds] %s\n' "$SECONDS" "$*" >&2; }
+export SCRIPT_START="${SCRIPT_START:-$(date +%s)}"
+
+step() { printf '[%3ds] %s\n' "$(($(date +%s) - SCRIPT_START))" "$*" >&2; }
 
 die() {
   printf 'error: %s\n' "$*" >&2

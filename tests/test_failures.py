@@ -1,6 +1,7 @@
 """What goes wrong is said in one line that names the value and the remedy, with the right status."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import sys
 import pytest
 import tiny
 from native import AOTI_RUN, ET_RUN, ROOT, export, run, runner_of
+
+from exporter import cli
 
 USAGE, FAILURE = 2, 1
 
@@ -112,6 +115,17 @@ def test_tokenizers(artifact, tmp_path):
     expect(runner, FAILURE, [str(tmp_path)], artifact, "-z", tmp_path, "-i", "x")
 
 
+def test_tokenizer_with_more_pieces_than_the_model(artifact, tmp_path):
+    larger = tiny.train_tokenizer()
+    larger.add_tokens([f"<more{i}>" for i in range(1000)])
+    path = tmp_path / "tokenizer.json"
+    larger.save(str(path))
+    runner = runner_of(artifact)
+    expect(runner, FAILURE, [str(path), "pieces"], artifact, "-z", path, "-i", "x")
+    tokenized = run(runner, artifact, "-z", path, "--tokenize", stdin="hello\n")
+    assert tokenized.status == 0 and json.loads(tokenized.text)
+
+
 def test_prompts(artifact):
     runner = runner_of(artifact)
     expect(runner, FAILURE, ["999999"], artifact, "--tokens", "1,999999")
@@ -156,17 +170,21 @@ class TestExporter:
     @pytest.mark.parametrize(
         ("words", "arguments"),
         [
-            (["model"], []),
+            (["MODEL"], []),
             (["--output-pte"], ["smollm2"]),
             (["--nosuch"], ["smollm2", "--nosuch"]),
             (["0"], ["smollm2", "--output-pte", "--max-seq-length", "0"]),
             (["int3"], ["smollm2", "--output-pte", "--dtype", "int3"]),
             (["z80"], ["smollm2", "--output-aoti-package", "--target", "z80"]),
+            (["cuda"], ["smollm2", "--output-pte", "--device", "cuda"]),
+            (["int9"], ["smollm2", "--output-pte", "--quantize", '{"linear:int9": {}}']),
+            (["same"], ["smollm2", "--output-pte", "same", "--output-dso", "same"]),
             (["verify"], ["verify", "a.pte"]),
         ],
     )
     def test_usage(self, words, arguments):
         self.expect(USAGE, words, *arguments)
+        assert len(self.call(*arguments).stderr.splitlines()) == 1
 
     @pytest.mark.parametrize(
         ("words", "arguments"),
@@ -176,7 +194,6 @@ class TestExporter:
             (["nosuch"], ["smollm2", "--output-pte", "{tmp}/nosuch/a.pte"]),
             (["aoti"], ["smollm2", "--output-pte", "{tmp}/a.pte", "--quantize",
                         '{{"linear:int8": {{"groupsize": 0}}}}']),
-            (["cuda"], ["smollm2", "--output-pte", "{tmp}/a.pte", "--device", "cuda"]),
             (["99999"], ["smollm2", "--output-pte", "{tmp}/a.pte", "--max-seq-length", "99999"]),
         ],
     )  # fmt: skip
@@ -185,13 +202,33 @@ class TestExporter:
         assert not list(tmp_path.iterdir())
 
     def test_full_disk(self, artifacts, tmp_path, monkeypatch, capsys):
-        """The write fails as on a full disk: a line, and the file that was there stays whole."""
-        from exporter import artifact as writer
-
+        """Syncing fails as on a full disk: one error line, and the file that was there stays."""
         path = tmp_path / "a.pte"
         path.write_text("the old one")
-        with pytest.raises(OSError, match="disk is full"), writer.written_whole(path) as part:
-            part.write_text("half")
+
+        def full(descriptor):
             raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        model = artifacts["pte"].parent / "model"
+        arguments = [str(model), "--max-seq-length", "64", "--output-pte", str(path)]
+        assert cli.main(arguments) == FAILURE
+        errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert len(errors) == 1 and "disk is full" in errors[0] and str(path) in errors[0]
         assert path.read_text() == "the old one"
         assert [file.name for file in tmp_path.iterdir()] == ["a.pte"]
+
+    def test_interrupted(self, artifacts, tmp_path):
+        """A terminated export ends with one line and leaves nothing."""
+        model = artifacts["pte"].parent / "model"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "exporter", model, "--output-pte", tmp_path / "a.pte"],
+            cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for line in process.stderr:
+            if line.startswith("torch.export"):
+                break
+        process.terminate()
+        rest = process.stderr.read()
+        assert process.wait() == 130 and rest.splitlines()[-1].startswith("interrupted")
+        assert "Traceback" not in rest and not list(tmp_path.iterdir())

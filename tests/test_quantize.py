@@ -14,7 +14,7 @@ from native import export, generate, logits, run, runner_of
 
 from exporter.checkpoint import open_checkpoint
 from exporter.model import load_model, new_caches
-from exporter.quantize import fitting_groupsize, quantize
+from exporter.quantize import INT4_GROUPSIZES, fitting_groupsize, quantize
 from exporter.recipe import SUPPORT, parse_recipe
 
 CONTEXT = 64
@@ -27,6 +27,7 @@ CASES = [
     (".pt2", "fp32", {"linear:int8": {"groupsize": 0}}),
     (".pt2", "fp32", {"linear:int8": {"groupsize": 32}}),
     (".pt2", "bf16", {"linear:int4": {"groupsize": 32}}),
+    (".pt2", "fp32", {"linear:int4": {"groupsize": 64}}),
     (".pt2", "fp32", {"embedding": {"bitwidth": 8, "groupsize": 0}}),
     (".pt2", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
     (".pte", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
@@ -103,6 +104,11 @@ def test_16_bit_weights(suffix, dtype, folder, tmp_path):
 def test_groupsize_falls_back_to_a_divisor(width, groupsize, expected):
     assert fitting_groupsize(width, groupsize) == expected
     assert width % expected == 0
+
+
+@pytest.mark.parametrize(("width", "groupsize", "expected"), [(576, 128, 64), (768, 192, 128)])
+def test_int4_takes_only_what_its_kernel_packs(width, groupsize, expected):
+    assert fitting_groupsize(width, groupsize, INT4_GROUPSIZES) == expected
 
 
 def test_width_without_groups_is_refused():

@@ -1,11 +1,9 @@
 """The real model, SmolLM2-135M: text and tokens of every artifact against eager float32."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from native import AOTI_RUN, ET_RUN, export, generate, logits, run, stats
+from native import AOTI_RUN, ET_RUN, generate, logits, run, stats
 
 from exporter.checkpoint import open_checkpoint
 from exporter.model import load_model, new_caches
@@ -20,17 +18,6 @@ PROMPTS = (
 )
 N_TOKENS = 64
 CAPITAL = [504, 3575, 282, 4649, 314]
-
-
-@pytest.fixture(scope="module")
-def artifacts(tmp_path_factory):
-    """One call, three outputs."""
-    folder = tmp_path_factory.mktemp("smollm2")
-    pte, package, library = folder / "a.pte", folder / "a.pt2", folder / "a.so"
-    export(
-        "smollm2", "--output-pte", pte, "--output-aoti-package", package, "--output-dso", library
-    )
-    return pte, package, library
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +56,7 @@ def test_greedy_tokens_equal_eager(prompt, artifacts, eager, tmp_path):
     expected = prompt + tokenizer.decode(generated)
     for artifact in artifacts:
         arguments = ("-t", 0, "-n", N_TOKENS, "--ignore-eos", "-i", prompt)
-        assert generate(artifact, *arguments).removesuffix("\n") == expected.removesuffix("\n")
+        assert generate(artifact, *arguments) == expected + "\n"
         # The text could hide a different split into tokens: the artifact's own choice at every
         # position of the whole sequence must be the next token.
         rows = logits(artifact, ids + generated[:-1], tmp_path)
@@ -103,7 +90,7 @@ def test_logits_out_equals_eager(artifacts, eager, tmp_path):
 
 def test_chat_of_four_turns_ends_cleanly(artifacts):
     turns = "Hello!\nWhat is the capital of Italy?\nAnd of Spain?\nThank you.\n"
-    result = run(ET_RUN, artifacts[0], "-m", "chat", "-t", 0, "-n", 75, stdin=turns)
+    result = run(AOTI_RUN, artifacts[2], "-m", "chat", "-t", 0, "-n", 75, stdin=turns)
     assert result.status == 0 and result.errors == ""
     assert "Rome" in result.text and "Madrid" in result.text
     assert "<|im_" not in result.text
@@ -117,9 +104,9 @@ def test_llama_version_flag_is_checked(artifacts):
 
 def test_generates_to_a_stop_token(artifacts):
     # `-n 0`: SmolLM2 ends this answer by itself, long before the context does.
-    result = run(AOTI_RUN, artifacts[1], "-t", 0, "-n", 0, "-i", PROMPTS[0], "--stats", "--json")
+    result = run(AOTI_RUN, artifacts[1], "-t", 0, "-n", 0, "-i", PROMPTS[0], "-v")
     assert result.status == 0
-    assert 0 < json.loads(result.errors)["generated_tokens"] < 1000
+    assert "stop token" in result.errors
 
 
 def test_seed_reproduces(artifacts):
@@ -133,4 +120,4 @@ def test_stats(artifacts):
     for artifact in artifacts:
         numbers = stats(artifact, "-t", 0, "-n", 8, "-i", PROMPTS[0])
         assert numbers["prompt_tokens"] == 5 and numbers["generated_tokens"] == 8
-        assert numbers["decode_tokens_per_second"] > 0 and numbers["peak_rss_bytes"] > 1e8
+        assert numbers["decode_tokens_per_second"] > 0 and numbers["peak_rss_bytes"] > 0
