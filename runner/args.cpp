@@ -66,7 +66,7 @@ std::vector<int32_t> token_list(const Given& given) {
 constexpr double kAnyReal = std::numeric_limits<double>::max();
 constexpr int64_t kAnyCount = std::numeric_limits<int32_t>::max();
 
-// One row a flag: this table is what the parser knows. help_text() below is written by hand.
+// One row a flag: this table is what the parser knows. help_text() in help.cpp is written by hand.
 struct Flag {
   const char* short_name;  // "" for none
   const char* long_name;

@@ -17,6 +17,7 @@ constexpr bool kSanitized = false;
 
 // A signal handler can reach nothing else.
 std::array<char, 1024> message;
+std::array<char, 64 << 10> stack;
 size_t message_size = 0;
 
 [[noreturn]] void report(int) {
@@ -31,7 +32,13 @@ void end_crashes_with(const std::string& line) {
   message_size = std::min(line.size(), message.size() - 1);
   std::copy_n(line.begin(), message_size, message.begin());
   message[message_size++] = '\n';
-  for (int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) std::signal(signal, report);
+  // A stack of its own: the crash may be that the ordinary one overflowed.
+  const stack_t alternate = {.ss_sp = stack.data(), .ss_flags = 0, .ss_size = stack.size()};
+  sigaltstack(&alternate, nullptr);
+  struct sigaction action = {};
+  action.sa_handler = report;
+  action.sa_flags = SA_ONSTACK;
+  for (int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT}) sigaction(signal, &action, nullptr);
 }
 
 }  // namespace runner
