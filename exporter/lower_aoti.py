@@ -5,6 +5,7 @@ Both hold the same library: it is compiled once, and the `.so` is taken out of t
 
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,7 @@ def lower(
             _write_library(built, library, metadata)
         if package is not None:
             with written_whole(package) as part:
-                _move(built, part)
+                shutil.copyfile(built, part)
 
 
 @contextmanager
@@ -76,13 +77,6 @@ def _write_library(package: Path, library: Path, metadata: Mapping[str, str]) ->
     with zipfile.ZipFile(package) as archive:
         name = next(name for name in archive.namelist() if name.endswith(".so"))
         with written_whole(library) as part, part.open("wb") as out, archive.open(name) as inside:
-            while block := inside.read(1 << 24):
-                out.write(block)
+            shutil.copyfileobj(inside, out)
     with written_whole(sidecar_of(library)) as part:
         part.write_text(json.dumps(dict(metadata), indent=1) + "\n")
-
-
-def _move(source: Path, destination: Path) -> None:
-    with source.open("rb") as inside, destination.open("wb") as out:
-        while block := inside.read(1 << 24):
-            out.write(block)
