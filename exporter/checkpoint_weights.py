@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +18,7 @@ from exporter.config import ModelConfig, parameter_shapes
 Progress = Callable[[str], None]
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+READERS = 2  # tensors converted at a time; more would hold more memory for little gain
 MAX_NAMED = 4  # tensors listed in one message
 
 
@@ -89,16 +91,21 @@ def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -
 def canonical_state_dict(
     weights: Weights, config: ModelConfig, dtype: torch.dtype, progress: Progress
 ) -> dict[str, Tensor]:
-    """Every parameter under its canonical name in `dtype`, converted one at a time."""
+    """Every parameter under its canonical name in `dtype`, a few converted at a time."""
     report = at_most_once_a_second(progress)
     names = list(parameter_shapes(config))
-    state = {}
-    for index, name in enumerate(names):
-        report(f"reading weights: {index} of {len(names)} tensors")
+
+    def read(name: str) -> Tensor:
         tensor = weights.read(weights.stored_name(name), dtype)
         if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
             tensor = half_split(tensor, config.head_dim)
-        state[name] = tensor
+        return tensor
+
+    state = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for name, tensor in zip(names, pool.map(read, names), strict=True):
+            state[name] = tensor
+            report(f"reading weights: {len(state)} of {len(names)} tensors")
     return state
 
 

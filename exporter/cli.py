@@ -13,7 +13,15 @@ from exporter import __version__
 from exporter.models import MODELS, model_name
 from exporter.pipeline import Outputs, Request, run
 from exporter.progress import note
-from exporter.recipe import ACCELERATORS, DTYPES, parse_recipe, resolve_device, support_table
+from exporter.recipe import (
+    ACCELERATORS,
+    CACHE_DTYPES,
+    DTYPES,
+    parse_recipe,
+    ready_recipes,
+    resolve_device,
+)
+from exporter.schemes import DELEGATES, LOWBIT, support_table
 from exporter.targets import TARGETS
 
 LATER_VERBS = ("inspect", "verify", "eval", "bench", "generate", "pack")
@@ -23,14 +31,14 @@ EPILOG = f"""verbs:
   python -m exporter models      list the model aliases
   python -m exporter export ...  the same as without a verb
 
-schemes and the backends that run them:
+schemes, and the delegates that run them on each backend:
 
 {support_table()}
 
 examples:
   python -m exporter smollm2 --output-pte
   python -m exporter ./my-model --output-pte m.pte --output-aoti-package m.pt2
-  python -m exporter smollm2 --output-pte --quantize mobile
+  python -m exporter smollm2 --output-pte --quantize q4
 """
 
 
@@ -119,7 +127,13 @@ def _parser() -> _Parser:
         help_text = f"{text}; PATH defaults to MODEL{suffix} here"
         add(flag, spelling, nargs="?", const="", metavar="PATH", help=help_text)
     add("--quantize", metavar="JSON|FILE|NAME",
-        help="recipe: JSON text, a file, or mobile, pi5, desktop, cuda")  # fmt: skip
+        help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
+    add("--delegate", default=LOWBIT, choices=DELEGATES,
+        help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
+             "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
+    add("--cache-dtype", default="auto", choices=CACHE_DTYPES,
+        help="KV cache of the lowbit kernels (auto: fp32 for an unquantized fp32 model, else "
+             "fp16)")  # fmt: skip
     add("--dtype", metavar="TYPE", choices=("fast", "fast16", *DTYPES),
         help="fast, fast16, " + ", ".join(DTYPES) + " (default fp32)")  # fmt: skip
     add("--device", choices=ACCELERATORS, help="this version exports for the CPU (default)")
@@ -161,6 +175,12 @@ def _request(options: argparse.Namespace) -> Request:
             "no output asked for; add --output-pte, --output-aoti-package or --output-dso"
         )
     _refuse_collisions(outputs)
+    cache_dtype = CACHE_DTYPES[options.cache_dtype]
+    if cache_dtype is not None and options.delegate != LOWBIT:
+        raise UsageError(
+            f"--cache-dtype {options.cache_dtype} is for --delegate {LOWBIT}; "
+            f"{options.delegate} kernels cache in the model's dtype: leave it out"
+        )
     try:
         recipe = parse_recipe(options.quantize)
         resolve_device(options.device, recipe)
@@ -176,6 +196,8 @@ def _request(options: argparse.Namespace) -> Request:
         max_seq_length=options.max_seq_length,
         target=options.target,
         max_autotune=options.max_autotune,
+        delegate=options.delegate,
+        cache_dtype=cache_dtype,
     )
 
 

@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from exporter.model import Transformer, new_caches
+from exporter.lowbit_model import LowbitTransformer
+from exporter.model import Transformer
+
+Decoder = Transformer | LowbitTransformer
 
 MAX_CHUNK = 256  # bounds the planned memory of the attention scores: heads * chunk * context
 MAX_ROWS = 16  # bounds the planned memory of the logits: rows * vocabulary
@@ -25,7 +28,7 @@ class Limits:
     max_rows: int
 
 
-def limits(model: Transformer) -> Limits:
+def limits(model: Decoder) -> Limits:
     max_chunk = min(MAX_CHUNK, model.max_seq_length)
     return Limits(max_chunk, min(MAX_ROWS, max_chunk))
 
@@ -33,10 +36,10 @@ def limits(model: Transformer) -> Limits:
 class BufferCaches(nn.Module):
     """The decoder with its KV caches as mutable buffers, for ExecuTorch."""
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Decoder):
         super().__init__()
         self.model = model
-        caches = _caches(model)
+        caches = model.new_caches()
         self.names = [f"{kind}_{i}" for i in range(len(caches) // 2) for kind in ("k", "v")]
         for name, cache in zip(self.names, caches, strict=True):
             self.register_buffer(name, cache, persistent=False)
@@ -48,7 +51,7 @@ class BufferCaches(nn.Module):
 class InputCaches(nn.Module):
     """The decoder with its KV caches as inputs mutated in place, for AOTInductor."""
 
-    def __init__(self, model: Transformer):
+    def __init__(self, model: Decoder):
         super().__init__()
         self.model = model
 
@@ -56,19 +59,14 @@ class InputCaches(nn.Module):
         return self.model(tokens, start_pos, rows, caches)
 
 
-def export_buffer_caches(model: Transformer) -> ExportedProgram:
+def export_buffer_caches(model: Decoder) -> ExportedProgram:
     """The program whose KV caches, in the model's dtype, are mutable buffers."""
     return _export(BufferCaches(model), limits(model), ())
 
 
-def export_input_caches(model: Transformer) -> ExportedProgram:
+def export_input_caches(model: Decoder) -> ExportedProgram:
     """The program whose KV caches, in the model's dtype, are inputs."""
-    return _export(InputCaches(model), limits(model), tuple(_caches(model)))
-
-
-def _caches(model: Transformer) -> list[Tensor]:
-    # The norm's weight is never quantized: its dtype is the one the model computes in.
-    return new_caches(model.config, model.max_seq_length, model.norm.weight.dtype)
+    return _export(InputCaches(model), limits(model), tuple(model.new_caches()))
 
 
 def _export(module: nn.Module, bounds: Limits, caches: tuple[Tensor, ...]) -> ExportedProgram:

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
+from exporter import ops
 from exporter.artifact import disk_full_named, sidecar_of, written_whole
+from exporter.graph_check import check_lowbit_only
 from exporter.targets import Target
 
 
@@ -23,12 +25,14 @@ def lower(
     program: ExportedProgram,
     metadata: Mapping[str, str],
     target: Target,
+    lowbit: bool,
     max_autotune: bool,
     package: Path | None,
     library: Path | None,
 ) -> None:
     """Compile `program` and write it to `package` (.pt2), `library` (.so, .so.json) or both.
 
+    `lowbit`: the program holds our operators only, and calls their C functions directly.
     `metadata` gets the keys `target` and `cpu_features` added.
     """
     metadata = {
@@ -43,6 +47,9 @@ def lower(
         "cpp.dynamic_threads": True,  # the number of threads is the runner's to choose
         "max_autotune": max_autotune,
     }
+    if lowbit:
+        check_lowbit_only(program.graph_module)
+        options["aot_inductor.custom_ops_to_c_shims"] = ops.c_shims()
     with tempfile.TemporaryDirectory(prefix="exporter-") as folder:
         built = Path(folder) / "model.pt2"
         with _compiling_in(Path(folder)), torch.no_grad():

@@ -1,6 +1,7 @@
 """`ExportedProgram` → `.pte`, with ExecuTorch 1.5.1.
 
-Unquantized models run on ExecuTorch's optimized CPU kernels: lowering to XNNPACK would store the
+A model on the project's own operators has nothing to delegate and nothing to decompose. With
+the delegate `stock`, unquantized models run on ExecuTorch's optimized CPU kernels: lowering to XNNPACK would store the
 weights of a second layout and takes minutes. Dynamically quantized linear layers have no other
 kernel than XNNPACK's, so those go to it. Quantized embeddings become
 `quantized_decomposed::embedding_*`.
@@ -15,25 +16,56 @@ import torch
 from torch.export import ExportedProgram
 
 from exporter.artifact import TOKENIZER_KEY, written_whole
+from exporter.graph_check import check_lowbit_only
 from exporter.recipe import Recipe
+from exporter.schemes import LOWBIT, XNNPACK
+
+CONSTANT_ALIGNMENT = 64  # bytes: a cache line, and a register of AVX-512
 
 
-def lower(program: ExportedProgram, recipe: Recipe, metadata: Mapping[str, str], path: Path) -> None:
-    """Write `program` and its metadata to the `.pte` at `path`, whole or not at all."""
+def lower(
+    program: ExportedProgram,
+    recipe: Recipe,
+    delegate: str,
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Write `program` and its metadata to the `.pte` at `path`, whole or not at all.
+
+    Raises RuntimeError when a program for the delegate `lowbit` holds other operators than ours.
+    """
     from executorch.exir import ExecutorchBackendConfig
 
-    quantized_embedding = recipe.embedding is not None
-    xnnpack = recipe.linear is not None
-    edge = _to_edge(program, metadata, xnnpack)
+    lowbit = delegate == LOWBIT
+    quantized_embedding = recipe.embedding is not None and not lowbit
+    if lowbit:
+        edge = _undelegated(program, metadata)
+    else:
+        edge = _to_edge(program, metadata, delegate == XNNPACK)
     config = ExecutorchBackendConfig(
         passes=_passes(quantized_embedding),
         run_reinplace_pass=True,  # the caches' index_put writes in place instead of copying
         do_quant_fusion_and_const_prop=quantized_embedding,
         extract_delegate_segments=True,
+        constant_tensor_alignment=CONSTANT_ALIGNMENT,
     )
     executorch_program = edge.to_executorch(config)
+    if lowbit:
+        check_lowbit_only(executorch_program.exported_program().graph_module)
     with written_whole(path) as part, part.open("wb") as file:
         executorch_program.write_to_file(file)
+
+
+def _undelegated(program: ExportedProgram, metadata: Mapping[str, str]):
+    """What `to_edge` gives, without its passes, each of which traces the whole graph again: they
+    decompose, convert and tag PyTorch's operators, of which there are none."""
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager
+
+    return EdgeProgramManager(
+        {"forward": program.run_decompositions({})},
+        constant_methods=_constant_methods(metadata),
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+    )
 
 
 def _to_edge(program: ExportedProgram, metadata: Mapping[str, str], xnnpack: bool):

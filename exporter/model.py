@@ -152,6 +152,10 @@ class Transformer(nn.Module):
         x_RD = self.norm(x_TD.index_select(0, rows))
         return self.output(x_RD).float()
 
+    def new_caches(self) -> list[Tensor]:
+        """Zeroed caches in the dtype the model computes in: that of a norm, never quantized."""
+        return new_caches(self.config, self.max_seq_length, self.norm.weight.dtype)
+
 
 def cache_shapes(config: ModelConfig, max_seq_length: int) -> tuple[tuple[int, ...], ...]:
     """Shapes of a layer's key cache [K, d, C] and value cache [K, C, d].
@@ -201,15 +205,20 @@ def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     Both carry the factor d^(-1/4), for queries and keys alike: their products then have
     attention's 1/sqrt(d), and the scores need no multiplication of their own.
     """
+    angles = rope_angles(config, length)
+    angles = torch.cat((angles, angles), dim=-1)[:, None]
+    scale = config.head_dim**-0.25
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rope_angles(config: ModelConfig, length: int) -> Tensor:
+    """The rotation of each pair at each position, float32 [length, d/2]; always on the CPU."""
     with torch.device("cpu"):
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
         frequencies = 1.0 / (config.rope_theta**exponents)
         if config.rope_scaling is not None:
             frequencies = scale_frequencies(frequencies, config.rope_scaling)
-        angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
-        angles = torch.cat((angles, angles), dim=-1)[:, None]
-        scale = config.head_dim**-0.25
-        return angles.cos() * scale, angles.sin() * scale
+        return torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

@@ -16,7 +16,8 @@ from exporter.artifact import (
     versions,
 )
 from exporter.progress import note, stage
-from exporter.recipe import AOTI, EXECUTORCH, Recipe, check_supported, resolve_dtype, slow_paths
+from exporter.recipe import Recipe, check_supported, resolve_dtype, slow_paths
+from exporter.schemes import AOTI, EXECUTORCH, LOWBIT
 from exporter.targets import Target, find_target
 
 DEFAULT_CONTEXT = 2048
@@ -56,17 +57,20 @@ class Request:
     max_seq_length: int | None = None
     target: str = "native"
     max_autotune: bool = False
+    delegate: str = LOWBIT
+    cache_dtype: str | None = None  # None: float32 for unquantized float32 models, else float16
 
 
 def run(request: Request) -> None:
     """Export. Raises ValueError or OSError with a line that names the value and the remedy."""
     backends = request.outputs.backends()
     dtype = resolve_dtype(request.dtype, request.recipe, backends)
-    check_supported(request.recipe, backends, dtype)
+    check_supported(request.recipe, backends, dtype, request.delegate)
     target = find_target(request.target)
+    lowbit = request.delegate == LOWBIT
     for path in request.outputs.files():
         check_writable(path)
-    for line in slow_paths(request.recipe, backends, dtype):
+    for line in slow_paths(request.recipe, backends, dtype, request.delegate):
         note(f"warning: {line}")
 
     with stage("loading torch"):
@@ -98,7 +102,9 @@ def run(request: Request) -> None:
         sampling = sampling_defaults(checkpoint.generation)
     with stage("reading the weights"):
         context = request.max_seq_length or min(DEFAULT_CONTEXT, checkpoint.config.context_length)
-        model = load_model(checkpoint, getattr(torch, dtype), context)
+        # Packing starts from float32, which the lowbit kernels compute in.
+        stored = torch.float32 if lowbit else getattr(torch, dtype)
+        model = load_model(checkpoint, stored, context)
     bounds = limits(model)
     metadata = {
         **versions(
@@ -110,6 +116,7 @@ def run(request: Request) -> None:
         **model_metadata(
             checkpoint.name, checkpoint.config, context, dtype, request.recipe.to_json()
         ),
+        "delegate": request.delegate,
         "max_chunk": str(bounds.max_chunk),
         "max_rows": str(bounds.max_rows),
         "tokenizer_kind": tokenizer.kind,
@@ -124,7 +131,14 @@ def run(request: Request) -> None:
         "checkpoint_digest": checkpoint.digest,
         TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
     }
-    if request.recipe.is_quantized():
+    if lowbit:
+        with stage("packing the weights"):
+            from exporter.lowbit_model import LowbitTransformer, PackOptions
+
+            options = PackOptions(request.recipe, getattr(torch, dtype))
+            word = request.cache_dtype or _cache_dtype(request.recipe, dtype)
+            model = LowbitTransformer(model, options, getattr(torch, word), note)
+    elif request.recipe.is_quantized():
         with stage(f"quantizing: {request.recipe.to_json()}"):
             from exporter.quantize import quantize
 
@@ -137,6 +151,11 @@ def run(request: Request) -> None:
         _to_aoti(model, request, metadata, target)
 
 
+def _cache_dtype(recipe: Recipe, dtype: str) -> str:
+    exact = dtype == "float32" and not recipe.is_quantized()
+    return "float32" if exact else "float16"
+
+
 def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path) -> None:
     from exporter.export import export_buffer_caches
 
@@ -145,29 +164,30 @@ def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path
     with stage("lowering to ExecuTorch"):
         from exporter.lower_executorch import lower
 
-        lower(program, request.recipe, {**metadata, "backend": EXECUTORCH}, path)
+        lower(program, request.recipe, request.delegate, {**metadata, "backend": EXECUTORCH}, path)
     _announce(path)
 
 
 def _to_aoti(model, request: Request, metadata: dict[str, str], target: Target) -> None:
     from exporter.export import export_input_caches
     from exporter.lower_aoti import lower
-    from exporter.model import cache_shapes
-
     with stage("torch.export with cache inputs"):
         program = export_input_caches(model)
-    key_shape, value_shape = cache_shapes(model.config, model.max_seq_length)
+    keys, values = model.new_caches()[:2]
     metadata = {
         **metadata,
         "backend": AOTI,
         "n_caches": str(2 * model.config.n_layers),
-        "key_cache_shape": json.dumps(key_shape),
-        "value_cache_shape": json.dumps(value_shape),
-        "cache_dtype": metadata["dtype"],
+        "key_cache_shape": json.dumps(list(keys.shape)),
+        "value_cache_shape": json.dumps(list(values.shape)),
+        "cache_dtype": str(keys.dtype).removeprefix("torch."),
     }
     outputs = request.outputs
     with stage("compiling with AOTInductor"):
-        lower(program, metadata, target, request.max_autotune, outputs.package, outputs.library)
+        lower(
+            program, metadata, target, request.delegate == LOWBIT, request.max_autotune,
+            outputs.package, outputs.library,
+        )  # fmt: skip
     for path in (outputs.package, outputs.library):
         if path is not None:
             _announce(path)

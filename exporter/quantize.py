@@ -21,8 +21,8 @@ with warnings.catch_warnings():
     )
 
 Report = Callable[[str], None]
-# What torch's CPU kernel `_weight_int4pack_mm_for_cpu` packs, largest first.
-INT4_GROUPSIZES = (256, 128, 64, 32)
+# What torchao packs for torch's CPU kernel `_weight_int4pack_mm_for_cpu`, largest first.
+INT4_GROUPSIZES = (128, 64, 32)
 
 
 def quantize(model: nn.Module, recipe: Recipe, report: Report) -> None:

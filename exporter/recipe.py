@@ -1,4 +1,4 @@
-"""Quantization recipes: their JSON, and the table of what each backend runs.
+"""Quantization recipes: their JSON, and what it asks of backends and delegates.
 
 A recipe is what `--quantize` takes, with the keys the field uses (torchchat's `--quantize`):
 
@@ -10,8 +10,21 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-EXECUTORCH, AOTI = "executorch", "aoti"
-BACKENDS = (EXECUTORCH, AOTI)
+from exporter.schemes import (
+    AOTI,
+    BACKENDS,
+    EXECUTORCH,
+    LOWBIT,
+    METHODS,
+    STOCK,
+    SUPPORT,
+    EmbeddingScheme,
+    LinearScheme,
+    Scheme,
+    Support,
+    scheme_names,
+    support_of,
+)
 
 DTYPES = {
     "fp32": "float32", "float32": "float32", "float": "float32",
@@ -20,42 +33,10 @@ DTYPES = {
 }  # fmt: skip
 ACCELERATORS = ("fast", "cpu", "cuda", "mps")
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
-
-
-@dataclass(frozen=True)
-class Support:
-    """One scheme: its bit widths, the backends that run it, and what a reader should know."""
-
-    key: str
-    bitwidths: tuple[int, ...]
-    backends: tuple[str, ...]
-    note: str
-
-
-# The one table: `--help`, README and every refusal are made from it.
-SUPPORT = (
-    Support("none", (32, 16), BACKENDS, "fp32, bf16 or fp16 weights"),
-    Support("linear:int8", (8,), (AOTI,), "weights only, groupsize 0 = channelwise"),
-    Support("linear:int4", (4,), (AOTI,), "weights only; fast with bf16, slow otherwise"),
-    Support("linear:a8w4dq", (4,), BACKENDS, "int8 activations a token; XNNPACK in a .pte"),
-    Support("embedding", (4, 8), BACKENDS, "groupsize 0 = one scale a row"),
-)
-LINEAR_KEYS = tuple(entry.key for entry in SUPPORT if entry.key.startswith("linear:"))
-EMBEDDING_BITWIDTHS = next(entry.bitwidths for entry in SUPPORT if entry.key == "embedding")
-NOT_YET = ("linear:a8wxdq", "embedding:wx", "linear:afpwx")
-SHORT_NOT_YET = ("q8", "q6", "q5", "q4", "q3", "q2")
-
-
-@dataclass(frozen=True)
-class LinearScheme:
-    key: str  # "linear:int8" | "linear:int4" | "linear:a8w4dq"
-    groupsize: int  # 0 = one scale an output channel
-
-
-@dataclass(frozen=True)
-class EmbeddingScheme:
-    bitwidth: int
-    groupsize: int  # 0 = one scale a row
+SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
+# Our kernels take groups of any multiple of 16; the others' want 32.
+GROUPSIZE_UNIT, OTHERS_GROUPSIZE_UNIT = 16, 32
+CACHE_DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +47,10 @@ class Recipe:
     dtype: str | None = None  # as written: "fp32", "bf16", "fast", ...
 
     def is_quantized(self) -> bool:
-        return self.linear is not None or self.embedding is not None
+        return bool(self.schemes())
+
+    def schemes(self) -> list[Scheme]:
+        return [scheme for scheme in (self.embedding, self.linear) if scheme is not None]
 
     def to_json(self) -> str:
         """The recipe as JSON that `parse_recipe` accepts."""
@@ -75,13 +59,8 @@ class Recipe:
             parts["executor"] = {"accelerator": self.accelerator}
         if self.dtype is not None:
             parts["precision"] = {"dtype": self.dtype}
-        if self.linear is not None:
-            parts[self.linear.key] = {"groupsize": self.linear.groupsize}
-        if self.embedding is not None:
-            parts["embedding"] = {
-                "bitwidth": self.embedding.bitwidth,
-                "groupsize": self.embedding.groupsize,
-            }
+        for scheme in self.schemes():
+            parts[scheme.key] = _said(scheme)
         return json.dumps(parts)
 
 
@@ -93,7 +72,8 @@ def parse_recipe(source: str | None) -> Recipe:
     if source is None:
         return Recipe()
     parts = _read(source)
-    linear = embedding = accelerator = dtype = None
+    accelerator = dtype = None
+    schemes: dict[type[Scheme], Scheme] = {}
     for key, options in parts.items():
         if not isinstance(options, dict):
             raise ValueError(f'recipe key "{key}" needs an object of options, not {options!r}')
@@ -101,51 +81,77 @@ def parse_recipe(source: str | None) -> Recipe:
             accelerator = _one_of(key, options, "accelerator", ACCELERATORS)
         elif key == "precision":
             dtype = _one_of(key, options, "dtype", ("fast", "fast16", *DTYPES))
-        elif key in LINEAR_KEYS:
-            if linear is not None:
-                raise ValueError(f'a recipe has one linear scheme: drop "{linear.key}" or "{key}"')
-            linear = LinearScheme(key, _groupsize(key, options, 0 if key == "linear:int8" else 128))
-            if linear.groupsize == 0 and key != "linear:int8":
-                raise ValueError(f'"{key}" is groupwise: give a groupsize of 32, 64, 128 or 256')
-        elif key == "embedding":
-            bitwidth = options.get("bitwidth", 8)
-            if bitwidth not in EMBEDDING_BITWIDTHS:
-                raise ValueError(f'"embedding" takes bitwidth 4 or 8, not {bitwidth!r}')
-            embedding = EmbeddingScheme(bitwidth, _groupsize(key, options, 0, "bitwidth"))
-        elif key in NOT_YET:
-            raise ValueError(f'"{key}" is not in this version; use one of {_scheme_names()}')
+        elif key in SCHEME_KEYS:
+            kind = LinearScheme if key.startswith("linear:") else EmbeddingScheme
+            if kind in schemes:
+                word = key.split(":")[0]
+                raise ValueError(
+                    f'a recipe has one {word} scheme: drop "{schemes[kind].key}" or "{key}"'
+                )
+            schemes[kind] = kind(key, **_options(support_of(key), options))
+        elif key == "linear:afpwx":
+            raise ValueError(
+                f'"{key}" is for Apple\'s MPS, not in this version; use one of {scheme_names()}'
+            )
         else:
             raise ValueError(
-                f'unknown recipe key "{key}"; use executor, precision or one of {_scheme_names()}'
+                f'unknown recipe key "{key}"; use executor, precision or one of {scheme_names()}'
             )
-    return Recipe(linear, embedding, accelerator, dtype)
+    return Recipe(schemes.get(LinearScheme), schemes.get(EmbeddingScheme), accelerator, dtype)
 
 
-def check_supported(recipe: Recipe, backends: tuple[str, ...], dtype: str) -> None:
-    """Raise ValueError when one of `backends` cannot run the recipe, naming those that can."""
+def ready_recipes() -> str:
+    """The names of the ready recipes."""
+    return ", ".join(sorted(file.stem for file in RECIPE_FOLDER.glob("*.json")))
+
+
+def check_supported(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: str) -> None:
+    """Raise ValueError when `delegate` cannot run the recipe on one of `backends`, naming those
+    that can."""
+    keys = [recipe.linear.key if recipe.linear else "none"]
+    keys += [recipe.embedding.key] if recipe.embedding else []
+    for support in map(support_of, keys):
+        for backend in backends:
+            if delegate not in support.delegates(backend):
+                raise ValueError(_refusal(support, backend, delegate))
+    if delegate == LOWBIT:
+        return
+    for scheme in recipe.schemes():
+        if scheme.groupsize % OTHERS_GROUPSIZE_UNIT:
+            raise ValueError(
+                f'"{scheme.key}" with --delegate {delegate} takes a groupsize that is a multiple '
+                f"of {OTHERS_GROUPSIZE_UNIT}, not {scheme.groupsize}: change it, or use "
+                f"--delegate {LOWBIT}"
+            )
     if EXECUTORCH in backends and recipe.is_quantized() and dtype != "float32":
         raise ValueError(
-            f"a quantized .pte computes in fp32, not {dtype}: use --dtype fp32 (and drop "
-            '"precision" from the recipe), or ask for --output-aoti-package'
+            f"a quantized .pte on {delegate} kernels computes in fp32, not {dtype}: use "
+            f'--dtype fp32 (and drop "precision" from the recipe), or --delegate {LOWBIT}'
         )
-    used = [recipe.linear.key] if recipe.linear else []
-    used += ["embedding"] if recipe.embedding else []
-    for key in used:
-        support = next(entry for entry in SUPPORT if entry.key == key)
-        for backend in backends:
-            if backend not in support.backends:
-                raise ValueError(
-                    f'"{key}" does not run on {backend}; it runs on '
-                    f"{' and '.join(support.backends)}: ask for that output, or another scheme"
-                )
 
 
-def slow_paths(recipe: Recipe, backends: tuple[str, ...], dtype: str) -> list[str]:
-    """A line for each part of the recipe that runs, but slowly."""
-    if AOTI in backends and recipe.linear and recipe.linear.key == "linear:int4":
-        if dtype != "bfloat16":
-            return [f"linear:int4 is slow in {dtype}: torch has a fast kernel for --dtype bf16 only"]
-    return []
+def slow_paths(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: str) -> list[str]:
+    """A line for each part of the recipe that runs, but slowly or to no use."""
+    lines = []
+    linear = recipe.linear
+    key = linear.key if linear else "none"
+    if delegate == STOCK and AOTI in backends:
+        if key == "linear:int4" and dtype != "bfloat16":
+            lines.append(
+                f"linear:int4 is slow in {dtype} on stock kernels: they are fast with --dtype "
+                f"bf16 only; --delegate {LOWBIT} is fast with any"
+            )
+        if key == "linear:a8w4dq":
+            lines.append(
+                "linear:a8w4dq is slow on AOTInductor's stock kernels, which multiply it unfused; "
+                f"--delegate {LOWBIT} is fast"
+            )
+    if key == "linear:a8wxdq" and linear.bitwidth == 1 and not linear.has_weight_zeros:
+        lines.append(
+            "linear:a8wxdq of 1 bit without zeros is nothing but zeros as torchao rounds: "
+            "use has_weight_zeros, or linear:a8wx"
+        )
+    return lines
 
 
 def resolve_dtype(flag: str | None, recipe: Recipe, backends: tuple[str, ...]) -> str:
@@ -167,39 +173,33 @@ def resolve_device(flag: str | None, recipe: Recipe) -> str:
             remedy = f"--device {word}: this version exports for the CPU only; use --device cpu"
         else:
             remedy = (
-                f'the recipe asks for {word}, and this version exports for the CPU only: '
+                f"the recipe asks for {word}, and this version exports for the CPU only: "
                 'drop "executor" from the recipe'
             )
         raise ValueError(remedy)
     return "cpu"
 
 
-def support_table() -> str:
-    """The support table as Markdown."""
-    rows = ["| scheme | bits | ExecuTorch | AOTInductor | note |", "|---|---|---|---|---|"]
-    for entry in SUPPORT:
-        bits = ", ".join(str(width) for width in entry.bitwidths)
-        marks = ["yes" if backend in entry.backends else "no" for backend in BACKENDS]
-        rows.append(f"| `{entry.key}` | {bits} | {marks[0]} | {marks[1]} | {entry.note} |")
-    return "\n".join(rows)
-
-
-def _scheme_names() -> str:
-    return ", ".join(entry.key for entry in SUPPORT if entry.key != "none")
+def _refusal(support: Support, backend: str, delegate: str) -> str:
+    what = "unquantized linear layers do" if support.key == "none" else f'"{support.key}" does'
+    can = "; ".join(
+        f"{other}: --delegate {' or '.join(support.delegates(other))}" for other in BACKENDS
+    )
+    return (
+        f"{what} not run on {backend} with --delegate {delegate}, but on {can}. "
+        "Ask for one of these, or another scheme"
+    )
 
 
 def _read(source: str) -> dict:
     text, origin = source, "--quantize"
-    if source in SHORT_NOT_YET:
-        raise ValueError(f"--quantize {source} is not in this version; use one of {_scheme_names()}")
     if not source.lstrip().startswith("{"):
         ready = RECIPE_FOLDER / f"{source.removesuffix('.json')}.json"
         path = Path(source) if Path(source).is_file() else ready
         if not path.is_file():
-            names = ", ".join(sorted(file.stem for file in RECIPE_FOLDER.glob("*.json")))
             raise ValueError(
                 f"--quantize {source}: no such file; give JSON text, a JSON file, "
-                f"or a ready recipe ({names})"
+                f"or a ready recipe ({ready_recipes()})"
             )
         try:
             text, origin = path.read_text(encoding="utf-8"), str(path)
@@ -222,15 +222,45 @@ def _one_of(key: str, options: dict, name: str, accepted: tuple[str, ...]) -> st
     return value
 
 
-def _groupsize(key: str, options: dict, default: int, *others: str) -> int:
-    _no_others(key, options, ("groupsize", *others))
-    groupsize = options.get("groupsize", default)
-    if groupsize is None:
+def _options(support: Support, options: dict) -> dict:
+    """The fields of a scheme. Raises ValueError that names the value and what is taken."""
+    _no_others(support.key, options, support.options)
+    groupsize = options.get("groupsize", support.default_groupsize)
+    if groupsize is None and support.channelwise:
         groupsize = 0
-    valid = isinstance(groupsize, int) and not isinstance(groupsize, bool)
-    if not valid or groupsize < 0 or groupsize % 32:
-        raise ValueError(f'"{key}" takes a groupsize that is a multiple of 32, not {groupsize!r}')
-    return groupsize
+    if type(groupsize) is not int or groupsize < 0 or groupsize % GROUPSIZE_UNIT:
+        raise ValueError(
+            f'"{support.key}" takes a groupsize that is a multiple of {GROUPSIZE_UNIT}, '
+            f"not {groupsize!r}"
+        )
+    if groupsize == 0 and not support.channelwise:
+        raise ValueError(f'"{support.key}" is groupwise: give a groupsize of 32, 64, 128 or 256')
+    bitwidth = options.get("bitwidth", support.bitwidths[-1])
+    if type(bitwidth) is not int or bitwidth not in support.bitwidths:
+        raise ValueError(f'"{support.key}" takes bitwidth {support.bits()}, not {bitwidth!r}')
+    zeros = options.get("has_weight_zeros", False)
+    if type(zeros) is not bool:
+        raise ValueError(f'"{support.key}" takes has_weight_zeros true or false, not {zeros!r}')
+    method = options.get("method", METHODS[0])
+    if method not in METHODS:
+        raise ValueError(f'"{support.key}" takes method {" or ".join(METHODS)}, not {method!r}')
+    return {
+        "groupsize": groupsize,
+        "bitwidth": bitwidth,
+        "has_weight_zeros": zeros,
+        "method": method,
+    }
+
+
+def _said(scheme: Scheme) -> dict:
+    """The options that give `scheme`, the rare ones only where they are not the default."""
+    options = {"bitwidth": scheme.bitwidth, "groupsize": scheme.groupsize}
+    if scheme.has_weight_zeros:
+        options["has_weight_zeros"] = True
+    if scheme.method != METHODS[0]:
+        options["method"] = scheme.method
+    known = support_of(scheme.key).options
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _no_others(key: str, options: dict, known: tuple[str, ...]) -> None:

@@ -16,11 +16,16 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "kernels/bindings/aoti.h"
+#include "kernels/lowbit.h"
 #include "runner/artifact_file.h"
 #include "runner/base64.h"
+#include "runner/cpu_count.h"
 #include "runner/cpu_features.h"
 #include "runner/error.h"
 #include "runner/model.h"
+#include "runner/shared_pool.h"
+#include "runner/zero_memory.h"
 
 namespace runner {
 namespace {
@@ -152,6 +157,7 @@ void check_cpu(const Metadata& metadata, const std::string& path) {
 at::ScalarType scalar_type(const std::string& name) {
   if (name == "bfloat16") return at::kBFloat16;
   if (name == "float16") return at::kHalf;
+  if (name == "int8") return at::kChar;
   return at::kFloat;
 }
 
@@ -187,8 +193,14 @@ class AotiModel final : public Model {
     }
     read_metadata(package ? package->metadata() : read_sidecar(path));
     check_cpu(metadata_, path);
-    if (options.threads > 0) at::set_num_threads(options.threads);
     if (options.metadata_only) return;
+    threads_ = thread_count(options.threads);
+    if (metadata_.lowbit) {
+      shared_pool(threads_);
+      lowbit::isa_name();  // a LOWBIT_ISA that is not to be had fails here
+    } else {
+      at::set_num_threads(threads_);
+    }
     if (package) {
       // The loaded library stays mapped when its file is removed.
       const TemporaryFolder folder;
@@ -199,14 +211,20 @@ class AotiModel final : public Model {
     const c10::InferenceMode guard;
     for (int64_t i = 0; i < metadata_.n_caches; ++i) {
       const auto& shape = i % 2 == 0 ? metadata_.key_cache_shape : metadata_.value_cache_shape;
-      caches_.push_back(at::zeros(shape, scalar_type(metadata_.cache_dtype)));
+      const at::ScalarType type = scalar_type(metadata_.cache_dtype);
+      size_t bytes = c10::elementSize(type);
+      for (const int64_t size : shape) bytes *= static_cast<size_t>(size);
+      cache_memory_.emplace_back(bytes);
+      caches_.push_back(at::from_blob(cache_memory_.back().bytes().data(), shape, type));
     }
   }
 
   const Metadata& metadata() const override { return metadata_; }
   std::string_view tokenizer_table() const override { return tokenizer_table_; }
-  int threads() const override { return at::get_num_threads(); }
-  std::string isa() const override { return metadata_.target; }
+  int threads() const override { return threads_; }
+  std::string isa() const override {
+    return metadata_.lowbit ? lowbit::isa_name() : metadata_.target;
+  }
 
   void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
                std::span<float> logits) override try {
@@ -226,6 +244,10 @@ class AotiModel final : public Model {
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
+    if (!lowbit::last_error().empty()) {
+      throw Error(path_ + " failed while running: " + lowbit::last_error() +
+                  "; export the model again");
+    }
     fail(path_ + " failed while running", error);
   }
 
@@ -253,6 +275,8 @@ class AotiModel final : public Model {
   Metadata metadata_;
   std::string tokenizer_table_;
   std::unique_ptr<torch::inductor::AOTIModelContainerRunnerCpu> library_;
+  int threads_ = 0;
+  std::vector<ZeroMemory> cache_memory_;
   std::vector<at::Tensor> caches_;  // k_0, v_0, k_1, v_1, ...
 };
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 
+#include "runner/cpu_count.h"
 #include "runner/error.h"
 
 namespace runner {
@@ -134,7 +135,8 @@ const std::vector<Flag>& flags() {
        }},
       {"", "--threads", true,
        [](Args& a, const Given& g) {
-         a.threads = integer<int>(g, 1, 1024, "a whole number from 1 to 1024");
+         a.threads = integer<int>(g, 1, kMaxThreads,
+                                  "a whole number from 1 to " + std::to_string(kMaxThreads));
        }},
       {"", "--prefill-chunk", true,
        [](Args& a, const Given& g) {

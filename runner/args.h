@@ -22,7 +22,7 @@ struct Args {
   std::string tokenizer_path;  // empty: the embedded tokenizer
   Mode mode = Mode::generate;
   std::optional<int> llama_version;
-  int threads = 0;            // 0: the backend's default
+  int threads = 0;            // 0: see thread_count()
   int64_t prefill_chunk = 0;  // 0: the artifact's largest
   std::optional<std::vector<int32_t>> tokens;
   std::string logits_path;

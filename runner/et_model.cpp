@@ -7,10 +7,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
+#include "kernels/lowbit.h"
 #include "runner/artifact_file.h"
+#include "runner/cpu_count.h"
 #include "runner/error.h"
 #include "runner/model.h"
+#include "runner/shared_pool.h"
+#include "runner/zero_memory.h"
 
 // The wheel ships the thread pool's library without its header; these are the members we call.
 // Source: ExecuTorch 1.5.1, extension/threadpool/threadpool.h.
@@ -72,16 +77,22 @@ class EtModel final : public Model {
     Log::instance().clear();
     check(module_.load(et::Program::Verification::InternalConsistency), "cannot be loaded");
     read_metadata();
-    if (options.threads > 0) {
-      get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(options.threads));
+    if (options.metadata_only) return;
+    threads_ = thread_count(options.threads);
+    if (metadata_.lowbit) {
+      shared_pool(threads_);
+      lowbit::isa_name();  // a LOWBIT_ISA that is not to be had fails here
+    } else {
+      get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(threads_));
     }
-    if (!options.metadata_only) load_forward();
+    load_forward();
   }
 
   const Metadata& metadata() const override { return metadata_; }
   std::string_view tokenizer_table() const override { return tokenizer_table_; }
-  int threads() const override { return static_cast<int>(get_threadpool()->get_thread_count()); }
-  std::string isa() const override { return "stock"; }  // XNNPACK chooses, and does not say
+  int threads() const override { return threads_; }
+  // XNNPACK and the stock kernels choose, and do not say.
+  std::string isa() const override { return metadata_.lowbit ? lowbit::isa_name() : "stock"; }
 
   void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
                std::span<float> logits) override {
@@ -171,11 +182,26 @@ class EtModel final : public Model {
     if (meta->num_inputs() != 3 || meta->num_outputs() != 1) {
       fail("has a method 'forward' of another form than (tokens, start_pos, rows) -> logits");
     }
-    check(module_.load_forward(), "cannot be run by this runner");
+    std::vector<et::Span<uint8_t>> spans;
+    for (size_t i = 0; i < meta->num_memory_planned_buffers(); ++i) {
+      const auto size = meta->memory_planned_buffer_size(i);
+      check(size.error(), "has damaged memory plans");
+      planned_.emplace_back(static_cast<size_t>(*size));
+      spans.emplace_back(planned_.back().bytes().data(), planned_.back().bytes().size());
+    }
+    planned_spans_ = std::move(spans);
+    allocator_.emplace(
+        et::Span<et::Span<uint8_t>>(planned_spans_.data(), planned_spans_.size()));
+    check(module_.load_forward(&*allocator_), "cannot be run by this runner");
   }
 
   std::string path_;
+  // The caches and every intermediate result lie here; they outlive the method.
+  std::vector<ZeroMemory> planned_;
+  std::vector<et::Span<uint8_t>> planned_spans_;
+  std::optional<et::HierarchicalAllocator> allocator_;
   Module module_;
+  int threads_ = 0;
   Metadata metadata_;
   std::string tokenizer_table_;
 };

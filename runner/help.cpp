@@ -38,7 +38,8 @@ Tokenizer
                             Llama 3's (byte-level); otherwise unused
 
 Running
-      --threads N           threads (default: the backend's choice)
+      --threads N           threads, 1 to 256 (default: OMP_NUM_THREADS where it is set, else
+                            the performance cores this program may use)
       --prefill-chunk N     most prompt tokens in one step (default: the artifact's limit)
       --logits-out F.npy    write float32 logits [positions, vocabulary], one row a prompt
                             position; generates nothing unless -n is given

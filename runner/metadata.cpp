@@ -156,7 +156,7 @@ void read_cache_form(const Reader& in, Metadata& m) {
   m.cpu_features = in.strings(keys::kCpuFeatures);
   m.key_cache_shape = in.integers(keys::kKeyCacheShape, 1, kMaxContext);
   m.value_cache_shape = in.integers(keys::kValueCacheShape, 1, kMaxContext);
-  m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "bfloat16", "float16"});
+  m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "bfloat16", "float16", "int8"});
   m.n_caches = in.integer(keys::kCaches, 1, 2 * kMaxLayers);
   if (m.n_caches != 2 * m.n_layers) {
     in.bad(keys::kCaches, "two for each of " + std::to_string(m.n_layers) + " layers");
@@ -185,6 +185,7 @@ Metadata parse_metadata(const StringMap& map, const std::string& path, std::stri
   m.dim = in.integer(keys::kDim, 1, kMaxDim);
   m.dtype = in.one_of(keys::kDtype, {"float32", "bfloat16", "float16"});
   m.quantization = in.text(keys::kQuantization);
+  m.lowbit = in.one_of(keys::kDelegate, {"lowbit", "xnnpack", "stock"}) == "lowbit";
   m.tokenizer_kind = in.text(keys::kTokenizerKind);
   m.tokenizer_size = in.integer(keys::kTokenizerSize, 0, kMaxTokenizerBytes);
   m.n_pieces = in.integer(keys::kPieces, 0, kMaxVocab);

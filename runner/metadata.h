@@ -43,6 +43,7 @@ inline constexpr const char* kTorchaoVersion = "torchao_version";
 inline constexpr const char* kExecutorchVersion = "executorch_version";
 inline constexpr const char* kCheckpointDigest = "checkpoint_digest";
 inline constexpr const char* kKernelLayoutVersion = "kernel_layout_version";
+inline constexpr const char* kDelegate = "delegate";
 // AOTInductor artifacts only.
 inline constexpr const char* kTarget = "target";
 inline constexpr const char* kCpuFeatures = "cpu_features";
@@ -69,6 +70,7 @@ inline constexpr std::array kCommonKeys = {
     keys::kDim,
     keys::kDtype,
     keys::kQuantization,
+    keys::kDelegate,
     keys::kTokenizerKind,
     keys::kTokenizerSize,
     keys::kPieces,
@@ -87,7 +89,7 @@ inline constexpr std::array kCommonKeys = {
 };
 
 inline constexpr int kNewestSchemaVersion = 1;
-inline constexpr std::string_view kKernelLayoutVersionOfThisRunner = "0";
+inline constexpr std::string_view kKernelLayoutVersionOfThisRunner = "1";
 
 inline constexpr std::string_view kExecutorchBackend = "executorch";
 inline constexpr std::string_view kAotiBackend = "aoti";
@@ -106,6 +108,7 @@ struct Metadata {
   int64_t vocab_size = 0, context_length = 0, max_chunk = 0, max_rows = 0;
   int64_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, dim = 0;
   std::string dtype, quantization;
+  bool lowbit = false;  // runs on our own operators; else on the frameworks'
   std::string tokenizer_kind;
   int64_t tokenizer_size = 0, n_pieces = 0;
   int64_t bos_id = -1, eos_id = -1;  // -1: none

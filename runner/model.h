@@ -11,7 +11,7 @@
 namespace runner {
 
 struct LoadOptions {
-  int threads = 0;  // 0: the backend's own default
+  int threads = 0;  // 0: see thread_count()
   bool metadata_only =
       false;  // read metadata and tokenizer, not the code: forward() must not follow
 };

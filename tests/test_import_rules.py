@@ -12,12 +12,14 @@ EXPORTER = ROOT / "exporter"
 RUNNER = ROOT / "runner"
 MAX_LINES = 410
 
-STDLIB_ONLY = ("config*.py", "recipe.py", "artifact.py", "models.py", "targets.py")
+STDLIB_ONLY = ("config*.py", "recipe.py", "schemes.py", "artifact.py", "models.py", "targets.py")
 # file name pattern -> modules it must not import itself
 FORBIDDEN = {
     "checkpoint*.py": ("torchao", "executorch", "torch._inductor", "exporter.lower"),
     "model.py": ("torchao", "executorch", "torch._inductor", "exporter.lower"),
     "quantize.py": ("executorch", "torch._inductor", "exporter.lower"),
+    "lowbit_search.py": ("torchao", "executorch", "torch._inductor", "exporter.lower"),
+    "lowbit_weights.py": ("executorch", "torch._inductor", "exporter.lower"),
     "export.py": ("executorch", "torch._inductor", "torchao", "exporter.lower"),
     "lower_aoti.py": ("executorch", "exporter.lower_executorch", "exporter.quantize"),
     "lower_executorch.py": ("torch._inductor", "exporter.lower_aoti", "exporter.quantize"),

@@ -1,4 +1,4 @@
-"""Every scheme of the support table, through the runners, against the same quantized model in eager.
+"""Every scheme on the stock kernels and XNNPACK, through the runners, against eager.
 
 The bound: a native run may differ from eager by rounding, never by a tenth of what quantizing
 changed. Dropped scales, wrong zero points or a wrong group size change far more than that.
@@ -15,24 +15,21 @@ from native import export, generate, logits, run, runner_of
 from exporter.checkpoint import open_checkpoint
 from exporter.model import load_model, new_caches
 from exporter.quantize import INT4_GROUPSIZES, fitting_groupsize, quantize
-from exporter.recipe import SUPPORT, parse_recipe
+from exporter.recipe import parse_recipe
+from exporter.schemes import AOTI, BACKENDS, EXECUTORCH, LOWBIT, SUPPORT
 
 CONTEXT = 64
 TOKENS = list(range(5, 25))
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_SHARE = 0.1  # of the quantization error
 
-# (backend suffix, dtype, recipe)
+# (backend suffix, delegate, dtype, recipe)
 CASES = [
-    (".pt2", "fp32", {"linear:int8": {"groupsize": 0}}),
-    (".pt2", "fp32", {"linear:int8": {"groupsize": 32}}),
-    (".pt2", "bf16", {"linear:int4": {"groupsize": 32}}),
-    (".pt2", "fp32", {"linear:int4": {"groupsize": 64}}),
-    (".pt2", "fp32", {"embedding": {"bitwidth": 8, "groupsize": 0}}),
-    (".pt2", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
-    (".pte", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
-    (".pte", "fp32", {"embedding": {"bitwidth": 4, "groupsize": 32}}),
-    (".pte", "fp32", {"embedding": {"bitwidth": 8, "groupsize": 0}}),
+    (".pt2", "stock", "fp32", {"linear:int8": {"groupsize": 0}}),
+    (".pt2", "stock", "bf16", {"linear:int4": {"groupsize": 32}}),
+    (".pt2", "stock", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
+    (".pte", "xnnpack", "fp32", {"linear:a8w4dq": {"groupsize": 32}, "embedding": {"bitwidth": 4}}),
+    (".pte", "stock", "fp32", {"embedding": {"bitwidth": 8, "groupsize": 0}}),
 ]
 
 
@@ -53,9 +50,9 @@ def eager_logits(folder, recipe, dtype) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "dtype", "parts"), CASES, ids=lambda value: str(value).replace("/", "_")
+    ("suffix", "delegate", "dtype", "parts"), CASES, ids=lambda value: str(value).replace("/", "_")
 )
-def test_native_equals_eager(suffix, dtype, parts, folder, tmp_path):
+def test_native_equals_eager(suffix, delegate, dtype, parts, folder, tmp_path):
     recipe = parse_recipe(json.dumps(parts))
     quantized = eager_logits(folder, recipe, DTYPES[dtype])
     unquantized = eager_logits(folder, parse_recipe(None), torch.float32)
@@ -63,7 +60,7 @@ def test_native_equals_eager(suffix, dtype, parts, folder, tmp_path):
     flag = "--output-pte" if suffix == ".pte" else "--output-aoti-package"
     export(
         folder, flag, artifact, "--quantize", json.dumps(parts), "--dtype", dtype,
-        "--max-seq-length", CONTEXT,
+        "--max-seq-length", CONTEXT, "--delegate", delegate,
     )  # fmt: skip
     actual = logits(artifact, TOKENS, tmp_path)
     quantization_error = np.linalg.norm(quantized - unquantized)
@@ -71,18 +68,18 @@ def test_native_equals_eager(suffix, dtype, parts, folder, tmp_path):
     assert np.linalg.norm(actual - quantized) < MAX_SHARE * quantization_error
 
 
-def test_every_supported_scheme_has_a_case():
-    suffixes = {"executorch": ".pte", "aoti": ".pt2"}
-    tested = {(key, suffix) for suffix, _, parts in CASES for key in parts}
+def test_every_stock_scheme_has_a_case():
+    suffixes = {EXECUTORCH: ".pte", AOTI: ".pt2"}
+    tested = {(key, suffix) for suffix, _, _, parts in CASES for key in parts}
     expected = {
         (entry.key, suffixes[backend])
-        for entry in SUPPORT for backend in entry.backends if entry.key != "none"
+        for entry in SUPPORT if entry.key != "none"
+        for backend in BACKENDS if set(entry.delegates(backend)) - {LOWBIT}
     }  # fmt: skip
     assert tested == expected
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-@pytest.mark.parametrize("suffix", [".pte", ".pt2"])
+@pytest.mark.parametrize(("suffix", "dtype"), [(".pte", "bf16"), (".pt2", "fp16")])
 def test_16_bit_weights(suffix, dtype, folder, tmp_path):
     """A 16-bit artifact is as close to float32 as the eager model of that dtype is.
 
@@ -94,7 +91,8 @@ def test_16_bit_weights(suffix, dtype, folder, tmp_path):
     rounding = np.linalg.norm(eager_logits(folder, recipe, DTYPES[dtype]) - expected)
     artifact = tmp_path / f"h{suffix}"
     flag = "--output-pte" if suffix == ".pte" else "--output-aoti-package"
-    export(folder, flag, artifact, "--dtype", dtype, "--max-seq-length", CONTEXT)
+    export(folder, flag, artifact, "--dtype", dtype, "--max-seq-length", CONTEXT,
+           "--delegate", "stock")  # fmt: skip
     actual = logits(artifact, TOKENS, tmp_path)
     assert 0 < np.linalg.norm(actual - expected) < 2 * rounding
 
@@ -130,7 +128,8 @@ def test_fallback_is_said_once_with_the_layers(folder):
 def test_smollm2_names_paris_quantized(tmp_path):
     recipe = '{"embedding": {"bitwidth": 4, "groupsize": 32}, "linear:a8w4dq": {"groupsize": 32}}'
     pte, package = tmp_path / "q.pte", tmp_path / "q.pt2"
-    export("smollm2", "--quantize", recipe, "--output-pte", pte, "--output-aoti-package", package)
+    export("smollm2", "--quantize", recipe, "--output-pte", pte, "--delegate", "xnnpack")
+    export("smollm2", "--quantize", recipe, "--output-aoti-package", package, "--delegate", "stock")
     for artifact in (pte, package):
         text = generate(artifact, "-t", 0, "-n", 12, "-i", "The capital of France is")
         assert "Paris" in text

@@ -44,7 +44,7 @@ TEST(each_flag_in_its_short_and_long_form) {
 TEST(flags_with_a_long_form_only) {
   CHECK_EQ(*parse({"--top-k", "40"}).top_k, 40);
   CHECK_EQ(*parse({"--min-p", "0.05"}).min_p, 0.05);
-  CHECK_EQ(parse({"--threads", "3"}).threads, 3);
+  CHECK_EQ(parse({"--threads", "256"}).threads, 256);
   CHECK_EQ(parse({"--prefill-chunk", "1"}).prefill_chunk, 1);
   CHECK_EQ(parse({"--logits-out", "l.npy"}).logits_path, "l.npy");
   CHECK_EQ(*parse({"--tokens", "504,3575, 282"}).tokens, (std::vector<int32_t>{504, 3575, 282}));
@@ -86,7 +86,8 @@ TEST(malformed_values_name_the_value_and_the_remedy) {
   CHECK_THROWS(UsageError, parse({"-m", "talk"}), "'talk'", "generate or chat");
   CHECK_THROWS(UsageError, parse({"-l", "4"}), "'4'", "2 ", "3 ");
   CHECK_THROWS(UsageError, parse({"-lx"}), "'x'");
-  CHECK_THROWS(UsageError, parse({"--threads", "0"}), "from 1");
+  CHECK_THROWS(UsageError, parse({"--threads", "0"}), "from 1 to 256");
+  CHECK_THROWS(UsageError, parse({"--threads", "257"}), "'257'", "from 1 to 256");
   CHECK_THROWS(UsageError, parse({"--prefill-chunk", "0"}), "from 1");
   CHECK_THROWS(UsageError, parse({"-z", ""}), "tokenizer file");
   CHECK_THROWS(UsageError, parse({"--logits-out="}), "file");

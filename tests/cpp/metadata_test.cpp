@@ -37,7 +37,8 @@ StringMap good() {
           {"torchao_version", "0"},
           {"executorch_version", "1"},
           {"checkpoint_digest", "ab"},
-          {"kernel_layout_version", "0"},
+          {"kernel_layout_version", "1"},
+          {"delegate", "lowbit"},
           {"target", "x86-64-v3"},
           {"cpu_features", R"(["avx2", "fma"])"},
           {"key_cache_shape", "[2, 8, 64]"},
@@ -95,7 +96,7 @@ TEST(executorch_needs_no_cache_form) {
 TEST(versions_and_backend) {
   CHECK_THROWS(Error, parse_with("schema_version", "2"), "schema 2", "newer", "up to 1");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
-  CHECK_THROWS(Error, parse_with("kernel_layout_version", "1"), "layout version 1", "has 0");
+  CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "has 1");
   CHECK_THROWS(Error, parse_with("backend", "executorch"), "'executorch'", "'aoti'");
   StringMap newer = {{"schema_version", "7"}};  // of which nothing else is known
   CHECK_THROWS(Error, parse(newer), "newer");
@@ -118,6 +119,7 @@ TEST(values_that_are_no_sense_are_named) {
   CHECK_THROWS(Error, parse_with("stop_ids", "[1"), "list");
   CHECK_THROWS(Error, parse_with("add_bos", "yes"), "true, false");
   CHECK_THROWS(Error, parse_with("dtype", "int8"), "float32");
+  CHECK_THROWS(Error, parse_with("delegate", "coreml"), "lowbit, xnnpack, stock");
   CHECK_THROWS(Error, parse_with("sampling", "[]"), "object");
   CHECK_THROWS(Error, parse_with("sampling", R"({"top_p": 2})"), "top_p");
   CHECK_THROWS(Error, parse_with("sampling", R"({"temperature": "hot"})"), "temperature");

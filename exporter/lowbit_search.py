@@ -1,0 +1,164 @@
+"""Scales and zero points for groups of weights, by search.
+
+Groups [size, M] lie in columns, so that every step runs along rows of M values. A weight is
+(u - zero) scale, with 0 <= u < 2^bits; without zero points the zero is 2^(bits - 1) and the scale
+may be negative: the side with one level more is whichever serves the group.
+
+A weight's error counts by the weight's magnitude plus the group's mean magnitude. Counting all
+alike gives smaller squares and a worse model: on SmolLM2 a fifth more KL at 3 and 4 bits.
+"""
+
+import torch
+from torch import Tensor
+
+# How many steps of the scale each candidate leaves beyond (negative: within) the group's extremes.
+# The errors of normal and of long-tailed weights are then within 3 % of a fine search's at 2 to 5
+# bits; those of the first candidate, the range's own scale, are 8 to 50 % above it.
+EXTREME_STEPS = (-0.5, 0.5)
+RANGE_STEPS = (-0.5, 0.5, 1.5)
+# Half-quadratic quantization: the penalty and its growth are its authors'. Their power is 0.7;
+# 3/4 takes two square roots instead of a logarithm.
+HQQ_POWER, HQQ_PENALTY, HQQ_GROWTH, HQQ_STEPS = 0.75, 10.0, 1.01, 10
+
+# The weights of a group whose scale would be less are zeros; errors below it are none.
+_SMALLEST = 2.0**-100
+
+
+class Search:
+    """Quantizes many groups of one format, a few thousand at a time, in memory taken once.
+
+    `rtn` is rounding to nearest with a few scales tried for the least squared error. `hqq` goes on
+    from there (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models",
+    2023): the errors to the power p < 1, which minds few large ones less, minimized by turns for
+    the errors and for scale and zero point. Zero points are whole numbers here, so that mostly the
+    scale moves.
+    """
+
+    def __init__(self, bits: int, has_zeros: bool, method: str):
+        self.bits, self.method = bits, method
+        # Of one bit, scales of either sign give all there is.
+        self.has_zeros = has_zeros and bits > 1
+        self._trial: _Trial | None = None
+
+    def __call__(self, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For float32 groups [M, size]: u, uint8 of the same shape; scales [M] with the 11
+        significant bits of float16; zero points [M] in 0..2^bits - 1.
+
+        A group with values that are not finite gets a scale that is not.
+        """
+        if self._trial is None or self._trial.groups.shape != groups.t().shape:
+            self._trial = _Trial(groups.t().shape, self.bits)
+        trial = self._trial
+        trial.load(groups)
+        scale, zero = _least_squared_error(trial, self.has_zeros)
+        if self.method == "hqq":
+            scale, zero = _half_quadratic(trial, scale, zero, self.has_zeros)
+        u = torch.empty(groups.shape, dtype=torch.uint8)
+        u.copy_(trial.nearest(scale, zero).t())
+        return u, scale, zero
+
+
+def to_half_precision(values: Tensor) -> Tensor:
+    """`values` rounded to the 11 significant bits of a float16, of any exponent."""
+    spread = values * (2**13 + 1)  # Veltkamp's splitting
+    return spread - (spread - values)
+
+
+class _Trial:
+    """What groups [size, M] become under a scale and a zero point [M]."""
+
+    def __init__(self, shape: torch.Size, bits: int):
+        self.bits, self.limit = bits, 2**bits - 1
+        self.groups, self.importance = torch.empty(shape), torch.empty(shape)
+        self._exact, self._nearest = torch.empty(shape), torch.empty(shape)
+
+    def load(self, groups: Tensor) -> None:
+        """Take groups [M, size]."""
+        self.groups.copy_(groups.t())
+        torch.abs(self.groups, out=self.importance)
+        self.importance.add_(self.importance.mean(0))
+
+    def nearest(self, scale: Tensor, zero: Tensor) -> Tensor:
+        """The nearest u, as floats [size, M], valid until the next call of any method."""
+        torch.addcmul(zero, self.groups, scale.reciprocal(), out=self._exact)
+        return torch.round(self._exact, out=self._nearest).clamp_(0, self.limit)
+
+    def errors(self, scale: Tensor, zero: Tensor) -> Tensor:
+        """The groups less what they become [size, M], in units of the scale; valid as long."""
+        return torch.sub(self._exact, self.nearest(scale, zero), out=self._exact)
+
+    def squared_error(self, scale: Tensor, zero: Tensor) -> Tensor:
+        squares = self.errors(scale, zero).square_()
+        return squares.mul_(self.importance).sum(0).mul_(scale * scale)
+
+    def least_squares(self, scale: Tensor, zero: Tensor, target: Tensor) -> Tensor:
+        """The scale [M] that brings these levels nearest to `target` [size, M]."""
+        levels = self.nearest(scale, zero).sub_(zero)
+        weighted = torch.mul(levels, self.importance, out=self._exact)
+        squares = levels.mul_(weighted).sum(0)
+        product = weighted.mul_(target).sum(0)
+        return to_half_precision(torch.where(squares > 0, product / squares, scale))
+
+
+def _least_squared_error(trial: _Trial, has_zeros: bool) -> tuple[Tensor, Tensor]:
+    scales, zeros = (_spread_ranges if has_zeros else _spread_extremes)(trial.groups, trial.bits)
+    scales = to_half_precision(scales)
+    scale, zero = scales[0], zeros[0]
+    error = trial.squared_error(scale, zero)
+    for other_scale, other_zero in zip(scales[1:], zeros[1:], strict=True):
+        other_error = trial.squared_error(other_scale, other_zero)
+        better = other_error < error
+        scale = torch.where(better, other_scale, scale)
+        zero = torch.where(better, other_zero, zero)
+        error = torch.minimum(other_error, error)
+    other_scale = trial.least_squares(scale, zero, trial.groups)
+    better = trial.squared_error(other_scale, zero) < error
+    return torch.where(better, other_scale, scale), zero
+
+
+def _spread_extremes(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scales [C, M] of both signs that put each group's largest magnitude near its last level."""
+    highest, lowest, middle = groups.amax(0), groups.amin(0), 2 ** (bits - 1)
+    extreme = torch.where(highest > -lowest, highest, lowest)
+    extreme = torch.where(extreme.abs() < _SMALLEST, _SMALLEST, extreme)
+    spans = [-middle, *(-middle - steps for steps in EXTREME_STEPS)]
+    spans += [max(middle - 0.5 + steps, 0.5) for steps in EXTREME_STEPS]
+    scales = extreme / torch.tensor(spans)[:, None]
+    return scales, torch.full_like(scales, middle)
+
+
+def _spread_ranges(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scales and zero points [C, M] that spread each group's range, 0 included, over the levels."""
+    limit = 2**bits - 1
+    highest, lowest = groups.amax(0).clamp(min=0), groups.amin(0).clamp(max=0)
+    width = (highest - lowest).clamp(min=_SMALLEST)
+    clipped = torch.tensor((0.0, *RANGE_STEPS))[:, None]
+    scales = width / (limit + clipped)
+    return scales, (-lowest / scales - clipped / 2).round().clamp(0, limit)
+
+
+def _half_quadratic(
+    trial: _Trial, scale: Tensor, zero: Tensor, move_zeros: bool
+) -> tuple[Tensor, Tensor]:
+    """By turns: errors shrunk so that few are large, then scale and zero for what remains."""
+    best, best_norm, penalty = (scale, zero), torch.full_like(scale, torch.inf), HQQ_PENALTY
+    sizes, slopes, target = (torch.empty_like(trial.groups) for _ in range(3))
+    for step in range(HQQ_STEPS + 1):
+        errors = trial.errors(scale, zero)
+        torch.abs(errors, out=sizes).clamp_(min=_SMALLEST)
+        torch.sqrt(sizes, out=slopes).rsqrt_()  # sizes^(p - 1)
+        norm = torch.mul(sizes, slopes, out=target).mul_(trial.importance).sum(0)
+        norm.mul_(scale.abs().pow(HQQ_POWER))
+        better = norm < best_norm
+        best_norm = torch.where(better, norm, best_norm)
+        best = tuple(torch.where(better, *pair) for pair in zip((scale, zero), best, strict=True))
+        if step == HQQ_STEPS:
+            break
+        shrunk = slopes.mul_(-1 / penalty).add_(sizes).relu_().copysign_(errors)
+        if move_zeros:
+            shift = torch.sub(errors, shrunk, out=target).mul_(trial.importance).sum(0)
+            zero = (zero - shift / trial.importance.sum(0)).round().clamp(0, trial.limit)
+        torch.addcmul(trial.groups, shrunk, scale, value=-1, out=target)
+        scale = trial.least_squares(scale, zero, target)
+        penalty *= HQQ_GROWTH
+    return best

@@ -1,0 +1,222 @@
+"""Weights → the integers, scales and zero points that `kernels/layout.h` packs."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from exporter.lowbit_search import Search
+from exporter.schemes import METHODS, EmbeddingScheme, LinearScheme, Scheme
+
+GROUP_UNIT = 16  # group sizes are multiples of it
+# Small enough for a core's cache, large enough to hide the cost of calling an operator.
+CHUNK_ELEMENTS = 1 << 17
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """kernels/layout.h's Format of an integer weight."""
+
+    bits: int
+    group_size: int  # a multiple of 16; channelwise = the columns, rounded up
+    zeros: str  # "none" | "integer" | "real"
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight [N, K], of G = ceil(K / group_size) groups a row.
+
+    With zeros none or integer it is (u - zero) scale, the zero of none being 2^(bits - 1); with
+    real zeros (u - 2^(bits - 1)) scale + zero.
+    """
+
+    format: WeightFormat
+    values: Tensor  # u, uint8 [N, K]
+    scales: Tensor  # float32 [N, G]
+    zeros: Tensor | None  # float32 [N, G]
+
+
+# float32 rows [R, P] of whole groups → u of the same shape, scales and zeros [R, G].
+Quantizer = Callable[[Tensor, WeightFormat], tuple[Tensor, Tensor, Tensor | None]]
+
+
+def quantize_linear(weight: Tensor, scheme: LinearScheme) -> QuantizedWeight:
+    """`weight` [N, K] as `scheme` says; a last group that is not full is computed with zeros.
+
+    `linear:a8wx` chooses the integers for scales that packing keeps as they are. The other schemes
+    give torchao's integers and float32 scales of a float32 weight, which packing rounds to float16
+    times one power of two: `rounded` gives those.
+    Raises ValueError when values are not finite.
+    """
+    return _quantize(weight, scheme)
+
+
+def quantize_embedding(weight: Tensor, scheme: EmbeddingScheme) -> QuantizedWeight:
+    """The same for a table: `embedding:wx` is like `linear:a8wx`, `embedding` like torchao."""
+    return _quantize(weight, scheme)
+
+
+def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
+    """The format that `scheme` gives a weight of so many columns: no group is longer than a row."""
+    row = -(-columns // GROUP_UNIT) * GROUP_UNIT
+    group_size = min(scheme.groupsize or row, row)
+    zeros = "integer" if scheme.has_weight_zeros else "none"
+    return WeightFormat(
+        scheme.bitwidth, group_size, "real" if scheme.key == "linear:int4" else zeros
+    )
+
+
+def can_share(linear: LinearScheme, embedding: EmbeddingScheme, columns: int) -> bool:
+    """Whether a tied output and its embedding have one table: same format, same numbers."""
+    same_format = weight_format(linear, columns) == weight_format(embedding, columns)
+    return same_format and _algorithm(linear) == _algorithm(embedding)
+
+
+def dequantize(q: QuantizedWeight) -> Tensor:
+    """float32 [N, K]."""
+    size, columns = q.format.group_size, q.values.shape[1]
+    middle = 2.0 ** (q.format.bits - 1)
+    out = torch.empty(q.values.shape)
+    for rows in _row_ranges(q.values.shape[0], columns):
+        scales, zeros = (
+            None if part is None else part[rows].repeat_interleave(size, 1)[:, :columns]
+            for part in (q.scales, q.zeros)
+        )
+        u = q.values[rows].float()
+        if q.format.zeros == "real":
+            out[rows] = (u - middle) * scales + zeros
+        else:
+            out[rows] = (u - (middle if zeros is None else zeros)) * scales
+    return out
+
+
+def rounded(q: QuantizedWeight) -> QuantizedWeight:
+    """What packing keeps of `q`: scales and real zeros as float16 times one power of two.
+
+    The power brings the largest magnitude to 2^13..2^14, as kernels/pack.cpp has it.
+    """
+    real = q.zeros if q.format.zeros == "real" else None
+    largest = max(float(part.abs().amax()) for part in (q.scales, real) if part is not None)
+    exponent = torch.frexp(torch.tensor(largest)).exponent - 14 if largest else torch.tensor(0)
+    exponent = exponent.clamp(-126, 127)
+
+    def kept(part: Tensor) -> Tensor:
+        return torch.ldexp(torch.ldexp(part, -exponent).half().float(), exponent)
+
+    return replace(q, scales=kept(q.scales), zeros=q.zeros if real is None else kept(real))
+
+
+def _quantize(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
+    n, k = weight.shape
+    form, algorithm = weight_format(scheme, k), _algorithm(scheme)
+    n_groups = -(-k // form.group_size)
+    values = torch.empty(n, k, dtype=torch.uint8)
+    scales = torch.empty(n, n_groups)
+    zeros = None if form.zeros == "none" else torch.empty(n, n_groups)
+    waiting = iter(list(_row_ranges(n, k)))
+
+    def work(quantizer: Quantizer) -> None:
+        with torch.no_grad():
+            for rows in waiting:
+                part = weight[rows].float()
+                if n_groups * form.group_size != k:
+                    part = F.pad(part, (0, n_groups * form.group_size - k))
+                u, scales[rows], zero = quantizer(part, form)
+                values[rows] = u[:, :k]
+                if zeros is not None:
+                    zeros[rows] = zero
+
+    with _one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, [_quantizer(algorithm, form) for _ in range(workers)]))
+    broken = torch.nonzero(~scales.isfinite().all(1))
+    if len(broken):
+        raise ValueError(
+            f"the weight's row {int(broken[0])} has values that are not finite; "
+            "the checkpoint is damaged: fetch it again"
+        )
+    result = QuantizedWeight(form, values, scales, zeros)
+    return rounded(result) if algorithm in METHODS else result
+
+
+def _algorithm(scheme: Scheme) -> str:
+    """What finds the numbers: `rtn` or `hqq` here, `affine` or `tinygemm` in torchao."""
+    if scheme.key in ("linear:a8wx", "embedding:wx"):
+        return scheme.method
+    return "tinygemm" if scheme.key == "linear:int4" else "affine"
+
+
+def _quantizer(algorithm: str, form: WeightFormat) -> Quantizer:
+    if algorithm in METHODS:
+        return partial(_searched, Search(form.bits, form.zeros == "integer", algorithm))
+    # torchao looks for CUDA libraries that a CPU build lacks and says so on every import.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import torchao.quantization  # noqa: F401
+
+    return _tinygemm if algorithm == "tinygemm" else _affine
+
+
+def _searched(
+    search: Search, rows: Tensor, form: WeightFormat
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    u, scale, zero = search(rows.view(-1, form.group_size))
+    shape = (rows.shape[0], -1)
+    return u.view(shape), scale.view(shape), zero.view(shape) if form.zeros == "integer" else None
+
+
+def _affine(rows: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor, Tensor | None]:
+    """torchao's intx: symmetric without zero points, else asymmetric."""
+    from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
+
+    q = IntxUnpackedToInt8Tensor.from_hp(
+        rows,
+        (1, form.group_size),
+        getattr(torch, f"int{form.bits}"),
+        mapping_type=MappingType.SYMMETRIC if form.zeros == "none" else MappingType.ASYMMETRIC,
+    )
+    middle = 2 ** (form.bits - 1)
+    u = (q.qdata.short() + middle).to(torch.uint8)
+    return u, q.scale, None if form.zeros == "none" else q.zero_point.float() + middle
+
+
+def _tinygemm(rows: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor, Tensor | None]:
+    """torchao's int4: the group's range over 0..15, its zero point a weight's value."""
+    from torchao.quantization.quant_primitives import (
+        MappingType,
+        _choose_qparams_affine_tinygemm,
+        _quantize_affine_tinygemm,
+    )
+
+    block, limits = (1, form.group_size), (0, 15)
+    scales, zeros = _choose_qparams_affine_tinygemm(
+        rows, MappingType.ASYMMETRIC, block, torch.int32, *limits, eps=1e-6
+    )
+    u = _quantize_affine_tinygemm(rows, block, scales, zeros, torch.int32, *limits)
+    shape = (rows.shape[0], -1)
+    return u.to(torch.uint8), scales.reshape(shape), zeros.reshape(shape)
+
+
+def _row_ranges(rows: int, columns: int) -> Iterator[slice]:
+    step = max(1, CHUNK_ELEMENTS // columns)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[int]:
+    """Operators run on their caller's thread alone; yields the number that they had.
+
+    Threads of ours then share rows out: torch's spin at the end of each of thousands of short
+    operators, and with a busy neighbour on the same cores take a hundred times as long.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)

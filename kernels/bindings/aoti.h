@@ -1,0 +1,10 @@
+#pragma once
+
+#include <string>
+
+namespace lowbit {
+
+// What the last operator that failed on this thread said; the C interface has only a status.
+const std::string& last_error();
+
+}  // namespace lowbit

@@ -1,0 +1,206 @@
+#include "kernels/bindings/calls.h"
+
+#include <algorithm>
+#include <cstring>
+#include <initializer_list>
+
+namespace lowbit {
+namespace {
+
+std::string shape_text(std::span<const int64_t> sizes) {
+  std::string text = "[";
+  for (const int64_t size : sizes) {
+    text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  }
+  return text + "]";
+}
+
+[[noreturn]] void fail(const char* op, const std::string& what) {
+  throw CallError(std::string("lowbit::") + op + ": " + what);
+}
+
+// A size of -1 in `sizes` fits any.
+void expect(const char* op, const char* name, const TensorRef& t, Type type,
+            std::initializer_list<int64_t> sizes) {
+  bool fits = t.type == type && t.sizes.size() == sizes.size();
+  for (size_t i = 0; fits && i < sizes.size(); ++i) {
+    const int64_t wanted = sizes.begin()[i];
+    fits = wanted < 0 || t.sizes[i] == wanted;
+  }
+  if (!fits) {
+    fail(op, std::string(name) + " has shape " + shape_text(t.sizes) +
+                 " or a type that does not fit; " + shape_text({sizes.begin(), sizes.size()}) +
+                 " is wanted");
+  }
+}
+
+template <class T>
+T* data(const TensorRef& t) {
+  return static_cast<T*>(t.data);
+}
+
+PackedWeight packed(const char* op, const TensorRef& weight) {
+  expect(op, "weight", weight, Type::uint8, {-1});
+  PackedWeight view_of;
+  const std::string error = view(weight.data, static_cast<size_t>(weight.sizes[0]), &view_of);
+  if (!error.empty()) fail(op, error);
+  return view_of;
+}
+
+struct Linear {
+  int64_t tokens;
+  PackedWeight weight;
+  const float* bias;
+};
+
+Linear check_linear(const char* op, const TensorRef& x, const TensorRef& weight,
+                    const TensorRef* bias, int64_t out_features, const TensorRef& out) {
+  const PackedWeight w = packed(op, weight);
+  if (w.rows != out_features) {
+    fail(op, "the weight has " + std::to_string(w.rows) + " rows, not " +
+                 std::to_string(out_features));
+  }
+  expect(op, "x", x, Type::float32, {-1, w.columns});
+  expect(op, "out", out, Type::float32, {x.sizes[0], w.rows});
+  if (bias != nullptr) expect(op, "bias", *bias, Type::float32, {w.rows});
+  return {x.sizes[0], w, bias != nullptr ? data<const float>(*bias) : nullptr};
+}
+
+int64_t check_gate(const char* op, const TensorRef& gate_up, const TensorRef& out) {
+  expect(op, "gate_up", gate_up, Type::float32, {-1, -1});
+  if (gate_up.sizes[1] % 2 != 0) fail(op, "gate_up has an odd width");
+  expect(op, "out", out, Type::float32, {gate_up.sizes[0], gate_up.sizes[1] / 2});
+  return gate_up.sizes[1] / 2;
+}
+
+Cache check_cache(const char* op, const TensorRef& keys, const TensorRef& values, int64_t kv_heads,
+                  int64_t head_dim) {
+  CacheType type;
+  switch (keys.type) {
+    case Type::float32: type = CacheType::float32; break;
+    case Type::float16: type = CacheType::float16; break;
+    case Type::int8: type = CacheType::int8; break;
+    default: fail(op, "the caches are of no known type");
+  }
+  const int64_t element = keys.type == Type::float32 ? 4 : keys.type == Type::float16 ? 2 : 1;
+  const int64_t block = cache_block_bytes(type, head_dim) / element;
+  expect(op, "key_cache", keys, keys.type, {kv_heads, -1, block});
+  expect(op, "value_cache", values, keys.type, {kv_heads, keys.sizes[1], block});
+  return {type, keys.data, values.data, keys.sizes[1]};
+}
+
+}  // namespace
+
+void call_linear_a8wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
+                      int64_t out_features, bool token_scales, TensorRef out) {
+  const char* op = "linear_a8wx";
+  const Linear l = check_linear(op, x, weight, bias, out_features, out);
+  if (l.weight.format.kind != Kind::integer) fail(op, "the weight is not of packed integers");
+  const auto scales = token_scales ? ActivationScales::token : ActivationScales::group;
+  linear_a8wx(host, data<const float>(x), l.tokens, l.weight, scales, l.bias, data<float>(out));
+}
+
+void call_linear_wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
+                    int64_t out_features, TensorRef out) {
+  const char* op = "linear_wx";
+  const Linear l = check_linear(op, x, weight, bias, out_features, out);
+  const uint32_t bits = l.weight.format.bits;
+  if (l.weight.format.kind != Kind::integer || (bits != 4 && bits != 8)) {
+    fail(op, "the weight is not of packed integers of 4 or 8 bits");
+  }
+  linear_wx(host, data<const float>(x), l.tokens, l.weight, l.bias, data<float>(out));
+}
+
+void call_linear_fp(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
+                    int64_t out_features, TensorRef out) {
+  const char* op = "linear_fp";
+  const Linear l = check_linear(op, x, weight, bias, out_features, out);
+  if (l.weight.format.kind == Kind::integer) fail(op, "the weight is of packed integers");
+  linear_fp(host, data<const float>(x), l.tokens, l.weight, l.bias, data<float>(out));
+}
+
+void call_embedding(Host& host, TensorRef weight, TensorRef tokens, int64_t width, TensorRef out) {
+  const char* op = "embedding";
+  const PackedWeight w = packed(op, weight);
+  if (w.columns != width) fail(op, "the table's width is " + std::to_string(w.columns));
+  expect(op, "tokens", tokens, Type::int64, {1, -1});
+  expect(op, "out", out, Type::float32, {tokens.sizes[1], width});
+  if (!embedding(host, data<const int64_t>(tokens), tokens.sizes[1], w, data<float>(out))) {
+    fail(op, "a token is not in 0.." + std::to_string(w.rows - 1));
+  }
+}
+
+void call_rms_norm(Host& host, TensorRef x, TensorRef weight, double eps, TensorRef out) {
+  const char* op = "rms_norm";
+  expect(op, "x", x, Type::float32, {-1, -1});
+  expect(op, "weight", weight, Type::float32, {x.sizes[1]});
+  expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
+  rms_norm(host, data<const float>(x), x.sizes[0], x.sizes[1], data<const float>(weight),
+           static_cast<float>(eps), data<float>(out));
+}
+
+void call_silu_mul(Host& host, TensorRef gate_up, TensorRef out) {
+  const int64_t width = check_gate("silu_mul", gate_up, out);
+  silu_mul(host, data<const float>(gate_up), gate_up.sizes[0], width, data<float>(out));
+}
+
+void call_gelu_mul(Host& host, TensorRef gate_up, TensorRef out) {
+  const int64_t width = check_gate("gelu_mul", gate_up, out);
+  gelu_mul(host, data<const float>(gate_up), gate_up.sizes[0], width, data<float>(out));
+}
+
+void call_add(Host& host, TensorRef a, TensorRef b, TensorRef out) {
+  const char* op = "add";
+  expect(op, "a", a, Type::float32, {-1, -1});
+  expect(op, "b", b, Type::float32, {a.sizes[0], a.sizes[1]});
+  expect(op, "out", out, Type::float32, {a.sizes[0], a.sizes[1]});
+  add(host, data<const float>(a), data<const float>(b), a.sizes[0] * a.sizes[1], data<float>(out));
+}
+
+void call_select_rows(Host&, TensorRef x, TensorRef rows, TensorRef out) {
+  const char* op = "select_rows";
+  expect(op, "x", x, Type::float32, {-1, -1});
+  expect(op, "rows", rows, Type::int64, {-1});
+  expect(op, "out", out, Type::float32, {rows.sizes[0], x.sizes[1]});
+  for (int64_t i = 0; i < rows.sizes[0]; ++i) {
+    const int64_t row = data<const int64_t>(rows)[i];
+    if (row < 0 || row >= x.sizes[0]) {
+      fail(op, "row " + std::to_string(row) + " is not in 0.." + std::to_string(x.sizes[0] - 1));
+    }
+    std::memcpy(data<float>(out) + i * x.sizes[1], data<const float>(x) + row * x.sizes[1],
+                static_cast<size_t>(x.sizes[1]) * sizeof(float));
+  }
+}
+
+void call_attention(Host& host, TensorRef qkv, TensorRef cos, TensorRef sin, TensorRef key_cache,
+                    TensorRef value_cache, TensorRef start_pos, int64_t heads, int64_t kv_heads,
+                    int64_t window, bool interleaved, TensorRef out) {
+  const char* op = "attention";
+  expect(op, "qkv", qkv, Type::float32, {-1, -1});
+  expect(op, "cos", cos, Type::float32, {-1, -1});
+  expect(op, "sin", sin, Type::float32, {cos.sizes[0], cos.sizes[1]});
+  expect(op, "start_pos", start_pos, Type::int64, {1});
+  if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0 || window < 0 ||
+      qkv.sizes[1] % (heads + 2 * kv_heads) != 0) {
+    fail(op, std::to_string(heads) + " heads and " + std::to_string(kv_heads) +
+                 " key/value heads do not fit a width of " + std::to_string(qkv.sizes[1]));
+  }
+  const int64_t head_dim = qkv.sizes[1] / (heads + 2 * kv_heads);
+  if (head_dim < 1 || head_dim > kMaxHeadDim || 2 * cos.sizes[1] > head_dim) {
+    fail(op, "a head width of " + std::to_string(head_dim) + " is not in 1.." +
+                 std::to_string(kMaxHeadDim) + ", or narrower than the rotary tables");
+  }
+  const Cache cache = check_cache(op, key_cache, value_cache, kv_heads, head_dim);
+  const int64_t tokens = qkv.sizes[0], start = *data<const int64_t>(start_pos);
+  const int64_t context = std::min(cos.sizes[0], cache.blocks * 16);
+  if (tokens < 1 || start < 0 || start > context - tokens) {
+    fail(op, "positions " + std::to_string(start) + " to " + std::to_string(start + tokens) +
+                 " are not within the context of " + std::to_string(context));
+  }
+  expect(op, "out", out, Type::float32, {tokens, heads * head_dim});
+  const AttentionShape shape{heads, kv_heads, head_dim, 2 * cos.sizes[1], interleaved, window};
+  attention(host, data<const float>(qkv), tokens, start, data<const float>(cos),
+            data<const float>(sin), shape, cache, data<float>(out));
+}
+
+}  // namespace lowbit

@@ -1,0 +1,56 @@
+#pragma once
+
+// The operators as frameworks call them: dense tensors are checked, then handed to the core. Every
+// binding converts its own tensors to these and throws nothing away: a check that fails is a
+// CallError that names the operator and the value.
+//
+// Shapes are those of kernels/lowbit.h; `weight` is uint8 [bytes] (kernels/layout.h).
+
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+#include "kernels/lowbit.h"
+
+namespace lowbit {
+
+enum class Type { float32, float16, int8, uint8, int64, other };
+
+// A dense, row major tensor of at most 4 dimensions.
+struct TensorRef {
+  void* data = nullptr;
+  Type type = Type::other;
+  std::span<const int64_t> sizes;
+};
+
+class CallError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// All throw CallError. `bias` is null where there is none; `out` has the result's shape.
+void call_linear_a8wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
+                      int64_t out_features, bool token_scales, TensorRef out);
+void call_linear_wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
+                    int64_t out_features, TensorRef out);
+void call_linear_fp(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
+                    int64_t out_features, TensorRef out);
+// tokens int64 [1, T]; out [T, width].
+void call_embedding(Host& host, TensorRef weight, TensorRef tokens, int64_t width, TensorRef out);
+void call_rms_norm(Host& host, TensorRef x, TensorRef weight, double eps, TensorRef out);
+void call_silu_mul(Host& host, TensorRef gate_up, TensorRef out);
+void call_gelu_mul(Host& host, TensorRef gate_up, TensorRef out);
+void call_add(Host& host, TensorRef a, TensorRef b, TensorRef out);
+// out [R, D] = the rows int64 [R] of x [T, D].
+void call_select_rows(Host& host, TensorRef x, TensorRef rows, TensorRef out);
+// cos, sin [C, rotary_dim / 2]; caches float32 or float16 [KV, blocks, 16 * padded d], or int8
+// [KV, blocks, bytes of a block]; start_pos int64 [1]. window 0 = none.
+void call_attention(Host& host, TensorRef qkv, TensorRef cos, TensorRef sin, TensorRef key_cache,
+                    TensorRef value_cache, TensorRef start_pos, int64_t heads, int64_t kv_heads,
+                    int64_t window, bool interleaved, TensorRef out);
+
+// The host of this program; each program that links the bindings defines it.
+Host& current_host();
+
+}  // namespace lowbit

@@ -1,0 +1,38 @@
+#pragma once
+
+#include "kernels/impl/attention.h"
+#include "kernels/impl/elementwise.h"
+#include "kernels/impl/linear_a8wx.h"
+#include "kernels/impl/linear_float.h"
+#include "kernels/impl/peak.h"
+#include "kernels/impl/quantize.h"
+#include "kernels/impl/rotary.h"
+#include "kernels/isa.h"
+
+namespace lowbit {
+namespace {
+
+// The table's entry over the virtual vector V.
+template <class V>
+constexpr Isa make_entry(const char* name, bool (*supported)()) {
+  return {.name = name,
+          .supported = supported,
+          .tile = tile_of<V>,
+          .quantize = quantize_tile<V>,
+          .linear_a8wx = linear_a8wx_range<V>,
+          .linear_wx = linear_wx_range<V>,
+          .linear_fp = linear_fp_range<V>,
+          .group_sums = group_sums_row<V>,
+          .rms_norm = rms_norm_row<V>,
+          .silu_mul = silu_mul_row<V>,
+          .gelu_mul = gelu_mul_row<V>,
+          .add = add_row<V>,
+          .rotate_and_cache = rotate_and_cache<V>,
+          .attend = attend<V>,
+          .attend_chunk = attend_chunk<V>,
+          .merge_chunks = merge_chunks<V>,
+          .dot_peak = dot_peak<V>};
+}
+
+}  // namespace
+}  // namespace lowbit

@@ -1,0 +1,253 @@
+#pragma once
+
+// int8 activations times packed integers: tiles of N tokens by B panels of 16 rows. Integer sums
+// are exact; each output gathers its groups in order, one fused multiply-add a group.
+
+#include <cstdint>
+
+#include "kernels/impl/memory.h"
+#include "kernels/isa.h"
+
+namespace lowbit {
+namespace {
+
+// Quad `j` (0 to 7) of a block of 32 columns: 64 bytes.
+template <class V, int Bits, int J>
+typename V::Bytes weight_quad(const uint8_t* p) {
+  using Bytes = typename V::Bytes;
+  if constexpr (Bits == 8) {
+    return V::load_bytes(p + 64 * J);
+  } else if constexpr (Bits == 4) {
+    return V::mask(V::template bytes_right<J % 2 * 4>(V::load_bytes(p + 64 * (J / 2))), 0x0f);
+  } else if constexpr (Bits == 2) {
+    return V::mask(V::template bytes_right<J % 4 * 2>(V::load_bytes(p + 64 * (J / 4))), 0x03);
+  } else if constexpr (Bits == 1) {
+    return V::mask(V::template bytes_right<J>(V::load_bytes(p)), 0x01);
+  } else {
+    // The low plane, and the plane above it moved into place with one shift.
+    constexpr int kLow = Bits == 3 ? 2 : 4;
+    constexpr int kHigh = Bits == 7 ? 2 : Bits - kLow;
+    const Bytes low = weight_quad<V, kLow, J>(p);
+    constexpr int kAt = J % (8 / kHigh) * kHigh;  // the bit where it lies
+    const Bytes plane = V::load_bytes(p + 64 * kLow + 64 * (J / (8 / kHigh)));
+    constexpr uint8_t kMask = static_cast<uint8_t>(((1 << kHigh) - 1) << kLow);
+    Bytes high;
+    if constexpr (kAt >= kLow) {
+      high = V::mask(V::template bytes_right<kAt - kLow>(plane), kMask);
+    } else {
+      high = V::mask(V::template bytes_left<kLow - kAt>(plane), kMask);
+    }
+    Bytes both = V::either(low, high);
+    if constexpr (Bits == 7) {
+      const Bytes top = V::load_bytes(p + 64 * 6);
+      if constexpr (J >= 6) {
+        both = V::either(both, V::mask(V::template bytes_right<J - 6>(top), 0x40));
+      } else {
+        both = V::either(both, V::mask(V::template bytes_left<6 - J>(top), 0x40));
+      }
+    }
+    return both;
+  }
+}
+
+template <class V, int N, int B>
+struct Sums {
+  typename V::I32 at[B][N];
+};
+
+// Adds the products of quads Begin..End of a block. `x` is at the block's first quad.
+template <class V, int Bits, int N, int B, int Begin, int End>
+[[gnu::always_inline]] inline void dot_quads(const uint8_t* const (&data)[B], const int8_t* x,
+                                             Sums<V, N, B>& sums) {
+  if constexpr (Begin < End) {
+    typename V::Bytes w[B];
+    for (int b = 0; b < B; ++b) w[b] = weight_quad<V, Bits, Begin>(data[b]);
+#pragma GCC unroll 16
+    for (int t = 0; t < N; ++t) {
+      const auto a = V::quad(x + (Begin * N + t) * 4);
+#pragma GCC unroll 4
+      for (int b = 0; b < B; ++b) {
+        sums.at[b][t] = Bits == 8 ? V::dot8(sums.at[b][t], w[b], a) : V::dot(sums.at[b][t], w[b], a);
+      }
+    }
+    dot_quads<V, Bits, N, B, Begin + 1, End>(data, x, sums);
+  }
+}
+
+// What a group's zeros add to each of its weights: (2^(bits - 1) - zero) scale, or the real zero.
+template <class V>
+typename V::F32 group_offsets(const PackedWeight& w, const uint8_t* panel, int64_t g,
+                              typename V::F32 scale) {
+  const uint8_t* zeros = panel + w.zeros_at;
+  if (w.format.zeros == Zeros::real) {
+    return V::load_half(reinterpret_cast<const uint16_t*>(zeros) + g * 16);
+  }
+  typename V::I32 zero;
+  if (w.half_byte_zeros()) {
+    zero = V::load_u8(zeros + g / 2 * 16);
+    zero = V::iand(g % 2 == 0 ? zero : V::template shift_right<4>(zero), V::iset(0xf));
+  } else {
+    zero = V::load_u8(zeros + g * 16);
+  }
+  return V::mul(V::to_float(V::isub(V::iset(1 << (w.format.bits - 1)), zero)), scale);
+}
+
+// One tile of N tokens by B panels. Halves: groups end in the middle of a block of 32 columns.
+template <class V, int Bits, int N, int B, bool Halves>
+void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, const float* bias,
+               float* out, int64_t panel) {
+  constexpr int kBias = Bits == 8 ? V::kByteBias : 0;
+  const uint8_t* panels[B];
+  const uint8_t* data[B];
+  for (int b = 0; b < B; ++b) {
+    panels[b] = w.panel(panel + b);
+    data[b] = panels[b] + w.data_at;
+  }
+  const int8_t* values = x.values + token * w.padded_columns;
+  const float* scales = x.scales + token * w.groups;
+  const int32_t* value_sums = x.sums + token * w.groups;
+  const float* scaled_sums = x.scaled_sums + token * w.groups;
+  const bool zeros = w.format.zeros != Zeros::none;
+  const int32_t middle = (1 << (Bits - 1)) - kBias;
+  const int64_t steps = w.format.group_size / (Halves ? 16 : 32);
+  bool upper_half = false;
+
+  typename V::F32 acc[B][N];
+  for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 16
+    for (int t = 0; t < N; ++t) acc[b][t] = V::zero();
+  }
+  for (int64_t g = 0; g < w.groups; ++g) {
+    Sums<V, N, B> sums;
+    for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 16
+      for (int t = 0; t < N; ++t) sums.at[b][t] = V::iset(-middle * value_sums[t]);
+    }
+    for (int64_t s = 0; s < steps; ++s) {
+      if constexpr (Halves) {
+        if (!upper_half) {
+          dot_quads<V, Bits, N, B, 0, 4>(data, values, sums);
+          upper_half = true;
+          continue;
+        }
+        dot_quads<V, Bits, N, B, 4, 8>(data, values, sums);
+        upper_half = false;
+      } else {
+        dot_quads<V, Bits, N, B, 0, 8>(data, values, sums);
+      }
+      for (int b = 0; b < B; ++b) data[b] += 64 * Bits;
+      values += 32 * N;
+    }
+    for (int b = 0; b < B; ++b) {
+      const auto weight_scale =
+          V::load_half(reinterpret_cast<const uint16_t*>(panels[b] + w.scales_at) + g * 16);
+#pragma GCC unroll 16
+      for (int t = 0; t < N; ++t) {
+        const auto scale = V::mul(weight_scale, V::set(scales[t]));
+        acc[b][t] = V::fma(V::to_float(sums.at[b][t]), scale, acc[b][t]);
+      }
+      if (zeros) {
+        const auto offsets = group_offsets<V>(w, panels[b], g, weight_scale);
+#pragma GCC unroll 16
+        for (int t = 0; t < N; ++t) {
+          acc[b][t] = V::fma(offsets, V::set(scaled_sums[t]), acc[b][t]);
+        }
+      }
+    }
+    scaled_sums += N;
+    scales += N;
+    value_sums += N;
+  }
+  for (int b = 0; b < B; ++b) {
+    const int64_t row = (panel + b) * kRowBlock;
+    const int64_t n = w.rows - row;
+    const auto row_sums = V::load(reinterpret_cast<const float*>(panels[b]));
+    const auto row_bias = bias ? load_first<V>(bias + row, n) : V::zero();
+#pragma GCC unroll 16
+    for (int t = 0; t < N; ++t) {
+      auto y = V::fma(V::set(x.offsets[token + t]), row_sums, acc[b][t]);
+      y = V::mul(y, V::set(x.factors[token + t]));
+      if (bias) y = V::add(y, row_bias);
+      store_first<V>(out + (token + t) * w.rows + row, y, n);
+    }
+  }
+}
+
+// Sizes of the tiles of tokens: as many of the largest as fit, then 4, then 1.
+template <class V>
+Tile tile_of(int64_t begin, int64_t tokens) {
+  const int64_t left = tokens - begin;
+  return {begin, left >= V::kTileTokens ? V::kTileTokens : left >= 4 && V::kTileTokens > 4 ? 4 : 1};
+}
+
+template <class V, int Bits, int N, int B, bool Halves>
+void panels_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, const float* bias,
+                 float* out, int64_t& panel, int64_t panel_end) {
+  for (; panel + B <= panel_end; panel += B) {
+    tile_a8wx<V, Bits, N, B, Halves>(x, token, w, bias, out, panel);
+  }
+}
+
+template <class V, int Bits, bool Halves>
+void range_a8wx(const Int8Activations& x, int64_t tokens, const PackedWeight& w, const float* bias,
+                float* out, int64_t panel_begin, int64_t panel_end) {
+  // A few panels at a time stay in the nearest cache while all tokens pass.
+  constexpr int64_t kPanels = 4;
+  for (int64_t from = panel_begin; from < panel_end; from += kPanels) {
+    const int64_t to = from + kPanels < panel_end ? from + kPanels : panel_end;
+    for (int64_t token = 0; token < tokens;) {
+      const int size = tile_of<V>(token, tokens).size;
+      int64_t panel = from;
+      if constexpr (Halves) {
+        if (size == V::kTileTokens) {
+          panels_a8wx<V, Bits, V::kTileTokens, 1, true>(x, token, w, bias, out, panel, to);
+        } else if (size == 4) {
+          panels_a8wx<V, Bits, 4, 1, true>(x, token, w, bias, out, panel, to);
+        } else {
+          panels_a8wx<V, Bits, 1, 1, true>(x, token, w, bias, out, panel, to);
+        }
+      } else if (size == V::kTileTokens) {
+        panels_a8wx<V, Bits, V::kTileTokens, V::kTileBlocks, false>(x, token, w, bias, out, panel, to);
+        if constexpr (V::kTileBlocks > 1) {
+          panels_a8wx<V, Bits, V::kTileTokens, 1, false>(x, token, w, bias, out, panel, to);
+        }
+      } else if (size == 4) {
+        panels_a8wx<V, Bits, 4, 1, false>(x, token, w, bias, out, panel, to);
+      } else {
+        panels_a8wx<V, Bits, 1, V::kGemvBlocks, false>(x, token, w, bias, out, panel, to);
+        if constexpr (V::kGemvBlocks > 1) {
+          panels_a8wx<V, Bits, 1, 1, false>(x, token, w, bias, out, panel, to);
+        }
+      }
+      token += size;
+    }
+  }
+}
+
+template <class V, int Bits>
+void bits_a8wx(const Int8Activations& x, int64_t tokens, const PackedWeight& w, const float* bias,
+               float* out, int64_t panel_begin, int64_t panel_end) {
+  if (w.format.group_size % 32 == 0) {
+    range_a8wx<V, Bits, false>(x, tokens, w, bias, out, panel_begin, panel_end);
+  } else {
+    range_a8wx<V, Bits, true>(x, tokens, w, bias, out, panel_begin, panel_end);
+  }
+}
+
+template <class V>
+void linear_a8wx_range(const Int8Activations& x, int64_t tokens, const PackedWeight& w,
+                       const float* bias, float* out, int64_t begin, int64_t end) {
+  switch (w.format.bits) {
+    case 1: return bits_a8wx<V, 1>(x, tokens, w, bias, out, begin, end);
+    case 2: return bits_a8wx<V, 2>(x, tokens, w, bias, out, begin, end);
+    case 3: return bits_a8wx<V, 3>(x, tokens, w, bias, out, begin, end);
+    case 4: return bits_a8wx<V, 4>(x, tokens, w, bias, out, begin, end);
+    case 5: return bits_a8wx<V, 5>(x, tokens, w, bias, out, begin, end);
+    case 6: return bits_a8wx<V, 6>(x, tokens, w, bias, out, begin, end);
+    case 7: return bits_a8wx<V, 7>(x, tokens, w, bias, out, begin, end);
+    default: return bits_a8wx<V, 8>(x, tokens, w, bias, out, begin, end);
+  }
+}
+
+}  // namespace
+}  // namespace lowbit

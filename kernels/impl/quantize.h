@@ -1,0 +1,135 @@
+#pragma once
+
+// Activations to int8, in tiles.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/impl/memory.h"
+#include "kernels/isa.h"
+
+namespace lowbit {
+namespace {
+
+constexpr int32_t kSignless = 0x7fffffff;
+constexpr int32_t kLargestFinite = 0x7f7fffff;
+
+// The bits of the largest |x|, compared as integers: the same for every order, and NaN is largest.
+template <class V>
+int32_t largest_magnitude(const float* x, int64_t n) {
+  auto largest = V::iset(0);
+  for (int64_t i = 0; i < n; i += 16) {
+    const auto bits = V::as_int(load_first<V>(x + i, n - i));
+    largest = V::imax(largest, V::iand(bits, V::iset(kSignless)));
+  }
+  return V::imax_lane(largest);
+}
+
+// round(x scale) + zero, clamped to int8, to a tile of `stride / 4` tokens. Returns their sum.
+template <class V>
+int32_t quantize_span(const float* x, int64_t n, float scale, int32_t zero, int8_t* out,
+                      int64_t stride) {
+  auto total = V::iset(0);
+  int32_t rest = 0;
+  for (int64_t i = 0; i < n; i += 16) {
+    auto q = V::round(V::mul(load_first<V>(x + i, n - i), V::set(scale)));
+    q = V::iadd(q, V::iset(zero));
+    q = V::imin(V::imax(q, V::iset(-128)), V::iset(127));
+    int8_t bytes[16];
+    V::store_i8(bytes, q);
+    if (n - i >= 16) {
+      total = V::iadd(total, q);
+    } else {  // what is beyond the last column counts as 0, not as the zero point
+      std::memset(bytes + (n - i), 0, static_cast<size_t>(16 - (n - i)));
+      for (const int8_t byte : bytes) rest += byte;
+    }
+    for (int64_t j = 0; j < 4; ++j) std::memcpy(out + (i / 4 + j) * stride, bytes + 4 * j, 4);
+  }
+  return V::isum(total) + rest;
+}
+
+struct TokenScale {
+  float scale;   // 1 / step
+  float step;    // NaN when the token is not finite
+  int32_t zero;
+};
+
+// torchao 0.18, `choose_qparams_affine` asymmetric over a token: the range holds 0, the step is
+// at least float32's epsilon.
+template <class V>
+TokenScale token_scale(const float* x, int64_t n) {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  if (largest_magnitude<V>(x, n) > kLargestFinite) return {0, kNaN, 0};
+  auto low = V::zero(), high = V::zero();
+  for (int64_t i = 0; i < n; i += 16) {
+    const auto v = load_first<V>(x + i, n - i);
+    low = V::min(low, v);
+    high = V::max(high, v);
+  }
+  const float least = -V::max_lane(V::sub(V::zero(), low)), most = V::max_lane(high);
+  const float range = most - least;
+  if (!(range <= std::numeric_limits<float>::max())) return {0, kNaN, 0};
+  float step = range / 255.0f;
+  if (step < std::numeric_limits<float>::epsilon()) step = std::numeric_limits<float>::epsilon();
+  const float zero = -128.0f - std::nearbyint(least / step);
+  return {1.0f / step, step, static_cast<int32_t>(zero < -128 ? -128 : zero > 127 ? 127 : zero)};
+}
+
+template <class V>
+void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind, int64_t token,
+                    int lane, int size, const Int8Activations& out) {
+  const int64_t first = token - lane;  // the tile's
+  int8_t* values = out.values + first * w.padded_columns;
+  float* scales = out.scales + first * w.groups;
+  int32_t* sums = out.sums + first * w.groups;
+  float* scaled_sums = out.scaled_sums + first * w.groups;
+  const int64_t stride = 4 * size;
+  const int64_t group_size = w.format.group_size;
+  const bool by_token = kind == ActivationScales::token;
+  const TokenScale whole = by_token ? token_scale<V>(x, w.columns) : TokenScale{};
+  out.offsets[token] = by_token ? static_cast<float>(-whole.zero) : 0.0f;
+  out.factors[token] = by_token ? whole.step * w.scale : w.scale;
+  for (int64_t k = w.columns / 16 * 16; k < w.padded_columns; k += 4) {
+    std::memset(values + k / 4 * stride + 4 * lane, 0, 4);
+  }
+  for (int64_t g = 0; g < w.groups; ++g) {
+    const int64_t begin = g * group_size;
+    const int64_t n = w.columns - begin < group_size ? w.columns - begin : group_size;
+    float scale = whole.scale, step = 1;
+    if (!by_token) {
+      const int32_t bits = largest_magnitude<V>(x + begin, n);
+      float largest;
+      std::memcpy(&largest, &bits, 4);
+      // Below 1e-36 the quotient would not be finite; such a group counts as 0.
+      const bool usable = bits <= kLargestFinite && largest > 1e-36f;
+      scale = usable ? 127.0f / largest : 0.0f;
+      step = bits > kLargestFinite ? std::numeric_limits<float>::quiet_NaN()
+             : usable              ? largest / 127.0f
+                                   : 0.0f;
+    }
+    int8_t* to = values + begin / 4 * stride + 4 * lane;
+    // A value that is not finite has no integer: the scale carries the NaN instead.
+    if (scale == 0) {
+      for (int64_t k = 0; k < n; k += 4) std::memset(to + k / 4 * stride, 0, 4);
+      sums[g * size + lane] = 0;
+    } else {
+      sums[g * size + lane] = quantize_span<V>(x + begin, n, scale, whole.zero, to, stride);
+    }
+    scales[g * size + lane] = step;
+    scaled_sums[g * size + lane] = step * static_cast<float>(sums[g * size + lane]);
+  }
+}
+
+template <class V>
+void quantize_tile(const float* x, Tile tile, const PackedWeight& w, ActivationScales kind,
+                   const Int8Activations& out) {
+  for (int lane = 0; lane < tile.size; ++lane) {
+    const int64_t token = tile.begin + lane;
+    quantize_token<V>(x + token * w.columns, w, kind, token, lane, tile.size, out);
+  }
+}
+
+}  // namespace
+}  // namespace lowbit

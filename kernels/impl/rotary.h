@@ -1,0 +1,114 @@
+#pragma once
+
+// Rotary embedding from baked tables, and the write of keys and values to the cache.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/impl/memory.h"
+#include "kernels/impl/quantize.h"
+#include "kernels/isa.h"
+
+namespace lowbit {
+namespace {
+
+// (a, b) to (a cos - b sin, b cos + a sin), then times `scale`. The lanes and the loop below for
+// single pairs round alike.
+template <class V>
+void rotate_head(const float* x, const float* cos, const float* sin, const AttentionShape& s,
+                 float scale, float* out) {
+  const int64_t half = s.rotary_dim / 2;
+  const int64_t apart = s.interleaved ? 1 : half, step = s.interleaved ? 2 : 1;
+  int64_t i = 0;
+  for (; !s.interleaved && i + 16 <= half; i += 16) {
+    const auto a = V::load(x + i), b = V::load(x + half + i);
+    const auto c = V::load(cos + i), d = V::load(sin + i);
+    const auto minus_b = V::sub(V::zero(), b);
+    V::store(out + i, V::mul(V::fma(minus_b, d, V::mul(a, c)), V::set(scale)));
+    V::store(out + half + i, V::mul(V::fma(a, d, V::mul(b, c)), V::set(scale)));
+  }
+  for (; i < half; ++i) {
+    const float a = x[i * step], b = x[i * step + apart];
+    out[i * step] = V::fma1(0.0f - b, sin[i], a * cos[i]) * scale;
+    out[i * step + apart] = V::fma1(a, sin[i], b * cos[i]) * scale;
+  }
+  for (i = s.rotary_dim; i < s.head_dim; ++i) out[i] = x[i] * scale;
+}
+
+// float16 bits of x [n], n rounded up to 16 in `out`.
+template <class V>
+void to_half(const float* x, int64_t n, uint16_t* out) {
+  for (int64_t i = 0; i < n; i += 16) V::store_half(out + i, load_first<V>(x + i, n - i));
+}
+
+// Symmetric int8 of x [n]; returns the step. A vector that is not finite gets the step NaN.
+template <class V>
+float to_int8(const float* x, int64_t n, int8_t* out) {
+  const int32_t bits = largest_magnitude<V>(x, n);
+  float largest;
+  std::memcpy(&largest, &bits, 4);
+  const bool usable = bits <= kLargestFinite && largest > 1e-36f;
+  for (int64_t i = 0; i < n; i += 16) {
+    const auto scaled = V::mul(load_first<V>(x + i, n - i), V::set(usable ? 127.0f / largest : 0));
+    V::store_i8(out + i, usable ? V::round(scaled) : V::iset(0));
+  }
+  if (bits > kLargestFinite) return std::numeric_limits<float>::quiet_NaN();
+  return usable ? largest / 127.0f : 0.0f;
+}
+
+// A key's elements go to lane `lane` of its block [d][16].
+template <class T>
+void scatter_key(const T* from, int64_t head_dim, int64_t lane, void* block) {
+  auto* to = static_cast<T*>(block) + lane;
+  for (int64_t i = 0; i < head_dim; ++i) to[16 * i] = from[i];
+}
+
+template <class V>
+void write_head(const float* key, const float* value, int64_t lane, int64_t head_dim,
+                CacheType type, uint8_t* key_block, uint8_t* value_block) {
+  const int64_t width = padded_head_dim(head_dim);
+  const auto n = static_cast<size_t>(head_dim);
+  if (type == CacheType::float32) {
+    scatter_key(key, head_dim, lane, key_block);
+    std::memcpy(reinterpret_cast<float*>(value_block) + lane * width, value, n * sizeof(float));
+  } else if (type == CacheType::float16) {
+    uint16_t halves[kMaxHeadDim];
+    to_half<V>(key, head_dim, halves);
+    scatter_key(halves, head_dim, lane, key_block);
+    to_half<V>(value, head_dim, halves);
+    std::memcpy(reinterpret_cast<uint16_t*>(value_block) + lane * width, halves, n * 2);
+  } else {
+    int8_t bytes[kMaxHeadDim];
+    auto* key_steps = reinterpret_cast<float*>(key_block + 16 * head_dim);
+    key_steps[lane] = to_int8<V>(key, head_dim, bytes);
+    scatter_key(bytes, head_dim, lane, key_block);
+    auto* value_steps = reinterpret_cast<float*>(value_block + 16 * width);
+    value_steps[lane] = to_int8<V>(value, head_dim, bytes);
+    std::memcpy(value_block + lane * width, bytes, n);
+  }
+}
+
+template <class V>
+void rotate_and_cache(const float* qkv, int64_t position, const float* cos, const float* sin,
+                      const AttentionShape& s, const Cache& cache, float* queries) {
+  const int64_t d = s.head_dim;
+  cos += position * (s.rotary_dim / 2);
+  sin += position * (s.rotary_dim / 2);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  for (int64_t h = 0; h < s.heads; ++h) {
+    rotate_head<V>(qkv + h * d, cos, sin, s, scale, queries + h * d);
+  }
+  const int64_t block_bytes = cache_block_bytes(cache.type, d);
+  for (int64_t h = 0; h < s.kv_heads; ++h) {
+    float key[kMaxHeadDim];
+    rotate_head<V>(qkv + (s.heads + h) * d, cos, sin, s, 1.0f, key);
+    const float* value = qkv + (s.heads + s.kv_heads + h) * d;
+    const int64_t at = (h * cache.blocks + position / 16) * block_bytes;
+    write_head<V>(key, value, position % 16, d, cache.type, static_cast<uint8_t*>(cache.keys) + at,
+                  static_cast<uint8_t*>(cache.values) + at);
+  }
+}
+
+}  // namespace
+}  // namespace lowbit

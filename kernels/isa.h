@@ -1,0 +1,96 @@
+#pragma once
+
+// The table of kernels: one entry an instruction set, each made from the same templates (impl/)
+// over its own virtual vector (simd/). The functions work on a part of an operator's rows, tokens
+// or heads; which part has no influence on a result.
+//
+// The virtual vector. Each header of simd/ defines a struct with the same members over 16 lanes.
+// simd/scalar.h is the definition: what its loops compute, every other computes to the last bit.
+//   F32, I32   16 lanes of float and int32; Bytes: 64 bytes; Quad: 4 int8 activations
+//   fma        a b + c, rounded once
+//   round      to nearest, ties to even, for |x| < 2^31
+//   dot        lane r gains the sum of w[4 r + i] a[i], i < 4, for bytes w of at most 127
+//   dot8       the same of w - kByteBias, for any byte w
+//   sum        adds lanes 8 apart, then 4, 2 and 1
+//   kBlocks... tile sizes that suit the number of registers; they change no bit
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "kernels/lowbit.h"
+
+namespace lowbit {
+
+// Quantized activations, in tiles of consecutive tokens. A tile of n tokens holds for each 4
+// columns the n tokens' quads, and for each group the n tokens' scales and sums.
+struct Int8Activations {
+  int8_t* values;  // [tile][padded_columns / 4][n][4]
+  float* scales;   // [tile][G][n]; 1 where the token has one scale
+  int32_t* sums;   // [tile][G][n], of the int8 values
+  float* scaled_sums;  // [tile][G][n], times the scale
+  float* offsets;  // [T], minus the zero point; 0 without
+  float* factors;  // [T], the token's scale times the weight's 2^scale_exponent
+};
+
+// Tokens [begin, begin + size) as one tile; its data starts at `begin` times a token's size.
+struct Tile {
+  int64_t begin;
+  int size;
+};
+
+struct Isa {
+  const char* name;
+  bool (*supported)();
+
+  // The tile that starts at token `begin` of `tokens`.
+  Tile (*tile)(int64_t begin, int64_t tokens);
+  void (*quantize)(const float* x, Tile tile, const PackedWeight& weight, ActivationScales scales,
+                   const Int8Activations& out);
+  void (*linear_a8wx)(const Int8Activations& x, int64_t tokens, const PackedWeight& weight,
+                      const float* bias, float* out, int64_t panel_begin, int64_t panel_end);
+  // x [T, padded_columns], sums [T, G] of its groups.
+  void (*linear_wx)(const float* x, const float* sums, int64_t tokens, const PackedWeight& weight,
+                    const float* bias, float* out, int64_t panel_begin, int64_t panel_end);
+  void (*linear_fp)(const float* x, int64_t tokens, const PackedWeight& weight, const float* bias,
+                    float* out, int64_t panel_begin, int64_t panel_end);
+  void (*group_sums)(const float* x, const PackedWeight& weight, float* sums);
+  void (*rms_norm)(const float* x, int64_t width, const float* weight, float eps, float* out);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*add)(const float* a, const float* b, int64_t n, float* out);
+
+  // Rotates one token's queries into `queries` [H, d], scaled by 1/sqrt(d), and writes its keys
+  // and values to the cache at `position`.
+  void (*rotate_and_cache)(const float* qkv, int64_t position, const float* cos, const float* sin,
+                           const AttentionShape& shape, const Cache& cache, float* queries);
+  // Attention of tokens [begin, end), whose first has position `start`, for one key/value head.
+  void (*attend)(const float* queries, int64_t start, int64_t begin, int64_t end, int64_t kv_head,
+                 const AttentionShape& shape, const Cache& cache, float* out);
+  // One token's attention over one chunk of the cache, for one key/value head: for each of its
+  // query heads [maximum, sum, weighted values [d rounded up to 16]], `partial_size` floats apart.
+  void (*attend_chunk)(const float* queries, int64_t position, int64_t chunk, int64_t kv_head,
+                       const AttentionShape& shape, const Cache& cache, float* partials);
+  // Combines one head's partials of `chunks` consecutive chunks, `stride` floats apart.
+  void (*merge_chunks)(const float* partials, int64_t stride, int64_t chunks, int64_t head_dim,
+                       float* out);
+
+  // For benchmarks: as many dot products as the CPU can do; returns the multiply-adds.
+  int64_t (*dot_peak)(int64_t rounds, int32_t* sink);
+};
+
+// Attention walks the cache in chunks of this many positions, counted from position 0.
+inline constexpr int64_t kChunk = 256;
+inline constexpr int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+inline constexpr int64_t partial_size(int64_t head_dim) { return 16 + padded_head_dim(head_dim); }
+
+// Every entry that was compiled, the best first.
+std::span<const Isa* const> all_isas();
+
+// The one in use. Throws std::runtime_error for a LOWBIT_ISA that is unknown or not to be had.
+const Isa& isa();
+
+// What LOWBIT_ISA's value `name` stands for; null or "" = the best supported. Throws as above.
+const Isa& find_isa(const char* name);
+
+}  // namespace lowbit

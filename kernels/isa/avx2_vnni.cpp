@@ -1,0 +1,24 @@
+#include "kernels/simd/avx2.h"
+
+#include <cpuid.h>
+
+#include "kernels/impl/entry.h"
+
+namespace lowbit {
+namespace {
+
+// CPUID leaf 7, subleaf 1, EAX bit 4 (Intel's manual, AVX-VNNI); compilers have no name for it yet.
+bool has_avx_vnni() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1) != 0;
+}
+
+}  // namespace
+
+// Constant-initialized: no code of this file runs before the CPU is known to have its instructions.
+extern constinit const Isa kAvx2Vnni = make_entry<Avx2Vnni>("avx2_vnni", [] {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c") && has_avx_vnni();
+});
+
+}  // namespace lowbit

@@ -1,0 +1,10 @@
+#include "kernels/simd/neon.h"
+
+#include "kernels/arm_features.h"
+#include "kernels/impl/entry.h"
+
+namespace lowbit {
+
+extern constinit const Isa kNeonDotprod = make_entry<NeonDotprod>("neon_dotprod", [] { return arm_features().dotprod; });
+
+}  // namespace lowbit

@@ -1,0 +1,10 @@
+#include "kernels/simd/neon.h"
+
+#include "kernels/arm_features.h"
+#include "kernels/impl/entry.h"
+
+namespace lowbit {
+
+extern constinit const Isa kNeonI8mm = make_entry<NeonI8mm>("neon_i8mm", [] { return arm_features().i8mm; });
+
+}  // namespace lowbit

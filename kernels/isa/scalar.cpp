@@ -1,0 +1,9 @@
+#include "kernels/simd/scalar.h"
+
+#include "kernels/impl/entry.h"
+
+namespace lowbit {
+
+extern constinit const Isa kScalar = make_entry<Scalar>("scalar", [] { return true; });
+
+}  // namespace lowbit

@@ -1,0 +1,101 @@
+#pragma once
+
+// The project's operators on packed weights: pointers, sizes and strides, no framework.
+//
+// Bit-identity: each function gives the same bits on every instruction set, for every number of
+// threads, and for a prompt taken in one chunk, in several or token by token. Integer dot products
+// are exact; floats are combined in one fixed order with explicit fused multiply-adds; threads
+// split rows, heads or tokens, never a sum.
+//
+// Shape letters: T tokens, K columns (inputs) and N rows (outputs) of a weight, D model width,
+// H query heads, KV key/value heads, d head width, C context. Matrices are row major, dense.
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/layout.h"
+
+namespace lowbit {
+
+// What an operator needs of the program that calls it. The core starts no threads and allocates
+// nothing.
+class Host {
+ public:
+  virtual ~Host() = default;
+
+  // Calls task(context, begin, end) for parts that cover 0..n, each at least `grain` long but the
+  // last, on any thread and in any order; returns when all are done.
+  virtual void parallel_for(int64_t n, int64_t grain,
+                            void (*task)(void* context, int64_t begin, int64_t end),
+                            void* context) = 0;
+
+  // Uninitialised memory aligned to 64 bytes, the caller's until it asks again.
+  // Throws std::bad_alloc.
+  virtual void* scratch(size_t bytes) = 0;
+};
+
+// How the activations of linear_a8wx become int8.
+enum class ActivationScales {
+  group,  // symmetric, one scale for each group of the weight's columns
+  token,  // one scale and zero point a token (torchao's Int8DynamicActivation, asymmetric)
+};
+
+// out [T, N] = x [T, K] weight^T + bias. `bias` is float32 [N] or null.
+// Weights of kind `integer`: activations are quantized to int8 and multiplied as integers.
+void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
+                 ActivationScales scales, const float* bias, float* out);
+// Weights of kind `integer` (4 and 8 bits): activations stay float.
+void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
+               const float* bias, float* out);
+// Weights of kind `float32`, `bfloat16` or `float16`.
+void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
+               const float* bias, float* out);
+
+// out [T, K] = the weight's rows `tokens`, of any kind. Returns false when a token is not a row.
+[[nodiscard]] bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
+                             const PackedWeight& weight, float* out);
+
+// out [T, D] = x / sqrt(mean(x^2) + eps) * weight.
+void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const float* weight,
+              float eps, float* out);
+
+// out [T, F] = silu(gate) * up, or gelu of the tanh form, for gate_up [T, 2 F] = (gate, up).
+void silu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out);
+void gelu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out);
+
+// out [n] = a + b.
+void add(Host& host, const float* a, const float* b, int64_t n, float* out);
+
+enum class CacheType { float32, float16, int8 };
+
+// The KV cache of one layer: blocks of 16 positions for each key/value head. A key block is
+// [d][16], a value block [16][d rounded up to 16]; int8 blocks end with 16 float32 scales, one a
+// position.
+struct Cache {
+  CacheType type;
+  void* keys;      // [KV][blocks][cache_block_bytes(type, d)]
+  void* values;    // the same
+  int64_t blocks;  // context / 16, rounded up
+};
+int64_t cache_block_bytes(CacheType type, int64_t head_dim);
+
+inline constexpr int64_t kMaxHeadDim = 256;
+
+struct AttentionShape {
+  int64_t heads, kv_heads, head_dim;  // heads / kv_heads is whole; head_dim <= kMaxHeadDim
+  int64_t rotary_dim;                 // even, at most head_dim; the rest is not rotated
+  bool interleaved;                   // pairs (2 i, 2 i + 1) instead of (i, i + rotary_dim / 2)
+  int64_t window;                     // positions a token may look back, itself included; 0 = all
+};
+
+// Rotates queries and keys of qkv [T, (H + 2 KV) d] by the tables cos and sin
+// [C, rotary_dim / 2], writes keys and values at start..start + T, and attends:
+// out [T, H d] = softmax(q k^T / sqrt(d)) v over the positions up to each token's own.
+void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, const float* cos,
+               const float* sin, const AttentionShape& shape, const Cache& cache, float* out);
+
+// The instruction set in use: the best this CPU has, or the one that LOWBIT_ISA names. Throws
+// std::runtime_error when that is unknown or not to be had here.
+const char* isa_name();
+
+}  // namespace lowbit

@@ -1,0 +1,208 @@
+// The operators: how the work is divided among threads. The arithmetic is in impl/.
+
+#include <cstring>
+
+#include "kernels/isa.h"
+#include "kernels/lowbit.h"
+
+namespace lowbit {
+namespace {
+
+// Calls f(begin, end) for parts of 0..n.
+template <class F>
+void parallel(Host& host, int64_t n, int64_t grain, const F& f) {
+  host.parallel_for(
+      n, grain,
+      [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); },
+      const_cast<F*>(&f));
+}
+
+// Divides one block of scratch memory.
+class Arena {
+ public:
+  template <class T>
+  void reserve(T*& pointer, int64_t count) {
+    offsets_[used_++] = {reinterpret_cast<void**>(&pointer), size_};
+    size_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  }
+  void allocate(Host& host) {
+    auto* memory = static_cast<uint8_t*>(host.scratch(size_));
+    for (int i = 0; i < used_; ++i) *offsets_[i].pointer = memory + offsets_[i].at;
+  }
+
+ private:
+  struct Slot {
+    void** pointer;
+    size_t at;
+  };
+  Slot offsets_[8];
+  int used_ = 0;
+  size_t size_ = 0;
+};
+
+// Rows of an elementwise operator that are worth a thread's wake-up.
+int64_t row_grain(int64_t width) { return width >= 8192 ? 1 : 8192 / width; }
+
+}  // namespace
+
+void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
+                 ActivationScales scales, const float* bias, float* out) {
+  const Isa& k = isa();
+  Int8Activations quantized;
+  Arena arena;
+  arena.reserve(quantized.values, tokens * weight.padded_columns);
+  arena.reserve(quantized.scales, tokens * weight.groups);
+  arena.reserve(quantized.sums, tokens * weight.groups);
+  arena.reserve(quantized.scaled_sums, tokens * weight.groups);
+  arena.reserve(quantized.offsets, tokens);
+  arena.reserve(quantized.factors, tokens);
+  arena.allocate(host);
+  // Tiles are counted by their largest size; whoever has the last may find several smaller ones.
+  const int64_t largest = k.tile(0, tokens).size;
+  parallel(host, (tokens + largest - 1) / largest, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t token = begin * largest; token < end * largest && token < tokens;) {
+      const Tile tile = k.tile(token, tokens);
+      k.quantize(x, tile, weight, scales, quantized);
+      token += tile.size;
+    }
+  });
+  parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {
+    k.linear_a8wx(quantized, tokens, weight, bias, out, begin, end);
+  });
+}
+
+void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
+               const float* bias, float* out) {
+  const Isa& k = isa();
+  float *padded, *sums;
+  Arena arena;
+  arena.reserve(padded, tokens * weight.padded_columns);
+  arena.reserve(sums, tokens * weight.groups);
+  arena.allocate(host);
+  parallel(host, tokens, row_grain(weight.columns), [&](int64_t begin, int64_t end) {
+    const auto columns = static_cast<size_t>(weight.columns);
+    const auto rest = static_cast<size_t>(weight.padded_columns - weight.columns);
+    for (int64_t t = begin; t < end; ++t) {
+      float* row = padded + t * weight.padded_columns;
+      std::memcpy(row, x + t * weight.columns, columns * sizeof(float));
+      std::memset(row + columns, 0, rest * sizeof(float));
+      k.group_sums(row, weight, sums + t * weight.groups);
+    }
+  });
+  parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {
+    k.linear_wx(padded, sums, tokens, weight, bias, out, begin, end);
+  });
+}
+
+void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
+               const float* bias, float* out) {
+  parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {
+    isa().linear_fp(x, tokens, weight, bias, out, begin, end);
+  });
+}
+
+bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens, const PackedWeight& weight,
+               float* out) {
+  for (int64_t t = 0; t < n_tokens; ++t) {
+    if (tokens[t] < 0 || tokens[t] >= weight.rows) return false;
+  }
+  parallel(host, n_tokens, row_grain(weight.columns), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) unpack_row(weight, tokens[t], out + t * weight.columns);
+  });
+  return true;
+}
+
+void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const float* weight,
+              float eps, float* out) {
+  parallel(host, tokens, row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      isa().rms_norm(x + t * width, width, weight, eps, out + t * width);
+    }
+  });
+}
+
+void silu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out) {
+  parallel(host, tokens, row_grain(4 * width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* gate = gate_up + 2 * t * width;
+      isa().silu_mul(gate, gate + width, width, out + t * width);
+    }
+  });
+}
+
+void gelu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out) {
+  parallel(host, tokens, row_grain(4 * width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* gate = gate_up + 2 * t * width;
+      isa().gelu_mul(gate, gate + width, width, out + t * width);
+    }
+  });
+}
+
+void add(Host& host, const float* a, const float* b, int64_t n, float* out) {
+  parallel(host, n, 16384, [&](int64_t begin, int64_t end) {
+    isa().add(a + begin, b + begin, end - begin, out + begin);
+  });
+}
+
+int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
+  const int64_t values = 16 * padded_head_dim(head_dim);
+  switch (type) {
+    case CacheType::float32: return values * 4;
+    case CacheType::float16: return values * 2;
+    case CacheType::int8: return values + 16 * static_cast<int64_t>(sizeof(float));
+  }
+  return 0;
+}
+
+void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, const float* cos,
+               const float* sin, const AttentionShape& shape, const Cache& cache, float* out) {
+  const Isa& k = isa();
+  const int64_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
+  const int64_t query_width = shape.heads * shape.head_dim;
+  const int64_t heads_each = shape.heads / shape.kv_heads;
+  const int64_t first =
+      shape.window > 0 && start + 1 > shape.window ? start + 1 - shape.window : 0;
+  const int64_t first_chunk = first / kChunk;
+  const int64_t chunks = (start + tokens + kChunk - 1) / kChunk - first_chunk;
+  const int64_t head_partials = partial_size(shape.head_dim);
+  const int64_t chunk_partials = shape.heads * head_partials;
+  const bool by_chunk = tokens == 1 && chunks > 1;
+
+  float *queries, *partials;
+  Arena arena;
+  arena.reserve(queries, tokens * query_width);
+  arena.reserve(partials, by_chunk ? chunks * chunk_partials : 0);
+  arena.allocate(host);
+  parallel(host, tokens, row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      k.rotate_and_cache(qkv + t * width, start + t, cos, sin, shape, cache,
+                         queries + t * query_width);
+    }
+  });
+  if (by_chunk) {
+    parallel(host, shape.kv_heads * chunks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t kv_head = i / chunks, chunk = i % chunks;
+        k.attend_chunk(queries, start, first_chunk + chunk, kv_head, shape, cache,
+                       partials + chunk * chunk_partials + kv_head * heads_each * head_partials);
+      }
+    });
+    for (int64_t h = 0; h < shape.heads; ++h) {
+      k.merge_chunks(partials + h * head_partials, chunk_partials, chunks, shape.head_dim,
+                     out + h * shape.head_dim);
+    }
+    return;
+  }
+  constexpr int64_t kTokens = 8;  // a task's; the heads of a group share its keys and values
+  const int64_t tiles = (tokens + kTokens - 1) / kTokens;
+  parallel(host, shape.kv_heads * tiles, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t kv_head = i % shape.kv_heads, from = i / shape.kv_heads * kTokens;
+      const int64_t to = from + kTokens < tokens ? from + kTokens : tokens;
+      k.attend(queries, start, from, to, kv_head, shape, cache, out);
+    }
+  });
+}
+
+}  // namespace lowbit

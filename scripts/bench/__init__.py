@@ -1,0 +1,1 @@
+"""What scripts/bench_peers.py and scripts/random_checkpoint.py are made of."""

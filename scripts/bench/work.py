@@ -1,0 +1,133 @@
+"""Makes what the contenders run, in a work folder, and leaves alone what is there already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.bench.command_line import ROOT, note
+from scripts.bench.contenders import MODELS, Artifact, Model
+
+LLAMA_BIN = ROOT / ".deps" / "llama.cpp-build" / "bin"
+RUNNERS = {"et": ROOT / "cmake-out" / "et_run", "aoti": ROOT / "cmake-out" / "aoti_run"}
+BASE = "BF16"  # the GGUF that the others are quantized from
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An artifact that is there. `seconds` is how long its export took, None for a GGUF."""
+
+    path: Path
+    seconds: float | None
+
+
+def build_llama_cpp() -> None:
+    call("build_llama_cpp.sh", [str(ROOT / "scripts" / "build_llama_cpp.sh")])
+
+
+def prepare(artifact: Artifact, folder: Path, reuse: bool) -> Prepared:
+    """Makes the artifact where it is missing, or, unless `reuse`, older than the exporter's code.
+
+    Raises ValueError with the failing program's own words.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if artifact.file.endswith(".gguf"):
+        return Prepared(_gguf(artifact, folder), None)
+    return _export(artifact, folder, reuse)
+
+
+def _gguf(artifact: Artifact, folder: Path) -> Path:
+    path = folder / artifact.file
+    if path.is_file():
+        return path
+    model, kind = MODELS[artifact.model], artifact.options[0]
+    if kind == BASE:
+        note(f"writing {path.name}")
+        _module("scripts.bench.write_gguf", _source(model, folder), str(path), "--dtype", "bf16")
+        return path
+    base = _gguf(Artifact(model.name, f"{BASE}.gguf", (BASE,)), folder)
+    note(f"quantizing {path.name}")
+    part = folder / f".{path.name}"
+    tool = LLAMA_BIN / "llama-quantize"
+    command = [str(tool), *model.quantize_options, str(base), str(part), kind]
+    call(tool.name, command, shown=False)
+    part.rename(path)
+    return path
+
+
+def _source(model: Model, folder: Path) -> str:
+    """What the exporter is given: the alias, or a folder of random weights."""
+    if model.source is not None:
+        return model.source
+    path = folder / model.name
+    if not path.is_dir():
+        note(f"writing random weights of the shape of {model.name}")
+        script = ROOT / "scripts" / "random_checkpoint.py"
+        call(script.name, [sys.executable, str(script), "--like", model.name, "--out", str(path)])
+    return str(path)
+
+
+def _export(artifact: Artifact, folder: Path, reuse: bool) -> Prepared:
+    path, record = folder / artifact.file, folder / f"{artifact.file}.json"
+    wanted = {"options": list(artifact.options), "sources": _sources_digest()}
+    found = _read_record(record) if path.is_file() else {}
+    current = found.get("options") == wanted["options"]
+    if current and (reuse or found["sources"] == wanted["sources"]):
+        return Prepared(path, found["seconds"])
+    source = _source(MODELS[artifact.model], folder)
+    record.unlink(missing_ok=True)
+    output = "--output-pte" if path.suffix == ".pte" else "--output-aoti-package"
+    note(f"exporting {path.name}")
+    start = time.monotonic()
+    _module("exporter", source, *artifact.options, output, str(path))
+    seconds = time.monotonic() - start
+    record.write_text(json.dumps({**wanted, "seconds": seconds}), encoding="utf-8")
+    return Prepared(path, seconds)
+
+
+def _read_record(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _sources_digest() -> str:
+    """Of the code that decides what an artifact holds: the exporter and the packing in kernels/."""
+    files = [*(ROOT / "exporter").rglob("*.py"), *(ROOT / "exporter").rglob("*.json")]
+    files += [path for path in (ROOT / "kernels").glob("*") if path.is_file()]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _module(name: str, *arguments: str) -> None:
+    call(name, [sys.executable, "-m", name, *arguments])
+
+
+def call(name: str, command: Sequence[str], shown: bool = True) -> None:
+    """Runs a program to its end and passes its words on.
+
+    A process of its own for everything large: a child's peak memory as the kernel counts it starts
+    from its parent's, so this one stays small. Raises ValueError with the last line of its words.
+    """
+    last = ""
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace",
+    ) as process:  # fmt: skip
+        for line in process.stdout:
+            last = line.strip() or last
+            if shown:
+                print("    " + line.rstrip(), file=sys.stderr, flush=True)
+    if process.returncode != 0:
+        words = re.sub(r"^(\[ *\d+s\] )?(error: )?", "", last)
+        raise ValueError(f"{name} failed: {words}")

@@ -1,0 +1,194 @@
+"""The scripts that make checkpoints and measure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from native import ROOT
+
+from exporter.checkpoint import open_checkpoint
+from exporter.model import load_model, new_caches
+from exporter.tokenizer import read_tokenizer
+from scripts import bench_peers, random_checkpoint
+from scripts.bench import measure, work
+from scripts.bench.command_line import exit_status
+from scripts.bench.contenders import select
+from scripts.bench.report import Results, Sample, asked_table
+
+LENGTH = 100  # longer than the original context of the shape `tiny`
+
+
+def logits(path: Path) -> torch.Tensor:
+    checkpoint = open_checkpoint(str(path))
+    config = checkpoint.config
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(config.vocab_size, (1, LENGTH), generator=generator)
+    model = load_model(checkpoint, torch.float32, LENGTH)
+    with torch.no_grad():
+        caches = new_caches(config, LENGTH, torch.float32)
+        return model(tokens, torch.tensor([0]), torch.arange(LENGTH), caches)
+
+
+def make(folder: Path, *more: object) -> tuple[Path, Path]:
+    out, file = folder / "tiny", folder / "tiny.gguf"
+    arguments = ["--like", "tiny", "--out", out, "--gguf", file, *more]
+    assert exit_status(random_checkpoint.main, [str(word) for word in arguments]) == 0
+    return out, file
+
+
+@pytest.mark.parametrize("dtype", random_checkpoint.DTYPES)
+def test_folder_and_gguf_are_the_same_model(tmp_path: Path, dtype: str):
+    out, file = make(tmp_path, "--dtype", dtype)
+    expected = logits(out)
+    assert expected.isfinite().all() and expected.std() > 0.1
+    assert torch.equal(logits(file), expected)
+
+
+def test_another_seed_is_another_model(tmp_path: Path):
+    for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
+    first, second = (logits(make(tmp_path / seed, "--seed", seed)[0]) for seed in ("1", "2"))
+    assert (first - second).abs().max() > 0.1
+
+
+def test_tokenizer_fills_the_vocabulary(tmp_path: Path):
+    out, file = make(tmp_path)
+    ours, theirs = read_tokenizer(out / "tokenizer.json"), read_tokenizer(file)
+    assert ours.n_pieces == theirs.n_pieces == open_checkpoint(str(out)).config.vocab_size
+    text = "Once upon a time, Größe 123"
+    assert ours.encode(text) == theirs.encode(text)
+    assert ours.decode(ours.encode(text)) == text
+
+
+def test_shards_are_read(tmp_path: Path, monkeypatch):
+    from scripts.bench import random_folder
+
+    whole = make(tmp_path)[0]
+    monkeypatch.setattr(random_folder, "BYTES_A_SHARD", 1 << 16)
+    (tmp_path / "shards").mkdir()
+    sharded = make(tmp_path / "shards")[0]
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    assert torch.equal(logits(sharded), logits(whole))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "names", "status"),
+    [
+        ("random_checkpoint", ["--like", "gpt2", "--out", "x"], "gpt2", 2),
+        ("random_checkpoint", ["--like", "tiny"], "--out", 2),
+        ("random_checkpoint", ["--like", "tiny", "--out", "x", "--dtype", "int8"], "int8", 2),
+        ("random_checkpoint", ["--like", "tiny", "--out", "x", "--gguf", "y.bin"], "y.bin", 2),
+        ("random_checkpoint", ["--like", "tiny", "--out", "nowhere/x"], "nowhere", 1),
+        ("random_checkpoint", ["--like", "tiny", "--out", "."], "exists", 1),
+        ("bench_peers", ["--models", "gpt2"], "gpt2", 2),
+        ("bench_peers", ["--contenders", "q9.pte"], "q9.pte", 2),
+        ("bench_peers", ["--rounds", "0"], "'0'", 2),
+        ("bench_peers", ["--threads", "two"], "'two'", 2),
+        ("bench_peers", ["--out", "nowhere/peers.md"], "nowhere", 1),
+        ("bench_peers", ["--frobnicate"], "--frobnicate", 2),
+    ],
+)
+def test_refusals_are_one_line(script, arguments, names, status, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main = {"random_checkpoint": random_checkpoint, "bench_peers": bench_peers}[script].main
+    assert exit_status(main, arguments) == status
+    out, errors = capsys.readouterr()
+    assert not out and len(errors.splitlines()) == 1
+    assert errors.startswith("error: ") and names in errors
+    assert not any(tmp_path.iterdir())
+
+
+FAKES = {
+    "et_run": """
+        steps = int(sys.argv[sys.argv.index("-n") + 1])
+        rate = 30.0 if "xnnpack" in sys.argv[1] else 260.0
+        print("Paris" * steps)
+        print(json.dumps({"prompt_tokens": 5, "generated_tokens": steps, "isa": "avx512_vnni",
+            "prefill_tokens_per_second": 900, "decode_tokens_per_second": rate}), file=sys.stderr)
+    """,
+    "aoti_run": """
+        sys.exit("aoti_run: /secret/folder/q4.pt2: truncated; export it again")
+    """,
+    "llama-bench": """
+        print(json.dumps([{"avg_ts": 200.0 if "128" in sys.argv else 1000.0}]))
+    """,
+    "llama-completion": """
+        print("Paris")
+    """,
+    "kernel_bench": """
+        print(json.dumps({"read_gb_per_s": 50.0}))
+    """,
+}
+
+
+@pytest.fixture
+def fakes(tmp_path: Path, monkeypatch) -> Path:
+    """Programs that answer at once in place of the runners and llama.cpp, and a work folder."""
+    for name, body in FAKES.items():
+        script = tmp_path / name
+        code = textwrap.dedent(body)
+        script.write_text(f"#!{sys.executable}\nimport json, sys\n{code}", encoding="utf-8")
+        script.chmod(0o755)
+    runners = {"et": tmp_path / "et_run", "aoti": tmp_path / "aoti_run"}
+    monkeypatch.setattr(measure, "RUNNERS", runners)
+    monkeypatch.setattr(measure, "LLAMA_BIN", tmp_path)
+    monkeypatch.setattr(measure, "KERNEL_BENCH", tmp_path / "kernel_bench")
+    monkeypatch.setattr(work, "build_llama_cpp", lambda: None)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for contender in select(["smollm2"], None):
+        with (folder / contender.artifact.file).open("wb") as file:
+            file.truncate(80_000_000)
+        record = {"options": contender.artifact.options, "sources": "older", "seconds": 12.5}
+        (folder / f"{contender.artifact.file}.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_bench_peers_says_what_is_reached(fakes: Path, capsys):
+    """From the programs' words to the table: ratios, verdicts, and what could not be measured."""
+    names = "q4.pte,q4.pt2,xnnpack.pte,llama-q4_0"
+    out = fakes / "peers.md"
+    arguments = ["--models", "smollm2", "--contenders", names, "--work", fakes, "--out", out]
+    arguments += ["--reuse", "--rounds", 2]
+    assert exit_status(bench_peers.main, [str(word) for word in arguments]) == 1
+    text = out.read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == text.strip()
+    asked = "≥ 1.4 × llama.cpp Q4_0"
+    for start, end in (
+        ("decode, `q4` | SmolLM2 | `q4.pte`", "≥ 1.3 × llama.cpp Q4_0 | 260.0 tok/s | 1.3 | pass"),
+        ("decode, `q4` | SmolLM2 | `q4.pte`", "≥ 8 × stock XNNPACK | 260.0 tok/s | 8.67 | pass"),
+        ("prefill 512, `q4` | SmolLM2 | `q4.pte`", f"{asked} | 900.0 tok/s | 0.9 | **miss**"),
+        ("decode, `q4` | SmolLM2 | `q4.pt2`", "≥ 1.3 × llama.cpp Q4_0 | - | - | not measured"),
+        ("export, `q4` | SmolLM2 | `q4.pte`", "≤ 20 s | 12.5 s | 12.5 | pass"),
+        ("file, `q4` | SmolLM2 | `q4.pte`", "≤ 90 MB | 80.0 MB | 80 | pass"),
+    ):
+        assert f"| {start} | {end} |" in text.splitlines()
+    failed = "aoti_run ended with status 1: aoti_run: q4.pt2: truncated; export it again"
+    assert f"- SmolLM2 q4.pt2: {failed}" in text.splitlines()
+    assert "50.0 GB/s" in text and "bf16.pte" not in text
+    assert "/secret" not in text and str(fakes) not in text
+
+
+def test_a_missed_figure_is_called_so():
+    samples = (Sample("llama3.2-1b", "q4.pte", "decode", 60.0),
+               Sample("llama3.2-1b", "llama-q4_0", "decode", 61.0),
+               Sample("llama3.2-1b", "", "bandwidth", 44e9))  # fmt: skip
+    lines = asked_table(Results(samples), select(["llama3.2-1b"], ["q4.pte"]))
+    text = "\n".join(lines)
+    assert "≥ 1 × llama.cpp Q4_0 | 60.0 tok/s | 0.984 | **miss** |" in text
+    # 1.236e9 weights of 4.5 bits, 60 times a second, of 44 GB/s
+    assert "≥ 0.9 of the read bandwidth | 60.0 tok/s | 0.948 | pass |" in text
+
+
+@pytest.mark.parametrize("script", ["random_checkpoint", "bench_peers"])
+def test_scripts_start_as_files(script: str, tmp_path: Path):
+    """From any folder, without PYTHONPATH."""
+    command = [sys.executable, ROOT / "scripts" / f"{script}.py", "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("usage:") and not done.stderr
