@@ -27,7 +27,7 @@ namespace lowbit {
 struct Int8Activations {
   int8_t* values;  // [tile][padded_columns / 4][n][4]
   float* scales;   // [tile][G][n]; 1 where the token has one scale
-  int32_t* sums;   // [tile][G][n], of the int8 values
+  int32_t* starts;  // [tile][G][n]: minus the values' sum times what weights are stored above 0
   float* scaled_sums;  // [tile][G][n], times the scale
   float* offsets;  // [T], minus the zero point; 0 without
   float* factors;  // [T], the token's scale times the weight's 2^scale_exponent

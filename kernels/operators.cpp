@@ -52,7 +52,7 @@ void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight&
   Arena arena;
   arena.reserve(quantized.values, tokens * weight.padded_columns);
   arena.reserve(quantized.scales, tokens * weight.groups);
-  arena.reserve(quantized.sums, tokens * weight.groups);
+  arena.reserve(quantized.starts, tokens * weight.groups);
   arena.reserve(quantized.scaled_sums, tokens * weight.groups);
   arena.reserve(quantized.offsets, tokens);
   arena.reserve(quantized.factors, tokens);

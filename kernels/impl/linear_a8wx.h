@@ -96,7 +96,6 @@ typename V::F32 group_offsets(const PackedWeight& w, const uint8_t* panel, int64
 template <class V, int Bits, int N, int B, bool Halves>
 void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, const float* bias,
                float* out, int64_t panel) {
-  constexpr int kBias = Bits == 8 ? V::kByteBias : 0;
   const uint8_t* panels[B];
   const uint8_t* data[B];
   for (int b = 0; b < B; ++b) {
@@ -105,10 +104,9 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   }
   const int8_t* values = x.values + token * w.padded_columns;
   const float* scales = x.scales + token * w.groups;
-  const int32_t* value_sums = x.sums + token * w.groups;
+  const int32_t* starts = x.starts + token * w.groups;
   const float* scaled_sums = x.scaled_sums + token * w.groups;
   const bool zeros = w.format.zeros != Zeros::none;
-  const int32_t middle = (1 << (Bits - 1)) - kBias;
   const int64_t steps = w.format.group_size / (Halves ? 16 : 32);
   bool upper_half = false;
 
@@ -121,7 +119,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
     Sums<V, N, B> sums;
     for (int b = 0; b < B; ++b) {
 #pragma GCC unroll 16
-      for (int t = 0; t < N; ++t) sums.at[b][t] = V::iset(-middle * value_sums[t]);
+      for (int t = 0; t < N; ++t) sums.at[b][t] = V::iset(starts[t]);
     }
     for (int64_t s = 0; s < steps; ++s) {
       if constexpr (Halves) {
@@ -156,7 +154,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
     }
     scaled_sums += N;
     scales += N;
-    value_sums += N;
+    starts += N;
   }
   for (int b = 0; b < B; ++b) {
     const int64_t row = (panel + b) * kRowBlock;

@@ -83,9 +83,10 @@ void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind
   const int64_t first = token - lane;  // the tile's
   int8_t* values = out.values + first * w.padded_columns;
   float* scales = out.scales + first * w.groups;
-  int32_t* sums = out.sums + first * w.groups;
+  int32_t* starts = out.starts + first * w.groups;
   float* scaled_sums = out.scaled_sums + first * w.groups;
   const int64_t stride = 4 * size;
+  const int32_t middle = (1 << (w.format.bits - 1)) - (w.format.bits == 8 ? V::kByteBias : 0);
   const int64_t group_size = w.format.group_size;
   const bool by_token = kind == ActivationScales::token;
   const TokenScale whole = by_token ? token_scale<V>(x, w.columns) : TokenScale{};
@@ -110,15 +111,15 @@ void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind
                                    : 0.0f;
     }
     int8_t* to = values + begin / 4 * stride + 4 * lane;
-    // A value that is not finite has no integer: the scale carries the NaN instead.
-    if (scale == 0) {
+    int32_t sum = 0;
+    if (scale == 0) {  // a value that is not finite has no integer: `step` carries the NaN instead
       for (int64_t k = 0; k < n; k += 4) std::memset(to + k / 4 * stride, 0, 4);
-      sums[g * size + lane] = 0;
     } else {
-      sums[g * size + lane] = quantize_span<V>(x + begin, n, scale, whole.zero, to, stride);
+      sum = quantize_span<V>(x + begin, n, scale, whole.zero, to, stride);
     }
+    starts[g * size + lane] = -middle * sum;
     scales[g * size + lane] = step;
-    scaled_sums[g * size + lane] = step * static_cast<float>(sums[g * size + lane]);
+    scaled_sums[g * size + lane] = step * static_cast<float>(sum);
   }
 }
 
