@@ -7,13 +7,16 @@
 
 namespace lowbit {
 
-extern const Isa kAvx512Vnni, kAvx2Vnni, kAvx2, kNeonI8mm, kNeonDotprod, kNeon, kScalar;
+extern const Isa kAvx512Amx, kAvx512Vnni, kAvx2Vnni, kAvx2, kNeonI8mm, kNeonDotprod, kNeon, kScalar;
 
 namespace {
 
 // The priority table: the best first.
 constexpr const Isa* kIsas[] = {
 #if defined(__x86_64__)
+#if defined(__linux__)
+    &kAvx512Amx,
+#endif
     &kAvx512Vnni, &kAvx2Vnni, &kAvx2,
 #elif defined(__aarch64__)
     &kNeonI8mm, &kNeonDotprod, &kNeon,

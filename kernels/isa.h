@@ -23,9 +23,10 @@
 namespace lowbit {
 
 // Quantized activations, in tiles of consecutive tokens. A tile of n tokens holds for each 4
-// columns the n tokens' quads, and for each group the n tokens' scales and sums.
+// columns the n tokens' quads, and for each group the n tokens' scales and sums. Where the virtual
+// vector says so (kRowTile), tiles of that size hold a token's columns together.
 struct Int8Activations {
-  int8_t* values;  // [tile][padded_columns / 4][n][4]
+  int8_t* values;  // [tile][padded_columns / 4][n][4], or [tile][n][padded_columns]
   float* scales;   // [tile][G][n]; 1 where the token has one scale
   int32_t* starts;  // [tile][G][n]: minus the values' sum times what weights are stored above 0
   float* scaled_sums;  // [tile][G][n], times the scale
@@ -44,7 +45,7 @@ struct Isa {
   bool (*supported)();
 
   // The tile that starts at token `begin` of `tokens`.
-  Tile (*tile)(int64_t begin, int64_t tokens);
+  Tile (*tile)(int64_t begin, int64_t tokens, const PackedWeight& weight);
   void (*quantize)(const float* x, Tile tile, const PackedWeight& weight, ActivationScales scales,
                    const Int8Activations& out);
   void (*linear_a8wx)(const Int8Activations& x, int64_t tokens, const PackedWeight& weight,

@@ -58,10 +58,10 @@ void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight&
   arena.reserve(quantized.factors, tokens);
   arena.allocate(host);
   // Tiles are counted by their largest size; whoever has the last may find several smaller ones.
-  const int64_t largest = k.tile(0, tokens).size;
+  const int64_t largest = k.tile(0, tokens, weight).size;
   parallel(host, (tokens + largest - 1) / largest, 1, [&](int64_t begin, int64_t end) {
     for (int64_t token = begin * largest; token < end * largest && token < tokens;) {
-      const Tile tile = k.tile(token, tokens);
+      const Tile tile = k.tile(token, tokens, weight);
       k.quantize(x, tile, weight, scales, quantized);
       token += tile.size;
     }

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXPORTER = ROOT / "exporter"
 RUNNER = ROOT / "runner"
+KERNELS = ROOT / "kernels"
 MAX_LINES = 410
 
 STDLIB_ONLY = ("config*.py", "recipe.py", "schemes.py", "artifact.py", "models.py", "targets.py")
@@ -87,8 +88,32 @@ def test_runner_core_includes_no_framework():
     assert with_framework == {"et_model.cpp", "aoti_model.cpp"}
 
 
+def test_kernels_core_includes_no_framework_and_starts_no_threads():
+    beside = ("bindings", "bench")
+    core = [f for f in KERNELS.rglob("*") if f.suffix in (".h", ".cpp")
+            and f.relative_to(KERNELS).parts[0] not in beside]  # fmt: skip
+    assert len(core) > 10
+    unwanted = re.compile(r"#include [<\"](runner/|kernels/bindings/|thread>|mutex>|new>)")
+    for file in core:
+        text = file.read_text()
+        assert not FRAMEWORK_HEADERS.search(text), file.name
+        assert not unwanted.search(text), file.name
+
+
+def test_each_binding_includes_its_own_framework():
+    """calls.* none, executorch.cpp ExecuTorch; aoti.cpp PyTorch's stable C header alone."""
+    included = {
+        file.name: set(re.findall(r"#include <((?:torch|ATen|c10|executorch)/[^>]*)>", file.read_text()))
+        for file in (KERNELS / "bindings").iterdir()
+    }
+    assert not included["calls.h"] | included["calls.cpp"]
+    assert included["aoti.cpp"] == {"torch/csrc/inductor/aoti_torch/c/shim.h"}
+    assert all(name.startswith("executorch/") for name in included["executorch.cpp"])
+    assert not any(name.startswith("executorch/") for name in included["aten.cpp"])
+
+
 def test_no_file_is_too_long():
-    sources = [f for folder in ("exporter", "runner", "tests", "scripts")
+    sources = [f for folder in ("exporter", "runner", "kernels", "tests", "scripts")
                for f in (ROOT / folder).rglob("*") if f.suffix in (".py", ".cpp", ".h")]  # fmt: skip
     long = {f.name: n for f in sources if (n := len(f.read_text().splitlines())) > MAX_LINES}
     assert not long

@@ -19,7 +19,7 @@ from scripts import bench_peers, random_checkpoint
 from scripts.bench import measure, work
 from scripts.bench.command_line import exit_status
 from scripts.bench.contenders import select
-from scripts.bench.report import Results, Sample, asked_table
+from scripts.bench.report import Results, Sample, asked_table, circumstances
 
 LENGTH = 100  # longer than the original context of the shape `tiny`
 
@@ -139,6 +139,7 @@ def fakes(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setattr(measure, "RUNNERS", runners)
     monkeypatch.setattr(measure, "LLAMA_BIN", tmp_path)
     monkeypatch.setattr(measure, "KERNEL_BENCH", tmp_path / "kernel_bench")
+    monkeypatch.setattr(measure, "TELLING_SECONDS", 1e9)  # whatever runs beside the tests
     monkeypatch.setattr(work, "build_llama_cpp", lambda: None)
     folder = tmp_path / "work"
     folder.mkdir()
@@ -173,6 +174,17 @@ def test_bench_peers_says_what_is_reached(fakes: Path, capsys):
     assert f"- SmolLM2 q4.pt2: {failed}" in text.splitlines()
     assert "50.0 GB/s" in text and "bf16.pte" not in text
     assert "/secret" not in text and str(fakes) not in text
+
+
+def test_no_verdict_beside_other_work():
+    samples = (Sample("smollm2", "q4.pte", "decode", 94.5),
+               Sample("smollm2", "llama-q4_0", "decode", 6.2),
+               Sample("smollm2", "q4.pte", "file", 81e6),
+               Sample("smollm2", "q4.pte", "busy", 1.4))  # fmt: skip
+    results, contenders = Results(samples), select(["smollm2"], ["q4.pte"])
+    text = "\n".join(asked_table(results, contenders))
+    assert "| 15.2 | disturbed |" in text and "| 81 | pass |" in text
+    assert "1.4 cores busy" in "\n".join(circumstances(results, ["smollm2"]))
 
 
 def test_a_missed_figure_is_called_so():

@@ -4,6 +4,7 @@
 // are exact; each output gathers its groups in order, one fused multiply-add a group.
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/impl/memory.h"
 #include "kernels/isa.h"
@@ -171,10 +172,16 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   }
 }
 
+// Whether tiles of V::kRowTile tokens can take this weight: their groups are whole blocks of columns.
+inline bool row_tiles_fit(const PackedWeight& w) {
+  return w.format.group_size % 32 == 0 && w.format.group_size <= 2048;
+}
+
 // Sizes of the tiles of tokens: as many of the largest as fit, then 4, then 1.
 template <class V>
-Tile tile_of(int64_t begin, int64_t tokens) {
+Tile tile_of(int64_t begin, int64_t tokens, const PackedWeight& w) {
   const int64_t left = tokens - begin;
+  if (V::kRowTile > 0 && left >= V::kRowTile && row_tiles_fit(w)) return {begin, V::kRowTile};
   return {begin, left >= V::kTileTokens ? V::kTileTokens : left >= 4 && V::kTileTokens > 4 ? 4 : 1};
 }
 
@@ -187,14 +194,14 @@ void panels_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w,
 }
 
 template <class V, int Bits, bool Halves>
-void range_a8wx(const Int8Activations& x, int64_t tokens, const PackedWeight& w, const float* bias,
-                float* out, int64_t panel_begin, int64_t panel_end) {
+void range_a8wx(const Int8Activations& x, int64_t first, int64_t tokens, const PackedWeight& w,
+                const float* bias, float* out, int64_t panel_begin, int64_t panel_end) {
   // A few panels at a time stay in the nearest cache while all tokens pass.
   constexpr int64_t kPanels = 4;
   for (int64_t from = panel_begin; from < panel_end; from += kPanels) {
     const int64_t to = from + kPanels < panel_end ? from + kPanels : panel_end;
-    for (int64_t token = 0; token < tokens;) {
-      const int size = tile_of<V>(token, tokens).size;
+    for (int64_t token = first; token < tokens;) {
+      const int size = tile_of<V>(token, tokens, w).size;
       int64_t panel = from;
       if constexpr (Halves) {
         if (size == V::kTileTokens) {
@@ -222,29 +229,38 @@ void range_a8wx(const Int8Activations& x, int64_t tokens, const PackedWeight& w,
   }
 }
 
-template <class V, int Bits>
-void bits_a8wx(const Int8Activations& x, int64_t tokens, const PackedWeight& w, const float* bias,
-               float* out, int64_t panel_begin, int64_t panel_end) {
-  if (w.format.group_size % 32 == 0) {
-    range_a8wx<V, Bits, false>(x, tokens, w, bias, out, panel_begin, panel_end);
-  } else {
-    range_a8wx<V, Bits, true>(x, tokens, w, bias, out, panel_begin, panel_end);
+// Calls f with the number of bits as an integral constant.
+template <class F>
+void with_bits(uint32_t bits, F f) {
+  switch (bits) {
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, 3>{});
+    case 4: return f(std::integral_constant<int, 4>{});
+    case 5: return f(std::integral_constant<int, 5>{});
+    case 6: return f(std::integral_constant<int, 6>{});
+    case 7: return f(std::integral_constant<int, 7>{});
+    default: return f(std::integral_constant<int, 8>{});
   }
+}
+
+// Tokens from `first` on.
+template <class V>
+void linear_a8wx_from(const Int8Activations& x, int64_t first, int64_t tokens, const PackedWeight& w,
+                      const float* bias, float* out, int64_t begin, int64_t end) {
+  with_bits(w.format.bits, [&](auto bits) {
+    if (w.format.group_size % 32 == 0) {
+      range_a8wx<V, bits(), false>(x, first, tokens, w, bias, out, begin, end);
+    } else {
+      range_a8wx<V, bits(), true>(x, first, tokens, w, bias, out, begin, end);
+    }
+  });
 }
 
 template <class V>
 void linear_a8wx_range(const Int8Activations& x, int64_t tokens, const PackedWeight& w,
                        const float* bias, float* out, int64_t begin, int64_t end) {
-  switch (w.format.bits) {
-    case 1: return bits_a8wx<V, 1>(x, tokens, w, bias, out, begin, end);
-    case 2: return bits_a8wx<V, 2>(x, tokens, w, bias, out, begin, end);
-    case 3: return bits_a8wx<V, 3>(x, tokens, w, bias, out, begin, end);
-    case 4: return bits_a8wx<V, 4>(x, tokens, w, bias, out, begin, end);
-    case 5: return bits_a8wx<V, 5>(x, tokens, w, bias, out, begin, end);
-    case 6: return bits_a8wx<V, 6>(x, tokens, w, bias, out, begin, end);
-    case 7: return bits_a8wx<V, 7>(x, tokens, w, bias, out, begin, end);
-    default: return bits_a8wx<V, 8>(x, tokens, w, bias, out, begin, end);
-  }
+  linear_a8wx_from<V>(x, 0, tokens, w, bias, out, begin, end);
 }
 
 }  // namespace

@@ -85,7 +85,9 @@ void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind
   float* scales = out.scales + first * w.groups;
   int32_t* starts = out.starts + first * w.groups;
   float* scaled_sums = out.scaled_sums + first * w.groups;
-  const int64_t stride = 4 * size;
+  const bool by_row = size == V::kRowTile;
+  const int64_t stride = by_row ? 4 : 4 * size;
+  values += by_row ? lane * w.padded_columns : 4 * lane;
   const int32_t middle = (1 << (w.format.bits - 1)) - (w.format.bits == 8 ? V::kByteBias : 0);
   const int64_t group_size = w.format.group_size;
   const bool by_token = kind == ActivationScales::token;
@@ -93,7 +95,7 @@ void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind
   out.offsets[token] = by_token ? static_cast<float>(-whole.zero) : 0.0f;
   out.factors[token] = by_token ? whole.step * w.scale : w.scale;
   for (int64_t k = w.columns / 16 * 16; k < w.padded_columns; k += 4) {
-    std::memset(values + k / 4 * stride + 4 * lane, 0, 4);
+    std::memset(values + k / 4 * stride, 0, 4);
   }
   for (int64_t g = 0; g < w.groups; ++g) {
     const int64_t begin = g * group_size;
@@ -110,7 +112,7 @@ void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind
              : usable              ? largest / 127.0f
                                    : 0.0f;
     }
-    int8_t* to = values + begin / 4 * stride + 4 * lane;
+    int8_t* to = values + begin / 4 * stride;
     int32_t sum = 0;
     if (scale == 0) {  // a value that is not finite has no integer: `step` carries the NaN instead
       for (int64_t k = 0; k < n; k += 4) std::memset(to + k / 4 * stride, 0, 4);

@@ -12,6 +12,7 @@ namespace lowbit {
 namespace {
 
 struct Scalar {
+  static constexpr int kRowTile = 0;
   static constexpr int kByteBias = 0;
   static constexpr int kGemvBlocks = 1, kTileTokens = 2, kTileBlocks = 1;
   static constexpr int kFloatTokens = 2, kFloatBlocks = 1, kAttentionRows = 4;

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from scripts.bench.command_line import ROOT
 from scripts.bench.contenders import (
+    BUSY,
     DECODE,
     DECODE_TOKENS,
     DEEP,
@@ -34,6 +35,7 @@ PROMPT = "The capital of France is"
 START_TOKENS = 16
 LLAMA_START_CONTEXT = 512  # its cache is resident whole; ours as far as it is used
 TIMEOUT_SECONDS = 900
+TELLING_SECONDS = 0.5  # the kernel counts CPU time in steps of 0.01
 DIVERGENCE_POSITIONS = 2000
 KERNEL_BENCH = ROOT / "cmake-out" / "kernel_bench"
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -41,11 +43,16 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(frozen=True)
 class Finished:
-    """A program's end. `first_byte_seconds` runs from its start to the first byte on its stdout."""
+    """A program's end. `first_byte_seconds` runs from its start to the first byte on its stdout.
+
+    `others_cores` is how many cores other programs kept busy meanwhile; 0 where the run was too
+    short to tell.
+    """
 
     seconds: float
     first_byte_seconds: float
     peak_rss_bytes: int
+    others_cores: float
     stdout: str
     stderr: str
 
@@ -57,7 +64,7 @@ def run(command: Sequence[object], environment: Mapping[str, str] | None = None)
     if not Path(words[0]).is_file():
         raise ValueError(f"{name} is not built; run scripts/build_native.sh")
     with tempfile.TemporaryFile() as errors:
-        start = time.monotonic()
+        busy, start = _busy_seconds(), time.monotonic()
         process = subprocess.Popen(
             words, cwd=ROOT, env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
@@ -71,6 +78,7 @@ def run(command: Sequence[object], environment: Mapping[str, str] | None = None)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             seconds = time.monotonic() - start
+            busy = _busy_seconds() - busy - usage.ru_utime - usage.ru_stime
         finally:
             killer.cancel()
             process.stdout.close()
@@ -83,18 +91,20 @@ def run(command: Sequence[object], environment: Mapping[str, str] | None = None)
         lines = stderr.strip().splitlines() or ["it said nothing"]
         raise ValueError(f"{name} ended with status {process.returncode}: {lines[-1]}")
     stdout = (first + rest).decode(errors="replace")
-    return Finished(seconds, first_byte_seconds, usage.ru_maxrss * RSS_UNIT, stdout, stderr)
+    others = max(busy, 0.0) / seconds if seconds >= TELLING_SECONDS else 0.0
+    rss = usage.ru_maxrss * RSS_UNIT
+    return Finished(seconds, first_byte_seconds, rss, others, stdout, stderr)
 
 
 def measure(
     contender: Contender, name: str, path: Path, threads: int, prose: Sequence[Path]
 ) -> dict[str, float]:
-    """One measurement's figures by metric; `path` is the artifact that it runs."""
+    """One measurement's figures by metric, BUSY among them; `path` is the artifact that it runs."""
     if contender.engine == LLAMA:
         llama = _llama_start if name == START else _llama_bench
         return llama(contender, name, path, threads)
     if name == DIVERGENCE:
-        return {DIVERGENCE: _divergence(contender, path, threads, prose)}
+        return _divergence(contender, path, threads, prose)
     if name == START:
         return _our_start(contender, path, threads)
     prompt_tokens, steps = {
@@ -103,9 +113,9 @@ def measure(
         DEEP: (DEPTH, DECODE_TOKENS),
     }[name]
     ids = random_ids(MODELS[contender.model].config.vocab_size, prompt_tokens)
-    _, stats = _our_run(contender, path, threads, ["--tokens", ids, "-n", steps])
+    done, stats = _our_run(contender, path, threads, ["--tokens", ids, "-n", steps])
     key = "prefill_tokens_per_second" if name == PREFILL else "decode_tokens_per_second"
-    return {name: stats[key]}
+    return {name: stats[key], BUSY: done.others_cores}
 
 
 def random_ids(vocab_size: int, count: int) -> str:
@@ -134,6 +144,7 @@ def _our_start(contender: Contender, path: Path, threads: int) -> dict[str, floa
         "first_token": done.first_byte_seconds,
         "peak_rss": done.peak_rss_bytes,
         "used_cache": (stats["prompt_tokens"] + stats["generated_tokens"]) * position,
+        BUSY: done.others_cores,
     }
 
 
@@ -152,7 +163,7 @@ def _llama_bench(contender: Contender, name: str, path: Path, threads: int) -> d
     results = json.loads(done.stdout)
     if len(results) != 1:
         raise ValueError(f"llama-bench gave {len(results)} results where one was asked for")
-    return {name: results[0]["avg_ts"]}
+    return {name: results[0]["avg_ts"], BUSY: done.others_cores}
 
 
 def _llama_start(contender: Contender, name: str, path: Path, threads: int) -> dict[str, float]:
@@ -168,16 +179,19 @@ def _llama_start(contender: Contender, name: str, path: Path, threads: int) -> d
         "first_token": done.first_byte_seconds,
         "first_token_best": best.first_byte_seconds,
         "peak_rss": done.peak_rss_bytes,
+        BUSY: max(done.others_cores, best.others_cores),
     }
 
 
-def _divergence(contender: Contender, path: Path, threads: int, prose: Sequence[Path]) -> float:
+def _divergence(
+    contender: Contender, path: Path, threads: int, prose: Sequence[Path]
+) -> dict[str, float]:
     source = MODELS[contender.model].source
     done = run(
         [sys.executable, "-m", "scripts.bench.divergence", source, path, "--text", *prose,
          "--positions", DIVERGENCE_POSITIONS, "--threads", threads]
     )  # fmt: skip
-    return float(done.stdout)
+    return {DIVERGENCE: float(done.stdout)}
 
 
 def bandwidth(threads: int) -> float:
@@ -188,3 +202,13 @@ def bandwidth(threads: int) -> float:
     else:
         done = run([sys.executable, "-m", "scripts.bench.bandwidth", threads])
     return json.loads(done.stdout)["read_gb_per_s"] * 1e9
+
+
+def _busy_seconds() -> float:
+    """CPU time that all programs together have used; 0 where it cannot be told."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, line.split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")

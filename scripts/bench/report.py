@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from exporter.config import parameter_shapes
 from scripts.bench.contenders import (
+    BUSY,
     CONTENDERS,
     DECODE,
     DECODE_TOKENS,
@@ -22,8 +23,10 @@ from scripts.bench.contenders import (
 )
 
 MEBIBYTE = 1 << 20
-BANDWIDTH = "bandwidth"  # a metric of the model, of no contender
+BANDWIDTH = "bandwidth"  # a metric of a model's runs, of no contender
 NOBODY = ""
+QUIET_CORES = 0.1
+TIMELESS = ("file", "peak_rss", DIVERGENCE)
 MEGABYTES, SECONDS = "MB", "s"
 # metric -> heading, factor to the unit, digits, unit
 METRICS = {
@@ -37,7 +40,7 @@ METRICS = {
     "first_token_best": ("first token, trimmed", 1, 3, SECONDS),
     DIVERGENCE: ("mean KL", 1, 5, "nats"),
 }
-Q4_BYTES_A_WEIGHT = 4 / 8 + 2 / 32  # groups of 32 with a 16-bit scale
+Q4_BYTES_A_WEIGHT = (4 + (16 + 4) / 32) / 8  # groups of 32 with a 16-bit scale and a 4-bit zero
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def asked_table(results: Results, contenders: Sequence[Contender]) -> list[str]:
             compared, verdict = "-", "not measured"
             if not math.isnan(value):
                 compared, verdict = f"{value:.3g}", "pass" if row.holds(value) else "**miss**"
+                if row.metric not in TIMELESS and disturbed(results, row.model):
+                    verdict = "disturbed"
             where = f"{MODELS[row.model].label} | `{contender}`"
             lines.append(
                 f"| {row.figure} | {where} | {row.asked()} | {measured} | {compared} | {verdict} |"
@@ -207,7 +212,8 @@ def measured_table(results: Results, contenders: Sequence[Contender]) -> list[st
     return lines
 
 
-def bandwidth_lines(results: Results, models: Sequence[str]) -> list[str]:
+def circumstances(results: Results, models: Sequence[str]) -> list[str]:
+    """The bandwidth of the memory in the rounds, and what other programs did meanwhile."""
     lines = []
     for model in models:
         values = [value / 1e9 for value in results.values(model, NOBODY, BANDWIDTH)]
@@ -216,7 +222,22 @@ def bandwidth_lines(results: Results, models: Sequence[str]) -> list[str]:
                 f"Read bandwidth beside the runs of {MODELS[model].label}: "
                 f"{statistics.median(values):.1f} GB/s ({min(values):.1f}-{max(values):.1f})."
             )
+        if disturbed(results, model):
+            busy = max(_busy(results, model))
+            lines.append(
+                f"**Other programs kept up to {busy:.1f} cores busy beside the runs of "
+                f"{MODELS[model].label}: the times say nothing, and no verdict is given.**"
+            )
     return lines
+
+
+def disturbed(results: Results, model: str) -> bool:
+    """Whether other programs took part: some contenders then lose a little and some nearly all."""
+    return any(value > QUIET_CORES for value in _busy(results, model))
+
+
+def _busy(results: Results, model: str) -> list[float]:
+    return [s.value for s in results.samples if (s.model, s.metric) == (model, BUSY)]
 
 
 def cell(metric: str, values: Iterable[float], unit: bool = True) -> str:

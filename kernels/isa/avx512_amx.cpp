@@ -1,0 +1,41 @@
+#include "kernels/simd/avx512.h"
+
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kernels/impl/entry.h"
+#include "kernels/impl/linear_amx.h"
+
+namespace lowbit {
+namespace {
+
+struct Avx512Amx : Avx512Vnni {
+  static constexpr int kRowTile = kAmxTokens;
+};
+
+// CPUID leaf 7: EDX bits 24 (AMX-TILE) and 25 (AMX-INT8). Linux hands out the tiles' state on
+// request (Documentation/arch/x86/xstate.rst: ARCH_REQ_XCOMP_PERM, feature 18).
+bool has_amx() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 24 & 3) != 3) return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+constexpr Isa amx_entry() {
+  Isa entry = make_entry<Avx512Amx>("avx512_amx", [] {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni") && has_amx();
+  });
+  entry.linear_a8wx = linear_amx_range<Avx512Amx>;
+  return entry;
+}
+
+}  // namespace
+
+// Constant-initialized: no code of this file runs before the CPU is known to have its instructions.
+extern constinit const Isa kAvx512Amx = amx_entry();
+
+}  // namespace lowbit

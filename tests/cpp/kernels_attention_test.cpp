@@ -1,0 +1,190 @@
+// Attention against double precision.
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/lowbit.h"
+#include "tests/cpp/kernel_attention.h"
+#include "tests/cpp/kernel_data.h"
+#include "tests/cpp/kernel_isas.h"
+
+using namespace kernel_test;
+
+namespace {
+
+// A vector, each element with the sum of its terms' magnitudes (`size`) and with how far the cache
+// may have moved it (`shift`).
+struct Vector {
+  std::vector<double> value, size, shift;
+};
+
+Vector rotated(const Scene& s, const float* x, int64_t position) {
+  const int64_t d = s.shape.head_dim, half = s.shape.rotary_dim / 2;
+  Vector v{std::vector<double>(x, x + d), {}, std::vector<double>(static_cast<size_t>(d))};
+  for (int64_t i = 0; i < d; ++i) v.size.push_back(std::fabs(x[i]));
+  for (int64_t i = 0; i < half; ++i) {
+    const auto a = static_cast<size_t>(s.shape.interleaved ? 2 * i : i);
+    const auto b = static_cast<size_t>(s.shape.interleaved ? 2 * i + 1 : half + i);
+    const double c = s.cos[static_cast<size_t>(position * half + i)];
+    const double e = s.sin[static_cast<size_t>(position * half + i)];
+    v.value[a] = x[a] * c - x[b] * e;
+    v.value[b] = x[b] * c + x[a] * e;
+    v.size[a] = std::fabs(x[a] * c) + std::fabs(x[b] * e);
+    v.size[b] = std::fabs(x[b] * c) + std::fabs(x[a] * e);
+  }
+  return v;
+}
+
+// float16 rounds to 11 bits, or to multiples of 2^-24; int8 to steps of 1/127 of the largest.
+void store(Vector& v, CacheType type) {
+  const double largest = *std::max_element(v.size.begin(), v.size.end());
+  for (size_t i = 0; i < v.shift.size(); ++i) {
+    if (type == CacheType::float16) v.shift[i] = v.size[i] * 0x1p-11 + 0x1p-25;
+    if (type == CacheType::int8) v.shift[i] = 0.501 * largest / 127;
+  }
+}
+
+// Checks head `h` of token `t`. `exact`: what was stored is what the cache's type holds exactly.
+void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
+  const int64_t d = s.shape.head_dim, kv = h / (s.shape.heads / s.shape.kv_heads);
+  const int64_t first = s.shape.window > 0 ? std::max<int64_t>(0, t + 1 - s.shape.window) : 0;
+  const double root = std::sqrt(static_cast<double>(d));
+  const Vector q = rotated(s, s.token(t) + h * d, t);
+  std::vector<double> scores;
+  double score_error = 0;
+  for (int64_t p = first; p <= t; ++p) {
+    Vector k = rotated(s, s.token(p) + (s.shape.heads + kv) * d, p);
+    if (!exact) store(k, s.type);
+    double score = 0, size = 0, shift = 0;
+    for (size_t i = 0; i < static_cast<size_t>(d); ++i) {
+      score += q.value[i] * k.value[i] / root;
+      size += q.size[i] * k.size[i] / root;
+      shift += q.size[i] * k.shift[i] / root;
+    }
+    scores.push_back(score);
+    // 3 roundings in each rotated element, 3 for 1 / sqrt(d), d in the sum, 1 for a step.
+    score_error = std::max(score_error, (static_cast<double>(d) + 10) * kUnit * size + shift);
+  }
+  const auto [least, most] = std::minmax_element(scores.begin(), scores.end());
+  const double range = *most - *least, largest = *most;
+  std::vector<double> sums(static_cast<size_t>(d)), sizes(sums), shifts(sums);
+  double total = 0;
+  for (int64_t p = first; p <= t; ++p) {
+    const double weight = std::exp(scores[static_cast<size_t>(p - first)] - largest);
+    const float* from = s.token(p) + (s.shape.heads + s.shape.kv_heads + kv) * d;
+    Vector v{std::vector<double>(from, from + d), std::vector<double>(from, from + d),
+             std::vector<double>(static_cast<size_t>(d))};
+    for (double& x : v.size) x = std::fabs(x);
+    if (!exact) store(v, s.type);
+    total += weight;
+    for (size_t i = 0; i < sums.size(); ++i) {
+      sums[i] += weight * v.value[i];
+      sizes[i] += weight * v.size[i];
+      shifts[i] += weight * v.shift[i];
+    }
+  }
+  // A weight is off by what its score is, by the rounding of its difference to the largest, and by
+  // the error of exp, below 2e-7; joining chunks multiplies it by such an exp once a chunk. Sums
+  // of n positions round n times. All of it may come in the divisor too, with the other sign.
+  const double n = static_cast<double>(t + 1 - first), chunks = 2 + n / 256;
+  const double relative = score_error + chunks * (2e-7 + (range + 4) * kUnit) + (n + 8) * kUnit;
+  const double factor = std::exp(2 * relative);
+  for (int64_t i = 0; i < d; ++i) {
+    const auto j = static_cast<size_t>(i);
+    const int64_t at = t * s.out_width() + h * d + i;
+    worst.see(at, s.out[static_cast<size_t>(at)], sums[j] / total,
+              (factor - 1) * sizes[j] / total + factor * shifts[j] / total);
+  }
+}
+
+void check_scene(Scene& s, bool exact, Hash& hash) {
+  SerialHost host;
+  s.run(host, 0, s.positions);
+  Worst worst;
+  for (const int64_t t : {0, 5, 15, 16, 32, 33, 255, 256, 257, 299, 511, 512, 599}) {
+    for (int64_t h = 0; t < s.positions && h < s.shape.heads; ++h) {
+      check_output(s, t, h, exact, worst);
+    }
+  }
+  if (worst.share > 1) {
+    check::fail(__FILE__, __LINE__, describe(s.shape, s.type) + ": off by " +
+                std::to_string(worst.share) + " bounds in token " +
+                std::to_string(worst.at / s.out_width()));
+  }
+  hash.add(s.out);
+}
+
+struct Case {
+  AttentionShape shape;
+  int64_t positions;
+};
+
+// heads, key/value heads, width, rotary width, interleaved, window
+constexpr Case kCases[] = {
+    {{2, 2, 64, 64, false, 0}, 600},   {{3, 1, 16, 16, false, 33}, 600},
+    {{4, 1, 80, 80, true, 0}, 280},    {{14, 2, 40, 40, false, 0}, 120},
+    {{9, 1, 128, 64, false, 0}, 270},  {{4, 1, 256, 256, false, 20}, 280},
+    {{1, 1, 96, 24, true, 300}, 520},  {{6, 3, 5, 4, true, 0}, 70},
+    {{1, 1, 1, 0, false, 0}, 40},      {{8, 1, 64, 0, false, 256}, 40},
+    {{2, 1, 100, 60, false, 1}, 300},
+};
+
+// Whole numbers up to 127 times a power of two, 127 among them: all three types hold them exactly.
+void make_exact(Random& random, Scene& s) {
+  const int64_t d = s.shape.head_dim;
+  for (int64_t t = 0; t < s.positions; ++t) {
+    for (int64_t h = s.shape.heads; h < s.shape.heads + 2 * s.shape.kv_heads; ++h) {
+      float* x = s.token(t) + h * d;
+      for (int64_t i = 0; i < d; ++i) x[i] = static_cast<float>(random.below(255) - 127) * 0x1p-6f;
+      x[random.below(d)] = 127 * 0x1p-6f;
+    }
+  }
+  std::fill(s.cos.begin(), s.cos.end(), 1.0f);
+  std::fill(s.sin.begin(), s.sin.end(), 0.0f);
+}
+
+}  // namespace
+
+TEST(what_the_cache_holds_exactly) {
+  std::vector<uint64_t> hashes;
+  for (const CacheType type : kCacheTypes) {
+    Random random(12);
+    Hash hash;
+    for (const Case& c : kCases) {
+      Scene scene(random, c.shape, type, c.positions);
+      make_exact(random, scene);
+      check_scene(scene, true, hash);
+    }
+    report(std::string("attention without rotation, ") + name_of(type), hash);
+    hashes.push_back(hash.value());
+  }
+  CHECK_EQ(hashes, std::vector<uint64_t>(3, hashes[0]));  // int8's steps are powers of two
+}
+
+TEST(rotated_and_stored_in_each_type) {
+  for (const CacheType type : kCacheTypes) {
+    Random random(13);
+    Hash hash;
+    for (const Case& c : kCases) {
+      Scene scene(random, c.shape, type, c.positions);
+      check_scene(scene, type == CacheType::float32, hash);
+    }
+    report(std::string("attention, ") + name_of(type), hash);
+  }
+}
+
+// Scores hundreds apart: weights beyond exp's range are 0, and chunks without weight count nothing.
+TEST(far_apart_scores) {
+  for (const CacheType type : kCacheTypes) {
+    Random random(14);
+    Hash hash;
+    Scene scene(random, {2, 1, 64, 64, false, 0}, type, 600);
+    for (int64_t t = 0; t < scene.positions; ++t) {
+      for (int64_t i = 0; i < 2 * 64; ++i) scene.token(t)[i] *= 30;
+    }
+    check_scene(scene, type == CacheType::float32, hash);
+    report(std::string("attention with far apart scores, ") + name_of(type), hash);
+  }
+}
+
+KERNEL_TEST_MAIN()

@@ -1,0 +1,150 @@
+// rms_norm, silu_mul, gelu_mul and add against double precision.
+
+#include <cmath>
+
+#include "kernels/lowbit.h"
+#include "tests/cpp/kernel_data.h"
+#include "tests/cpp/kernel_isas.h"
+
+using namespace kernel_test;
+
+namespace {
+
+constexpr int64_t kTokens = 3;
+constexpr int64_t kWidths[] = {1, 15, 16, 17, 31, 64, 100, 576, 2048};
+
+void check_worst(const Worst& worst, const char* what, int64_t width) {
+  if (worst.share <= 1) return;
+  check::fail(__FILE__, __LINE__, std::string(what) + " of width " + std::to_string(width) +
+              ": off by " + std::to_string(worst.share) + " bounds at " + std::to_string(worst.at));
+}
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+// sigmoid is computed from e = exp(-x), whose relative error is below 2e-7 (impl/exp.h) plus |x|
+// times that of its argument, `argument`; e is part e / (1 + e) of the divisor. The sum, the
+// quotient and the products with x and `up` round 4 times. Beyond +-87 x counts as that, where
+// sigmoid is below 2e-38.
+double gate_bound(double x, double up, double argument_of_exp, double argument) {
+  const double s = sigmoid(argument_of_exp);
+  const double of_exp = (1 - s) * (2e-7 + std::fabs(argument_of_exp) * argument);
+  return std::fabs(x * up) * (s * (of_exp + 5 * kUnit) + 2e-38);
+}
+
+// Gates that sweep -100..100, and random ones.
+std::vector<float> gates(Random& random, int64_t width) {
+  auto x = random.values(2 * kTokens * width);
+  for (int64_t i = 0; i < width; ++i) {
+    x[static_cast<size_t>(i)] = static_cast<float>(i) * 200 / static_cast<float>(width) - 100;
+    x[static_cast<size_t>(4 * width + i)] *= 8;
+  }
+  return x;
+}
+
+using Gate = void (*)(lowbit::Host&, const float*, int64_t, int64_t, float*);
+
+template <typename Argument>
+void check_gate(Gate gate, const char* what, double argument_error, Argument argument) {
+  Random random(8);
+  Hash hash;
+  SerialHost host;
+  for (const int64_t width : kWidths) {
+    const auto x = gates(random, width);
+    auto out = unwritten(kTokens * width);
+    gate(host, x.data(), kTokens, width, out.data());
+    Worst worst;
+    for (int64_t i = 0; i < kTokens * width; ++i) {
+      const double g = x[static_cast<size_t>(i / width * 2 * width + i % width)];
+      const double up = x[static_cast<size_t>(i / width * 2 * width + width + i % width)];
+      const double a = argument(g);
+      worst.see(i, out[static_cast<size_t>(i)], g * sigmoid(a) * up,
+                gate_bound(g, up, a, argument_error));
+    }
+    check_worst(worst, what, width);
+    hash.add(out);
+  }
+  report(what, hash);
+}
+
+}  // namespace
+
+TEST(silu) {
+  check_gate(lowbit::silu_mul, "silu_mul", 0, [](double x) { return x; });
+}
+
+// gelu's argument is a sum of two terms of one sign: 3 roundings for x^3 and its factor, one for the
+// sum, 2 for the factor in front and the product with it.
+TEST(gelu) {
+  check_gate(lowbit::gelu_mul, "gelu_mul", 6 * kUnit, [](double x) {
+    return 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+  });
+}
+
+TEST(gelu_is_of_the_tanh_form) {
+  SerialHost host;
+  const float gate_up[] = {1, 1};
+  float out = 0;
+  lowbit::gelu_mul(host, gate_up, 1, 1, &out);
+  CHECK(std::fabs(out - 0.8411919906) < 1e-6);  // the exact form gives 0.8413447
+}
+
+// The squares are added in 16 lanes and a tree of 4 levels: width / 16 + 4 roundings, then those of
+// the mean and of eps; the square root halves them all. Its own, the reciprocal's and two products'
+// are 4 more.
+TEST(rms_norm) {
+  Random random(9);
+  Hash hash;
+  SerialHost host;
+  for (const int64_t width : kWidths) {
+    for (const float scale : {1.0f, 1e-6f, 1e6f}) {
+      const auto x = random.values(kTokens * width, scale), weight = random.values(width);
+      auto out = unwritten(kTokens * width);
+      lowbit::rms_norm(host, x.data(), kTokens, width, weight.data(), 1e-5f, out.data());
+      Worst worst;
+      for (int64_t i = 0; i < kTokens * width; ++i) {
+        double squares = 0;
+        const float* row = &x[static_cast<size_t>(i / width * width)];
+        for (int64_t k = 0; k < width; ++k) squares += double{row[k]} * row[k];
+        const double norm = std::sqrt(squares / static_cast<double>(width) + double{1e-5f});
+        const double y = row[i % width] / norm * weight[static_cast<size_t>(i % width)];
+        const double roundings = (static_cast<double>(width) / 16 + 7) / 2 + 4;
+        worst.see(i, out[static_cast<size_t>(i)], y, roundings * kUnit * std::fabs(y));
+      }
+      check_worst(worst, "rms_norm", width);
+      hash.add(out);
+    }
+  }
+  report("rms_norm", hash);
+}
+
+TEST(rms_norm_in_place) {
+  Random random(10);
+  SerialHost host;
+  auto x = random.values(kTokens * 100);
+  const auto weight = random.values(100);
+  auto out = unwritten(kTokens * 100);
+  lowbit::rms_norm(host, x.data(), kTokens, 100, weight.data(), 1e-5f, out.data());
+  lowbit::rms_norm(host, x.data(), kTokens, 100, weight.data(), 1e-5f, x.data());
+  CHECK(same_bits(x, out));
+}
+
+TEST(sums_are_rounded_once) {
+  Random random(11);
+  Hash hash;
+  SerialHost host;
+  for (const int64_t n : {1, 15, 16, 17, 1000, 50000}) {
+    const auto a = random.values(n), b = random.values(n, 1e-3f);
+    auto out = unwritten(n);
+    lowbit::add(host, a.data(), b.data(), n, out.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (out[i] != static_cast<float>(double{a[i]} + b[i])) {
+        check::fail(__FILE__, __LINE__, "sum " + std::to_string(i) + " of " + std::to_string(n));
+        break;
+      }
+    }
+    hash.add(out);
+  }
+  report("add", hash);
+}
+
+KERNEL_TEST_MAIN()
