@@ -49,7 +49,13 @@ def lower(
     }
     if lowbit:
         check_lowbit_only(program.graph_module)
-        options["aot_inductor.custom_ops_to_c_shims"] = ops.c_shims()
+        options |= {
+            "aot_inductor.custom_ops_to_c_shims": ops.c_shims(),
+            # The code only calls our operators: nothing in it is worth optimizing, or compiling
+            # all of PyTorch's headers ahead for.
+            "aot_inductor.compile_wrapper_opt_level": "O0",
+            "aot_inductor.precompile_headers": False,
+        }
     with tempfile.TemporaryDirectory(prefix="exporter-") as folder:
         built = Path(folder) / "model.pt2"
         with _compiling_in(Path(folder)), torch.no_grad():

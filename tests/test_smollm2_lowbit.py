@@ -1,0 +1,65 @@
+"""The real model at 4 bits on the project's own kernels: both runners, every instruction set."""
+
+import os
+import subprocess
+
+import pytest
+from native import ET_RUN, export, generate, run, runner_of, stats
+
+PROMPT = "The capital of France is"
+# Two chunks of prompt, the second shorter than a tile of any instruction set.
+TOKENS = ",".join(str(17 * i % 49152) for i in range(256 + 3))
+
+
+@pytest.fixture(scope="module")
+def q4(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("q4")
+    pte, package = folder / "s.pte", folder / "s.pt2"
+    export("smollm2", "--quantize", "q4", "--output-pte", pte, "--output-aoti-package", package)
+    return pte, package
+
+
+def test_names_paris(q4):
+    texts = {generate(artifact, "-t", 0, "-n", 24, "-i", PROMPT) for artifact in q4}
+    assert len(texts) == 1 and "Paris" in texts.pop()
+
+
+def test_the_file_holds_the_tied_table_once(q4):
+    assert q4[0].stat().st_size < 90e6
+
+
+def test_the_same_bits_everywhere(q4, tmp_path):
+    """Logits of 259 positions: of both runners, on each instruction set this CPU has, with 1, 2, 3
+    and 5 threads."""
+    unknown = subprocess.run(
+        [ET_RUN, q4[0], "-i", "Hi"], env={**os.environ, "LOWBIT_ISA": "?"}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    names = unknown.stderr.split("use one of ")[1].split(", or unset")[0].split(", ")
+    cases = [(isa, 2) for isa in names if isa != "scalar"] + [(names[0], n) for n in (1, 3, 5)]
+    digests, out = set(), tmp_path / "logits.npy"
+    for artifact in q4:
+        for isa, threads in cases:
+            done = subprocess.run(
+                [runner_of(artifact), artifact, "--tokens", TOKENS, "--logits-out", out,
+                 "--threads", str(threads)],
+                env={**os.environ, "LOWBIT_ISA": isa}, capture_output=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            digests.add(hash(out.read_bytes()))
+    assert len(digests) == 1
+
+
+def test_memory_is_the_file_and_the_cache_in_use(q4):
+    """The issue's bound: file + used KV cache + 48 MiB. 30 layers, 3 heads of 64, float16, k and v."""
+    numbers = stats(q4[0], "-t", 0, "-n", 16, "-i", PROMPT)
+    used = 30 * 2 * 3 * 64 * 2 * 32
+    assert numbers["peak_rss_bytes"] < q4[0].stat().st_size + used + 48 * 2**20
+
+
+def test_a_recipe_of_torchao(tmp_path):
+    recipe = '{"embedding": {"bitwidth": 4, "groupsize": 32}, "linear:a8w4dq": {"groupsize": 32}}'
+    pte = tmp_path / "q.pte"
+    export("smollm2", "--quantize", recipe, "--output-pte", pte)
+    assert "Paris" in generate(pte, "-t", 0, "-n", 12, "-i", PROMPT)
+    assert run(ET_RUN, pte, "-m", "chat", "-t", 0, "-n", 40, stdin="Hello!\n").status == 0
