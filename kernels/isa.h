@@ -78,6 +78,8 @@ struct Isa {
 
   // For benchmarks: as many dot products as the CPU can do; returns the multiply-adds.
   int64_t (*dot_peak)(int64_t rounds, int32_t* sink);
+  // And: reads as fast as it can; `bytes` is a multiple of 512.
+  int32_t (*read_peak)(const uint8_t* memory, int64_t bytes);
 };
 
 // Attention walks the cache in chunks of this many positions, counted from position 0.

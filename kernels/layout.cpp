@@ -11,6 +11,7 @@ namespace {
 
 constexpr char kMagic[8] = "LOWBITW";
 constexpr int64_t kMaxDimension = int64_t{1} << 31;
+constexpr uint32_t kMaxGroupSize = 65536;  // a group's sum of 255 * 128 a column fits in int32
 
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 int64_t rounded_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -20,8 +21,9 @@ std::string format_error(const Format& f) {
   switch (f.kind) {
     case Kind::integer:
       if (f.bits < 1 || f.bits > 8) return "bits is " + number(f.bits) + ", not 1 to 8";
-      if (f.group_size == 0 || f.group_size % 16 != 0 || f.group_size > kMaxDimension) {
-        return "group size is " + number(f.group_size) + ", not a multiple of 16";
+      if (f.group_size == 0 || f.group_size % 16 != 0 || f.group_size > kMaxGroupSize) {
+        return "group size is " + number(f.group_size) + ", not a multiple of 16 up to " +
+               number(kMaxGroupSize);
       }
       if (f.zeros > Zeros::real) return "zeros is " + number(static_cast<uint32_t>(f.zeros));
       return "";

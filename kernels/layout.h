@@ -44,7 +44,7 @@ struct Header {
   uint32_t version;
   Kind kind;
   uint32_t bits;        // integer: 1 to 8; else 16 or 32
-  uint32_t group_size;  // integer: a multiple of 16; else 0
+  uint32_t group_size;  // integer: a multiple of 16 up to 65536; else 0
   Zeros zeros;
   int32_t scale_exponent;
   uint64_t rows, columns;

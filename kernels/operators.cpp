@@ -1,5 +1,6 @@
 // The operators: how the work is divided among threads. The arithmetic is in impl/.
 
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/isa.h"
@@ -41,7 +42,7 @@ class Arena {
 };
 
 // Rows of an elementwise operator that are worth a thread's wake-up.
-int64_t row_grain(int64_t width) { return width >= 8192 ? 1 : 8192 / width; }
+int64_t row_grain(int64_t width) { return 8192 / std::clamp<int64_t>(width, 1, 8192); }
 
 }  // namespace
 

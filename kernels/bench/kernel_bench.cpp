@@ -63,23 +63,17 @@ void parallel(ThreadPool& pool, int64_t n, F f) {
       n, 1, [](void* context, int64_t a, int64_t b) { (*static_cast<F*>(context))(a, b); }, &f);
 }
 
-// Sums 1 GiB, a few streams a thread, as fast as loads go.
-double read_bandwidth(ThreadPool& pool, std::vector<uint64_t>& memory) {
+double read_bandwidth(ThreadPool& pool, const std::vector<uint8_t>& memory) {
   const int64_t parts = 64, per = static_cast<int64_t>(memory.size()) / parts;
   const double seconds = median_seconds([&] {
     parallel(pool, parts, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
-        uint64_t sums[32] = {};
-        const uint64_t* from = memory.data() + p * per;
-        for (int64_t i = 0; i + 32 <= per; i += 32) {
-          for (int j = 0; j < 32; ++j) sums[j] += from[i + j];
-        }
-        volatile uint64_t keep = 0;
-        for (const uint64_t s : sums) keep = keep + s;
+        volatile int32_t keep = lowbit::isa().read_peak(memory.data() + p * per, per);
+        (void)keep;
       }
     });
   });
-  return static_cast<double>(memory.size()) * 8 / seconds / 1e9;
+  return static_cast<double>(memory.size()) / seconds / 1e9;
 }
 
 double dot_peak(ThreadPool& pool) {
@@ -198,7 +192,7 @@ Options parse(int argc, char** argv) {
 int main(int argc, char** argv) try {
   const Options o = parse(argc, argv);
   ThreadPool pool(runner::thread_count(o.threads));
-  std::vector<uint64_t> memory((size_t{1} << 30) / 8, 1);
+  std::vector<uint8_t> memory(size_t{1} << 30, 1);
   const double bandwidth = read_bandwidth(pool, memory);
   if (o.bandwidth_only) {
     std::printf(o.json ? "{\"read_gb_per_s\": %.2f}\n" : "%.2f GB/s\n", bandwidth);

@@ -180,7 +180,8 @@ void call_attention(Host& host, TensorRef qkv, TensorRef cos, TensorRef sin, Ten
   expect(op, "cos", cos, Type::float32, {-1, -1});
   expect(op, "sin", sin, Type::float32, {cos.sizes[0], cos.sizes[1]});
   expect(op, "start_pos", start_pos, Type::int64, {1});
-  if (heads < 1 || kv_heads < 1 || heads % kv_heads != 0 || window < 0 ||
+  if (heads < 1 || kv_heads < 1 || heads > qkv.sizes[1] || kv_heads > heads ||
+      heads % kv_heads != 0 || window < 0 ||
       qkv.sizes[1] % (heads + 2 * kv_heads) != 0) {
     fail(op, std::to_string(heads) + " heads and " + std::to_string(kv_heads) +
                  " key/value heads do not fit a width of " + std::to_string(qkv.sizes[1]));
@@ -194,8 +195,8 @@ void call_attention(Host& host, TensorRef qkv, TensorRef cos, TensorRef sin, Ten
   const int64_t tokens = qkv.sizes[0], start = *data<const int64_t>(start_pos);
   const int64_t context = std::min(cos.sizes[0], cache.blocks * 16);
   if (tokens < 1 || start < 0 || start > context - tokens) {
-    fail(op, "positions " + std::to_string(start) + " to " + std::to_string(start + tokens) +
-                 " are not within the context of " + std::to_string(context));
+    fail(op, std::to_string(tokens) + " positions from " + std::to_string(start) +
+                 " on are not within the context of " + std::to_string(context));
   }
   expect(op, "out", out, Type::float32, {tokens, heads * head_dim});
   const AttentionShape shape{heads, kv_heads, head_dim, 2 * cos.sizes[1], interleaved, window};

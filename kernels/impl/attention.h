@@ -5,7 +5,7 @@
 //
 // For each chunk and query: scores, their maximum m, weights exp(score - m), the weights' sum, and
 // the weighted sum of values. Chunks are combined in order (online softmax: Milakov and
-// Gimelshein, arXiv 1805.02867). A position that a query may not see has weight 0 exactly.
+// Gimelshein, arXiv 1805.02867). A position that a query may not see has no part in it.
 
 #include <cmath>
 #include <cstdint>
@@ -59,7 +59,8 @@ template <int R>
 struct Queries {
   const float* at[R];  // [d]
   int64_t first[R], end[R];
-  int64_t first_of_all, end_of_all;
+  int64_t first_of_all, end_of_all;  // what any of them sees
+  int64_t last_first, first_end;     // what all of them see
 };
 
 // What one chunk, or several combined, gives R queries.
@@ -108,12 +109,14 @@ typename V::I32 hidden_lanes(int64_t position, int64_t first, int64_t end) {
   return mask;
 }
 
-// Scores to weights, in place. Sets the query's maximum and sum.
+// Scores to weights, in place. Sets the query's maximum and sum; a score that is NaN or infinite, which
+// no maximum orders alike on every CPU, makes the sum NaN and with it all of the query's result.
 template <class V, int R>
 void chunk_weights(const Queries<R>& q, int r, int64_t from, int64_t to, int64_t chunk,
                    float* scores, Partial<R>& out) {
   const int64_t base = chunk * kChunk;
   auto maximum = V::set(kMinusInfinity);
+  auto largest = V::iset(0);
   for (int64_t i = from; i < to; i += 16) {
     auto s = V::load(scores + i);
     if (base + i < q.first[r] || base + i + 16 > q.end[r]) {
@@ -123,9 +126,18 @@ void chunk_weights(const Queries<R>& q, int r, int64_t from, int64_t to, int64_t
       V::store(scores + i, s);
     }
     maximum = V::max(maximum, s);
+    // Without its sign an infinity is the first number after the largest finite one, NaN is beyond.
+    largest = V::imax(largest, V::iand(V::as_int(s), V::iset(kSignless)));
   }
   out.maximum[r] = V::max_lane(maximum);
   out.sum[r] = 0;
+  if (V::imax_lane(largest) > kLargestFinite + 1 ||
+      out.maximum[r] == std::numeric_limits<float>::infinity()) {
+    out.maximum[r] = 0;
+    out.sum[r] = std::numeric_limits<float>::quiet_NaN();
+    std::memset(scores + from, 0, static_cast<size_t>(to - from) * sizeof(float));
+    return;
+  }
   if (out.maximum[r] == kMinusInfinity) return;  // the query sees nothing of this chunk
   auto total = V::zero();
   for (int64_t i = from; i < to; i += 16) {
@@ -136,9 +148,12 @@ void chunk_weights(const Queries<R>& q, int r, int64_t from, int64_t to, int64_t
   out.sum[r] = V::sum(total);
 }
 
+// A position that a query may not see is left out rather than weighed with 0: what is cached there
+// need not be finite.
 template <class V, CacheType C, int R, int D>
-void weigh_values(const HeadCache& head, int64_t head_dim, int64_t from_block, int64_t to_block,
-                  int64_t chunk, const float (*weights)[kChunk], int64_t column, Partial<R>& out) {
+void weigh_values(const Queries<R>& q, const HeadCache& head, int64_t head_dim, int64_t from_block,
+                  int64_t to_block, int64_t chunk, const float (*weights)[kChunk], int64_t column,
+                  Partial<R>& out) {
   using Element = CacheElement<V, C>;
   const int64_t width = padded_head_dim(head_dim);
   typename V::F32 acc[R][D];
@@ -150,12 +165,16 @@ void weigh_values(const HeadCache& head, int64_t head_dim, int64_t from_block, i
     const auto* values = reinterpret_cast<const typename Element::Type*>(
         head.values + block * head.block_bytes);
     const int64_t at = block * 16 - chunk * kChunk;
+    const bool all_see_all =
+        block * 16 >= q.last_first && block * 16 + 16 <= q.first_end;
     for (int64_t i = 0; i < 16; ++i) {
       typename V::F32 v[D];
 #pragma GCC unroll 4
       for (int c = 0; c < D; ++c) v[c] = Element::load(values + i * width + column + 16 * c);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
+        const int64_t position = block * 16 + i;
+        if (!all_see_all && (position < q.first[r] || position >= q.end[r])) continue;
         const auto p = V::set(weights[r][at + i]);
 #pragma GCC unroll 4
         for (int c = 0; c < D; ++c) acc[r][c] = V::fma(v[c], p, acc[r][c]);
@@ -197,10 +216,10 @@ void attend_to_chunk(const Queries<R>& q, const HeadCache& head, int64_t head_di
   const int64_t width = padded_head_dim(head_dim);
   int64_t column = 0;
   for (; column + 32 <= width; column += 32) {
-    weigh_values<V, C, R, 2>(head, head_dim, from, to, chunk, scores, column, out);
+    weigh_values<V, C, R, 2>(q, head, head_dim, from, to, chunk, scores, column, out);
   }
   if (column < width) {
-    weigh_values<V, C, R, 1>(head, head_dim, from, to, chunk, scores, column, out);
+    weigh_values<V, C, R, 1>(q, head, head_dim, from, to, chunk, scores, column, out);
   }
 }
 
@@ -247,7 +266,8 @@ Queries<R> query_rows(const float* queries, int64_t start, int64_t begin, int64_
   const int64_t heads_each = s.heads / s.kv_heads;
   Queries<R> q;
   q.first_of_all = std::numeric_limits<int64_t>::max();
-  q.end_of_all = 0;
+  q.end_of_all = q.last_first = 0;
+  q.first_end = std::numeric_limits<int64_t>::max();
   for (int r = 0; r < R; ++r) {
     const int64_t row = from + r < count ? from + r : count - 1;
     const int64_t token = begin + row / heads_each;
@@ -257,6 +277,8 @@ Queries<R> query_rows(const float* queries, int64_t start, int64_t begin, int64_
     q.end[r] = start + token + 1;
     q.first_of_all = q.first[r] < q.first_of_all ? q.first[r] : q.first_of_all;
     q.end_of_all = q.end[r] > q.end_of_all ? q.end[r] : q.end_of_all;
+    q.last_first = q.first[r] > q.last_first ? q.first[r] : q.last_first;
+    q.first_end = q.end[r] < q.first_end ? q.end[r] : q.first_end;
   }
   return q;
 }
@@ -268,7 +290,11 @@ void attend_rows(const float* queries, int64_t start, int64_t begin, int64_t fro
   const HeadCache head = head_cache(cache, kv_head, s.head_dim);
   const int64_t width = padded_head_dim(s.head_dim);
   Partial<R> total, part;
-  for (int r = 0; r < R; ++r) total.maximum[r] = kMinusInfinity;
+  for (int r = 0; r < R; ++r) {
+    total.maximum[r] = kMinusInfinity;
+    total.sum[r] = 0;
+    std::memset(total.values[r], 0, static_cast<size_t>(width) * sizeof(float));
+  }
   for (int64_t chunk = q.first_of_all / kChunk; chunk * kChunk < q.end_of_all; ++chunk) {
     attend_to_chunk<V, C, R>(q, head, s.head_dim, chunk, part);
     for (int r = 0; r < R; ++r) {
@@ -355,7 +381,7 @@ template <class V>
 void merge_chunks(const float* partials, int64_t stride, int64_t chunks, int64_t head_dim,
                   float* out) {
   const int64_t width = padded_head_dim(head_dim);
-  alignas(64) float values[kMaxHeadDim];
+  alignas(64) float values[kMaxHeadDim] = {};
   float maximum = kMinusInfinity, sum = 0;
   for (int64_t c = 0; c < chunks; ++c) {
     const float* part = partials + c * stride;

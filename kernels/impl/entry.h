@@ -31,7 +31,8 @@ constexpr Isa make_entry(const char* name, bool (*supported)()) {
           .attend = attend<V>,
           .attend_chunk = attend_chunk<V>,
           .merge_chunks = merge_chunks<V>,
-          .dot_peak = dot_peak<V>};
+          .dot_peak = dot_peak<V>,
+          .read_peak = read_peak<V>};
 }
 
 }  // namespace

@@ -109,6 +109,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   const float* scaled_sums = x.scaled_sums + token * w.groups;
   const bool zeros = w.format.zeros != Zeros::none;
   const int64_t steps = w.format.group_size / (Halves ? 16 : 32);
+  const auto ahead = static_cast<int64_t>(B * w.panel_bytes);
   bool upper_half = false;
 
   typename V::F32 acc[B][N];
@@ -134,10 +135,18 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
       } else {
         dot_quads<V, Bits, N, B, 0, 8>(data, values, sums);
       }
+      if constexpr (N == 1) {
+        // One token only passes over the weights: the next panels are fetched meanwhile, since
+        // panels are too short for the CPU to notice in time.
+        for (int b = 0; b < B; ++b) {
+          for (int line = 0; line < Bits; ++line) __builtin_prefetch(data[b] + ahead + 64 * line);
+        }
+      }
       for (int b = 0; b < B; ++b) data[b] += 64 * Bits;
       values += 32 * N;
     }
     for (int b = 0; b < B; ++b) {
+      if constexpr (N == 1) __builtin_prefetch(panels[b] + ahead + w.scales_at + g * 32);
       const auto weight_scale =
           V::load_half(reinterpret_cast<const uint16_t*>(panels[b] + w.scales_at) + g * 16);
 #pragma GCC unroll 16

@@ -261,7 +261,7 @@ def notes(models: Sequence[str]) -> list[str]:
         "- First token and peak memory: a process with a short prompt, files in the page cache, "
         "to its first byte of text. llama-completion as it comes; trimmed: without its warm-up run "
         "and `-fit`.",
-        "- Share of the bandwidth: 4.5 bits a weight, each matrix once a token. The share of the "
+        "- Share of the bandwidth: 4.625 bits a weight, each matrix once a token. The share of the "
         "dot-product peak inside the kernels is `cmake-out/kernel_bench`'s to measure.",
     ]
     if pure:

@@ -15,8 +15,9 @@ constexpr int64_t kWidths[] = {1, 15, 16, 17, 31, 64, 100, 576, 2048};
 
 void check_worst(const Worst& worst, const char* what, int64_t width) {
   if (worst.share <= 1) return;
-  check::fail(__FILE__, __LINE__, std::string(what) + " of width " + std::to_string(width) +
-              ": off by " + std::to_string(worst.share) + " bounds at " + std::to_string(worst.at));
+  check::fail(__FILE__, __LINE__,
+              std::string(what) + " of width " + std::to_string(width) + ": off by " +
+                  std::to_string(worst.share) + " bounds at " + std::to_string(worst.at));
 }
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
@@ -72,12 +73,11 @@ TEST(silu) {
   check_gate(lowbit::silu_mul, "silu_mul", 0, [](double x) { return x; });
 }
 
-// gelu's argument is a sum of two terms of one sign: 3 roundings for x^3 and its factor, one for the
-// sum, 2 for the factor in front and the product with it.
+// gelu's argument is a sum of two terms of one sign: 3 roundings for x^3 and its factor, one for
+// the sum, 2 for the factor in front and the product with it.
 TEST(gelu) {
-  check_gate(lowbit::gelu_mul, "gelu_mul", 6 * kUnit, [](double x) {
-    return 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
-  });
+  check_gate(lowbit::gelu_mul, "gelu_mul", 6 * kUnit,
+             [](double x) { return 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x); });
 }
 
 TEST(gelu_is_of_the_tanh_form) {

@@ -59,13 +59,15 @@ void check_linear(Linear linear, Random& random, const PackedWeight& w,
   }
   const std::string what = describe(w.format, w.rows, w.columns);
   if (worst.share > 1) {
-    check::fail(__FILE__, __LINE__, what + ": off by " + std::to_string(worst.share) +
-                " bounds at " + std::to_string(worst.at));
+    check::fail(__FILE__, __LINE__,
+                what + ": off by " + std::to_string(worst.share) + " bounds at " +
+                    std::to_string(worst.at));
   }
   for (int64_t tokens : {1, 2, 3, 4, 5, 12, 13}) {
     const auto part = run(linear, x, tokens, w, with_bias);
     if (!same_bits(part.data(), out.data(), tokens * w.rows)) {
-      check::fail(__FILE__, __LINE__, what + ": other bits in " + std::to_string(tokens) + " tokens");
+      check::fail(__FILE__, __LINE__,
+                  what + ": other bits in " + std::to_string(tokens) + " tokens");
     }
   }
   hash.add(out);
@@ -83,7 +85,8 @@ FloatWeight float_weight(Random& random, Kind kind, Shape shape) {
   const Format format{kind, kind == Kind::float32 ? 32u : 16u, 0, Zeros::none};
   w.values.resize(static_cast<size_t>(shape.rows * shape.columns));
   for (float& x : w.values) {
-    x = std::ldexp(static_cast<float>(random.below(256) - 128), -static_cast<int>(random.below(10)));
+    x = std::ldexp(static_cast<float>(random.below(256) - 128),
+                   -static_cast<int>(random.below(10)));
   }
   w.bytes.resize(lowbit::packed_size(format, shape.rows, shape.columns));
   lowbit::pack_float(format, shape.rows, shape.columns, w.values.data(), w.bytes.data());
@@ -144,8 +147,9 @@ TEST(a_512_token_prompt) {
       const std::vector<float> one(x.begin() + t * kColumns, x.begin() + (t + 1) * kColumns);
       const auto alone = run(linear, one, 1, w, nullptr);
       if (same_bits(alone.data(), &out[static_cast<size_t>(t * kRows)], kRows)) continue;
-      return check::fail(__FILE__, __LINE__, describe(w.format, kRows, kColumns) +
-                         ": other bits in token " + std::to_string(t));
+      return check::fail(
+          __FILE__, __LINE__,
+          describe(w.format, kRows, kColumns) + ": other bits in token " + std::to_string(t));
     }
   };
   for (const Kind kind : kFloatKinds) {
