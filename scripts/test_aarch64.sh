@@ -18,37 +18,60 @@ if [ ${#missing[@]} -gt 0 ]; then
     > /dev/null 2>&1 || die "install them first: apt-get install ${missing[*]}"
 fi
 
-# Builds the kernels and their tests alone into the folder $1; further arguments go to cmake.
+# Builds the kernels' tests in the folder $1; further arguments configure it for them alone.
 build() {
-  local folder="$1"
+  local folder="$1" log="$1/kernel_tests.log"
   shift
   mkdir -p "$folder"
-  { cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release \
-      -DET=OFF -DAOTI=OFF -DLOWBIT_ATEN=OFF "$@" && cmake --build "$folder"; } \
-    > "$folder/build.log" 2>&1 || { tail -n 40 "$folder/build.log" >&2; die "the build failed"; }
+  if [ $# -gt 0 ]; then
+    cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release \
+      -DET=OFF -DAOTI=OFF -DLOWBIT_ATEN=OFF "$@" > "$log" 2>&1 ||
+      { cat "$log" >&2; die "cmake failed; its words are above"; }
+  fi
+  cmake --build "$folder" --target kernel_tests > "$log" 2>&1 ||
+    { tail -n 40 "$log" >&2; die "the build failed; its words are above"; }
 }
 
-# Runs every kernel test in the folder $1 with the command that follows, and prints what they
-# report: the hashes of their results.
+# Runs the tests in the folder $1 with the command that follows, as many at once as there are CPUs.
+# Prints what they report: the hashes of their results, and the entry that they ran on.
 results() {
-  local test output folder="$1"
+  local folder="$1" logs
   shift
-  for test in "$folder"/tests/kernels_*_test; do
-    output="$("$@" "$test" best 2>&1)" || { printf '%s\n' "$output" >&2; die "$test failed"; }
-    grep '^bits ' <<< "$output" || true
-  done
+  logs="$(mktemp -d)"
+  # shellcheck disable=SC2016 # $0 and so on are the inner shell's
+  ls "$folder"/tests/kernels_*_test |
+    xargs -P "$(nproc)" -I TEST sh -c \
+      'log="$0/$(basename "$1")"; shift; "$@" best > "$log" 2>&1 || mv "$log" "$log.failed"' \
+      "$logs" TEST "$@" TEST
+  if ls "$logs"/*.failed > /dev/null 2>&1; then
+    tail -n 40 "$logs"/*.failed >&2
+    rm -r "$logs"
+    die "tests failed: $* $folder/tests/..."
+  fi
+  cat "$logs"/* | grep -E '^bits |^ok +on '
+  rm -r "$logs"
 }
 
 step "building for aarch64"
 build cmake-out/aarch64 -DCMAKE_TOOLCHAIN_FILE="$PWD/cmake/aarch64-linux-gnu.cmake" \
   -DCMAKE_EXE_LINKER_FLAGS=-static
 step "building for this machine"
-build cmake-out/kernels
-native="$(results cmake-out/kernels)"
+if [ -f cmake-out/build.ninja ]; then  # of scripts/build_native.sh
+  native_folder=cmake-out
+  build "$native_folder"
+else
+  native_folder=cmake-out/native
+  build "$native_folder" -DBUILD_TESTING=ON
+fi
+native="$(results "$native_folder" | grep '^bits ')"
 for cpu in "${cpus[@]}"; do
-  step "running on ${cpu%:*}"
-  emulated="$(results cmake-out/aarch64 qemu-aarch64-static -cpu "${cpu%:*}")"
+  model="${cpu%:*}" entry="${cpu#*:}"
+  step "running on $model"
+  output="$(results cmake-out/aarch64 qemu-aarch64-static -cpu "$model")"
+  ran_on="$(grep '^ok' <<< "$output" | sort -u)"
+  [ "$ran_on" = "ok     on $entry" ] || die "$model should choose $entry: $ran_on"
+  emulated="$(grep '^bits ' <<< "$output")"
   [ "$native" = "$emulated" ] ||
-    { diff <(echo "$native") <(echo "$emulated") >&2 || true; die "other bits on ${cpu%:*}"; }
+    { diff <(echo "$native") <(echo "$emulated") >&2 || true; die "other bits on $model"; }
 done
-printf 'the same bits on %s: %s\n' "${cpus[*]}" "$(sha256sum <<< "$native" | cut -c1-16)"
+printf '%s the bits of this machine, on %s\n' "$(sha256sum <<< "$native" | cut -c1-16)" "${cpus[*]}"

@@ -178,7 +178,7 @@ TEST(far_apart_scores) {
   for (const CacheType type : kCacheTypes) {
     Random random(14);
     Hash hash;
-    Scene scene(random, {2, 1, 64, 64, false, 0}, type, 600);
+    Scene scene(random, {2, 1, 64, 64, false, 0}, type, 300);
     for (int64_t t = 0; t < scene.positions; ++t) {
       for (int64_t i = 0; i < 2 * 64; ++i) scene.token(t)[i] *= 30;
     }

@@ -81,8 +81,8 @@ TEST(scales_of_any_size_keep_eleven_bits) {
   for (const int exponent : {0, -20, -100, 100, 60}) {
     Weight w = random_weight(random, format, kRows, kColumns);
     for (float& s : w.scales) {
-      s = std::ldexp(std::fabs(random.value()) + 0x1p-8f,
-                     exponent - static_cast<int>(random.below(15)));
+      const float digits = std::fabs(random.value()) + 0x1p-8f;
+      s = std::ldexp(digits, exponent - static_cast<int>(random.below(15)));
     }
     lowbit::pack_integer(format, kRows, kColumns, w.values.data(), w.scales.data(), w.zeros.data(),
                          w.bytes.data());

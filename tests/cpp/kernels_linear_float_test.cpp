@@ -85,8 +85,8 @@ FloatWeight float_weight(Random& random, Kind kind, Shape shape) {
   const Format format{kind, kind == Kind::float32 ? 32u : 16u, 0, Zeros::none};
   w.values.resize(static_cast<size_t>(shape.rows * shape.columns));
   for (float& x : w.values) {
-    x = std::ldexp(static_cast<float>(random.below(256) - 128),
-                   -static_cast<int>(random.below(10)));
+    const auto digits = static_cast<float>(random.below(256) - 128);
+    x = std::ldexp(digits, -static_cast<int>(random.below(10)));
   }
   w.bytes.resize(lowbit::packed_size(format, shape.rows, shape.columns));
   lowbit::pack_float(format, shape.rows, shape.columns, w.values.data(), w.bytes.data());
@@ -102,7 +102,7 @@ TEST(packed_integers_with_float_activations) {
   Random random(3);
   Hash hash;
   for (const Shape shape : {Shape{1, 1}, Shape{1, 160}, Shape{16, 16}, Shape{17, 31},
-                            Shape{33, 100}, Shape{70, 96}, Shape{37, 576}}) {
+                            Shape{33, 100}, Shape{70, 64}, Shape{3, 576}}) {
     for_each_format(shape.columns, [&](const Format& format) {
       if (format.bits != 4 && format.bits != 8) return;
       if (kSanitized && shape.columns == 576 && format.group_size % 48 != 0) return;

@@ -24,7 +24,7 @@ constexpr Case kCases[] = {
     {{3, 1, 16, 16, false, 0}, 300},   {{2, 2, 40, 40, false, 33}, 300},
     {{4, 1, 64, 64, false, 20}, 270},  {{7, 1, 80, 40, true, 20}, 270},
     {{9, 1, 128, 128, false, 5}, 260}, {{1, 1, 256, 256, false, 0}, 40},
-    {{4, 2, 5, 4, true, 300}, 520},    {{18, 2, 16, 16, false, 17}, 270},
+    {{2, 1, 5, 4, true, 300}, 520},    {{18, 2, 16, 16, false, 17}, 270},
 };
 
 // The lengths of a prompt's parts, one after the other.
@@ -84,14 +84,13 @@ TEST(a_prompt_in_parts) {
   }
 }
 
-// What was there before must not show: positions that a token may not see weigh nothing.
-TEST(a_used_cache) {
+// What was there before must not show, be it NaN.
+TEST(a_cache_that_was_not_cleared) {
   for (const Scene& whole : whole_scenes()) {
     Scene scene = whole;
     Random random(16);
     for (std::vector<uint8_t>* bytes : {&scene.keys, &scene.values}) {
-      // Anything finite: exponents of float32 and float16 below their largest.
-      for (uint8_t& byte : *bytes) byte = static_cast<uint8_t>(random.below(0x78));
+      for (uint8_t& byte : *bytes) byte = static_cast<uint8_t>(random.next());
     }
     run_in_parts(scene, 0, scene.positions, mixed);
     if (same_bits(whole.out, scene.out)) continue;
