@@ -24,12 +24,14 @@ namespace lowbit {
 
 // Quantized activations, in tiles of consecutive tokens. A tile of n tokens holds for each 4
 // columns the n tokens' quads, and for each group the n tokens' scales and sums. Where the virtual
-// vector says so (kRowTile), tiles of that size hold a token's columns together.
+// vector says so (kRowTile), tiles of that size hold 32 columns of a token together.
 struct Int8Activations {
-  int8_t* values;  // [tile][padded_columns / 4][n][4], or [tile][n][padded_columns]
+  int8_t* values;  // [tile][padded_columns / 4][n][4], or [tile][padded_columns / 32][n][32]
   float* scales;   // [tile][G][n]; 1 where the token has one scale
-  int32_t* starts;  // [tile][G][n]: minus the values' sum times what weights are stored above 0
-  float* scaled_sums;  // [tile][G][n], times the scale
+  // [tile][G][n]: minus the values' sum times what weights are stored above 0; with integer zeros,
+  // which differ from row to row, times 1.
+  int32_t* starts;
+  float* scaled_sums;  // [tile][G][n]: the values' sum times the scale
   float* offsets;  // [T], minus the zero point; 0 without
   float* factors;  // [T], the token's scale times the weight's 2^scale_exponent
 };

@@ -41,7 +41,8 @@ class ThreadPool final : public lowbit::Host {
     Task task;
     void* context;
     int64_t n, grain;
-    int64_t units, longer;  // grains in a part; the first `longer` parts have one more
+    int64_t large;          // the first parts are two shares of the work each, the others one
+    int64_t units, longer;  // grains in a share; the first `longer` shares have one more
     void run(int64_t part) const;
   };
   struct FreeAligned {

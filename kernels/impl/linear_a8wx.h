@@ -75,28 +75,28 @@ template <class V, int Bits, int N, int B, int Begin, int End>
   }
 }
 
-// What a group's zeros add to each of its weights: (2^(bits - 1) - zero) scale, or the real zero.
+// A group's integer zeros.
 template <class V>
-typename V::F32 group_offsets(const PackedWeight& w, const uint8_t* panel, int64_t g,
-                              typename V::F32 scale) {
+typename V::I32 integer_zeros(const PackedWeight& w, const uint8_t* panel, int64_t g) {
   const uint8_t* zeros = panel + w.zeros_at;
-  if (w.format.zeros == Zeros::real) {
-    return V::load_half(reinterpret_cast<const uint16_t*>(zeros) + g * 16);
-  }
-  typename V::I32 zero;
-  if (w.half_byte_zeros()) {
-    zero = V::load_u8(zeros + g / 2 * 16);
-    zero = V::iand(g % 2 == 0 ? zero : V::template shift_right<4>(zero), V::iset(0xf));
-  } else {
-    zero = V::load_u8(zeros + g * 16);
-  }
-  return V::mul(V::to_float(V::isub(V::iset(1 << (w.format.bits - 1)), zero)), scale);
+  if (!w.half_byte_zeros()) return V::load_u8(zeros + g * 16);
+  const auto both = V::load_u8(zeros + g / 2 * 16);
+  return g % 2 == 0 ? V::iand(both, V::iset(0xf)) : V::template shift_right<4>(both);
 }
+
+// A group's real zeros.
+template <class V>
+typename V::F32 real_zeros(const PackedWeight& w, const uint8_t* panel, int64_t g) {
+  return V::load_half(reinterpret_cast<const uint16_t*>(panel + w.zeros_at) + g * 16);
+}
+
+// Into the second-level cache: the nearest has too few places for what is on its way.
+inline void prefetch(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
 
 // One tile of N tokens by B panels. Halves: groups end in the middle of a block of 32 columns.
 template <class V, int Bits, int N, int B, bool Halves>
 void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, const float* bias,
-               float* out, int64_t panel) {
+               float* out, int64_t panel, int64_t panel_end) {
   const uint8_t* panels[B];
   const uint8_t* data[B];
   for (int b = 0; b < B; ++b) {
@@ -107,9 +107,10 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   const float* scales = x.scales + token * w.groups;
   const int32_t* starts = x.starts + token * w.groups;
   const float* scaled_sums = x.scaled_sums + token * w.groups;
-  const bool zeros = w.format.zeros != Zeros::none;
+  const Zeros zeros = w.format.zeros;
   const int64_t steps = w.format.group_size / (Halves ? 16 : 32);
-  const auto ahead = static_cast<int64_t>(B * w.panel_bytes);
+  const bool more = panel + 2 * B <= panel_end;
+  const auto ahead = static_cast<int64_t>(more ? B * w.panel_bytes : 0);
   bool upper_half = false;
 
   typename V::F32 acc[B][N];
@@ -119,9 +120,18 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   }
   for (int64_t g = 0; g < w.groups; ++g) {
     Sums<V, N, B> sums;
-    for (int b = 0; b < B; ++b) {
+    if (zeros == Zeros::integer) {
+      for (int b = 0; b < B; ++b) {
+        auto zero = integer_zeros<V>(w, panels[b], g);
+        if constexpr (Bits == 8) zero = V::isub(zero, V::iset(V::kByteBias));
 #pragma GCC unroll 16
-      for (int t = 0; t < N; ++t) sums.at[b][t] = V::iset(starts[t]);
+        for (int t = 0; t < N; ++t) sums.at[b][t] = V::imul(zero, V::iset(starts[t]));
+      }
+    } else {
+      for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 16
+        for (int t = 0; t < N; ++t) sums.at[b][t] = V::iset(starts[t]);
+      }
     }
     for (int64_t s = 0; s < steps; ++s) {
       if constexpr (Halves) {
@@ -139,14 +149,14 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
         // One token only passes over the weights: the next panels are fetched meanwhile, since
         // panels are too short for the CPU to notice in time.
         for (int b = 0; b < B; ++b) {
-          for (int line = 0; line < Bits; ++line) __builtin_prefetch(data[b] + ahead + 64 * line);
+          for (int line = 0; line < Bits; ++line) prefetch(data[b] + ahead + 64 * line);
         }
       }
       for (int b = 0; b < B; ++b) data[b] += 64 * Bits;
       values += 32 * N;
     }
     for (int b = 0; b < B; ++b) {
-      if constexpr (N == 1) __builtin_prefetch(panels[b] + ahead + w.scales_at + g * 32);
+      if constexpr (N == 1) prefetch(panels[b] + ahead + w.scales_at + g * 32);
       const auto weight_scale =
           V::load_half(reinterpret_cast<const uint16_t*>(panels[b] + w.scales_at) + g * 16);
 #pragma GCC unroll 16
@@ -154,12 +164,10 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
         const auto scale = V::mul(weight_scale, V::set(scales[t]));
         acc[b][t] = V::fma(V::to_float(sums.at[b][t]), scale, acc[b][t]);
       }
-      if (zeros) {
-        const auto offsets = group_offsets<V>(w, panels[b], g, weight_scale);
+      if (zeros == Zeros::real) {
+        const auto zero = real_zeros<V>(w, panels[b], g);
 #pragma GCC unroll 16
-        for (int t = 0; t < N; ++t) {
-          acc[b][t] = V::fma(offsets, V::set(scaled_sums[t]), acc[b][t]);
-        }
+        for (int t = 0; t < N; ++t) acc[b][t] = V::fma(zero, V::set(scaled_sums[t]), acc[b][t]);
       }
     }
     scaled_sums += N;
@@ -181,9 +189,11 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   }
 }
 
-// Whether tiles of V::kRowTile tokens can take this weight: their groups are whole blocks of columns.
+// Whether tiles of V::kRowTile tokens can take this weight: its groups are whole blocks of columns,
+// and its weights less their zeros are bytes.
 inline bool row_tiles_fit(const PackedWeight& w) {
-  return w.format.group_size % 32 == 0 && w.format.group_size <= 2048;
+  return w.format.group_size % 32 == 0 && w.format.group_size <= 2048 &&
+         (w.format.bits < 8 || w.format.zeros != Zeros::integer);
 }
 
 // Sizes of the tiles of tokens: as many of the largest as fit, then 4, then 1.
@@ -196,9 +206,9 @@ Tile tile_of(int64_t begin, int64_t tokens, const PackedWeight& w) {
 
 template <class V, int Bits, int N, int B, bool Halves>
 void panels_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, const float* bias,
-                 float* out, int64_t& panel, int64_t panel_end) {
-  for (; panel + B <= panel_end; panel += B) {
-    tile_a8wx<V, Bits, N, B, Halves>(x, token, w, bias, out, panel);
+                 float* out, int64_t& panel, int64_t to, int64_t panel_end) {
+  for (; panel + B <= to; panel += B) {
+    tile_a8wx<V, Bits, N, B, Halves>(x, token, w, bias, out, panel, panel_end);
   }
 }
 
@@ -214,23 +224,23 @@ void range_a8wx(const Int8Activations& x, int64_t first, int64_t tokens, const P
       int64_t panel = from;
       if constexpr (Halves) {
         if (size == V::kTileTokens) {
-          panels_a8wx<V, Bits, V::kTileTokens, 1, true>(x, token, w, bias, out, panel, to);
+          panels_a8wx<V, Bits, V::kTileTokens, 1, true>(x, token, w, bias, out, panel, to, panel_end);
         } else if (size == 4) {
-          panels_a8wx<V, Bits, 4, 1, true>(x, token, w, bias, out, panel, to);
+          panels_a8wx<V, Bits, 4, 1, true>(x, token, w, bias, out, panel, to, panel_end);
         } else {
-          panels_a8wx<V, Bits, 1, 1, true>(x, token, w, bias, out, panel, to);
+          panels_a8wx<V, Bits, 1, 1, true>(x, token, w, bias, out, panel, to, panel_end);
         }
       } else if (size == V::kTileTokens) {
-        panels_a8wx<V, Bits, V::kTileTokens, V::kTileBlocks, false>(x, token, w, bias, out, panel, to);
+        panels_a8wx<V, Bits, V::kTileTokens, V::kTileBlocks, false>(x, token, w, bias, out, panel, to, panel_end);
         if constexpr (V::kTileBlocks > 1) {
-          panels_a8wx<V, Bits, V::kTileTokens, 1, false>(x, token, w, bias, out, panel, to);
+          panels_a8wx<V, Bits, V::kTileTokens, 1, false>(x, token, w, bias, out, panel, to, panel_end);
         }
       } else if (size == 4) {
-        panels_a8wx<V, Bits, 4, 1, false>(x, token, w, bias, out, panel, to);
+        panels_a8wx<V, Bits, 4, 1, false>(x, token, w, bias, out, panel, to, panel_end);
       } else {
-        panels_a8wx<V, Bits, 1, V::kGemvBlocks, false>(x, token, w, bias, out, panel, to);
+        panels_a8wx<V, Bits, 1, V::kGemvBlocks, false>(x, token, w, bias, out, panel, to, panel_end);
         if constexpr (V::kGemvBlocks > 1) {
-          panels_a8wx<V, Bits, 1, 1, false>(x, token, w, bias, out, panel, to);
+          panels_a8wx<V, Bits, 1, 1, false>(x, token, w, bias, out, panel, to, panel_end);
         }
       }
       token += size;

@@ -19,8 +19,11 @@ namespace lowbit {
 namespace {
 
 constexpr int kAmxTokens = 16;
-constexpr int64_t kAmxTiles = 16;      // taken together: their totals are 32 KiB
-constexpr int64_t kAmxColumns = 2048;  // unpacked at a time: 32 KiB a panel
+constexpr int64_t kAmxTiles = 16;  // taken together: their totals are 32 KiB
+// Unpacked at a time: 8 KiB for each of two panels, which leaves room in the nearest cache for
+// activations and sums; and 32 KiB for one group of the largest size.
+constexpr int64_t kAmxColumns = 512, kMostAmxColumns = 2048;
+constexpr int64_t kAmxGroups = 4;  // whose sums are taken together, so that totals pass by less often
 
 // Tiles 0 and 1 hold activations (16 tokens, 32 bytes), 2 and 3 weights (8 rows of 64 bytes), 4 to
 // 7 sums. Intel's Architecture Software Developer's Manual, "Tile configuration".
@@ -39,59 +42,83 @@ class TileConfiguration {
   ~TileConfiguration() { _tile_release(); }
 };
 
-// The weights of a panel's columns [begin, begin + n) as bytes less the middle, [n / 4][16][4].
+// The weights of a panel's columns [begin, begin + n), less what they are stored above 0, as bytes
+// [n / 4][16][4].
 template <class V, int Bits>
-void unpack_columns(const uint8_t* data, int64_t begin, int64_t n, int8_t* out) {
-  const __m512i middle = _mm512_set1_epi8(static_cast<char>(1 << (Bits - 1)));
+void unpack_columns(const PackedWeight& w, const uint8_t* panel, int64_t begin, int64_t n,
+                    int8_t* out) {
+  const uint8_t* data = panel + w.data_at;
+  __m512i above = _mm512_set1_epi8(static_cast<char>(1 << (Bits - 1)));
   const auto write = [&]<int J>(const uint8_t* block, int8_t* to, std::integral_constant<int, J>) {
-    const __m512i w = weight_quad<V, Bits, J>(block).v;
-    _mm512_storeu_si512(to + 64 * J, _mm512_sub_epi8(w, middle));
+    const __m512i weights = weight_quad<V, Bits, J>(block).v;
+    _mm512_store_si512(to + 64 * J, _mm512_sub_epi8(weights, above));
   };
-  for (int64_t k = 0; k < n; k += 32) {
-    const uint8_t* block = data + (begin + k) / 32 * (64 * Bits);
-    int8_t* to = out + k * 16;
+  for (int64_t k = begin; k < begin + n; k += 32) {
+    if (w.format.zeros == Zeros::integer && k % w.format.group_size == 0) {
+      const auto zeros = integer_zeros<V>(w, panel, k / w.format.group_size);
+      above = _mm512_mullo_epi32(zeros.v, _mm512_set1_epi32(0x01010101));  // four times each
+    }
+    const uint8_t* block = data + k / 32 * (64 * Bits);
+    int8_t* to = out + (k - begin) * 16;
     [&]<int... J>(std::integer_sequence<int, J...>) {
       (write(block, to, std::integral_constant<int, J>{}), ...);
     }(std::make_integer_sequence<int, 8>{});
   }
 }
 
-// Adds one group's products for 16 tokens and one panel to the running totals [16][16].
-template <class V>
-[[gnu::always_inline]] inline void add_group(const int32_t* sums, const float* scales,
-                                             const float* scaled_sums, typename V::F32 weight_scale,
-                                             typename V::F32 offsets, bool zeros, float* totals) {
-#pragma GCC unroll 4
-  for (int t = 0; t < kAmxTokens; ++t) {
-    const typename V::F32 sum = {_mm512_cvtepi32_ps(_mm512_load_si512(sums + 16 * t))};
-    const auto scale = V::mul(weight_scale, V::set(scales[t]));
-    auto total = V::fma(sum, scale, V::load(totals + 16 * t));
-    if (zeros) total = V::fma(offsets, V::set(scaled_sums[t]), total);
-    V::store(totals + 16 * t, total);
-  }
-}
-
-// Sums of one group for two tiles of tokens and two panels; x0, x1 [16][stride], w0, w1 [group / 4][64].
-inline void multiply_group(const int8_t* x0, const int8_t* x1, int64_t stride, const int8_t* w0,
-                           const int8_t* w1, int64_t group, int32_t (*sums)[256]) {
+// The sums of a group for two tiles of tokens and two panels, [16][16] each: x [group / 32][16][32],
+// w [group / 4][64]. Two by two, since loading a tile register waits for the products that read it.
+inline void multiply_group(const int8_t* const (&x)[2], const int8_t* const (&w)[2], int64_t group,
+                           int32_t (&sums)[2][2][256]) {
   _tile_zero(4);
   _tile_zero(5);
   _tile_zero(6);
   _tile_zero(7);
   for (int64_t k = 0; k < group; k += 32) {
-    _tile_loadd(0, x0 + k, stride);
-    _tile_loadd(2, w0 + k * 16, 64);
-    _tile_loadd(1, x1 + k, stride);
-    _tile_loadd(3, w1 + k * 16, 64);
+    _tile_loadd(0, x[0] + k * kAmxTokens, 32);
+    _tile_loadd(2, w[0] + k * 16, 64);
     _tile_dpbssd(4, 0, 2);
-    _tile_dpbssd(5, 1, 2);
-    _tile_dpbssd(6, 0, 3);
+    _tile_loadd(1, x[1] + k * kAmxTokens, 32);
+    _tile_dpbssd(6, 1, 2);
+    _tile_loadd(3, w[1] + k * 16, 64);
+    _tile_dpbssd(5, 0, 3);
     _tile_dpbssd(7, 1, 3);
   }
-  _tile_stored(4, sums[0], 64);
-  _tile_stored(5, sums[1], 64);
-  _tile_stored(6, sums[2], 64);
-  _tile_stored(7, sums[3], 64);
+  _tile_stored(4, sums[0][0], 64);
+  _tile_stored(5, sums[0][1], 64);
+  _tile_stored(6, sums[1][0], 64);
+  _tile_stored(7, sums[1][1], 64);
+}
+
+// Adds the sums of n groups from `group` on to the totals [16][16] of a tile of tokens and a panel.
+template <class V>
+void add_groups(const int32_t (*sums)[2][2][256], int tile, int second, const Int8Activations& x,
+                int64_t token, const PackedWeight& w, const uint8_t* panel, int64_t group,
+                int64_t n, float* totals) {
+  const float* scales = x.scales + token * w.groups + group * kAmxTokens;
+  const float* scaled_sums = x.scaled_sums + token * w.groups + group * kAmxTokens;
+  const auto* weight_scales = reinterpret_cast<const uint16_t*>(panel + w.scales_at) + group * 16;
+  typename V::F32 acc[kAmxTokens];
+#pragma GCC unroll 16
+  for (int t = 0; t < kAmxTokens; ++t) acc[t] = V::load(totals + 16 * t);
+  for (int64_t g = 0; g < n; ++g) {
+    const auto weight_scale = V::load_half(weight_scales + g * 16);
+    const int32_t* from = sums[g][tile][second];
+#pragma GCC unroll 16
+    for (int t = 0; t < kAmxTokens; ++t) {
+      const typename V::F32 sum = {_mm512_cvtepi32_ps(_mm512_load_si512(from + 16 * t))};
+      acc[t] = V::fma(sum, V::mul(weight_scale, V::set(scales[t])), acc[t]);
+    }
+    if (w.format.zeros == Zeros::real) {
+      const auto zero = real_zeros<V>(w, panel, group + g);
+#pragma GCC unroll 16
+      for (int t = 0; t < kAmxTokens; ++t) acc[t] = V::fma(zero, V::set(scaled_sums[t]), acc[t]);
+    }
+    scales += kAmxTokens;
+    scaled_sums += kAmxTokens;
+  }
+#pragma GCC unroll 16
+  for (int t = 0; t < kAmxTokens; ++t) V::store(totals + 16 * t, acc[t]);
 }
 
 template <class V>
@@ -107,51 +134,50 @@ void finish_tile(const float* totals, const Int8Activations& x, int64_t token, c
   }
 }
 
-// Two panels (the second may repeat the first) for up to kAmxTiles tiles of tokens from `token` on,
-// in pairs (the last may repeat itself).
+// Panels `panel` and `second` (which may be the same) for up to kAmxTiles tiles of tokens from `token`
+// on, in pairs (the last may repeat itself).
 template <class V, int Bits>
 void panels_amx(const Int8Activations& x, int64_t token, int64_t tiles, const PackedWeight& w,
                 const float* bias, float* out, int64_t panel, int64_t second) {
-  alignas(64) int8_t unpacked[2][kAmxColumns * 16];
-  alignas(64) float totals[kAmxTiles * 2 * 256];
-  alignas(64) int32_t sums[4][256];
+  alignas(64) int8_t unpacked[2][kMostAmxColumns * 16];
+  alignas(64) float totals[kAmxTiles][2][256];
+  alignas(64) int32_t sums[kAmxGroups][2][2][256];
   const int64_t group = w.format.group_size;
-  const int64_t step = kAmxColumns / group * group;  // whole groups
-  const bool zeros = w.format.zeros != Zeros::none;
+  const int64_t step = group < kAmxColumns ? kAmxColumns / group * group : group;  // whole groups
   const int64_t panels[2] = {panel, second};
-  std::memset(totals, 0, static_cast<size_t>(tiles * 2 * 256) * sizeof(float));
+  const int used_panels = second == panel ? 1 : 2;
+  std::memset(totals, 0, static_cast<size_t>(tiles) * sizeof(totals[0]));
   for (int64_t begin = 0; begin < w.padded_columns; begin += step) {
-    const int64_t n = w.padded_columns - begin < step ? w.padded_columns - begin : step;
-    for (int b = 0; b < 2; ++b) {
-      unpack_columns<V, Bits>(w.panel(panels[b]) + w.data_at, begin, n, unpacked[b]);
+    const int64_t end = begin + step < w.padded_columns ? begin + step : w.padded_columns;
+    for (int b = 0; b < used_panels; ++b) {
+      unpack_columns<V, Bits>(w, w.panel(panels[b]), begin, end - begin, unpacked[b]);
     }
     for (int64_t tile = 0; tile < tiles; tile += 2) {
-      const int64_t other = tile + 1 < tiles ? tile + 1 : tile;
-      const int64_t pair[2] = {tile, other};
-      const int8_t* x0 = x.values + (token + tile * kAmxTokens) * w.padded_columns + begin;
-      const int8_t* x1 = x.values + (token + other * kAmxTokens) * w.padded_columns + begin;
-      for (int64_t k = 0; k < n; k += group) {
-        multiply_group(x0 + k, x1 + k, w.padded_columns, unpacked[0] + k * 16, unpacked[1] + k * 16,
-                       group, sums);
-        const int64_t g = (begin + k) / group;
-        for (int b = 0; b < 2; ++b) {
-          const uint8_t* p = w.panel(panels[b]);
-          const auto weight_scale =
-              V::load_half(reinterpret_cast<const uint16_t*>(p + w.scales_at) + g * 16);
-          const auto offsets = zeros ? group_offsets<V>(w, p, g, weight_scale) : V::zero();
-          for (int i = 0; i < (other == tile ? 1 : 2); ++i) {
-            const int64_t at = (token + pair[i] * kAmxTokens) * w.groups + g * kAmxTokens;
-            add_group<V>(sums[2 * b + i], x.scales + at, x.scaled_sums + at, weight_scale, offsets,
-                         zeros, totals + (pair[i] * 2 + b) * 256);
+      const int used_tiles = tile + 1 < tiles ? 2 : 1;
+      const int64_t first = token + tile * kAmxTokens;
+      const int64_t tokens[2] = {first, first + (used_tiles - 1) * kAmxTokens};
+      for (int64_t from = begin; from < end; from += kAmxGroups * group) {
+        const int64_t to = from + kAmxGroups * group < end ? from + kAmxGroups * group : end;
+        for (int64_t k = from, g = 0; k < to; k += group, ++g) {
+          const int8_t* const values[2] = {
+              x.values + tokens[0] * w.padded_columns + k * kAmxTokens,
+              x.values + tokens[1] * w.padded_columns + k * kAmxTokens};
+          const int8_t* const weights[2] = {
+              unpacked[0] + (k - begin) * 16, unpacked[used_panels - 1] + (k - begin) * 16};
+          multiply_group(values, weights, group, sums[g]);
+        }
+        for (int i = 0; i < used_tiles; ++i) {
+          for (int b = 0; b < used_panels; ++b) {
+            add_groups<V>(sums, i, b, x, tokens[i], w, w.panel(panels[b]), from / group,
+                          (to - from) / group, totals[tile + i][b]);
           }
         }
       }
     }
   }
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    for (int b = 0; b < (second == panel ? 1 : 2); ++b) {
-      finish_tile<V>(totals + (tile * 2 + b) * 256, x, token + tile * kAmxTokens, w, bias, out,
-                     panels[b]);
+    for (int b = 0; b < used_panels; ++b) {
+      finish_tile<V>(totals[tile][b], x, token + tile * kAmxTokens, w, bias, out, panels[b]);
     }
   }
 }

@@ -88,7 +88,6 @@ void tile_wx(const float* x, const float* sums, int64_t token, const PackedWeigh
   const uint8_t* data = w.panel(panel) + w.data_at;
   const auto apart = static_cast<int64_t>(w.panel_bytes);
   const float* from = x + token * w.padded_columns;
-  const auto middle = V::iset(1 << (Bits - 1));
   const int64_t quads = w.format.group_size / 4;
   int64_t quad = 0;  // from the first column on
   Totals<V, N, B> totals;
@@ -96,6 +95,11 @@ void tile_wx(const float* x, const float* sums, int64_t token, const PackedWeigh
   for (int64_t g = 0; g < w.groups; ++g) {
     Totals<V, N, B> part;
     clear(part);
+    typename V::I32 middle[B];
+    for (int b = 0; b < B; ++b) {
+      middle[b] = w.format.zeros == Zeros::integer ? integer_zeros<V>(w, w.panel(panel + b), g)
+                                                   : V::iset(1 << (Bits - 1));
+    }
     for (int64_t q = 0; q < quads; ++q, ++quad) {
       typename V::I32 words[B];
       for (int b = 0; b < B; ++b) {
@@ -110,7 +114,7 @@ void tile_wx(const float* x, const float* sums, int64_t token, const PackedWeigh
       for (int c = 0; c < 4; ++c) {
         typename V::F32 weights[B];
         for (int b = 0; b < B; ++b) {
-          weights[b] = V::to_float(V::isub(V::iand(words[b], V::iset(0xff)), middle));
+          weights[b] = V::to_float(V::isub(V::iand(words[b], V::iset(0xff)), middle[b]));
           words[b] = V::template shift_right<8>(words[b]);
         }
 #pragma GCC unroll 8
@@ -127,11 +131,11 @@ void tile_wx(const float* x, const float* sums, int64_t token, const PackedWeigh
       for (int t = 0; t < N; ++t) {
         totals.at[b][t] = V::fma(part.at[b][t], scale, totals.at[b][t]);
       }
-      if (w.format.zeros == Zeros::none) continue;
-      const auto offsets = group_offsets<V>(w, p, g, scale);
+      if (w.format.zeros != Zeros::real) continue;
+      const auto zero = real_zeros<V>(w, p, g);
       for (int t = 0; t < N; ++t) {
         const auto sum = V::set(sums[(token + t) * w.groups + g]);
-        totals.at[b][t] = V::fma(offsets, sum, totals.at[b][t]);
+        totals.at[b][t] = V::fma(zero, sum, totals.at[b][t]);
       }
     }
   }

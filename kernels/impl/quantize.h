@@ -27,10 +27,24 @@ int32_t largest_magnitude(const float* x, int64_t n) {
   return V::imax_lane(largest);
 }
 
-// round(x scale) + zero, clamped to int8, to a tile of `stride / 4` tokens. Returns their sum.
+// Where a tile holds one of its tokens' quads.
+struct TokenQuads {
+  int8_t* first;
+  int64_t apart, blocks_apart;  // quads within 32 columns; blocks of 32 columns
+
+  int8_t* at(int64_t quad) const { return first + quad / 8 * blocks_apart + quad % 8 * apart; }
+};
+
 template <class V>
-int32_t quantize_span(const float* x, int64_t n, float scale, int32_t zero, int8_t* out,
-                      int64_t stride) {
+TokenQuads token_quads(int8_t* tile, int lane, int size) {
+  if (size == V::kRowTile) return {tile + 32 * lane, 4, 32 * size};
+  return {tile + 4 * lane, 4 * size, 32 * size};
+}
+
+// round(x scale) + zero, clamped to int8, to the quads from `quad` on. Returns their sum.
+template <class V>
+int32_t quantize_span(const float* x, int64_t n, float scale, int32_t zero, const TokenQuads& out,
+                      int64_t quad) {
   auto total = V::iset(0);
   int32_t rest = 0;
   for (int64_t i = 0; i < n; i += 16) {
@@ -45,7 +59,7 @@ int32_t quantize_span(const float* x, int64_t n, float scale, int32_t zero, int8
       std::memset(bytes + (n - i), 0, static_cast<size_t>(16 - (n - i)));
       for (const int8_t byte : bytes) rest += byte;
     }
-    for (int64_t j = 0; j < 4; ++j) std::memcpy(out + (i / 4 + j) * stride, bytes + 4 * j, 4);
+    for (int64_t j = 0; j < 4; ++j) std::memcpy(out.at(quad + i / 4 + j), bytes + 4 * j, 4);
   }
   return V::isum(total) + rest;
 }
@@ -81,21 +95,19 @@ template <class V>
 void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind, int64_t token,
                     int lane, int size, const Int8Activations& out) {
   const int64_t first = token - lane;  // the tile's
-  int8_t* values = out.values + first * w.padded_columns;
+  const auto values = token_quads<V>(out.values + first * w.padded_columns, lane, size);
   float* scales = out.scales + first * w.groups;
   int32_t* starts = out.starts + first * w.groups;
   float* scaled_sums = out.scaled_sums + first * w.groups;
-  const bool by_row = size == V::kRowTile;
-  const int64_t stride = by_row ? 4 : 4 * size;
-  values += by_row ? lane * w.padded_columns : 4 * lane;
-  const int32_t middle = (1 << (w.format.bits - 1)) - (w.format.bits == 8 ? V::kByteBias : 0);
+  const int32_t bias = w.format.bits == 8 ? V::kByteBias : 0;
+  const int32_t above = w.format.zeros == Zeros::integer ? 1 : (1 << (w.format.bits - 1)) - bias;
   const int64_t group_size = w.format.group_size;
   const bool by_token = kind == ActivationScales::token;
   const TokenScale whole = by_token ? token_scale<V>(x, w.columns) : TokenScale{};
   out.offsets[token] = by_token ? static_cast<float>(-whole.zero) : 0.0f;
   out.factors[token] = by_token ? whole.step * w.scale : w.scale;
   for (int64_t k = w.columns / 16 * 16; k < w.padded_columns; k += 4) {
-    std::memset(values + k / 4 * stride, 0, 4);
+    std::memset(values.at(k / 4), 0, 4);
   }
   for (int64_t g = 0; g < w.groups; ++g) {
     const int64_t begin = g * group_size;
@@ -112,14 +124,13 @@ void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind
              : usable              ? largest / 127.0f
                                    : 0.0f;
     }
-    int8_t* to = values + begin / 4 * stride;
     int32_t sum = 0;
     if (scale == 0) {  // a value that is not finite has no integer: `step` carries the NaN instead
-      for (int64_t k = 0; k < n; k += 4) std::memset(to + k / 4 * stride, 0, 4);
+      for (int64_t k = begin; k < begin + n; k += 4) std::memset(values.at(k / 4), 0, 4);
     } else {
-      sum = quantize_span<V>(x + begin, n, scale, whole.zero, to, stride);
+      sum = quantize_span<V>(x + begin, n, scale, whole.zero, values, begin / 4);
     }
-    starts[g * size + lane] = -middle * sum;
+    starts[g * size + lane] = -above * sum;
     scales[g * size + lane] = step;
     scaled_sums[g * size + lane] = step * static_cast<float>(sum);
   }

@@ -108,6 +108,9 @@ struct Avx2Base {
   static I32 isub(I32 a, I32 b) {
     return {{_mm256_sub_epi32(a.v[0], b.v[0]), _mm256_sub_epi32(a.v[1], b.v[1])}};
   }
+  static I32 imul(I32 a, I32 b) {
+    return {{_mm256_mullo_epi32(a.v[0], b.v[0]), _mm256_mullo_epi32(a.v[1], b.v[1])}};
+  }
   static I32 iand(I32 a, I32 b) {
     return {{_mm256_and_si256(a.v[0], b.v[0]), _mm256_and_si256(a.v[1], b.v[1])}};
   }

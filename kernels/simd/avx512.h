@@ -67,6 +67,7 @@ struct Avx512Vnni {
   }
   static I32 iadd(I32 a, I32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
   static I32 isub(I32 a, I32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+  static I32 imul(I32 a, I32 b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
   static I32 iand(I32 a, I32 b) { return {_mm512_and_si512(a.v, b.v)}; }
   static I32 imax(I32 a, I32 b) { return {_mm512_max_epi32(a.v, b.v)}; }
   static I32 imin(I32 a, I32 b) { return {_mm512_min_epi32(a.v, b.v)}; }

@@ -90,6 +90,7 @@ struct NeonBase {
     vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
   }
   static I32 iadd(I32 a, I32 b) { return each<I32>([&](int i) { return vaddq_s32(a.v[i], b.v[i]); }); }
+  static I32 imul(I32 a, I32 b) { return each<I32>([&](int i) { return vmulq_s32(a.v[i], b.v[i]); }); }
   static I32 isub(I32 a, I32 b) { return each<I32>([&](int i) { return vsubq_s32(a.v[i], b.v[i]); }); }
   static I32 iand(I32 a, I32 b) { return each<I32>([&](int i) { return vandq_s32(a.v[i], b.v[i]); }); }
   static I32 imax(I32 a, I32 b) { return each<I32>([&](int i) { return vmaxq_s32(a.v[i], b.v[i]); }); }

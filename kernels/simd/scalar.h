@@ -84,6 +84,11 @@ struct Scalar {
   }
   static I32 iadd(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] + b.v[i]; }); }
   static I32 isub(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] - b.v[i]; }); }
+  static I32 imul(I32 a, I32 b) {  // modulo 2^32, as the others
+    return lanes<I32>([&](int i) {
+      return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) * static_cast<uint32_t>(b.v[i]));
+    });
+  }
   static I32 iand(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] & b.v[i]; }); }
   static I32 imax(I32 a, I32 b) {
     return lanes<I32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
@@ -137,8 +142,11 @@ struct Scalar {
   static I32 words(Bytes a) { I32 r; std::memcpy(r.v, a.v, 64); return r; }
 
   static Quad quad(const int8_t* p) { Quad r; std::memcpy(r.v, p, 4); return r; }
-  static I32 dot(I32 acc, Bytes w, Quad a) {
-    for (int i = 0; i < 64; ++i) acc.v[i / 4] += int32_t{w.v[i]} * a.v[i % 4];
+  static I32 dot(I32 acc, Bytes w, Quad a) {  // modulo 2^32, as the others
+    for (int i = 0; i < 64; ++i) {
+      const auto product = static_cast<uint32_t>(int32_t{w.v[i]} * a.v[i % 4]);
+      acc.v[i / 4] = static_cast<int32_t>(static_cast<uint32_t>(acc.v[i / 4]) + product);
+    }
     return acc;
   }
   static I32 dot8(I32 acc, Bytes w, Quad a) { return dot(acc, w, a); }
