@@ -156,6 +156,8 @@ def prepare_all(
         except (ValueError, OSError) as error:
             _fail(contender, error, failures)
             continue
+        for one in prepared:
+            work.reload(one.path)
         first = prepared[0]
         ready.append(Ready(contender, first.path, prepared[-1].path))
         samples.append(_sample(contender, "file", first.path.stat().st_size))

@@ -139,10 +139,12 @@ def _speed(
 
 ROWS = (
     _speed("decode, `q4`", ONE_B, DECODE, Q4, LLAMA_Q4, 1.0, OF_Q4),
+    _speed("decode, `q4`", ONE_B, DECODE, Q4, NO_AMX, 1.0, OF_NO_AMX),
     Row("decode, `q4`", ONE_B, DECODE, Q4, share_of_bandwidth, 0.9, True, "of the read bandwidth"),
     Row("decode, `q4`, AVX2 forced", ONE_B, DECODE, ("q4.pte-avx2",), share_of_bandwidth, 0.85,
         True, "of the read bandwidth"),
     _speed("decode, `q4`", SMOL, DECODE, Q4, LLAMA_Q4, 1.3, OF_Q4),
+    _speed("decode, `q4`", SMOL, DECODE, Q4, NO_AMX, 1.3, OF_NO_AMX),
     _speed("decode, `q4`", SMOL, DECODE, Q4, XNNPACK, 8.0, "× stock XNNPACK"),
     _speed("prefill 512, `q4`", ONE_B, PREFILL, Q4, LLAMA_Q4, 2.0, OF_Q4),
     _speed("prefill 512, `q4`", ONE_B, PREFILL, Q4, NO_AMX, 2.0, OF_NO_AMX),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -41,6 +42,20 @@ def prepare(artifact: Artifact, folder: Path, reuse: bool) -> Prepared:
     if artifact.file.endswith(".gguf"):
         return Prepared(_gguf(artifact, folder), None)
     return _export(artifact, folder, reuse)
+
+
+def reload(path: Path) -> None:
+    """Has the file read into the page cache anew, as after a start of the machine.
+
+    Pages that are left from writing it may lie scattered over a full memory; reading them then takes
+    up to half as long again (docs/results/kernels.md).
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(1 << 24):
+            pass
 
 
 def _gguf(artifact: Artifact, folder: Path) -> Path:
