@@ -5,6 +5,8 @@ logits `[R, vocab]` of the chunk's positions `rows`. The form with cache inputs 
 `k_0, v_0, k_1, v_1, ...` after them.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -61,15 +63,31 @@ class InputCaches(nn.Module):
 
 def export_buffer_caches(model: Decoder) -> ExportedProgram:
     """The program whose KV caches, in the model's dtype, are mutable buffers."""
-    return _export(BufferCaches(model), limits(model), ())
+    return _export(torch.export.export, BufferCaches(model), limits(model), ())
+
+
+def export_functional(model: LowbitTransformer) -> ExportedProgram:
+    """As `export_buffer_caches`, in functional form: what `run_decompositions({})` would make of it.
+
+    torch 2.13's `_export` traces once for that, where the public way traces twice.
+    """
+    from torch.export._trace import _export as trace_export
+
+    trace = functools.partial(trace_export, pre_dispatch=False)
+    return _export(trace, BufferCaches(model), limits(model), ())
 
 
 def export_input_caches(model: Decoder) -> ExportedProgram:
     """The program whose KV caches, in the model's dtype, are inputs."""
-    return _export(InputCaches(model), limits(model), tuple(model.new_caches()))
+    return _export(torch.export.export, InputCaches(model), limits(model), tuple(model.new_caches()))
 
 
-def _export(module: nn.Module, bounds: Limits, caches: tuple[Tensor, ...]) -> ExportedProgram:
+def _export(
+    trace: Callable[..., ExportedProgram],
+    module: nn.Module,
+    bounds: Limits,
+    caches: tuple[Tensor, ...],
+) -> ExportedProgram:
     example_chunk, example_rows = min(8, bounds.max_chunk), min(3, bounds.max_rows)
     inputs = (
         torch.zeros(1, example_chunk, dtype=torch.int64),
@@ -83,4 +101,4 @@ def _export(module: nn.Module, bounds: Limits, caches: tuple[Tensor, ...]) -> Ex
     if caches:
         shapes["caches"] = tuple({} for _ in caches)
     with torch.no_grad():
-        return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+        return trace(module, inputs, dynamic_shapes=shapes, strict=False)

@@ -32,6 +32,8 @@ def lower(
 ) -> None:
     """Write `program` and its metadata to the `.pte` at `path`, whole or not at all.
 
+    For the delegate `lowbit` it is in functional form.
+
     Raises RuntimeError when a program for the delegate `lowbit` holds other operators than ours.
     """
     from executorch.exir import ExecutorchBackendConfig
@@ -62,7 +64,7 @@ def _undelegated(program: ExportedProgram, metadata: Mapping[str, str]):
     from executorch.exir import EdgeCompileConfig, EdgeProgramManager
 
     return EdgeProgramManager(
-        {"forward": program.run_decompositions({})},
+        {"forward": program},
         constant_methods=_constant_methods(metadata),
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
     )

@@ -117,7 +117,8 @@ class Transformer(nn.Module):
             )
         self.config = config
         self.max_seq_length = max_seq_length
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        table = torch.empty(config.vocab_size, config.dim)  # nn.Embedding's own would be drawn first
+        self.tok_embeddings = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)

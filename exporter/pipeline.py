@@ -157,10 +157,11 @@ def _cache_dtype(recipe: Recipe, dtype: str) -> str:
 
 
 def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path) -> None:
-    from exporter.export import export_buffer_caches
+    from exporter.export import export_buffer_caches, export_functional
 
     with stage("torch.export with cache buffers"):
-        program = export_buffer_caches(model)
+        lowbit = request.delegate == LOWBIT
+        program = export_functional(model) if lowbit else export_buffer_caches(model)
     with stage("lowering to ExecuTorch"):
         from exporter.lower_executorch import lower
 
