@@ -12,7 +12,7 @@
 //   dot        lane r gains the sum of w[4 r + i] a[i], i < 4, for bytes w of at most 127
 //   dot8       the same of w - kByteBias, for any byte w
 //   sum        adds lanes 8 apart, then 4, 2 and 1
-//   kBlocks... tile sizes that suit the number of registers; they change no bit
+//   kGemvBlocks, kTileTokens and so on: tile sizes that suit the registers; they change no bit
 
 #include <array>
 #include <cstdint>

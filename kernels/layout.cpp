@@ -3,7 +3,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <stdexcept>
 
 namespace lowbit {
@@ -92,7 +91,7 @@ std::string view(const void* data, size_t size, PackedWeight* weight) {
     return "packed weight: scale exponent " + std::to_string(header.scale_exponent);
   }
   PackedWeight w = layout_of(format, rows, columns);
-  // At most 2^27 panels of at most 2^31 * 80 bytes: no overflow in 64 bits.
+  // At most 2^27 panels of at most 2^31 columns, 64 bytes each for float32, the widest: below 2^64.
   const size_t expected = kHeaderBytes + static_cast<size_t>(w.panel_count()) * w.panel_bytes;
   if (header.bytes != size || expected != size) {
     return "packed weight of " + std::to_string(size) + " bytes where its header means " +

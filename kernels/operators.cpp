@@ -23,17 +23,20 @@ class Arena {
  public:
   template <class T>
   void reserve(T*& pointer, int64_t count) {
-    offsets_[used_++] = {reinterpret_cast<void**>(&pointer), size_};
+    offsets_[used_++] = {&pointer, size_};
     size_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
   }
   void allocate(Host& host) {
     auto* memory = static_cast<uint8_t*>(host.scratch(size_));
-    for (int i = 0; i < used_; ++i) *offsets_[i].pointer = memory + offsets_[i].at;
+    for (int i = 0; i < used_; ++i) {
+      uint8_t* at = memory + offsets_[i].at;
+      std::memcpy(offsets_[i].pointer, &at, sizeof(at));
+    }
   }
 
  private:
   struct Slot {
-    void** pointer;
+    void* pointer;  // to the pointer
     size_t at;
   };
   Slot offsets_[8];

@@ -29,7 +29,7 @@ class ThreadPool final : public lowbit::Host {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // At most 4 parts a thread, each but the last a whole multiple of `grain` long. Runs in the
+  // At most 3 parts a thread, each but the last a whole multiple of `grain` long. Runs in the
   // calling thread when there is one part or one thread, and when a task calls it.
   void parallel_for(int64_t n, int64_t grain, Task task, void* context) override;
 

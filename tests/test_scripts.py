@@ -107,6 +107,8 @@ def test_refusals_are_one_line(script, arguments, names, status, tmp_path, monke
 FAKES = {
     "et_run": """
         steps = int(sys.argv[sys.argv.index("-n") + 1])
+        if "-i" in sys.argv:  # a prompt of text is printed before anything is computed
+            sys.exit("et_run: its first byte is not a token")
         rate = 30.0 if "xnnpack" in sys.argv[1] else 260.0
         print("Paris" * steps)
         print(json.dumps({"prompt_tokens": 5, "generated_tokens": steps, "isa": "avx512_vnni",
@@ -122,7 +124,11 @@ FAKES = {
         print("Paris")
     """,
     "kernel_bench": """
-        print(json.dumps({"read_gb_per_s": 50.0}))
+        print(json.dumps({"read_gb_per_s": 50.0, "peak_gmac_per_s": 400.0}))
+        if "--bandwidth" not in sys.argv:
+            for rate in (200, 300):
+                print(json.dumps({"shape": "smollm2.x", "rows": 6, "columns": 2,
+                    "prefill_gmac_per_s": rate}))
     """,
 }
 
@@ -173,6 +179,7 @@ def test_bench_peers_says_what_is_reached(fakes: Path, capsys):
     failed = "aoti_run ended with status 1: aoti_run: q4.pt2: truncated; export it again"
     assert f"- SmolLM2 q4.pt2: {failed}" in text.splitlines()
     assert "50.0 GB/s" in text and "bf16.pte" not in text
+    assert "| 60 |" in text  # 24 products at 200 and 300: 0.1 s; at 400: 0.06 s
     assert "/secret" not in text and str(fakes) not in text
 
 

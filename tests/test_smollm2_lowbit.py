@@ -1,5 +1,7 @@
 """The real model at 4 bits on the project's own kernels: both runners, every instruction set."""
 
+import hashlib
+import json
 import os
 import subprocess
 
@@ -9,6 +11,7 @@ from native import ET_RUN, export, generate, run, runner_of, stats
 PROMPT = "The capital of France is"
 # Two chunks of prompt, the second shorter than a tile of any instruction set.
 TOKENS = ",".join(str(17 * i % 49152) for i in range(256 + 3))
+FIVE_TOKENS = "504,3575,282,4649,314"
 
 
 @pytest.fixture(scope="module")
@@ -29,25 +32,32 @@ def test_the_file_holds_the_tied_table_once(q4):
 
 
 def test_the_same_bits_everywhere(q4, tmp_path):
-    """Logits of 259 positions: of both runners, on each instruction set this CPU has, with 1, 2, 3
-    and 5 threads."""
+    """Of both runners, on each instruction set this CPU has, with 1, 2, 3 and 5 threads: the logits
+    of 259 positions, and of 5 where the slow `scalar` takes part."""
     unknown = subprocess.run(
         [ET_RUN, q4[0], "-i", "Hi"], env={**os.environ, "LOWBIT_ISA": "?"}, capture_output=True,
         text=True, check=False,
     )  # fmt: skip
     names = unknown.stderr.split("use one of ")[1].split(", or unset")[0].split(", ")
-    cases = [(isa, 2) for isa in names if isa != "scalar"] + [(names[0], n) for n in (1, 3, 5)]
-    digests, out = set(), tmp_path / "logits.npy"
-    for artifact in q4:
-        for isa, threads in cases:
-            done = subprocess.run(
-                [runner_of(artifact), artifact, "--tokens", TOKENS, "--logits-out", out,
-                 "--threads", str(threads)],
-                env={**os.environ, "LOWBIT_ISA": isa}, capture_output=True, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
-            digests.add(hash(out.read_bytes()))
-    assert len(digests) == 1
+    long = [(isa, 2) for isa in names if isa != "scalar"] + [(names[0], n) for n in (1, 3, 5)]
+    short = [(isa, n) for isa in names for n in (1, 2, 3, 5)]
+    for tokens, cases in ((TOKENS, long), (FIVE_TOKENS, short)):
+        digests = {
+            _digest(artifact, tokens, isa, threads, tmp_path / "logits.npy")
+            for artifact in q4 for isa, threads in cases
+        }  # fmt: skip
+        assert len(digests) == 1
+
+
+def _digest(artifact, tokens: str, isa: str, threads: int, out) -> str:
+    done = subprocess.run(
+        [runner_of(artifact), artifact, "--tokens", tokens, "--logits-out", out,
+         "--threads", str(threads), "-n", "1", "--stats", "--json"],
+        env={**os.environ, "LOWBIT_ISA": isa}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["isa"] == isa
+    return hashlib.sha256(out.read_bytes()).hexdigest()
 
 
 def test_memory_is_the_file_and_the_cache_in_use(q4):

@@ -1,7 +1,8 @@
 // Times of the kernels beside the machine's limits, measured in the same run:
 //   kernel_bench [--threads N] [--bits B] [--group G] [--shapes FILE] [--json] [--bandwidth]
-// For each shape: one token (GB/s of weights against the read bandwidth) and 512 tokens (GMAC/s
-// against dot products back to back).
+// For each shape, with integer zero points as `q4` has them: one token (GB/s of weights against the
+// read bandwidth) and 512 tokens (GMAC/s against dot-product instructions back to back, which
+// AMX can exceed).
 
 #include <algorithm>
 #include <chrono>
@@ -109,20 +110,23 @@ std::vector<Shape> read_shapes(const std::string& path) {
 
 std::vector<uint8_t> random_weight(const lowbit::Format& format, const Shape& shape) {
   std::mt19937 random(1);
+  std::vector<uint8_t> packed(lowbit::packed_size(format, shape.rows, shape.columns));
   const int64_t groups = (shape.columns + format.group_size - 1) / format.group_size;
   std::vector<uint8_t> values(static_cast<size_t>(shape.rows * shape.columns));
   for (auto& v : values) v = static_cast<uint8_t>(random() & ((1u << format.bits) - 1));
   std::vector<float> scales(static_cast<size_t>(shape.rows * groups));
   for (auto& s : scales) s = static_cast<float>(random() % 1000) * 1e-5f;
-  std::vector<uint8_t> packed(lowbit::packed_size(format, shape.rows, shape.columns));
-  lowbit::pack_integer(format, shape.rows, shape.columns, values.data(), scales.data(), nullptr,
+  std::vector<float> zeros(scales.size());
+  for (auto& z : zeros) z = static_cast<float>(random() & ((1u << format.bits) - 1));
+  lowbit::pack_integer(format, shape.rows, shape.columns, values.data(), scales.data(), zeros.data(),
                        packed.data());
   return packed;
 }
 
 void bench_shape(ThreadPool& pool, const Options& o, const Shape& shape, double bandwidth,
                  double peak) {
-  const lowbit::Format format{lowbit::Kind::integer, o.bits, o.group, lowbit::Zeros::none};
+  const lowbit::Format format{lowbit::Kind::integer, o.bits, o.group,
+                              lowbit::Zeros::integer};
   const std::vector<uint8_t> one = random_weight(format, shape);
   // Copies beyond any cache, taken in turn: decoding meets each weight once a token.
   const size_t copies = std::max<size_t>(1, (size_t{800} << 20) / one.size());
@@ -151,8 +155,10 @@ void bench_shape(ThreadPool& pool, const Options& o, const Shape& shape, double 
   const double gmac =
       static_cast<double>(kTokens * shape.rows * shape.columns) / prefill / 1e9;
   if (o.json) {
-    std::printf("{\"shape\": \"%s\", \"decode_gb_per_s\": %.2f, \"prefill_gmac_per_s\": %.1f}\n",
-                shape.name.c_str(), gb, gmac);
+    std::printf("{\"shape\": \"%s\", \"rows\": %lld, \"columns\": %lld, \"decode_gb_per_s\": %.2f, "
+                "\"prefill_gmac_per_s\": %.1f}\n",
+                shape.name.c_str(), static_cast<long long>(shape.rows),
+                static_cast<long long>(shape.columns), gb, gmac);
   } else {
     std::printf("%-20s %8.1f us %6.1f GB/s %4.0f %%   %8.2f ms %6.0f GMAC/s %4.0f %%\n",
                 shape.name.c_str(), decode * 1e6, gb, 100 * gb / bandwidth, prefill * 1e3, gmac,

@@ -191,8 +191,9 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
 
 // Whether tiles of V::kRowTile tokens can take this weight: its groups are whole blocks of columns,
 // and its weights less their zeros are bytes.
+constexpr int64_t kMaxRowTileGroup = 2048;
 inline bool row_tiles_fit(const PackedWeight& w) {
-  return w.format.group_size % 32 == 0 && w.format.group_size <= 2048 &&
+  return w.format.group_size % 32 == 0 && w.format.group_size <= kMaxRowTileGroup &&
          (w.format.bits < 8 || w.format.zeros != Zeros::integer);
 }
 
@@ -231,10 +232,7 @@ void range_a8wx(const Int8Activations& x, int64_t first, int64_t tokens, const P
           panels_a8wx<V, Bits, 1, 1, true>(x, token, w, bias, out, panel, to, panel_end);
         }
       } else if (size == V::kTileTokens) {
-        panels_a8wx<V, Bits, V::kTileTokens, V::kTileBlocks, false>(x, token, w, bias, out, panel, to, panel_end);
-        if constexpr (V::kTileBlocks > 1) {
-          panels_a8wx<V, Bits, V::kTileTokens, 1, false>(x, token, w, bias, out, panel, to, panel_end);
-        }
+        panels_a8wx<V, Bits, V::kTileTokens, 1, false>(x, token, w, bias, out, panel, to, panel_end);
       } else if (size == 4) {
         panels_a8wx<V, Bits, 4, 1, false>(x, token, w, bias, out, panel, to, panel_end);
       } else {

@@ -22,7 +22,7 @@ constexpr int kAmxTokens = 16;
 constexpr int64_t kAmxTiles = 16;  // taken together: their totals are 32 KiB
 // Unpacked at a time: 8 KiB for each of two panels, which leaves room in the nearest cache for
 // activations and sums; and 32 KiB for one group of the largest size.
-constexpr int64_t kAmxColumns = 512, kMostAmxColumns = 2048;
+constexpr int64_t kAmxColumns = 512;
 constexpr int64_t kAmxGroups = 4;  // whose sums are taken together, so that totals pass by less often
 
 // Tiles 0 and 1 hold activations (16 tokens, 32 bytes), 2 and 3 weights (8 rows of 64 bytes), 4 to
@@ -139,7 +139,7 @@ void finish_tile(const float* totals, const Int8Activations& x, int64_t token, c
 template <class V, int Bits>
 void panels_amx(const Int8Activations& x, int64_t token, int64_t tiles, const PackedWeight& w,
                 const float* bias, float* out, int64_t panel, int64_t second) {
-  alignas(64) int8_t unpacked[2][kMostAmxColumns * 16];
+  alignas(64) int8_t unpacked[2][kMaxRowTileGroup * 16];
   alignas(64) float totals[kAmxTiles][2][256];
   alignas(64) int32_t sums[kAmxGroups][2][2][256];
   const int64_t group = w.format.group_size;

@@ -14,7 +14,7 @@ namespace {
 struct Avx2Base {
   static constexpr int kRowTile = 0;
   static constexpr int kByteBias = 0;
-  static constexpr int kGemvBlocks = 2, kTileTokens = 4, kTileBlocks = 1;
+  static constexpr int kGemvBlocks = 2, kTileTokens = 4;
   static constexpr int kFloatTokens = 3, kFloatBlocks = 2, kAttentionRows = 4;
 
   struct F32 { __m256 v[2]; };

@@ -13,7 +13,7 @@ namespace {
 struct Avx512Vnni {
   static constexpr int kRowTile = 0;
   static constexpr int kByteBias = 0;
-  static constexpr int kGemvBlocks = 4, kTileTokens = 12, kTileBlocks = 1;
+  static constexpr int kGemvBlocks = 4, kTileTokens = 12;
   static constexpr int kFloatTokens = 6, kFloatBlocks = 4, kAttentionRows = 8;
 
   struct F32 { __m512 v; };

@@ -15,7 +15,7 @@ namespace {
 struct NeonBase {
   static constexpr int kRowTile = 0;
   static constexpr int kByteBias = 128;  // bytes are taken as signed
-  static constexpr int kGemvBlocks = 2, kTileTokens = 4, kTileBlocks = 1;
+  static constexpr int kGemvBlocks = 2, kTileTokens = 4;
   static constexpr int kFloatTokens = 4, kFloatBlocks = 1, kAttentionRows = 4;
 
   struct F32 { float32x4_t v[4]; };
@@ -177,8 +177,8 @@ struct NeonDotprod : NeonBase {
 #endif
 
 #ifdef __ARM_FEATURE_MATMUL_INT8
+// Unsigned times signed bytes: what 8-bit weights gain. Below 8 bits it is NeonDotprod.
 struct NeonI8mm : NeonDotprod {
-  static constexpr int kRowTile = 0;
   static constexpr int kByteBias = 0;
   static I32 dot8(I32 acc, Bytes w, Quad a) {
     return each<I32>([&](int i) { return vusdotq_s32(acc.v[i], w.v[i], a.v); });

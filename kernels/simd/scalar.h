@@ -14,7 +14,7 @@ namespace {
 struct Scalar {
   static constexpr int kRowTile = 0;
   static constexpr int kByteBias = 0;
-  static constexpr int kGemvBlocks = 1, kTileTokens = 2, kTileBlocks = 1;
+  static constexpr int kGemvBlocks = 1, kTileTokens = 2;
   static constexpr int kFloatTokens = 2, kFloatBlocks = 1, kAttentionRows = 4;
 
   struct F32 { float v[16]; };
@@ -82,7 +82,11 @@ struct Scalar {
   static void store_i8(int8_t* p, I32 a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
   }
-  static I32 iadd(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] + b.v[i]; }); }
+  static I32 iadd(I32 a, I32 b) {  // modulo 2^32, as the others
+    return lanes<I32>([&](int i) {
+      return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
+    });
+  }
   static I32 isub(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] - b.v[i]; }); }
   static I32 imul(I32 a, I32 b) {  // modulo 2^32, as the others
     return lanes<I32>([&](int i) {

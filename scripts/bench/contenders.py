@@ -14,6 +14,7 @@ from scripts.bench.shapes import SHAPES
 
 ET, AOTI, LLAMA = "et", "aoti", "llama"  # the engines: et_run, aoti_run, llama.cpp
 PREFILL, DECODE, DEEP, START, DIVERGENCE = "prefill", "decode", "deep", "start", "divergence"
+DOT_PEAK = "dot_peak"  # a metric: the share of the dot-product peak inside the linear layers
 BUSY = "busy"  # a metric: the cores that other programs used meanwhile
 SWEEP = (PREFILL, DECODE, DEEP, START, DIVERGENCE)
 SPEED = (PREFILL, DECODE)

@@ -32,7 +32,9 @@ from scripts.bench.contenders import (
 from scripts.bench.work import LLAMA_BIN, RUNNERS
 
 PROMPT = "The capital of France is"
+PROMPT_TOKENS = 5  # ours are given as ids, since et_run prints a prompt of text at once
 START_TOKENS = 16
+CACHE_BYTES = 2  # an element of a quantized model's cache
 LLAMA_START_CONTEXT = 512  # its cache is resident whole; ours as far as it is used
 TIMEOUT_SECONDS = 900
 TELLING_SECONDS = 0.5  # the kernel counts CPU time in steps of 0.01
@@ -137,9 +139,10 @@ def _our_run(
 
 
 def _our_start(contender: Contender, path: Path, threads: int) -> dict[str, float]:
-    done, stats = _our_run(contender, path, threads, ["-i", PROMPT, "-n", START_TOKENS])
     config = MODELS[contender.model].config
-    position = 2 * config.n_layers * config.n_kv_heads * config.head_dim * 4
+    ids = random_ids(config.vocab_size, PROMPT_TOKENS)
+    done, stats = _our_run(contender, path, threads, ["--tokens", ids, "-n", START_TOKENS])
+    position = 2 * config.n_layers * config.n_kv_heads * config.head_dim * CACHE_BYTES
     return {
         "first_token": done.first_byte_seconds,
         "peak_rss": done.peak_rss_bytes,
@@ -192,6 +195,17 @@ def _divergence(
          "--positions", DIVERGENCE_POSITIONS, "--threads", threads]
     )  # fmt: skip
     return {DIVERGENCE: float(done.stdout)}
+
+
+def share_of_dot_peak(threads: int, model: str) -> float:
+    """What a 512-token prompt's linear layers reach of dot-product instructions back to back."""
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    lines = run([KERNEL_BENCH, "--json"], environment).stdout.splitlines()
+    machine, *shapes = map(json.loads, lines)
+    layers = [s for s in shapes if s["shape"].startswith(f"{model}.")]
+    work = sum(layer["rows"] * layer["columns"] for layer in layers)
+    time = sum(s["rows"] * s["columns"] / s["prefill_gmac_per_s"] for s in layers)
+    return work / time / machine["peak_gmac_per_s"]
 
 
 def bandwidth(threads: int) -> float:

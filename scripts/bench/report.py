@@ -17,6 +17,7 @@ from scripts.bench.contenders import (
     DEPTH,
     DIVERGENCE,
     MODELS,
+    DOT_PEAK,
     PREFILL,
     PREFILL_TOKENS,
     Contender,
@@ -39,6 +40,7 @@ METRICS = {
     "first_token": ("first token", 1, 3, SECONDS),
     "first_token_best": ("first token, trimmed", 1, 3, SECONDS),
     DIVERGENCE: ("mean KL", 1, 5, "nats"),
+    DOT_PEAK: ("linear layers of a prompt, of the dot-product peak", 100, 0, "%"),
 }
 Q4_BYTES_A_WEIGHT = (4 + (16 + 4) / 32) / 8  # groups of 32 with a 16-bit scale and a 4-bit zero
 
@@ -148,6 +150,8 @@ ROWS = (
     _speed("decode, `q4`", SMOL, DECODE, Q4, XNNPACK, 8.0, "× stock XNNPACK"),
     _speed("prefill 512, `q4`", ONE_B, PREFILL, Q4, LLAMA_Q4, 2.0, OF_Q4),
     _speed("prefill 512, `q4`", ONE_B, PREFILL, Q4, NO_AMX, 2.0, OF_NO_AMX),
+    Row("linear layers of a prompt of 512", ONE_B, DOT_PEAK, Q4_PTE, plain(DOT_PEAK), 60, True,
+        "% of the dot-product peak"),
     _speed("prefill 512, `q4`", SMOL, PREFILL, Q4, LLAMA_Q4, 1.4, OF_Q4),
     _speed("prefill 512, `q4`", SMOL, PREFILL, Q4, NO_AMX, 1.4, OF_NO_AMX),
     _speed(f"decode at {DEPTH}, `q4`", ONE_B, DEEP, Q4, LLAMA_Q4, 1.6, OF_Q4),
@@ -263,8 +267,9 @@ def notes(models: Sequence[str]) -> list[str]:
         "- First token and peak memory: a process with a short prompt, files in the page cache, "
         "to its first byte of text. llama-completion as it comes; trimmed: without its warm-up run "
         "and `-fit`.",
-        "- Share of the bandwidth: 4.625 bits a weight, each matrix once a token. The share of the "
-        "dot-product peak inside the kernels is `cmake-out/kernel_bench`'s to measure.",
+        "- Share of the bandwidth: 4.625 bits a weight, each matrix once a token. The "
+        "dot-product peak is of the instruction that multiplies 64 bytes (`vpdpbusd` and the like), "
+        "measured beside the layers by `cmake-out/kernel_bench`; AMX may do more.",
     ]
     if pure:
         lines.append(

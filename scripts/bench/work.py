@@ -29,6 +29,11 @@ class Prepared:
     seconds: float | None
 
 
+def build_runners() -> None:
+    if not all(runner.is_file() for runner in RUNNERS.values()):
+        call("build_native.sh", [str(ROOT / "scripts" / "build_native.sh")])
+
+
 def build_llama_cpp() -> None:
     call("build_llama_cpp.sh", [str(ROOT / "scripts" / "build_llama_cpp.sh")])
 

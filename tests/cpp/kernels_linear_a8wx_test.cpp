@@ -196,29 +196,42 @@ void check_all(ActivationScales kind, const char* name) {
   report(name, hash);
 }
 
-void check_512_tokens(ActivationScales kind) {
+// A prompt that repeats a few tokens gives their results again, whatever tiles it is cut into.
+void check_prompt(Random& random, const Format& format, int64_t rows, int64_t columns,
+                  int64_t tokens, ActivationScales kind) {
+  const Weight w = random_weight(random, format, rows, columns);
+  const auto x = activations(random, columns);
+  const auto some = run(x, kTokens, w, kind, nullptr);
+  std::vector<float> many;
+  for (int64_t t = 0; t < tokens; ++t) {
+    const auto from = x.begin() + t % kTokens * columns;
+    many.insert(many.end(), from, from + columns);
+  }
+  const auto out = run(many, tokens, w, kind, nullptr);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const float* expected = &some[static_cast<size_t>(t % kTokens * rows)];
+    if (same_bits(&out[static_cast<size_t>(t * rows)], expected, rows)) continue;
+    return check::fail(__FILE__, __LINE__,
+                       describe(format, rows, columns) + ": other bits in token " +
+                           std::to_string(t) + " of " + std::to_string(tokens));
+  }
+}
+
+void check_prompts(ActivationScales kind) {
   Random random(2);
-  constexpr int64_t kRows = 37, kColumns = 100, kMany = 512;
   for (uint32_t bits = 1; bits <= 8; ++bits) {
-    for (uint32_t group_size : {32u, 48u}) {
-      const Format format{Kind::integer, bits, group_size, Zeros::integer};
-      const Weight w = random_weight(random, format, kRows, kColumns);
-      const auto x = activations(random, kColumns);
-      const auto some = run(x, kTokens, w, kind, nullptr);
-      std::vector<float> many;
-      for (int64_t t = 0; t < kMany; ++t) {
-        const auto from = x.begin() + t % kTokens * kColumns;
-        many.insert(many.end(), from, from + kColumns);
-      }
-      const auto out = run(many, kMany, w, kind, nullptr);
-      for (int64_t t = 0; t < kMany; ++t) {
-        const float* expected = &some[static_cast<size_t>(t % kTokens * kRows)];
-        if (same_bits(&out[static_cast<size_t>(t * kRows)], expected, kRows)) continue;
-        return check::fail(__FILE__, __LINE__,
-                           describe(format, kRows, kColumns) + ": other bits in token " +
-                               std::to_string(t) + " of 512");
+    for (const uint32_t group_size : {32u, 48u}) {
+      check_prompt(random, {Kind::integer, bits, group_size, Zeros::integer}, 37, 100, 512, kind);
+    }
+    // Odd numbers of tiles of 16 tokens, and more than are taken at once.
+    for (const int64_t tokens : {48, 273}) {
+      for (const Zeros zeros : {Zeros::none, Zeros::integer, Zeros::real}) {
+        check_prompt(random, {Kind::integer, bits, 64, zeros}, 35, 160, tokens, kind);
       }
     }
+  }
+  for (const uint32_t group_size : {1024u, 2048u, 4096u}) {
+    check_prompt(random, {Kind::integer, 4, group_size, Zeros::integer}, 17, 2100, 33, kind);
   }
 }
 
@@ -226,7 +239,7 @@ void check_512_tokens(ActivationScales kind) {
 
 TEST(with_a_scale_a_group) { check_all(ActivationScales::group, "linear_a8wx, group scales"); }
 TEST(with_a_scale_a_token) { check_all(ActivationScales::token, "linear_a8wx, token scales"); }
-TEST(a_512_token_prompt_with_a_scale_a_group) { check_512_tokens(ActivationScales::group); }
-TEST(a_512_token_prompt_with_a_scale_a_token) { check_512_tokens(ActivationScales::token); }
+TEST(prompts_with_a_scale_a_group) { check_prompts(ActivationScales::group); }
+TEST(prompts_with_a_scale_a_token) { check_prompts(ActivationScales::token); }
 
 KERNEL_TEST_MAIN()

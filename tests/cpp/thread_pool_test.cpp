@@ -42,7 +42,7 @@ std::string fault(ThreadPool& pool, int64_t n, int64_t grain) {
     for (int64_t i = begin; inside && i < end; ++i) ++met[static_cast<size_t>(i)];
   });
   if (odd != 0) return "parts that do not keep to the grain";
-  if (parts > 4 * pool.threads()) return "too many parts";
+  if (parts > 3 * pool.threads()) return "too many parts";
   for (int count : met) {
     if (count != 1) return "an index met " + std::to_string(count) + " times";
   }
