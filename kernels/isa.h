@@ -52,7 +52,7 @@ struct Isa {
                    const Int8Activations& out);
   void (*linear_a8wx)(const Int8Activations& x, int64_t tokens, const PackedWeight& weight,
                       const float* bias, float* out, int64_t panel_begin, int64_t panel_end);
-  // x [T, padded_columns], sums [T, G] of its groups.
+  // x [T, padded_columns], sums [T, G] of its groups, for real zeros only.
   void (*linear_wx)(const float* x, const float* sums, int64_t tokens, const PackedWeight& weight,
                     const float* bias, float* out, int64_t panel_begin, int64_t panel_end);
   void (*linear_fp)(const float* x, int64_t tokens, const PackedWeight& weight, const float* bias,

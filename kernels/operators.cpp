@@ -81,7 +81,8 @@ void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& w
   float *padded, *sums;
   Arena arena;
   arena.reserve(padded, tokens * weight.padded_columns);
-  arena.reserve(sums, tokens * weight.groups);
+  const bool real_zeros = weight.format.zeros == Zeros::real;  // the others are in the integers
+  arena.reserve(sums, real_zeros ? tokens * weight.groups : 0);
   arena.allocate(host);
   parallel(host, tokens, row_grain(weight.columns), [&](int64_t begin, int64_t end) {
     const auto columns = static_cast<size_t>(weight.columns);
@@ -90,7 +91,7 @@ void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& w
       float* row = padded + t * weight.padded_columns;
       std::memcpy(row, x + t * weight.columns, columns * sizeof(float));
       std::memset(row + columns, 0, rest * sizeof(float));
-      k.group_sums(row, weight, sums + t * weight.groups);
+      if (real_zeros) k.group_sums(row, weight, sums + t * weight.groups);
     }
   });
   parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {

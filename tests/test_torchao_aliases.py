@@ -119,16 +119,22 @@ def test_bfloat16(packing):
     assert ((actual - expected).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("groups", [PerGroup(32), PerGroup(16), PerAxis(0)], ids=str)
-@pytest.mark.parametrize("mapping", MAPPINGS, ids=lambda mapping: mapping.name)
-@pytest.mark.parametrize("bits", BITS)
-def test_embedding_equals_torchaos_unpacked(bits, mapping, groups):
-    """The integers are packed and the scales are not: no bit differs."""
+def packed_and_plain_embedding(bits: int, mapping, groups) -> tuple[nn.Module, nn.Module]:
+    """One quantized table twice: in torchao's packing, and as torchao computes it unpacked."""
     plain = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH))
     packed = copy.deepcopy(plain)
     options = {"weight_dtype": getattr(torch, f"int{bits}"), "granularity": groups}
     EmbeddingQuantizer(**options, mapping_type=mapping).quantize(packed)
     EmbeddingQuantizer(**options, mapping_type=mapping, use_fallback=True).quantize(plain)
+    return packed, plain
+
+
+@pytest.mark.parametrize("groups", [PerGroup(32), PerGroup(16), PerAxis(0)], ids=str)
+@pytest.mark.parametrize("mapping", MAPPINGS, ids=lambda mapping: mapping.name)
+@pytest.mark.parametrize("bits", BITS)
+def test_embedding_equals_torchaos_unpacked(bits, mapping, groups):
+    """The integers are packed and the scales are not: no bit differs."""
+    packed, plain = packed_and_plain_embedding(bits, mapping, groups)
     for tokens in (TOKENS, TOKENS[0, 1], TOKENS.view(5, 1).int()):
         assert torch.equal(packed(tokens), plain(tokens))
 
@@ -329,11 +335,7 @@ def test_rewritten_output_and_strides(tmp_path):
 @pytest.mark.parametrize("bits, mapping, groups", SOME)
 def test_rewritten_embedding(bits, mapping, groups):
     """Its scales become float16, so that its rows are those of the packed table."""
-    model = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH))
-    plain = copy.deepcopy(model)
-    options = {"weight_dtype": getattr(torch, f"int{bits}"), "granularity": groups}
-    EmbeddingQuantizer(**options, mapping_type=mapping).quantize(model)
-    EmbeddingQuantizer(**options, mapping_type=mapping, use_fallback=True).quantize(plain)
+    model, plain = packed_and_plain_embedding(bits, mapping, groups)
     tokens = TOKENS.int() if bits == 4 else TOKENS
     result = rewrite(exported(model, tokens))
     assert not any("torchao" in name for name in operators(result))
