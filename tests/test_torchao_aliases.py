@@ -121,12 +121,11 @@ def test_bfloat16(packing):
 
 def packed_and_plain_embedding(bits: int, mapping, groups) -> tuple[nn.Module, nn.Module]:
     """One quantized table twice: in torchao's packing, and as torchao computes it unpacked."""
-    plain = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH))
-    packed = copy.deepcopy(plain)
+    table = nn.Sequential(nn.Embedding(VOCABULARY, WIDTH))
     options = {"weight_dtype": getattr(torch, f"int{bits}"), "granularity": groups}
-    EmbeddingQuantizer(**options, mapping_type=mapping).quantize(packed)
-    EmbeddingQuantizer(**options, mapping_type=mapping, use_fallback=True).quantize(plain)
-    return packed, plain
+    packed = EmbeddingQuantizer(**options, mapping_type=mapping)
+    plain = EmbeddingQuantizer(**options, mapping_type=mapping, use_fallback=True)
+    return packed.quantize(copy.deepcopy(table)), plain.quantize(table)
 
 
 @pytest.mark.parametrize("groups", [PerGroup(32), PerGroup(16), PerAxis(0)], ids=str)
