@@ -16,7 +16,7 @@ from pathlib import Path
 
 from exporter.config import ModelConfig
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 KERNEL_LAYOUT_VERSION = "1"  # of kernels/layout.h
 TOKENIZER_KEY = "tokenizer"
 # What the runner accepts, from 0 up.

@@ -22,7 +22,7 @@ from exporter.recipe import (
     resolve_device,
 )
 from exporter.schemes import DELEGATES, LOWBIT, support_table
-from exporter.targets import TARGETS
+from exporter.targets import RUNTIMES, TARGETS, find_targets
 
 LATER_VERBS = ("inspect", "verify", "eval", "bench", "generate", "pack")
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -141,8 +141,12 @@ def _parser() -> _Parser:
         help="context length (default: the model's own, at most 2048)")  # fmt: skip
     add("--checkpoint", type=Path, metavar="PATH", help="weights, where MODEL is only a name")
     add("--tokenizer", type=Path, metavar="PATH", help="tokenizer.json, tokenizer.model or .gguf")
-    add("--target", default="native", choices=TARGETS,
-        help="AOTI instruction set (default: native, this machine's)")  # fmt: skip
+    add("--target", metavar="NAMES",
+        help="AOTI instruction sets, one or several with commas: " + ", ".join(TARGETS) +
+             " (default: any CPU of this machine's architecture; native with stock kernels)")  # fmt: skip
+    add("--runtime", default="auto", choices=RUNTIMES,
+        help="what an AOTI artifact runs on: lean, aoti_run as it is; torch, aoti_run built with "
+             "libtorch (auto: lean where its code needs no more)")  # fmt: skip
     add("--max-autotune", action="store_true", help="AOTI: try several kernels, slower export")
     add("--verbose", action="store_true", help="show the libraries' own messages and tracebacks")
     add("--version", action="version", version=f"exporter {__version__}")
@@ -184,6 +188,8 @@ def _request(options: argparse.Namespace) -> Request:
     try:
         recipe = parse_recipe(options.quantize)
         resolve_device(options.device, recipe)
+        if options.target is not None:
+            find_targets(options.target)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return Request(
@@ -195,6 +201,7 @@ def _request(options: argparse.Namespace) -> Request:
         dtype=options.dtype,
         max_seq_length=options.max_seq_length,
         target=options.target,
+        runtime=options.runtime,
         max_autotune=options.max_autotune,
         delegate=options.delegate,
         cache_dtype=cache_dtype,

@@ -1,72 +1,168 @@
 """`ExportedProgram` → `.pt2` package and bare `.so`, with AOTInductor of torch 2.13.
 
-Both hold the same library: it is compiled once, and the `.so` is taken out of the package.
+A program of our operators is compiled for the runner's own host: AOTInductor writes C++ that calls
+the C interface alone, we compile it for each target, and the weights lie beside the code. Any
+other program is compiled and linked by AOTInductor, and needs libtorch. docs/aoti.md says more.
 """
 
+import base64
 import json
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from exporter import ops
-from exporter.artifact import disk_full_named, sidecar_of, written_whole
+from exporter.aoti_compile import Compiled, compile_targets, find_compiler, link
+from exporter.aoti_functions import called_functions, not_covered
+from exporter.artifact import TOKENIZER_KEY, disk_full_named, sidecar_of, written_whole
 from exporter.graph_check import check_lowbit_only
-from exporter.targets import Target
+from exporter.progress import note
+from exporter.pt2_package import MODEL, Pt2Writer, tensor_bytes
+from exporter.targets import LEAN, TORCH, Target, this_machine
+
+_WEIGHT_ALIGNMENT = 64  # of the container's own loader, AOTI_CONST_ALIGNMENT
 
 
-def lower(
-    program: ExportedProgram,
-    metadata: Mapping[str, str],
-    target: Target,
-    lowbit: bool,
-    max_autotune: bool,
-    package: Path | None,
-    library: Path | None,
-) -> None:
-    """Compile `program` and write it to `package` (.pt2), `library` (.so, .so.json) or both.
+@dataclass(frozen=True)
+class AotiOptions:
+    """What the command line asked of the AOTInductor outputs."""
 
-    `lowbit`: the program holds our operators only, and calls their C functions directly.
-    `metadata` gets the keys `target` and `cpu_features` added.
+    targets: tuple[Target, ...]
+    lowbit: bool  # the program holds our operators only
+    runtime: str  # one of RUNTIMES
+    max_autotune: bool
+    package: Path | None
+    library: Path | None
+
+
+def check_options(options: AotiOptions) -> None:
+    """Raise ValueError for what cannot be, before any work starts."""
+    names = ", ".join(target.name for target in options.targets)
+    if options.library is not None and len(options.targets) > 1:
+        raise ValueError(f"a .so holds code for one target, not for {names}; write a .pt2 instead")
+    if options.lowbit:
+        for target in options.targets:
+            find_compiler(target)
+        return
+    foreign = [t.name for t in options.targets if t.machine != this_machine()]
+    if len(options.targets) > 1 or foreign:
+        raise ValueError(
+            f"--target {names} needs --delegate lowbit: PyTorch's own operators are compiled for "
+            "one target of this machine's architecture"
+        )
+
+
+def lower(program: ExportedProgram, metadata: Mapping[str, str], options: AotiOptions) -> None:
+    """Compile `program` and write the package (.pt2), the library (.so, .so.json) or both.
+
+    Adds what docs/artifact.md lists for AOTInductor to `metadata`. Raises ValueError when the lean
+    runtime is asked for and cannot run the program.
     """
-    metadata = {
-        **metadata,
-        "target": target.name,
-        "cpu_features": json.dumps(list(target.cpu_features)),
-    }
-    options = {
-        "aot_inductor.metadata": dict(metadata),
-        "cpp.march": target.march,
-        "cpp.simdlen": target.vector_bits,
-        "cpp.dynamic_threads": True,  # the number of threads is the runner's to choose
-        "max_autotune": max_autotune,
-    }
-    if lowbit:
-        check_lowbit_only(program.graph_module)
-        options |= {
+    with tempfile.TemporaryDirectory(prefix="exporter-") as name:
+        folder = Path(name)
+        with disk_full_named(f"{folder.parent} (set TMPDIR to a folder with room)"):
+            build = _build_lean if options.lowbit else _build_stock
+            built = build(program, options, folder)
+            metadata = {**metadata, **_added_metadata(built, options)}
+            if options.library is not None:
+                _write_library(built, options.library, metadata, folder)
+        if options.package is not None:
+            _write_package(built, options.package, metadata)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """Code for each target, in their order, and the weights where they are not in the code."""
+
+    targets: tuple[Target, ...]
+    libraries: tuple[Path, ...]
+    compiled: tuple[Compiled, ...]  # of the lean runtime
+    beside: tuple[Path, ...]  # further files that PyTorch's loader reads
+    torch_metadata: Mapping[str, str]  # what PyTorch's loader wants to know
+    weights: Mapping[str, Tensor]
+
+    def weights_bytes(self) -> int:
+        return sum(_padded(tensor.nbytes) for tensor in self.weights.values())
+
+
+def _padded(size: int) -> int:
+    return size + -size % _WEIGHT_ALIGNMENT
+
+
+def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) -> _Built:
+    check_lowbit_only(program.graph_module)
+    files = _inductor(
+        program,
+        folder,
+        {
             "aot_inductor.custom_ops_to_c_shims": ops.c_shims(),
-            # The code only calls our operators: nothing in it is worth optimizing, or compiling
-            # all of PyTorch's headers ahead for.
+            "aot_inductor.link_libtorch": False,
+            "aot_inductor.package_cpp_only": True,
+            "aot_inductor.package_constants_in_so": False,
+            # Only so that the weights are handed over as tensors; this stage writes no file.
+            "aot_inductor.package_constants_on_disk_format": "pickle_weights",
             "aot_inductor.compile_wrapper_opt_level": "O0",
             "aot_inductor.precompile_headers": False,
-        }
-    with tempfile.TemporaryDirectory(prefix="exporter-") as folder:
-        built = Path(folder) / "model.pt2"
-        with _compiling_in(Path(folder)), torch.no_grad():
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(built), inductor_configs=options
-            )
-        if library is not None:
-            _write_library(built, library, metadata)
-        if package is not None:
-            with written_whole(package) as part:
-                shutil.copyfile(built, part)
+            "cpp.vec_isa_ok": False,  # no loops are generated; finding out takes 8 s
+        },
+    )
+    source = next(Path(file) for file in files if str(file).endswith(".wrapper.cpp"))
+    weights = {}
+    for name, (tensor, _) in next(file for file in files if isinstance(file, dict)).items():
+        if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            raise ValueError(f"the weight {name} is a part of a larger one; this cannot be stored")
+        weights[name] = tensor
+    size = sum(_padded(tensor.nbytes) for tensor in weights.values())
+    note(f"  compiling for {', '.join(target.name for target in options.targets)}")
+    compiled = compile_targets(source, size, options.targets, folder)
+    libraries = []
+    for one in compiled:
+        libraries.append(folder / f"{one.target.name}.so")
+        link(one, libraries[-1])
+    return _Built(
+        options.targets, tuple(libraries), tuple(compiled), (), {"AOTI_DEVICE_KEY": "cpu"}, weights
+    )
+
+
+def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -> _Built:
+    (target,) = options.targets
+    files = _inductor(
+        program,
+        folder,
+        {
+            "cpp.march": target.march,
+            "cpp.simdlen": target.vector_bits,
+            "cpp.dynamic_threads": True,  # the number of threads is the runner's to choose
+            "max_autotune": options.max_autotune,
+        },
+    )
+    paths = [Path(file) for file in files]
+    library = next(path for path in paths if path.suffix == ".so")
+    # Operators that are called by name, where there are any.
+    beside = tuple(path for path in paths if path == library.with_suffix(".json"))
+    said = json.loads(library.with_name(f"{library.stem}_metadata.json").read_text())
+    return _Built(options.targets, (library,), (), beside, said, {})
+
+
+def _inductor(program: ExportedProgram, folder: Path, configs: dict) -> list:
+    """The files that AOTInductor writes for a package, under `folder`; a dict of weights with them
+    where the options ask for it."""
+    arguments, keywords = program.example_inputs
+    with _compiling_in(folder), torch.no_grad():
+        return torch._inductor.aot_compile(
+            program.module(check_guards=False),
+            arguments,
+            keywords,
+            options={"aot_inductor.package": True, "aot_inductor.metadata": {}, **configs},
+        )
 
 
 @contextmanager
@@ -76,8 +172,7 @@ def _compiling_in(folder: Path) -> Iterator[None]:
     before = os.environ.get(key)
     os.environ[key] = str(folder / "inductor")
     try:
-        with disk_full_named(f"{folder.parent} (set TMPDIR to a folder with room)"):
-            yield
+        yield
     finally:
         if before is None:
             del os.environ[key]
@@ -85,11 +180,69 @@ def _compiling_in(folder: Path) -> Iterator[None]:
             os.environ[key] = before
 
 
-def _write_library(package: Path, library: Path, metadata: Mapping[str, str]) -> None:
-    """The package's library as a file of its own, with its metadata beside it."""
-    with zipfile.ZipFile(package) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".so"))
-        with written_whole(library) as part, part.open("wb") as out, archive.open(name) as inside:
-            shutil.copyfileobj(inside, out)
+def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
+    called = sorted({name for library in built.libraries for name in called_functions(library)})
+    missing = not_covered(called)
+    if missing and options.runtime == LEAN:
+        raise ValueError(
+            "--runtime lean cannot be: the model calls what only libtorch has: "
+            f"{', '.join(missing)}; use --delegate lowbit, or --runtime torch"
+        )
+    runtime = TORCH if missing or options.runtime == TORCH else LEAN
+    index, offset = [], 0
+    for name, tensor in built.weights.items():
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        index.append({"name": name, "dtype": dtype, "shape": list(tensor.shape), "offset": offset})
+        offset += _padded(tensor.nbytes)
+    targets = [
+        {
+            "name": target.name,
+            "machine": target.machine,
+            "cpu_features": list(target.cpu_features),
+            "folder": _folder(built, target),
+        }
+        for target in built.targets
+    ]
+    return {
+        "runtime": runtime,
+        "targets": json.dumps(targets),
+        # Those that the host must have; libtorch has more than one could list.
+        "host_functions": json.dumps(called if runtime == LEAN else missing),
+        "weights": json.dumps(index),
+    }
+
+
+def _folder(built: _Built, target: Target) -> str:
+    """PyTorch's loader takes the first target's code."""
+    return MODEL if target == built.targets[0] else f"{MODEL}-{target.name}"
+
+
+def _write_package(built: _Built, package: Path, metadata: Mapping[str, str]) -> None:
+    stated = {k: v for k, v in metadata.items() if k != TOKENIZER_KEY} | dict(built.torch_metadata)
+    with written_whole(package) as part, Pt2Writer(part) as writer:
+        writer.metadata(json.dumps(stated))
+        writer.extra(TOKENIZER_KEY, base64.b64decode(metadata[TOKENIZER_KEY]))
+        for target, library in zip(built.targets, built.libraries, strict=True):
+            writer.file(_folder(built, target), "model.so", library)
+        for path in built.beside:
+            writer.file(MODEL, f"model{path.suffix}", path)
+        if built.weights:
+            pieces = tensor_bytes(built.weights.values(), _WEIGHT_ALIGNMENT)
+            writer.weights(built.weights_bytes(), pieces)
+
+
+def _write_library(
+    built: _Built, library: Path, metadata: Mapping[str, str], folder: Path
+) -> None:
+    """A library that is mapped as it lies, and its metadata beside it."""
+    with written_whole(library) as part:
+        if built.compiled:
+            blob = folder / "weights.blob"
+            with blob.open("wb") as out:
+                for piece in tensor_bytes(built.weights.values(), _WEIGHT_ALIGNMENT):
+                    out.write(piece)
+            link(built.compiled[0], part, blob)
+        else:
+            shutil.copyfile(built.libraries[0], part)
     with written_whole(sidecar_of(library)) as part:
         part.write_text(json.dumps(dict(metadata), indent=1) + "\n")

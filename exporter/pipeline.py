@@ -18,7 +18,7 @@ from exporter.artifact import (
 from exporter.progress import note, stage
 from exporter.recipe import Recipe, check_supported, resolve_dtype, slow_paths
 from exporter.schemes import AOTI, EXECUTORCH, LOWBIT
-from exporter.targets import Target, find_target
+from exporter.targets import NATIVE, baseline, find_targets
 
 DEFAULT_CONTEXT = 2048
 
@@ -55,7 +55,8 @@ class Request:
     tokenizer: Path | None = None
     dtype: str | None = None
     max_seq_length: int | None = None
-    target: str = "native"
+    target: str | None = None  # None: the baseline of this machine; native for stock operators
+    runtime: str = "auto"
     max_autotune: bool = False
     delegate: str = LOWBIT
     cache_dtype: str | None = None  # None: float32 for unquantized float32 models, else float16
@@ -66,8 +67,8 @@ def run(request: Request) -> None:
     backends = request.outputs.backends()
     dtype = resolve_dtype(request.dtype, request.recipe, backends)
     check_supported(request.recipe, backends, dtype, request.delegate)
-    target = find_target(request.target)
     lowbit = request.delegate == LOWBIT
+    targets = find_targets(request.target or (baseline() if lowbit else NATIVE))
     for path in request.outputs.files():
         check_writable(path)
     for line in slow_paths(request.recipe, backends, dtype, request.delegate):
@@ -75,6 +76,15 @@ def run(request: Request) -> None:
 
     with stage("loading torch"):
         import torch
+
+        if AOTI in backends:
+            from exporter.lower_aoti import AotiOptions, check_options
+
+            aoti = AotiOptions(
+                targets, lowbit, request.runtime, request.max_autotune,
+                request.outputs.package, request.outputs.library,
+            )  # fmt: skip
+            check_options(aoti)
 
         from exporter import checkpoint as checkpoints
         from exporter.chat import reduce_template
@@ -147,8 +157,8 @@ def run(request: Request) -> None:
     del checkpoint, tokenizer
     if request.outputs.pte is not None:
         _to_executorch(model, request, metadata, request.outputs.pte)
-    if request.outputs.package is not None or request.outputs.library is not None:
-        _to_aoti(model, request, metadata, target)
+    if AOTI in backends:
+        _to_aoti(model, metadata, aoti)
 
 
 def _cache_dtype(recipe: Recipe, dtype: str) -> str:
@@ -169,9 +179,10 @@ def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path
     _announce(path)
 
 
-def _to_aoti(model, request: Request, metadata: dict[str, str], target: Target) -> None:
+def _to_aoti(model, metadata: dict[str, str], options) -> None:
     from exporter.export import export_input_caches
     from exporter.lower_aoti import lower
+
     with stage("torch.export with cache inputs"):
         program = export_input_caches(model)
     keys, values = model.new_caches()[:2]
@@ -183,13 +194,9 @@ def _to_aoti(model, request: Request, metadata: dict[str, str], target: Target) 
         "value_cache_shape": json.dumps(list(values.shape)),
         "cache_dtype": str(keys.dtype).removeprefix("torch."),
     }
-    outputs = request.outputs
     with stage("compiling with AOTInductor"):
-        lower(
-            program, metadata, target, request.delegate == LOWBIT, request.max_autotune,
-            outputs.package, outputs.library,
-        )  # fmt: skip
-    for path in (outputs.package, outputs.library):
+        lower(program, metadata, options)
+    for path in (options.package, options.library):
         if path is not None:
             _announce(path)
 

@@ -19,6 +19,7 @@ constexpr int64_t kMaxContext = 1 << 26;
 constexpr int64_t kMaxDim = 1 << 20;
 constexpr int64_t kMaxLayers = 1 << 14;
 constexpr int64_t kMaxCacheElements = int64_t{1} << 40;
+constexpr int64_t kMaxWeightBytes = int64_t{1} << 40;
 constexpr int64_t kMaxTokenizerBytes = int64_t{1} << 30;
 
 std::string shortened(const std::string& value) {
@@ -141,6 +142,64 @@ void check_versions(const Reader& in, const std::string& path, std::string_view 
   }
 }
 
+// A value of a JSON object; `bad` says what is wrong and throws.
+template <class T, class F>
+T member(const json& object, const char* name, F bad) {
+  const auto found = object.find(name);
+  if (found == object.end()) bad();
+  try {
+    return found->template get<T>();
+  } catch (const json::exception&) {
+    bad();
+    throw;
+  }
+}
+
+std::vector<Target> read_targets(const Reader& in) {
+  constexpr const char* kWanted = "a JSON list of targets";
+  const auto bad = [&] { in.bad(keys::kTargets, kWanted); };
+  std::vector<Target> targets;
+  for (const json& item : in.parsed(keys::kTargets, json::value_t::array, kWanted)) {
+    if (!item.is_object()) bad();
+    targets.push_back({member<std::string>(item, "name", bad),
+                       member<std::string>(item, "machine", bad),
+                       member<std::vector<std::string>>(item, "cpu_features", bad),
+                       member<std::string>(item, "folder", bad)});
+  }
+  if (targets.empty()) bad();
+  return targets;
+}
+
+uint64_t bytes_of(const std::string& dtype) {
+  if (dtype == "uint8" || dtype == "int8" || dtype == "bool") return 1;
+  if (dtype == "float16" || dtype == "bfloat16" || dtype == "int16") return 2;
+  if (dtype == "float32" || dtype == "int32") return 4;
+  if (dtype == "float64" || dtype == "int64") return 8;
+  return 0;
+}
+
+std::vector<Weight> read_weights(const Reader& in) {
+  constexpr const char* kWanted = "a JSON list of weights";
+  const auto bad = [&] { in.bad(keys::kWeights, kWanted); };
+  std::vector<Weight> weights;
+  for (const json& item : in.parsed(keys::kWeights, json::value_t::array, kWanted)) {
+    if (!item.is_object()) bad();
+    Weight weight{member<std::string>(item, "name", bad), member<std::string>(item, "dtype", bad),
+                  member<std::vector<int64_t>>(item, "shape", bad),
+                  member<uint64_t>(item, "offset", bad)};
+    weight.bytes = bytes_of(weight.dtype);
+    if (weight.bytes == 0) bad();
+    for (const int64_t size : weight.shape) {
+      if (size < 0 || size > kMaxWeightBytes) bad();
+      const auto unsigned_size = static_cast<uint64_t>(size);
+      if (size > 0 && weight.bytes > uint64_t{kMaxWeightBytes} / unsigned_size) bad();
+      weight.bytes *= unsigned_size;
+    }
+    weights.push_back(std::move(weight));
+  }
+  return weights;
+}
+
 void check_cache_shape(const Reader& in, const char* key, const std::vector<int64_t>& shape,
                        int64_t n_caches) {
   int64_t elements = n_caches;
@@ -152,8 +211,10 @@ void check_cache_shape(const Reader& in, const char* key, const std::vector<int6
 }
 
 void read_cache_form(const Reader& in, Metadata& m) {
-  m.target = in.text(keys::kTarget);
-  m.cpu_features = in.strings(keys::kCpuFeatures);
+  m.lean = in.one_of(keys::kRuntime, {"lean", "torch"}) == "lean";
+  m.targets = read_targets(in);
+  m.host_functions = in.strings(keys::kHostFunctions);
+  m.weights = read_weights(in);
   m.key_cache_shape = in.integers(keys::kKeyCacheShape, 1, kMaxContext);
   m.value_cache_shape = in.integers(keys::kValueCacheShape, 1, kMaxContext);
   m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "bfloat16", "float16", "int8"});

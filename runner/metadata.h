@@ -45,8 +45,10 @@ inline constexpr const char* kCheckpointDigest = "checkpoint_digest";
 inline constexpr const char* kKernelLayoutVersion = "kernel_layout_version";
 inline constexpr const char* kDelegate = "delegate";
 // AOTInductor artifacts only.
-inline constexpr const char* kTarget = "target";
-inline constexpr const char* kCpuFeatures = "cpu_features";
+inline constexpr const char* kRuntime = "runtime";
+inline constexpr const char* kTargets = "targets";
+inline constexpr const char* kHostFunctions = "host_functions";
+inline constexpr const char* kWeights = "weights";
 inline constexpr const char* kKeyCacheShape = "key_cache_shape";
 inline constexpr const char* kValueCacheShape = "value_cache_shape";
 inline constexpr const char* kCacheDtype = "cache_dtype";
@@ -88,7 +90,7 @@ inline constexpr std::array kCommonKeys = {
     keys::kKernelLayoutVersion,
 };
 
-inline constexpr int kNewestSchemaVersion = 1;
+inline constexpr int kNewestSchemaVersion = 2;
 inline constexpr std::string_view kKernelLayoutVersionOfThisRunner = "1";
 
 inline constexpr std::string_view kExecutorchBackend = "executorch";
@@ -100,6 +102,22 @@ struct SamplingDefaults {
   std::optional<double> top_p;
   std::optional<int64_t> top_k;
   std::optional<double> min_p;
+};
+
+// What a compiled model's code was made for.
+struct Target {
+  std::string name;                       // as given to the exporter's --target
+  std::string machine;                    // as `uname -m` says it: x86_64, aarch64
+  std::vector<std::string> cpu_features;  // of /proc/cpuinfo; all must be there
+  std::string folder;                     // of a package, where the code lies
+};
+
+// A weight of a compiled model, in the package's weights.
+struct Weight {
+  std::string name;   // in the exported program
+  std::string dtype;  // as PyTorch calls it
+  std::vector<int64_t> shape;
+  uint64_t offset = 0, bytes = 0;
 };
 
 // An artifact's metadata, validated: every number is in a range the runner can work with.
@@ -120,8 +138,10 @@ struct Metadata {
   std::string checkpoint_digest;
 
   // AOTInductor artifacts only.
-  std::string target;
-  std::vector<std::string> cpu_features;
+  bool lean = false;  // runs on aoti_host; else it needs libtorch
+  std::vector<Target> targets;
+  std::vector<std::string> host_functions;  // of the C interface, that the code calls
+  std::vector<Weight> weights;              // empty where the code holds them
   std::vector<int64_t> key_cache_shape, value_cache_shape;
   std::string cache_dtype;
   int64_t n_caches = 0;

@@ -90,6 +90,7 @@ Call(int64_t, int64_t, F) -> Call<F>;
 }  // namespace
 
 const std::string& last_error() { return error_text; }
+void clear_last_error() { error_text.clear(); }
 
 }  // namespace lowbit
 

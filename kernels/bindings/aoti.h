@@ -6,5 +6,6 @@ namespace lowbit {
 
 // What the last operator that failed on this thread said; the C interface has only a status.
 const std::string& last_error();
+void clear_last_error();
 
 }  // namespace lowbit

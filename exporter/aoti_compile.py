@@ -1,0 +1,123 @@
+"""The C++ that AOTInductor writes → shared libraries, one for each target.
+
+The code only calls our operators, so there is nothing in it to optimize: what it costs is the
+parsing of PyTorch's headers. No library of PyTorch is linked.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from exporter.targets import Target, this_machine
+
+WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/aoti_model.cpp looks for
+
+_COMPILE = (
+    "-std=c++20", "-O0", "-g0", "-w", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden",
+    "-ffunction-sections", "-fdata-sections",
+    # A unique symbol would keep the library loaded for ever.
+    "-fno-gnu-unique",
+    "-DNDEBUG", "-DTORCH_INDUCTOR_CPP_WRAPPER", "-DSTANDALONE_TORCH_HEADER",
+    "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DUSE_MMAP_EXTERNAL",
+)  # fmt: skip
+_LINK = (
+    "-shared", "-Wl,-Bsymbolic", "-Wl,--gc-sections", "-Wl,--as-needed", "-Wl,-s",
+    "-Wl,-z,noexecstack",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The object file of a target, from which libraries are linked."""
+
+    target: Target
+    compiler: str
+    object: Path
+    constants: Path  # assembler source of what the generated code calls its constants
+
+
+def find_compiler(target: Target) -> str:
+    """The C++ compiler for `target`: `CXX` or g++, or the cross compiler under Debian's name.
+
+    Raises ValueError with the remedy when there is none.
+    """
+    if target.machine == this_machine():
+        name, package = os.environ.get("CXX") or "g++", "g++"
+    else:
+        name = f"{target.machine}-linux-gnu-g++"
+        package = f"g++-{target.machine.replace('_', '-')}-linux-gnu"
+    if shutil.which(name) is None:
+        raise ValueError(
+            f"--target {target.name} needs the compiler {name}, which is not here; install it "
+            f"(Debian: apt-get install {package})"
+        )
+    return name
+
+
+def compile_targets(
+    source: Path, weights_bytes: int, targets: Sequence[Target], folder: Path
+) -> list[Compiled]:
+    """Compile the generated `source` for each target, in `folder`.
+
+    Raises ValueError when a compiler is missing or fails.
+    """
+    constants = folder / "constants.S"
+    constants.write_text(
+        '\t.section .rodata,"a"\n\t.balign 64\n'
+        "\t.globl _binary_constants_bin_start, _binary_constants_bin_end\n"
+        f"_binary_constants_bin_start:\n\t.quad {weights_bytes}\n_binary_constants_bin_end:\n"
+        + _NO_EXECUTABLE_STACK
+    )
+    compilers = [find_compiler(target) for target in targets]
+
+    def build(target: Target, compiler: str) -> Compiled:
+        out = folder / f"{target.name}.o"
+        _run([compiler, *_COMPILE, f"-march={target.march}", *_includes(), "-c", source, "-o", out])
+        return Compiled(target, compiler, out, constants)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(build, targets, compilers))
+
+
+def link(compiled: Compiled, library: Path, weights: Path | None = None) -> None:
+    """Link `library`; with the bytes of the file `weights` in it, where that is given.
+
+    They are brought in by the assembler, in a section of their own that the loader maps.
+    """
+    sources = [compiled.object, compiled.constants]
+    if weights is not None:
+        sources.append(_weights_source(compiled.target, weights))
+    _run([compiled.compiler, *_LINK, *sources, "-o", library])
+
+
+_NO_EXECUTABLE_STACK = '\t.section .note.GNU-stack,"",%progbits\n'
+
+
+def _weights_source(target: Target, weights: Path) -> Path:
+    start, end = WEIGHTS_SYMBOLS
+    # Large data lies behind everything else, where it moves no code away from its data.
+    section = ".lrodata" if target.machine == "x86_64" else ".rodata.weights"
+    source = weights.with_name(f"weights-{target.name}.S")
+    source.write_text(
+        f'\t.section {section},"aR",%progbits\n\t.balign 16384\n\t.globl {start}, {end}\n{start}:\n'
+        f'\t.incbin "{weights}"\n{end}:\n\t.byte 0\n' + _NO_EXECUTABLE_STACK
+    )
+    return source
+
+
+def _includes() -> list[str]:
+    root = Path(torch.__file__).parent / "include"
+    return [f"-I{root}", f"-I{root / 'torch' / 'csrc' / 'api' / 'include'}"]
+
+
+def _run(command: Sequence[str | Path]) -> None:
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode:
+        first = next((line for line in done.stderr.splitlines() if "error" in line), "no reason")
+        raise ValueError(f"{command[0]} cannot compile the model: {first.strip()}")

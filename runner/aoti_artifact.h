@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runner/mapped_file.h"
+#include "runner/metadata.h"
+#include "runner/zip_archive.h"
+
+namespace runner {
+
+// A .pt2 or .so: what it says of itself, and where its parts lie. Nothing of it is run.
+struct AotiArtifact {
+  std::string path;
+  Metadata metadata;
+  std::string tokenizer;  // the canonical table
+
+  // Of a .pt2 only; the spans point into the mapped file.
+  std::optional<MappedFile> file;
+  std::vector<ZipMember> members;
+  std::span<const std::byte> weights;
+};
+
+// Throws Error when the file is missing, damaged, no artifact of AOTInductor, or of another version.
+AotiArtifact open_aoti_artifact(const std::string& path);
+
+// The parts of the archive `bytes`, which is not mapped: what open_aoti_artifact does with a .pt2.
+void read_aoti_package(AotiArtifact& artifact, std::span<const std::byte> bytes);
+
+// Where the code of a package for `target` lies; checked against its sum.
+// Throws Error when it is not there or damaged.
+std::span<const std::byte> package_code(const AotiArtifact& artifact, const Target& target);
+
+// Of the targets that this CPU can run, the one that asks for most.
+// Throws Error that names what is missing when there is none.
+const Target& best_target(const AotiArtifact& artifact);
+
+}  // namespace runner

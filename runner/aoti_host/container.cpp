@@ -1,0 +1,126 @@
+#include "runner/aoti_host/container.h"
+
+#include <algorithm>
+#include <iostream>
+#include <utility>
+
+#include "kernels/bindings/aoti.h"
+#include "runner/aoti_host/shim.h"
+#include "runner/artifact_file.h"
+#include "runner/error.h"
+
+namespace runner::aoti_host {
+namespace {
+
+// The generated code prints its exceptions; they reach us by its last error, and go into ours.
+class Silence {
+ public:
+  Silence() : before_(std::cerr.rdbuf(nullptr)) {}
+  ~Silence() {
+    std::cerr.rdbuf(before_);
+    std::cerr.clear();
+  }
+  Silence(const Silence&) = delete;
+  Silence& operator=(const Silence&) = delete;
+
+ private:
+  std::streambuf* before_;
+};
+
+}  // namespace
+
+// The name of an entry point and its function, of the type that PyTorch's header declares.
+#define ENTRY(name) #name, library_.symbol<decltype(name)>(#name)
+
+template <class Function, class... Arguments>
+void Container::call(const char* name, Function* function, Arguments... arguments) {
+  lowbit::clear_last_error();
+  set_last_error({});
+  AOTIRuntimeError status = AOTI_RUNTIME_SUCCESS;
+  {
+    const Silence silence;
+    status = function(arguments...);
+  }
+  if (status == AOTI_RUNTIME_SUCCESS) return;
+  const char* said = nullptr;
+  last_error_(&said);
+  // The innermost words say most.
+  std::string reason = lowbit::last_error();
+  if (reason.empty()) reason = last_error();
+  if (reason.empty() && said != nullptr) reason = first_line(said);
+  if (reason.empty()) reason = std::string(name) + " gave no reason";
+  throw Error(path_ + " fails: " + reason + "; export the model again");
+}
+
+Container::Container(std::string path, Library library, std::span<const NamedTensor> weights)
+    : path_(std::move(path)),
+      library_(std::move(library)),
+      run_(library_.symbol<decltype(AOTInductorModelContainerRunSingleThreaded)>(
+          "AOTInductorModelContainerRunSingleThreaded")),
+      delete_(library_.symbol<decltype(AOTInductorModelContainerDelete)>(
+          "AOTInductorModelContainerDelete")),
+      last_error_(library_.symbol<decltype(AOTInductorGetLastError)>("AOTInductorGetLastError")) {
+  call(ENTRY(AOTInductorModelContainerCreateWithDevice), &container_, size_t{1}, "cpu", nullptr);
+  try {
+    set_weights(weights);
+    size_t outputs = 0;
+    call(ENTRY(AOTInductorModelContainerGetNumOutputs), container_, &outputs);
+    if (outputs != 1) {
+      throw Error(path_ + " has " + std::to_string(outputs) +
+                  " outputs instead of the logits alone; export the model again");
+    }
+  } catch (...) {
+    delete_(container_);
+    for (AtenTensorHandle handle : weights_) aoti_torch_delete_tensor_object(handle);
+    throw;
+  }
+}
+
+Container::~Container() {
+  delete_(container_);
+  for (AtenTensorHandle handle : weights_) aoti_torch_delete_tensor_object(handle);
+}
+
+void Container::set_weights(std::span<const NamedTensor> weights) {
+  size_t count = 0;
+  call(ENTRY(AOTInductorModelContainerGetNumConstants), container_, &count);
+  std::vector<AOTInductorConstantMapEntry> entries;
+  for (size_t i = 0; i < count; ++i) {
+    const char *name = nullptr, *program_name = nullptr;
+    int32_t dtype = 0;
+    size_t bytes = 0;
+    call(ENTRY(AOTInductorModelContainerGetConstantName), container_, i, &name);
+    call(ENTRY(AOTInductorModelContainerGetConstantOriginalFQN), container_, i, &program_name);
+    call(ENTRY(AOTInductorModelContainerGetConstantDtype), container_, i, &dtype);
+    call(ENTRY(AOTInductorModelContainerGetConstantDataSize), container_, i, &bytes);
+    const auto found = std::find_if(weights.begin(), weights.end(), [&](const NamedTensor& weight) {
+      return weight.name == program_name;
+    });
+    // The container rounds sizes up to the alignment of weights.
+    if (found == weights.end() || static_cast<int32_t>(found->tensor.dtype) != dtype ||
+        found->tensor.storage.bytes() > bytes) {
+      throw Error(path_ + " asks for the weight " + program_name +
+                  ", which is not there or of another form; export the model again");
+    }
+    weights_.push_back(new_handle(found->tensor));
+    entries.push_back({name, weights_.back()});
+  }
+  // An artifact whose code brings its weights has none to set.
+  if (weights.empty()) return;
+  call(ENTRY(AOTInductorModelContainerUpdateUserManagedConstantBufferPairs), container_,
+       entries.data(), entries.size(), /*use_inactive=*/false, /*validate_full_update=*/true);
+}
+
+Tensor Container::run(std::span<const Tensor> inputs) {
+  std::vector<AtenTensorHandle> handles;  // the model takes them over
+  handles.reserve(inputs.size());
+  for (const Tensor& input : inputs) handles.push_back(new_handle(input));
+  AtenTensorHandle output = nullptr;
+  call("AOTInductorModelContainerRunSingleThreaded", run_, container_, handles.data(),
+       handles.size(), &output, size_t{1}, nullptr, nullptr);
+  const Tensor result = tensor_of(output);
+  aoti_torch_delete_tensor_object(output);
+  return result;
+}
+
+}  // namespace runner::aoti_host

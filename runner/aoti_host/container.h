@@ -1,0 +1,48 @@
+#pragma once
+
+#include <torch/csrc/inductor/aoti_runtime/interface.h>
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runner/aoti_host/library.h"
+#include "runner/aoti_host/tensor.h"
+
+namespace runner::aoti_host {
+
+// A weight where it lies, under its name in the exported program.
+struct NamedTensor {
+  std::string name;
+  Tensor tensor;
+};
+
+// A compiled model: AOTInductor's container of one instance, behind its entry points
+// (torch/csrc/inductor/aoti_runtime/interface.h, PyTorch 2.13).
+class Container {
+ public:
+  // `path` is for messages. Throws Error when the model cannot be made, or asks for a weight that
+  // `weights` lacks or has in another type or size. The tensors' memory must outlive the container.
+  Container(std::string path, Library library, std::span<const NamedTensor> weights);
+  ~Container();
+  Container(const Container&) = delete;
+  Container& operator=(const Container&) = delete;
+
+  // Runs the model; it may write to the memory of `inputs`. Throws Error when it fails.
+  Tensor run(std::span<const Tensor> inputs);
+
+ private:
+  void set_weights(std::span<const NamedTensor> weights);
+  template <class Function, class... Arguments>
+  void call(const char* name, Function* function, Arguments... arguments);
+
+  std::string path_;
+  Library library_;
+  AOTInductorModelContainerHandle container_ = nullptr;
+  decltype(AOTInductorModelContainerRunSingleThreaded)* run_;
+  decltype(AOTInductorModelContainerDelete)* delete_;
+  decltype(AOTInductorGetLastError)* last_error_;
+  std::vector<AtenTensorHandle> weights_;
+};
+
+}  // namespace runner::aoti_host

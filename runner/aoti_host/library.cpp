@@ -1,0 +1,117 @@
+#include "runner/aoti_host/library.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "runner/artifact_file.h"
+#include "runner/error.h"
+
+namespace runner::aoti_host {
+namespace {
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int number) : number_(number) {}
+  ~FileDescriptor() {
+    if (number_ >= 0) close(number_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+
+  int number() const { return number_; }
+
+  bool write_all(std::span<const std::byte> bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t n = write(number_, bytes.data(), bytes.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return false;
+      bytes = bytes.subspan(static_cast<size_t>(n));
+    }
+    return true;
+  }
+
+ private:
+  int number_;
+};
+
+void* load(const std::string& path, const std::string& file) {
+  // Now, so that what is missing is found here; local, so that two models do not meet.
+  void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (handle != nullptr) return handle;
+  const char* reason = dlerror();
+  throw Error(path + " cannot be loaded: " + first_line(reason ? reason : "no reason given") +
+              "; copy or export it again");
+}
+
+// The bytes in a file that only this program can open, and that is gone when it is closed.
+void* load_temporary_file(const std::string& path, std::span<const std::byte> code) {
+  std::error_code error;
+  std::filesystem::path folder = std::filesystem::temp_directory_path(error);
+  if (error) folder = "/tmp";
+  std::string name = (folder / "aoti_run-XXXXXX").string();
+  const FileDescriptor file(mkstemp(name.data()));
+  if (file.number() < 0) {
+    throw Error("cannot make a file in " + folder.string() + ": " + std::strerror(errno) +
+                "; set TMPDIR to a folder that can be written");
+  }
+  const bool written = file.write_all(code);
+  try {
+    if (!written) {
+      throw Error("no room for the code of " + path + " in " + folder.string() +
+                  "; set TMPDIR to a folder with room");
+    }
+    void* handle = load(path, name);
+    unlink(name.c_str());  // what is mapped stays
+    return handle;
+  } catch (...) {
+    unlink(name.c_str());
+    throw;
+  }
+}
+
+}  // namespace
+
+Library Library::open(const std::string& file) { return {file, load(file, file)}; }
+
+Library Library::from_bytes(const std::string& path, std::span<const std::byte> code) {
+#ifdef __linux__
+  const FileDescriptor file(memfd_create("model.so", MFD_CLOEXEC));
+  if (file.number() >= 0 && file.write_all(code)) {
+    const std::string name = "/proc/self/fd/" + std::to_string(file.number());
+    if (access(name.c_str(), R_OK) == 0) return {path, load(path, name)};
+  }
+#endif
+  return {path, load_temporary_file(path, code)};
+}
+
+Library::~Library() {
+  if (handle_ != nullptr) dlclose(handle_);
+}
+
+Library::Library(Library&& other) noexcept
+    : path_(std::move(other.path_)), handle_(std::exchange(other.handle_, nullptr)) {}
+
+void* Library::address(const char* name) const {
+  if (void* found = dlsym(handle_, name)) return found;
+  throw Error(path_ + " is not a compiled model of this project: it has no " + name +
+              "; export the model again");
+}
+
+std::vector<std::string> missing_functions(const std::vector<std::string>& functions) {
+  std::vector<std::string> missing;
+  for (const std::string& name : functions) {
+    if (dlsym(RTLD_DEFAULT, name.c_str()) == nullptr) missing.push_back(name);
+  }
+  return missing;
+}
+
+}  // namespace runner::aoti_host

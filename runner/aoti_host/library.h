@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace runner::aoti_host {
+
+// A model's code: a shared library, loaded. What it calls and does not bring is looked up in this
+// program.
+class Library {
+ public:
+  // A library that is mapped as it lies on the disk. Throws Error when it cannot be loaded.
+  static Library open(const std::string& file);
+
+  // A library in memory. It is copied to a file without a name: in memory where the system has that
+  // (memfd_create), else in the folder for temporary files. `path` is for messages.
+  static Library from_bytes(const std::string& path, std::span<const std::byte> code);
+
+  ~Library();
+  Library(Library&& other) noexcept;
+  Library& operator=(Library&&) = delete;
+
+  // Throws Error when the library has no such symbol.
+  template <class T>
+  T* symbol(const char* name) const {
+    return reinterpret_cast<T*>(address(name));
+  }
+
+ private:
+  Library(std::string path, void* handle) : path_(std::move(path)), handle_(handle) {}
+  void* address(const char* name) const;
+
+  std::string path_;
+  void* handle_;
+};
+
+// Those of `functions` that this program does not have.
+std::vector<std::string> missing_functions(const std::vector<std::string>& functions);
+
+}  // namespace runner::aoti_host

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+#include <string>
+
+#include "runner/aoti_host/tensor.h"
+
+namespace runner::aoti_host {
+
+// A handle of the C interface is a Tensor of ours; whoever gets an owning one deletes it with
+// aoti_torch_delete_tensor_object.
+inline Tensor& tensor_of(AtenTensorHandle handle) { return *reinterpret_cast<Tensor*>(handle); }
+AtenTensorHandle new_handle(Tensor tensor);
+
+// What the last function of the interface that failed on this thread said.
+const std::string& last_error();
+void set_last_error(std::string text);
+
+// Runs the body of a function of the interface: exceptions become its status.
+template <class F>
+AOTITorchError guarded(F body) noexcept {
+  try {
+    body();
+    return AOTI_TORCH_SUCCESS;
+  } catch (const std::bad_alloc&) {
+    set_last_error("out of memory");
+  } catch (const std::exception& error) {
+    set_last_error(error.what());
+  }
+  return AOTI_TORCH_FAILURE;
+}
+
+}  // namespace runner::aoti_host
