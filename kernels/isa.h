@@ -42,16 +42,8 @@ struct Tile {
   int size;
 };
 
-struct Isa {
-  const char* name;
-  bool (*supported)();
-
-  // The tile that starts at token `begin` of `tokens`.
-  Tile (*tile)(int64_t begin, int64_t tokens, const PackedWeight& weight);
-  void (*quantize)(const float* x, Tile tile, const PackedWeight& weight, ActivationScales scales,
-                   const Int8Activations& out);
-  void (*linear_a8wx)(const Int8Activations& x, int64_t tokens, const PackedWeight& weight,
-                      const float* bias, float* out, int64_t panel_begin, int64_t panel_end);
+// What is computed in float32. Entries whose integer instructions alone differ share one of these.
+struct FloatKernels {
   // x [T, padded_columns], sums [T, G] of its groups, for real zeros only.
   void (*linear_wx)(const float* x, const float* sums, int64_t tokens, const PackedWeight& weight,
                     const float* bias, float* out, int64_t panel_begin, int64_t panel_end);
@@ -78,10 +70,26 @@ struct Isa {
   void (*merge_chunks)(const float* partials, int64_t stride, int64_t chunks, int64_t head_dim,
                        float* out);
 
+  // For benchmarks: reads as fast as it can; `bytes` is a multiple of 512.
+  int32_t (*read_peak)(const uint8_t* memory, int64_t bytes);
+};
+
+struct Isa {
+  const char* name;
+  bool (*supported)();
+
+  // The tile that starts at token `begin` of `tokens`.
+  Tile (*tile)(int64_t begin, int64_t tokens, const PackedWeight& weight);
+  void (*quantize)(const float* x, Tile tile, const PackedWeight& weight, ActivationScales scales,
+                   const Int8Activations& out);
+  // Tokens from `first` on, which begins a tile.
+  void (*linear_a8wx)(const Int8Activations& x, int64_t first, int64_t tokens,
+                      const PackedWeight& weight, const float* bias, float* out,
+                      int64_t panel_begin, int64_t panel_end);
   // For benchmarks: as many dot products as the CPU can do; returns the multiply-adds.
   int64_t (*dot_peak)(int64_t rounds, int32_t* sink);
-  // And: reads as fast as it can; `bytes` is a multiple of 512.
-  int32_t (*read_peak)(const uint8_t* memory, int64_t bytes);
+
+  const FloatKernels* floats;
 };
 
 // Attention walks the cache in chunks of this many positions, counted from position 0.

@@ -71,13 +71,13 @@ void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight&
     }
   });
   parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {
-    k.linear_a8wx(quantized, tokens, weight, bias, out, begin, end);
+    k.linear_a8wx(quantized, 0, tokens, weight, bias, out, begin, end);
   });
 }
 
 void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
                const float* bias, float* out) {
-  const Isa& k = isa();
+  const FloatKernels& k = *isa().floats;
   float *padded, *sums;
   Arena arena;
   arena.reserve(padded, tokens * weight.padded_columns);
@@ -102,7 +102,7 @@ void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& w
 void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
                const float* bias, float* out) {
   parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {
-    isa().linear_fp(x, tokens, weight, bias, out, begin, end);
+    isa().floats->linear_fp(x, tokens, weight, bias, out, begin, end);
   });
 }
 
@@ -121,7 +121,7 @@ void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const f
               float eps, float* out) {
   parallel(host, tokens, row_grain(width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      isa().rms_norm(x + t * width, width, weight, eps, out + t * width);
+      isa().floats->rms_norm(x + t * width, width, weight, eps, out + t * width);
     }
   });
 }
@@ -130,7 +130,7 @@ void silu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, f
   parallel(host, tokens, row_grain(4 * width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* gate = gate_up + 2 * t * width;
-      isa().silu_mul(gate, gate + width, width, out + t * width);
+      isa().floats->silu_mul(gate, gate + width, width, out + t * width);
     }
   });
 }
@@ -139,14 +139,14 @@ void gelu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, f
   parallel(host, tokens, row_grain(4 * width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* gate = gate_up + 2 * t * width;
-      isa().gelu_mul(gate, gate + width, width, out + t * width);
+      isa().floats->gelu_mul(gate, gate + width, width, out + t * width);
     }
   });
 }
 
 void add(Host& host, const float* a, const float* b, int64_t n, float* out) {
   parallel(host, n, 16384, [&](int64_t begin, int64_t end) {
-    isa().add(a + begin, b + begin, end - begin, out + begin);
+    isa().floats->add(a + begin, b + begin, end - begin, out + begin);
   });
 }
 
@@ -162,7 +162,7 @@ int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
 
 void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, const float* cos,
                const float* sin, const AttentionShape& shape, const Cache& cache, float* out) {
-  const Isa& k = isa();
+  const FloatKernels& k = *isa().floats;
   const int64_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
   const int64_t query_width = shape.heads * shape.head_dim;
   const int64_t heads_each = shape.heads / shape.kv_heads;

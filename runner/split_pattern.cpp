@@ -18,10 +18,6 @@ struct Release {
   }
 };
 using MatchData = std::unique_ptr<pcre2_match_data, Release<pcre2_match_data_free>>;
-using MatchContext = std::unique_ptr<pcre2_match_context, Release<pcre2_match_context_free>>;
-using JitStack = std::unique_ptr<pcre2_jit_stack, Release<pcre2_jit_stack_free>>;
-
-constexpr size_t kJitStackStart = 32 << 10, kJitStackMost = 8 << 20;
 
 std::string message_of(int code) {
   char text[160] = "";
@@ -67,8 +63,6 @@ SplitPattern::SplitPattern(std::string_view pattern) : code_(std::make_unique<Co
     throw Error("the tokenizer's split pattern does not compile: " + message_of(error) +
                 "; use another tokenizer file");
   }
-  // Where there is no just-in-time compiler for this machine, pcre2_match interprets.
-  pcre2_jit_compile(code_->code.get(), PCRE2_JIT_COMPLETE);
 }
 
 SplitPattern::~SplitPattern() = default;
@@ -78,22 +72,16 @@ std::vector<std::string_view> SplitPattern::split(
     const std::vector<std::string_view>& texts) const {
   const pcre2_code* code = code_->code.get();
   const MatchData data(pcre2_match_data_create_from_pattern(code, nullptr));
-  const MatchContext context(pcre2_match_context_create(nullptr));
-  const JitStack stack(pcre2_jit_stack_create(kJitStackStart, kJitStackMost, nullptr));
-  if (!data || !context) throw std::bad_alloc();
-  pcre2_jit_stack_assign(context.get(), nullptr, stack.get());
+  if (!data) throw std::bad_alloc();
 
   std::vector<std::string_view> parts;
   for (const std::string_view text : texts) {
     const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
     size_t done = 0, from = 0;
     while (from < text.size()) {
-      const auto match = [&](uint32_t options) {
-        return pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | options,
-                           data.get(), context.get());
-      };
-      int found = match(PCRE2_NOTEMPTY);
-      if (found == PCRE2_ERROR_JIT_STACKLIMIT) found = match(PCRE2_NOTEMPTY | PCRE2_NO_JIT);
+      const int found =
+          pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                      data.get(), nullptr);
       if (found == PCRE2_ERROR_NOMATCH) break;
       if (found < 0) {
         throw Error("the text cannot be split into words: " + message_of(found) +

@@ -69,7 +69,7 @@ double read_bandwidth(ThreadPool& pool, const std::vector<uint8_t>& memory) {
   const double seconds = median_seconds([&] {
     parallel(pool, parts, [&](int64_t begin, int64_t end) {
       for (int64_t p = begin; p < end; ++p) {
-        volatile int32_t keep = lowbit::isa().read_peak(memory.data() + p * per, per);
+        volatile int32_t keep = lowbit::isa().floats->read_peak(memory.data() + p * per, per);
         (void)keep;
       }
     });

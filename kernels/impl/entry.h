@@ -12,15 +12,10 @@
 namespace lowbit {
 namespace {
 
-// The table's entry over the virtual vector V.
+// The kernels of the table's entries over the virtual vector V.
 template <class V>
-constexpr Isa make_entry(const char* name, bool (*supported)()) {
-  return {.name = name,
-          .supported = supported,
-          .tile = tile_of<V>,
-          .quantize = quantize_tile<V>,
-          .linear_a8wx = linear_a8wx_range<V>,
-          .linear_wx = linear_wx_range<V>,
+constexpr FloatKernels make_floats() {
+  return {.linear_wx = linear_wx_range<V>,
           .linear_fp = linear_fp_range<V>,
           .group_sums = group_sums_row<V>,
           .rms_norm = rms_norm_row<V>,
@@ -31,8 +26,18 @@ constexpr Isa make_entry(const char* name, bool (*supported)()) {
           .attend = attend<V>,
           .attend_chunk = attend_chunk<V>,
           .merge_chunks = merge_chunks<V>,
-          .dot_peak = dot_peak<V>,
           .read_peak = read_peak<V>};
+}
+
+template <class V>
+constexpr Isa make_entry(const char* name, bool (*supported)(), const FloatKernels& floats) {
+  return {.name = name,
+          .supported = supported,
+          .tile = tile_of<V>,
+          .quantize = quantize_tile<V>,
+          .linear_a8wx = linear_a8wx_range<V>,
+          .dot_peak = dot_peak<V>,
+          .floats = &floats};
 }
 
 }  // namespace

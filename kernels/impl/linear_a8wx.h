@@ -198,12 +198,18 @@ inline bool row_tiles_fit(const PackedWeight& w) {
          (w.format.bits < 8 || w.format.zeros != Zeros::integer);
 }
 
+// The largest tile of tokens. Groups of half blocks are rare: they do without the largest of all.
+template <class V, bool Halves>
+constexpr int kLargestTile = Halves && V::kTileTokens > 4 ? 4 : V::kTileTokens;
+
 // Sizes of the tiles of tokens: as many of the largest as fit, then 4, then 1.
 template <class V>
 Tile tile_of(int64_t begin, int64_t tokens, const PackedWeight& w) {
   const int64_t left = tokens - begin;
   if (V::kRowTile > 0 && left >= V::kRowTile && row_tiles_fit(w)) return {begin, V::kRowTile};
-  return {begin, left >= V::kTileTokens ? V::kTileTokens : left >= 4 && V::kTileTokens > 4 ? 4 : 1};
+  const bool halves = w.format.group_size % 32 != 0;
+  const int largest = halves ? kLargestTile<V, true> : kLargestTile<V, false>;
+  return {begin, left >= largest ? largest : left >= 4 && largest > 4 ? 4 : 1};
 }
 
 template <class V, int Bits, int N, int B, bool Halves>
@@ -225,10 +231,9 @@ void range_a8wx(const Int8Activations& x, int64_t first, int64_t tokens, const P
       const int size = tile_of<V>(token, tokens, w).size;
       int64_t panel = from;
       if constexpr (Halves) {
-        if (size == V::kTileTokens) {
-          panels_a8wx<V, Bits, V::kTileTokens, 1, true>(x, token, w, bias, out, panel, to, panel_end);
-        } else if (size == 4) {
-          panels_a8wx<V, Bits, 4, 1, true>(x, token, w, bias, out, panel, to, panel_end);
+        if (size == kLargestTile<V, true>) {
+          panels_a8wx<V, Bits, kLargestTile<V, true>, 1, true>(x, token, w, bias, out, panel, to,
+                                                               panel_end);
         } else {
           panels_a8wx<V, Bits, 1, 1, true>(x, token, w, bias, out, panel, to, panel_end);
         }
@@ -262,10 +267,9 @@ void with_bits(uint32_t bits, F f) {
   }
 }
 
-// Tokens from `first` on.
 template <class V>
-void linear_a8wx_from(const Int8Activations& x, int64_t first, int64_t tokens, const PackedWeight& w,
-                      const float* bias, float* out, int64_t begin, int64_t end) {
+void linear_a8wx_range(const Int8Activations& x, int64_t first, int64_t tokens, const PackedWeight& w,
+                       const float* bias, float* out, int64_t begin, int64_t end) {
   with_bits(w.format.bits, [&](auto bits) {
     if (w.format.group_size % 32 == 0) {
       range_a8wx<V, bits(), false>(x, first, tokens, w, bias, out, begin, end);
@@ -273,12 +277,6 @@ void linear_a8wx_from(const Int8Activations& x, int64_t first, int64_t tokens, c
       range_a8wx<V, bits(), true>(x, first, tokens, w, bias, out, begin, end);
     }
   });
-}
-
-template <class V>
-void linear_a8wx_range(const Int8Activations& x, int64_t tokens, const PackedWeight& w,
-                       const float* bias, float* out, int64_t begin, int64_t end) {
-  linear_a8wx_from<V>(x, 0, tokens, w, bias, out, begin, end);
 }
 
 }  // namespace

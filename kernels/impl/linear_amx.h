@@ -182,16 +182,18 @@ void panels_amx(const Int8Activations& x, int64_t token, int64_t tiles, const Pa
   }
 }
 
-template <class V>
-void linear_amx_range(const Int8Activations& x, int64_t tokens, const PackedWeight& w,
+// What does not fill a tile goes to `others`.
+template <class V, const Isa& others>
+void linear_amx_range(const Int8Activations& x, int64_t first, int64_t tokens, const PackedWeight& w,
                       const float* bias, float* out, int64_t begin, int64_t end) {
-  const int64_t tiled = row_tiles_fit(w) ? tokens / kAmxTokens * kAmxTokens : 0;
-  if (tiled > 0) {
+  const int64_t tiled =
+      row_tiles_fit(w) ? first + (tokens - first) / kAmxTokens * kAmxTokens : first;
+  if (tiled > first) {
     const TileConfiguration configuration;
     with_bits(w.format.bits, [&](auto bits) {
       for (int64_t panel = begin; panel < end; panel += 2) {
         const int64_t second = panel + 1 < end ? panel + 1 : panel;
-        for (int64_t token = 0; token < tiled; token += kAmxTiles * kAmxTokens) {
+        for (int64_t token = first; token < tiled; token += kAmxTiles * kAmxTokens) {
           const int64_t left = (tiled - token) / kAmxTokens;
           panels_amx<V, bits()>(x, token, left < kAmxTiles ? left : kAmxTiles, w, bias, out, panel,
                                 second);
@@ -199,7 +201,7 @@ void linear_amx_range(const Int8Activations& x, int64_t tokens, const PackedWeig
       }
     });
   }
-  linear_a8wx_from<V>(x, tiled, tokens, w, bias, out, begin, end);
+  if (tiled < tokens) others.linear_a8wx(x, tiled, tokens, w, bias, out, begin, end);
 }
 
 }  // namespace

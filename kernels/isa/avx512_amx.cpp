@@ -8,6 +8,9 @@
 #include "kernels/impl/linear_amx.h"
 
 namespace lowbit {
+
+extern const Isa kAvx512Vnni;
+
 namespace {
 
 struct Avx512Amx : Avx512Vnni {
@@ -23,19 +26,23 @@ bool has_amx() {
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
-constexpr Isa amx_entry() {
-  Isa entry = make_entry<Avx512Amx>("avx512_amx", [] {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni") && has_amx();
-  });
-  entry.linear_a8wx = linear_amx_range<Avx512Amx>;
-  return entry;
-}
-
 }  // namespace
 
+extern const FloatKernels kAvx512Floats;
+
 // Constant-initialized: no code of this file runs before the CPU is known to have its instructions.
-extern constinit const Isa kAvx512Amx = amx_entry();
+extern constinit const Isa kAvx512Amx = {
+    .name = "avx512_amx",
+    .supported =
+        [] {
+          return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                 __builtin_cpu_supports("avx512vnni") && has_amx();
+        },
+    .tile = tile_of<Avx512Amx>,
+    .quantize = quantize_tile<Avx512Amx>,
+    .linear_a8wx = linear_amx_range<Avx512Amx, kAvx512Vnni>,
+    .dot_peak = dot_peak<Avx512Amx>,
+    .floats = &kAvx512Floats};
 
 }  // namespace lowbit

@@ -4,6 +4,7 @@
 
 namespace lowbit {
 
-extern constinit const Isa kNeon = make_entry<Neon>("neon", [] { return true; });
+extern constinit const FloatKernels kNeonFloats = make_floats<Neon>();
+extern constinit const Isa kNeon = make_entry<Neon>("neon", [] { return true; }, kNeonFloats);
 
 }  // namespace lowbit

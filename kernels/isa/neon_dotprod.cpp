@@ -5,6 +5,9 @@
 
 namespace lowbit {
 
-extern constinit const Isa kNeonDotprod = make_entry<NeonDotprod>("neon_dotprod", [] { return arm_features().dotprod; });
+extern const FloatKernels kNeonFloats;
+
+extern constinit const Isa kNeonDotprod = make_entry<NeonDotprod>(
+    "neon_dotprod", [] { return arm_features().dotprod; }, kNeonFloats);
 
 }  // namespace lowbit

@@ -5,6 +5,9 @@
 
 namespace lowbit {
 
-extern constinit const Isa kNeonI8mm = make_entry<NeonI8mm>("neon_i8mm", [] { return arm_features().i8mm; });
+extern const FloatKernels kNeonFloats;
+
+extern constinit const Isa kNeonI8mm = make_entry<NeonI8mm>(
+    "neon_i8mm", [] { return arm_features().i8mm; }, kNeonFloats);
 
 }  // namespace lowbit

@@ -4,6 +4,7 @@
 
 namespace lowbit {
 
-extern constinit const Isa kScalar = make_entry<Scalar>("scalar", [] { return true; });
+extern constinit const FloatKernels kScalarFloats = make_floats<Scalar>();
+extern constinit const Isa kScalar = make_entry<Scalar>("scalar", [] { return true; }, kScalarFloats);
 
 }  // namespace lowbit

@@ -39,8 +39,11 @@ StringMap good() {
           {"checkpoint_digest", "ab"},
           {"kernel_layout_version", "1"},
           {"delegate", "lowbit"},
-          {"target", "x86-64-v3"},
-          {"cpu_features", R"(["avx2", "fma"])"},
+          {"runtime", "lean"},
+          {"targets", R"([{"name": "x86-64-v3", "machine": "x86_64", "cpu_features": ["avx2", "fma"],
+                           "folder": "model"}])"},
+          {"host_functions", R"(["aoti_torch_get_dim"])"},
+          {"weights", R"([{"name": "w", "dtype": "float16", "shape": [3, 5], "offset": 64}])"},
           {"key_cache_shape", "[2, 8, 64]"},
           {"value_cache_shape", "[2, 64, 8]"},
           {"cache_dtype", "float32"},
@@ -70,7 +73,14 @@ TEST(good_metadata_is_read) {
   CHECK_EQ(*m.sampling.temperature, 0.6);
   CHECK_EQ(*m.sampling.top_k, 40);
   CHECK(!m.sampling.top_p && !m.sampling.min_p);
-  CHECK_EQ(m.cpu_features, (std::vector<std::string>{"avx2", "fma"}));
+  CHECK(m.lean);
+  CHECK_EQ(m.targets.size(), size_t{1});
+  CHECK_EQ(m.targets[0].machine, "x86_64");
+  CHECK_EQ(m.targets[0].cpu_features, (std::vector<std::string>{"avx2", "fma"}));
+  CHECK_EQ(m.host_functions, (std::vector<std::string>{"aoti_torch_get_dim"}));
+  CHECK_EQ(m.weights[0].shape, (std::vector<int64_t>{3, 5}));
+  CHECK_EQ(m.weights[0].offset, uint64_t{64});
+  CHECK_EQ(m.weights[0].bytes, uint64_t{30});
   CHECK_EQ(m.key_cache_shape, (std::vector<int64_t>{2, 8, 64}));
   CHECK_EQ(m.value_cache_shape, (std::vector<int64_t>{2, 64, 8}));
 }
@@ -86,15 +96,15 @@ TEST(each_missing_key_is_named) {
 TEST(executorch_needs_no_cache_form) {
   StringMap map = good();
   map["backend"] = "executorch";
-  for (const char* key : {"target", "cpu_features", "key_cache_shape", "value_cache_shape",
-                          "cache_dtype", "n_caches"}) {
+  for (const char* key : {"runtime", "targets", "host_functions", "weights", "key_cache_shape",
+                          "value_cache_shape", "cache_dtype", "n_caches"}) {
     map.erase(key);
   }
   CHECK_EQ(parse(map, "executorch").vocab_size, 300);
 }
 
 TEST(versions_and_backend) {
-  CHECK_THROWS(Error, parse_with("schema_version", "2"), "schema 2", "newer", "up to 1");
+  CHECK_THROWS(Error, parse_with("schema_version", "3"), "schema 3", "newer", "up to 2");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "has 1");
   CHECK_THROWS(Error, parse_with("backend", "executorch"), "'executorch'", "'aoti'");
@@ -123,7 +133,19 @@ TEST(values_that_are_no_sense_are_named) {
   CHECK_THROWS(Error, parse_with("sampling", "[]"), "object");
   CHECK_THROWS(Error, parse_with("sampling", R"({"top_p": 2})"), "top_p");
   CHECK_THROWS(Error, parse_with("sampling", R"({"temperature": "hot"})"), "temperature");
-  CHECK_THROWS(Error, parse_with("cpu_features", "[1]"), "strings");
+  CHECK_THROWS(Error, parse_with("host_functions", "[1]"), "strings");
+  CHECK_THROWS(Error, parse_with("runtime", "python"), "lean, torch");
+  for (const char* targets : {"[]", "[1]", "{}", R"([{"name": "x"}])",
+                              R"([{"name": 1, "machine": "m", "cpu_features": [], "folder": "f"}])"}) {
+    CHECK_THROWS(Error, parse_with("targets", targets), "targets", "export");
+  }
+  for (const char* shape : {"[-1]", "[1.5]", "\"3\"", "[2000000, 2000000]", "[9223372036854775807]"}) {
+    const std::string weights =
+        R"([{"name": "w", "dtype": "float32", "offset": 0, "shape": )" + std::string(shape) + "}]";
+    CHECK_THROWS(Error, parse_with("weights", weights.c_str()), "weights", "export");
+  }
+  CHECK_THROWS(Error, parse_with("weights", R"([{"name": "w", "dtype": "int3", "shape": [1],
+                                               "offset": 0}])"), "weights");
   for (const char* key : {"key_cache_shape", "value_cache_shape"}) {
     CHECK_THROWS(Error, parse_with(key, "[]"), key);
     CHECK_THROWS(Error, parse_with(key, "[60000000, 60000000, 8]"), "memory");

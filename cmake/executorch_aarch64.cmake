@@ -1,0 +1,29 @@
+# ExecuTorch for 64-bit Arm: its wheel of the version that the exporter has, unpacked in .deps/.
+# Sets EXECUTORCH_ROOT.
+set(folder "${CMAKE_SOURCE_DIR}/.deps/executorch-aarch64")
+set(EXECUTORCH_ROOT "${folder}/executorch")
+if(NOT EXISTS "${EXECUTORCH_ROOT}")
+  execute_process(
+    COMMAND "${Python3_EXECUTABLE}" -c "import importlib.metadata as m; print(m.version('executorch'))"
+    OUTPUT_VARIABLE version RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
+  if(failed)
+    message(FATAL_ERROR "${Python3_EXECUTABLE} has no executorch. Run scripts/setup.sh")
+  endif()
+  message(STATUS "Fetching ExecuTorch ${version} for aarch64")
+  set(part "${folder}.part")
+  file(REMOVE_RECURSE "${part}")
+  execute_process(
+    COMMAND "${Python3_EXECUTABLE}" -m pip download --quiet --disable-pip-version-check --no-deps
+      --only-binary=:all: --platform manylinux_2_28_aarch64 --dest "${part}" executorch==${version}
+    RESULT_VARIABLE failed ERROR_VARIABLE words)
+  file(GLOB wheel "${part}/*.whl")
+  if(failed OR NOT wheel)
+    file(REMOVE_RECURSE "${part}")
+    message(FATAL_ERROR "pip cannot fetch ExecuTorch ${version} for aarch64: ${words}\n"
+                        "Build without et_run (-DET=OFF), or unpack its wheel in ${folder}")
+  endif()
+  file(ARCHIVE_EXTRACT INPUT "${wheel}" DESTINATION "${part}")
+  file(REMOVE "${wheel}")
+  file(REMOVE_RECURSE "${folder}")
+  file(RENAME "${part}" "${folder}")
+endif()
