@@ -13,6 +13,8 @@
 //   dot8       the same of w - kByteBias, for any byte w
 //   sum        adds lanes 8 apart, then 4, 2 and 1
 //   kGemvBlocks, kTileTokens and so on: tile sizes that suit the registers; they change no bit
+//   kCompact: one code for weights of any width below 8, and for any group size; for it alone
+//   packed_quad unpacks
 
 #include <array>
 #include <cstdint>

@@ -19,7 +19,7 @@ constexpr int64_t kMaxContext = 1 << 26;
 constexpr int64_t kMaxDim = 1 << 20;
 constexpr int64_t kMaxLayers = 1 << 14;
 constexpr int64_t kMaxCacheElements = int64_t{1} << 40;
-constexpr int64_t kMaxWeightBytes = int64_t{1} << 40;
+constexpr uint64_t kMaxWeightBytes = uint64_t{1} << 40;
 constexpr int64_t kMaxTokenizerBytes = int64_t{1} << 30;
 
 std::string shortened(const std::string& value) {
@@ -170,6 +170,13 @@ std::vector<Target> read_targets(const Reader& in) {
   return targets;
 }
 
+// A size or an offset within weights.
+template <class F>
+uint64_t whole_number(const json& value, F bad) {
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaxWeightBytes) bad();
+  return value.get<uint64_t>();
+}
+
 uint64_t bytes_of(const std::string& dtype) {
   if (dtype == "uint8" || dtype == "int8" || dtype == "bool") return 1;
   if (dtype == "float16" || dtype == "bfloat16" || dtype == "int16") return 2;
@@ -184,16 +191,17 @@ std::vector<Weight> read_weights(const Reader& in) {
   std::vector<Weight> weights;
   for (const json& item : in.parsed(keys::kWeights, json::value_t::array, kWanted)) {
     if (!item.is_object()) bad();
-    Weight weight{member<std::string>(item, "name", bad), member<std::string>(item, "dtype", bad),
-                  member<std::vector<int64_t>>(item, "shape", bad),
-                  member<uint64_t>(item, "offset", bad)};
+    Weight weight;
+    weight.name = member<std::string>(item, "name", bad);
+    weight.dtype = member<std::string>(item, "dtype", bad);
+    weight.offset = whole_number(member<json>(item, "offset", bad), bad);
     weight.bytes = bytes_of(weight.dtype);
     if (weight.bytes == 0) bad();
-    for (const int64_t size : weight.shape) {
-      if (size < 0 || size > kMaxWeightBytes) bad();
-      const auto unsigned_size = static_cast<uint64_t>(size);
-      if (size > 0 && weight.bytes > uint64_t{kMaxWeightBytes} / unsigned_size) bad();
-      weight.bytes *= unsigned_size;
+    for (const json& element : member<json>(item, "shape", bad)) {
+      const uint64_t size = whole_number(element, bad);
+      if (size > 0 && weight.bytes > kMaxWeightBytes / size) bad();
+      weight.bytes *= size;
+      weight.shape.push_back(static_cast<int64_t>(size));
     }
     weights.push_back(std::move(weight));
   }

@@ -308,16 +308,20 @@ void attend_rows(const float* queries, int64_t start, int64_t begin, int64_t fro
   }
 }
 
+// Rows of the last tile, some of which may be unused.
+template <class V>
+constexpr int kFewRows = V::kAttentionRows < 4 ? V::kAttentionRows : 4;
+
 template <class V, CacheType C>
 void attend_tokens(const float* queries, int64_t start, int64_t begin, int64_t end, int64_t kv_head,
                    const AttentionShape& s, const Cache& cache, float* out) {
   const int64_t count = (end - begin) * (s.heads / s.kv_heads);
   int64_t from = 0;
-  for (; count - from > 4; from += V::kAttentionRows) {
+  for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
     attend_rows<V, C, V::kAttentionRows>(queries, start, begin, from, count, kv_head, s, cache, out);
   }
   if (from < count) {
-    attend_rows<V, C, 4>(queries, start, begin, from, count, kv_head, s, cache, out);
+    attend_rows<V, C, kFewRows<V>>(queries, start, begin, from, count, kv_head, s, cache, out);
   }
 }
 
@@ -342,12 +346,13 @@ void attend_chunk_heads(const float* queries, int64_t position, int64_t chunk, i
                         const AttentionShape& s, const Cache& cache, float* partials) {
   const int64_t count = s.heads / s.kv_heads;
   int64_t from = 0;
-  for (; count - from > 4; from += V::kAttentionRows) {
+  for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
     attend_chunk_rows<V, C, V::kAttentionRows>(queries, position, chunk, from, count, kv_head, s,
                                                cache, partials);
   }
   if (from < count) {
-    attend_chunk_rows<V, C, 4>(queries, position, chunk, from, count, kv_head, s, cache, partials);
+    attend_chunk_rows<V, C, kFewRows<V>>(queries, position, chunk, from, count, kv_head, s, cache,
+                                         partials);
   }
 }
 

@@ -12,6 +12,9 @@
 namespace lowbit {
 namespace {
 
+// The width is known at run time only, and below 8.
+constexpr int kAnyBits = 0;
+
 // Quad `j` (0 to 7) of a block of 32 columns: 64 bytes.
 template <class V, int Bits, int J>
 typename V::Bytes weight_quad(const uint8_t* p) {
@@ -56,22 +59,36 @@ struct Sums {
   typename V::I32 at[B][N];
 };
 
+// Adds the products of a quad of B panels and N tokens.
+template <class V, int Bits, int N, int B>
+[[gnu::always_inline]] inline void dot_quad(const typename V::Bytes (&w)[B], const int8_t* x,
+                                            Sums<V, N, B>& sums) {
+#pragma GCC unroll 16
+  for (int t = 0; t < N; ++t) {
+    const auto a = V::quad(x + t * 4);
+#pragma GCC unroll 4
+    for (int b = 0; b < B; ++b) {
+      sums.at[b][t] = Bits == 8 ? V::dot8(sums.at[b][t], w[b], a) : V::dot(sums.at[b][t], w[b], a);
+    }
+  }
+}
+
 // Adds the products of quads Begin..End of a block. `x` is at the block's first quad.
 template <class V, int Bits, int N, int B, int Begin, int End>
-[[gnu::always_inline]] inline void dot_quads(const uint8_t* const (&data)[B], const int8_t* x,
+[[gnu::always_inline]] inline void dot_quads(const uint8_t* const (&data)[B],
+                                             [[maybe_unused]] int bits, const int8_t* x,
                                              Sums<V, N, B>& sums) {
-  if constexpr (Begin < End) {
-    typename V::Bytes w[B];
-    for (int b = 0; b < B; ++b) w[b] = weight_quad<V, Bits, Begin>(data[b]);
-#pragma GCC unroll 16
-    for (int t = 0; t < N; ++t) {
-      const auto a = V::quad(x + (Begin * N + t) * 4);
-#pragma GCC unroll 4
-      for (int b = 0; b < B; ++b) {
-        sums.at[b][t] = Bits == 8 ? V::dot8(sums.at[b][t], w[b], a) : V::dot(sums.at[b][t], w[b], a);
-      }
+  typename V::Bytes w[B];
+  if constexpr (Bits == kAnyBits) {
+#pragma GCC unroll 1
+    for (int j = Begin; j < End; ++j) {
+      for (int b = 0; b < B; ++b) w[b] = V::packed_quad(data[b], bits, j);
+      dot_quad<V, Bits>(w, x + j * N * 4, sums);
     }
-    dot_quads<V, Bits, N, B, Begin + 1, End>(data, x, sums);
+  } else if constexpr (Begin < End) {
+    for (int b = 0; b < B; ++b) w[b] = weight_quad<V, Bits, Begin>(data[b]);
+    dot_quad<V, Bits>(w, x + Begin * N * 4, sums);
+    dot_quads<V, Bits, N, B, Begin + 1, End>(data, bits, x, sums);
   }
 }
 
@@ -108,6 +125,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   const int32_t* starts = x.starts + token * w.groups;
   const float* scaled_sums = x.scaled_sums + token * w.groups;
   const Zeros zeros = w.format.zeros;
+  const int bits = Bits == kAnyBits ? static_cast<int>(w.format.bits) : Bits;
   const int64_t steps = w.format.group_size / (Halves ? 16 : 32);
   const bool more = panel + 2 * B <= panel_end;
   const auto ahead = static_cast<int64_t>(more ? B * w.panel_bytes : 0);
@@ -136,23 +154,23 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
     for (int64_t s = 0; s < steps; ++s) {
       if constexpr (Halves) {
         if (!upper_half) {
-          dot_quads<V, Bits, N, B, 0, 4>(data, values, sums);
+          dot_quads<V, Bits, N, B, 0, 4>(data, bits, values, sums);
           upper_half = true;
           continue;
         }
-        dot_quads<V, Bits, N, B, 4, 8>(data, values, sums);
+        dot_quads<V, Bits, N, B, 4, 8>(data, bits, values, sums);
         upper_half = false;
       } else {
-        dot_quads<V, Bits, N, B, 0, 8>(data, values, sums);
+        dot_quads<V, Bits, N, B, 0, 8>(data, bits, values, sums);
       }
       if constexpr (N == 1) {
         // One token only passes over the weights: the next panels are fetched meanwhile, since
         // panels are too short for the CPU to notice in time.
         for (int b = 0; b < B; ++b) {
-          for (int line = 0; line < Bits; ++line) prefetch(data[b] + ahead + 64 * line);
+          for (int line = 0; line < bits; ++line) prefetch(data[b] + ahead + 64 * line);
         }
       }
-      for (int b = 0; b < B; ++b) data[b] += 64 * Bits;
+      for (int b = 0; b < B; ++b) data[b] += 64 * bits;
       values += 32 * N;
     }
     for (int b = 0; b < B; ++b) {
@@ -270,13 +288,21 @@ void with_bits(uint32_t bits, F f) {
 template <class V>
 void linear_a8wx_range(const Int8Activations& x, int64_t first, int64_t tokens, const PackedWeight& w,
                        const float* bias, float* out, int64_t begin, int64_t end) {
-  with_bits(w.format.bits, [&](auto bits) {
-    if (w.format.group_size % 32 == 0) {
-      range_a8wx<V, bits(), false>(x, first, tokens, w, bias, out, begin, end);
+  if constexpr (V::kCompact) {
+    if (w.format.bits == 8) {
+      range_a8wx<V, 8, true>(x, first, tokens, w, bias, out, begin, end);
     } else {
-      range_a8wx<V, bits(), true>(x, first, tokens, w, bias, out, begin, end);
+      range_a8wx<V, kAnyBits, true>(x, first, tokens, w, bias, out, begin, end);
     }
-  });
+  } else {
+    with_bits(w.format.bits, [&](auto bits) {
+      if (w.format.group_size % 32 == 0) {
+        range_a8wx<V, bits(), false>(x, first, tokens, w, bias, out, begin, end);
+      } else {
+        range_a8wx<V, bits(), true>(x, first, tokens, w, bias, out, begin, end);
+      }
+    });
+  }
 }
 
 }  // namespace

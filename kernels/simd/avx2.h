@@ -13,6 +13,7 @@ namespace {
 
 struct Avx2Base {
   static constexpr int kRowTile = 0;
+  static constexpr bool kCompact = false;
   static constexpr int kByteBias = 0;
   static constexpr int kGemvBlocks = 2, kTileTokens = 4;
   static constexpr int kFloatTokens = 3, kFloatBlocks = 2, kAttentionRows = 4;

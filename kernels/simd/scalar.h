@@ -13,9 +13,10 @@ namespace {
 
 struct Scalar {
   static constexpr int kRowTile = 0;
+  static constexpr bool kCompact = true;
   static constexpr int kByteBias = 0;
   static constexpr int kGemvBlocks = 1, kTileTokens = 2;
-  static constexpr int kFloatTokens = 2, kFloatBlocks = 1, kAttentionRows = 4;
+  static constexpr int kFloatTokens = 1, kFloatBlocks = 1, kAttentionRows = 2;
 
   struct F32 { float v[16]; };
   struct I32 { int32_t v[16]; };
@@ -33,6 +34,24 @@ struct Scalar {
     Bytes r;
     for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>(f(i));
     return r;
+  }
+
+  // Quad j of a block of 32 columns of packed weights (kernels/layout.h): planes of 4, 2 and 1
+  // bits, those that `bits` is the sum of.
+  [[gnu::noinline]] static Bytes packed_quad(const uint8_t* p, int bits, int j) {
+    Bytes quad{};
+    int at = 0;
+    for (int width = 4; width > 0; width /= 2) {
+      if ((bits & width) == 0) continue;
+      const int each = 8 / width, mask = (1 << width) - 1;
+      const uint8_t* plane = p + 64 * (at + j / each);
+      const int shift = j % each * width;
+      for (int i = 0; i < 64; ++i) {
+        quad.v[i] = static_cast<uint8_t>(quad.v[i] | (plane[i] >> shift & mask) << at);
+      }
+      at += width;
+    }
+    return quad;
   }
 
   static F32 zero() { return set(0); }
