@@ -22,8 +22,11 @@ constexpr int64_t kMaxCacheElements = int64_t{1} << 40;
 constexpr uint64_t kMaxWeightBytes = uint64_t{1} << 40;
 constexpr int64_t kMaxTokenizerBytes = int64_t{1} << 30;
 
+// A value in a message of one line.
 std::string shortened(const std::string& value) {
-  return value.size() <= 60 ? value : value.substr(0, 60) + "...";
+  std::string text = value.size() <= 60 ? value : value.substr(0, 60) + "...";
+  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
+  return text;
 }
 
 // Reads values of one artifact; every complaint names the file, the key and the value.

@@ -134,8 +134,8 @@ ZipMember read_entry(const Bytes& in, uint64_t& at) {
 
 // Tables for eight bytes at a time ("slicing by 8"); the reflected polynomial of ISO 3309.
 using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
-constexpr CrcTables crc_tables() {
-  CrcTables tables{};
+CrcTables crc_tables() {
+  CrcTables tables;
   for (uint32_t i = 0; i < 256; ++i) {
     uint32_t value = i;
     for (int bit = 0; bit < 8; ++bit) value = value >> 1 ^ (value & 1 ? 0xedb88320U : 0U);
@@ -151,7 +151,7 @@ constexpr CrcTables crc_tables() {
 }
 
 uint32_t crc32_of(std::span<const std::byte> data) {
-  static constexpr CrcTables kTables = crc_tables();
+  static const CrcTables kTables = crc_tables();
   const auto byte = [&](size_t i) { return static_cast<uint32_t>(data[i]); };
   uint32_t crc = ~0U;
   size_t i = 0;
