@@ -32,14 +32,20 @@ _LINK = (
 )  # fmt: skip
 
 
+# The generated code keeps its last error in a thread's own string. A destructor that waits for the
+# thread's end would keep the library loaded until then; the text of an error is left behind instead.
+_THREAD_EXIT = """
+extern "C" int __cxa_thread_atexit(void (*)(void*), void*, void*) { return 0; }
+"""
+
+
 @dataclass(frozen=True)
 class Compiled:
-    """The object file of a target, from which libraries are linked."""
+    """The object files of a target, from which libraries are linked."""
 
     target: Target
     compiler: str
-    object: Path
-    constants: Path  # assembler source of what the generated code calls its constants
+    objects: tuple[Path, ...]
 
 
 def find_compiler(target: Target) -> str:
@@ -67,8 +73,8 @@ def compile_targets(
 
     Raises ValueError when a compiler is missing or fails.
     """
-    constants = folder / "constants.S"
-    constants.write_text(
+    (folder / "thread_exit.cpp").write_text(_THREAD_EXIT)
+    (folder / "constants.S").write_text(
         '\t.section .rodata,"a"\n\t.balign 64\n'
         "\t.globl _binary_constants_bin_start, _binary_constants_bin_end\n"
         f"_binary_constants_bin_start:\n\t.quad {weights_bytes}\n_binary_constants_bin_end:\n"
@@ -77,9 +83,12 @@ def compile_targets(
     compilers = [find_compiler(target) for target in targets]
 
     def build(target: Target, compiler: str) -> Compiled:
-        out = folder / f"{target.name}.o"
-        _run([compiler, *_COMPILE, f"-march={target.march}", *_includes(), "-c", source, "-o", out])
-        return Compiled(target, compiler, out, constants)
+        objects = []
+        for part in (source, folder / "thread_exit.cpp", folder / "constants.S"):
+            objects.append(folder / f"{target.name}-{part.stem}.o")
+            flags = (*_COMPILE, f"-march={target.march}", *_includes())
+            _run([compiler, *flags, "-c", part, "-o", objects[-1]])
+        return Compiled(target, compiler, tuple(objects))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(build, targets, compilers))
@@ -90,7 +99,7 @@ def link(compiled: Compiled, library: Path, weights: Path | None = None) -> None
 
     They are brought in by the assembler, in a section of their own that the loader maps.
     """
-    sources = [compiled.object, compiled.constants]
+    sources = [*compiled.objects]
     if weights is not None:
         sources.append(_weights_source(compiled.target, weights))
     _run([compiled.compiler, *_LINK, *sources, "-o", library])

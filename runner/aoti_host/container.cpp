@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "kernels/bindings/aoti.h"
-#include "runner/aoti_host/shim.h"
 #include "runner/artifact_file.h"
 #include "runner/error.h"
 
@@ -71,17 +70,14 @@ Container::Container(std::string path, Library library, std::span<const NamedTen
     }
   } catch (...) {
     delete_(container_);
-    for (AtenTensorHandle handle : weights_) aoti_torch_delete_tensor_object(handle);
     throw;
   }
 }
 
-Container::~Container() {
-  delete_(container_);
-  for (AtenTensorHandle handle : weights_) aoti_torch_delete_tensor_object(handle);
-}
+Container::~Container() { delete_(container_); }
 
 void Container::set_weights(std::span<const NamedTensor> weights) {
+  const KeptHandles::Recording recording(handles_);
   size_t count = 0;
   call(ENTRY(AOTInductorModelContainerGetNumConstants), container_, &count);
   std::vector<AOTInductorConstantMapEntry> entries;
@@ -102,8 +98,7 @@ void Container::set_weights(std::span<const NamedTensor> weights) {
       throw Error(path_ + " asks for the weight " + program_name +
                   ", which is not there or of another form; export the model again");
     }
-    weights_.push_back(new_handle(found->tensor));
-    entries.push_back({name, weights_.back()});
+    entries.push_back({name, new_handle(found->tensor)});
   }
   // An artifact whose code brings its weights has none to set.
   if (weights.empty()) return;

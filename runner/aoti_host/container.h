@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runner/aoti_host/library.h"
+#include "runner/aoti_host/shim.h"
 #include "runner/aoti_host/tensor.h"
 
 namespace runner::aoti_host {
@@ -42,7 +43,7 @@ class Container {
   decltype(AOTInductorModelContainerRunSingleThreaded)* run_;
   decltype(AOTInductorModelContainerDelete)* delete_;
   decltype(AOTInductorGetLastError)* last_error_;
-  std::vector<AtenTensorHandle> weights_;
+  KeptHandles handles_;  // of the weights
 };
 
 }  // namespace runner::aoti_host

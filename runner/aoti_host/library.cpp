@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <list>
 #include <utility>
 
 #include "runner/artifact_file.h"
@@ -42,6 +43,10 @@ class FileDescriptor {
  private:
   int number_;
 };
+
+#ifdef __linux__
+std::string name_of(int file) { return "/proc/self/fd/" + std::to_string(file); }
+#endif
 
 void* load(const std::string& path, const std::string& file) {
   // Now, so that what is missing is found here; local, so that two models do not meet.
@@ -86,7 +91,14 @@ Library Library::from_bytes(const std::string& path, std::span<const std::byte> 
 #ifdef __linux__
   const FileDescriptor file(memfd_create("model.so", MFD_CLOEXEC));
   if (file.number() >= 0 && file.write_all(code)) {
-    const std::string name = "/proc/self/fd/" + std::to_string(file.number());
+    // The loader tells libraries apart by name: one that is still there must not be taken for this.
+    std::list<FileDescriptor> others;
+    std::string name = name_of(file.number());
+    while (void* other = dlopen(name.c_str(), RTLD_LAZY | RTLD_NOLOAD)) {
+      dlclose(other);
+      others.emplace_back(dup(file.number()));
+      name = name_of(others.back().number());
+    }
     if (access(name.c_str(), R_OK) == 0) return {path, load(path, name)};
   }
 #endif

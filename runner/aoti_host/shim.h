@@ -2,7 +2,9 @@
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "runner/aoti_host/tensor.h"
 
@@ -12,6 +14,24 @@ namespace runner::aoti_host {
 // aoti_torch_delete_tensor_object.
 inline Tensor& tensor_of(AtenTensorHandle handle) { return *reinterpret_cast<Tensor*>(handle); }
 AtenTensorHandle new_handle(Tensor tensor);
+
+// Owns the handles that are made on this thread while a Recording lasts, whether or not they are
+// deleted: PyTorch 2.13's containers never delete those of weights that their user manages.
+class KeptHandles {
+ public:
+  class Recording {
+   public:
+    explicit Recording(KeptHandles& owner);
+    ~Recording();
+    Recording(const Recording&) = delete;
+    Recording& operator=(const Recording&) = delete;
+  };
+
+  void add(Tensor* tensor) { tensors_.emplace_back(tensor); }
+
+ private:
+  std::vector<std::unique_ptr<Tensor>> tensors_;
+};
 
 // What the last function of the interface that failed on this thread said.
 const std::string& last_error();

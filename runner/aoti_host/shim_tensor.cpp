@@ -10,6 +10,7 @@ namespace runner::aoti_host {
 namespace {
 
 thread_local std::string error_text;
+thread_local KeptHandles* keeper = nullptr;
 
 std::span<const int64_t> list(const int64_t* values, int64_t count) {
   if (count < 0) throw std::invalid_argument("a tensor has a negative number of dimensions");
@@ -64,8 +65,14 @@ size_t blob_bytes(std::span<const int64_t> sizes, std::span<const int64_t> strid
 }  // namespace
 
 AtenTensorHandle new_handle(Tensor tensor) {
-  return reinterpret_cast<AtenTensorHandle>(new Tensor(std::move(tensor)));
+  auto made = std::make_unique<Tensor>(std::move(tensor));
+  made->kept = keeper != nullptr;
+  if (keeper != nullptr) keeper->add(made.get());
+  return reinterpret_cast<AtenTensorHandle>(made.release());
 }
+
+KeptHandles::Recording::Recording(KeptHandles& owner) { keeper = &owner; }
+KeptHandles::Recording::~Recording() { keeper = nullptr; }
 
 const std::string& last_error() { return error_text; }
 void set_last_error(std::string text) { error_text = std::move(text); }
@@ -154,7 +161,8 @@ AOTITorchError aoti_torch_get_stride(AtenTensorHandle handle, int64_t d, int64_t
 }
 
 AOTITorchError aoti_torch_delete_tensor_object(AtenTensorHandle handle) {
-  delete reinterpret_cast<Tensor*>(handle);
+  auto* tensor = reinterpret_cast<Tensor*>(handle);
+  if (tensor != nullptr && !tensor->kept) delete tensor;
   return AOTI_TORCH_SUCCESS;
 }
 
@@ -167,7 +175,11 @@ AOTITorchError aoti_torch_new_uninitialized_tensor(AtenTensorHandle* result) {
 }
 
 AOTITorchError aoti_torch_assign_tensors(AtenTensorHandle from, AtenTensorHandle to) {
-  return guarded([&] { tensor_of(to) = tensor_of(from); });
+  return guarded([&] {
+    const bool kept = tensor_of(to).kept;
+    tensor_of(to) = tensor_of(from);
+    tensor_of(to).kept = kept;
+  });
 }
 
 AOTITorchError aoti_torch_assign_tensors_out(AtenTensorHandle from, AtenTensorHandle* result) {

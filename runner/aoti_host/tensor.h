@@ -53,6 +53,7 @@ struct Tensor {
   c10::ScalarType dtype = c10::ScalarType::Undefined;
   int64_t dims = 0, offset = 0;
   int64_t sizes[kMaxDims] = {}, strides[kMaxDims] = {};
+  bool kept = false;  // by KeptHandles, which deletes it
 
   std::byte* data() const;
   int64_t numel() const;
