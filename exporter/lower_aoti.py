@@ -221,7 +221,7 @@ def _write_package(built: _Built, package: Path, metadata: Mapping[str, str]) ->
     stated = {k: v for k, v in metadata.items() if k != TOKENIZER_KEY} | dict(built.torch_metadata)
     with written_whole(package) as part, Pt2Writer(part) as writer:
         writer.metadata(json.dumps(stated))
-        writer.extra(TOKENIZER_KEY, base64.b64decode(metadata[TOKENIZER_KEY]))
+        writer.tokenizer(base64.b64decode(metadata[TOKENIZER_KEY]))
         for target, library in zip(built.targets, built.libraries, strict=True):
             writer.file(_folder(built, target), "model.so", library)
         for path in built.beside:

@@ -47,8 +47,8 @@ class Pt2Writer:
         """`size` bytes in all."""
         self._stream(f"{_AOTI}/{MODEL}/model_weights.blob", size, pieces, ALIGNMENT)
 
-    def extra(self, name: str, content: bytes) -> None:
-        self._write(f"extra/{name}", content)
+    def tokenizer(self, table: bytes) -> None:
+        self._write("tokenizer/table", table)  # not in extra/, which PyTorch reads as text
 
     def _write(self, name: str, content: bytes) -> None:
         self._stream(name, len(content), [content], 64)

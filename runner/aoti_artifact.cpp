@@ -18,7 +18,7 @@ namespace {
 constexpr std::string_view kModels = "data/aotinductor/";
 constexpr std::string_view kMetadata = "data/aotinductor/model/model_metadata.json";
 constexpr std::string_view kWeightsBlob = "data/aotinductor/model/model_weights.blob";
-constexpr std::string_view kTokenizerTable = "extra/tokenizer";
+constexpr std::string_view kTokenizerTable = "tokenizer/table";
 constexpr std::string_view kCode = "/model.so";
 
 std::string_view text_of(const ZipMember& member) {

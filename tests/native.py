@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from exporter import cli
 
 ROOT = Path(__file__).parent.parent
 ET_RUN, AOTI_RUN = ROOT / "cmake-out" / "et_run", ROOT / "cmake-out" / "aoti_run"
+TORCH_RUN = ROOT / "cmake-out" / "tests" / "aoti_run_torch"  # aoti_run on libtorch
+METADATA = "model/data/aotinductor/model/model_metadata.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,18 @@ def run(runner: Path, *arguments: object, stdin: str = "", timeout: float = 300)
 
 
 def runner_of(artifact: Path) -> Path:
-    return ET_RUN if artifact.suffix == ".pte" else AOTI_RUN
+    """The runner that a user would take; libtorch's where the artifact asks for it."""
+    if artifact.suffix == ".pte":
+        return ET_RUN
+    return AOTI_RUN if aoti_metadata(artifact)["runtime"] == "lean" else TORCH_RUN
+
+
+def aoti_metadata(artifact: Path) -> dict[str, str]:
+    """The metadata of a .pt2 or .so."""
+    if artifact.suffix == ".so":
+        return json.loads(artifact.with_name(artifact.name + ".json").read_text())
+    with zipfile.ZipFile(artifact) as archive:
+        return json.loads(archive.read(METADATA))
 
 
 def generate(artifact: Path, *arguments: object, stdin: str = "") -> str:

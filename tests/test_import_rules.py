@@ -23,9 +23,13 @@ FORBIDDEN = {
     "lowbit_weights.py": ("executorch", "torch._inductor", "exporter.lower"),
     "export.py": ("executorch", "torch._inductor", "torchao", "exporter.lower"),
     "lower_aoti.py": ("executorch", "exporter.lower_executorch", "exporter.quantize"),
+    "aoti_*.py": ("executorch", "torch._inductor", "exporter.lower_executorch"),
+    "pt2_package.py": ("executorch", "torch._inductor", "exporter.lower"),
     "lower_executorch.py": ("torch._inductor", "exporter.lower_aoti", "exporter.quantize"),
 }
 FRAMEWORK_HEADERS = re.compile(r'#include [<"](torch|ATen|c10|caffe2|executorch)/')
+# Of PyTorch, what needs none of its libraries.
+C_INTERFACE = re.compile(r"torch/(headeronly/|csrc/inductor/(aoti_torch/c/shim|aoti_runtime/interface)\.h)")
 
 
 def imports(path: Path) -> set[str]:
@@ -85,7 +89,16 @@ def test_runner_core_includes_no_framework():
         file.name for file in RUNNER.iterdir()
         if file.suffix in (".h", ".cpp") and FRAMEWORK_HEADERS.search(file.read_text())
     }  # fmt: skip
-    assert with_framework == {"et_model.cpp", "aoti_model.cpp"}
+    assert with_framework == {"et_model.cpp", "aoti_torch_model.cpp"}
+
+
+def test_the_lean_host_includes_the_c_interface_alone():
+    files = [file for file in (RUNNER / "aoti_host").iterdir() if file.suffix in (".h", ".cpp")]
+    assert len(files) > 5
+    for file in files:
+        for line in re.findall(r"#include <(torch/[^>]*)>", file.read_text()):
+            assert C_INTERFACE.match(line), f"{file.name} includes {line}"
+        assert not re.search(r"#include <(ATen|c10|caffe2)/", file.read_text()), file.name
 
 
 def test_kernels_core_includes_no_framework_and_starts_no_threads():
