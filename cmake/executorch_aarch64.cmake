@@ -1,14 +1,14 @@
 # ExecuTorch for 64-bit Arm: its wheel of the version that the exporter has, unpacked in .deps/.
 # Sets EXECUTORCH_ROOT.
-set(folder "${CMAKE_SOURCE_DIR}/.deps/executorch-aarch64")
+execute_process(
+  COMMAND "${Python3_EXECUTABLE}" -c "import importlib.metadata as m; print(m.version('executorch'))"
+  OUTPUT_VARIABLE version RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
+if(failed)
+  message(FATAL_ERROR "${Python3_EXECUTABLE} has no executorch. Run scripts/setup.sh")
+endif()
+set(folder "${CMAKE_SOURCE_DIR}/.deps/executorch-${version}-aarch64")
 set(EXECUTORCH_ROOT "${folder}/executorch")
 if(NOT EXISTS "${EXECUTORCH_ROOT}")
-  execute_process(
-    COMMAND "${Python3_EXECUTABLE}" -c "import importlib.metadata as m; print(m.version('executorch'))"
-    OUTPUT_VARIABLE version RESULT_VARIABLE failed OUTPUT_STRIP_TRAILING_WHITESPACE)
-  if(failed)
-    message(FATAL_ERROR "${Python3_EXECUTABLE} has no executorch. Run scripts/setup.sh")
-  endif()
   message(STATUS "Fetching ExecuTorch ${version} for aarch64")
   set(part "${folder}.part")
   file(REMOVE_RECURSE "${part}")

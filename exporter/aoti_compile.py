@@ -5,8 +5,10 @@ parsing of PyTorch's headers. No library of PyTorch is linked.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +34,16 @@ _LINK = (
 )  # fmt: skip
 
 
+# The generated code prints its exceptions, which its caller reads by its last error anyway: what it
+# takes for std::cerr goes nowhere.
+_QUIET = """
+#include <iostream>
+namespace std {
+static ostream nowhere(nullptr);
+}
+#define cerr nowhere
+"""
+
 # The generated code keeps its last error in a thread's own string. A destructor that waits for the
 # thread's end would keep the library loaded until then; the text of an error is left behind instead.
 _THREAD_EXIT = """
@@ -44,26 +56,28 @@ class Compiled:
     """The object files of a target, from which libraries are linked."""
 
     target: Target
-    compiler: str
+    compiler: tuple[str, ...]
     objects: tuple[Path, ...]
 
 
-def find_compiler(target: Target) -> str:
-    """The C++ compiler for `target`: `CXX` or g++, or the cross compiler under Debian's name.
+def find_compiler(target: Target) -> tuple[str, ...]:
+    """The command of the C++ compiler for `target`: `CXX` or g++, or the cross compiler under Debian's name.
 
     Raises ValueError with the remedy when there is none.
     """
+    if sys.platform != "linux":
+        raise ValueError("AOTInductor artifacts are compiled on Linux alone; export there, or a .pte")
     if target.machine == this_machine():
-        name, package = os.environ.get("CXX") or "g++", "g++"
+        command, package = shlex.split(os.environ.get("CXX") or "g++"), "g++"
     else:
-        name = f"{target.machine}-linux-gnu-g++"
+        command = [f"{target.machine}-linux-gnu-g++"]
         package = f"g++-{target.machine.replace('_', '-')}-linux-gnu"
-    if shutil.which(name) is None:
+    if shutil.which(command[0]) is None:
         raise ValueError(
-            f"--target {target.name} needs the compiler {name}, which is not here; install it "
+            f"--target {target.name} needs the compiler {command[0]}, which is not here; install it "
             f"(Debian: apt-get install {package})"
         )
-    return name
+    return tuple(command)
 
 
 def compile_targets(
@@ -73,6 +87,7 @@ def compile_targets(
 
     Raises ValueError when a compiler is missing or fails.
     """
+    (folder / "quiet.h").write_text(_QUIET)
     (folder / "thread_exit.cpp").write_text(_THREAD_EXIT)
     (folder / "constants.S").write_text(
         '\t.section .rodata,"a"\n\t.balign 64\n'
@@ -82,12 +97,14 @@ def compile_targets(
     )
     compilers = [find_compiler(target) for target in targets]
 
-    def build(target: Target, compiler: str) -> Compiled:
+    def build(target: Target, compiler: tuple[str, ...]) -> Compiled:
         objects = []
         for part in (source, folder / "thread_exit.cpp", folder / "constants.S"):
             objects.append(folder / f"{target.name}-{part.stem}.o")
             flags = (*_COMPILE, f"-march={target.march}", *_includes())
-            _run([compiler, *flags, "-c", part, "-o", objects[-1]])
+            if part == source:
+                flags = (*flags, "-include", folder / "quiet.h")
+            _run([*compiler, *flags, "-c", part, "-o", objects[-1]])
         return Compiled(target, compiler, tuple(objects))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -102,7 +119,7 @@ def link(compiled: Compiled, library: Path, weights: Path | None = None) -> None
     sources = [*compiled.objects]
     if weights is not None:
         sources.append(_weights_source(compiled.target, weights))
-    _run([compiled.compiler, *_LINK, *sources, "-o", library])
+    _run([*compiled.compiler, *_LINK, *sources, "-o", library])
 
 
 _NO_EXECUTABLE_STACK = '\t.section .note.GNU-stack,"",%progbits\n'
@@ -114,7 +131,7 @@ def _weights_source(target: Target, weights: Path) -> Path:
     section = ".lrodata" if target.machine == "x86_64" else ".rodata.weights"
     source = weights.with_name(f"weights-{target.name}.S")
     source.write_text(
-        f'\t.section {section},"aR",%progbits\n\t.balign 16384\n\t.globl {start}, {end}\n{start}:\n'
+        f'\t.section {section},"a",%progbits\n\t.balign 16384\n\t.globl {start}, {end}\n{start}:\n'
         f'\t.incbin "{weights}"\n{end}:\n\t.byte 0\n' + _NO_EXECUTABLE_STACK
     )
     return source

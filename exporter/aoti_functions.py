@@ -5,6 +5,7 @@ The host is `runner/aoti_host/`; a test compares `HOST_FUNCTIONS` with what `aot
 
 from pathlib import Path
 
+from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from exporter.ops import C_SHIMS
@@ -49,7 +50,10 @@ def called_functions(library: Path) -> tuple[str, ...]:
     Raises ValueError when the file is no ELF library.
     """
     with library.open("rb") as file:
-        elf = ELFFile(file)
+        try:
+            elf = ELFFile(file)
+        except ELFError as error:
+            raise ValueError(f"{library} is not a shared library: {error}") from None
         symbols = elf.get_section_by_name(".dynsym")
         versions = elf.get_section_by_name(".gnu.version")
         if symbols is None:

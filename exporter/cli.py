@@ -147,7 +147,7 @@ def _parser() -> _Parser:
     add("--runtime", default="auto", choices=RUNTIMES,
         help="what an AOTI artifact runs on: lean, aoti_run as it is; torch, aoti_run built with "
              "libtorch (auto: lean where its code needs no more)")  # fmt: skip
-    add("--max-autotune", action="store_true", help="AOTI: try several kernels, slower export")
+    add("--max-autotune", action="store_true", help="AOTI, stock kernels: try several, slower export")
     add("--verbose", action="store_true", help="show the libraries' own messages and tracebacks")
     add("--version", action="version", version=f"exporter {__version__}")
     return parser

@@ -15,13 +15,17 @@ def check_lowbit_only(module: GraphModule) -> None:
     One of PyTorch's operators would bring megabytes of its kernels along, and its arithmetic is
     not the same on every CPU.
     """
-    foreign = {
+    if foreign := other_operators(module):
+        raise RuntimeError(f"the lowbit program holds other operators: {', '.join(foreign)}")
+
+
+def other_operators(module: GraphModule) -> list[str]:
+    """The names of the operators of `module` that are not `lowbit::*`, sorted."""
+    return sorted({
         name
         for node in module.graph.nodes
         if node.op == "call_function" and not _allowed(name := _name(node.target), node.target)
-    }
-    if foreign:
-        raise RuntimeError(f"the lowbit program holds other operators: {', '.join(sorted(foreign))}")
+    })  # fmt: skip
 
 
 def _allowed(name: str, target) -> bool:

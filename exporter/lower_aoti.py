@@ -23,7 +23,7 @@ from exporter import ops
 from exporter.aoti_compile import Compiled, compile_targets, find_compiler, link
 from exporter.aoti_functions import called_functions, not_covered
 from exporter.artifact import TOKENIZER_KEY, disk_full_named, sidecar_of, written_whole
-from exporter.graph_check import check_lowbit_only
+from exporter.graph_check import check_lowbit_only, other_operators
 from exporter.progress import note
 from exporter.pt2_package import MODEL, Pt2Writer, tensor_bytes
 from exporter.targets import LEAN, TORCH, Target, this_machine
@@ -118,7 +118,10 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
     weights = {}
     for name, (tensor, _) in next(file for file in files if isinstance(file, dict)).items():
         if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
-            raise ValueError(f"the weight {name} is a part of a larger one; this cannot be stored")
+            raise ValueError(
+                f"the weight {name} is a part of a larger tensor, which cannot be stored in place; "
+                "this is a defect of the exporter: report it"
+            )
         weights[name] = tensor
     size = sum(_padded(tensor.nbytes) for tensor in weights.values())
     note(f"  compiling for {', '.join(target.name for target in options.targets)}")
@@ -133,6 +136,12 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
 
 
 def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -> _Built:
+    if options.runtime == LEAN:
+        raise ValueError(
+            "--runtime lean cannot be: the model calls PyTorch's own operators: "
+            f"{', '.join(other_operators(program.graph_module))}; use --delegate lowbit, or "
+            "--runtime torch"
+        )
     (target,) = options.targets
     files = _inductor(
         program,
@@ -183,12 +192,13 @@ def _compiling_in(folder: Path) -> Iterator[None]:
 def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
     called = sorted({name for library in built.libraries for name in called_functions(library)})
     missing = not_covered(called)
-    if missing and options.runtime == LEAN:
+    lean = built.compiled and not missing  # AOTInductor's own library has libtorch beside it
+    if not lean and options.runtime == LEAN:
         raise ValueError(
             "--runtime lean cannot be: the model calls what only libtorch has: "
             f"{', '.join(missing)}; use --delegate lowbit, or --runtime torch"
         )
-    runtime = TORCH if missing or options.runtime == TORCH else LEAN
+    runtime = LEAN if lean and options.runtime != TORCH else TORCH
     index, offset = [], 0
     for name, tensor in built.weights.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -208,8 +218,15 @@ def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
         "targets": json.dumps(targets),
         # Those that the host must have; libtorch has more than one could list.
         "host_functions": json.dumps(called if runtime == LEAN else missing),
+        "host_interface": _interface_version(),
         "weights": json.dumps(index),
     }
+
+
+def _interface_version() -> str:
+    """Of what a model and its host call of each other, as `runner/aoti_host/container.h` says it."""
+    major, minor = torch.__version__.split(".")[:2]
+    return f"{major}.{minor}/{ops.C_INTERFACE_VERSION}"
 
 
 def _folder(built: _Built, target: Target) -> str:

@@ -14,6 +14,8 @@ from torch import Tensor
 LIBRARY_VARIABLE = "LOWBIT_LIBRARY"
 LIBRARY = Path(__file__).parent.parent / "cmake-out" / "liblowbit_aten.so"
 
+# Of the C functions' parameters; kernels/bindings/aoti.h has the same number.
+C_INTERFACE_VERSION = 1
 # Operator -> its C declaration.
 C_SHIMS = {
     "linear_a8wx": "AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle* bias, "

@@ -19,7 +19,7 @@ _LOCAL_HEADER, _ZIP64_FIELD = 30, 20
 
 
 class Pt2Writer:
-    """Writes one archive. Used in a `with` block; `code`, `metadata` and the others once each."""
+    """Writes one archive. Used in a `with` block; all but `file` once."""
 
     def __init__(self, path: Path):
         self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)

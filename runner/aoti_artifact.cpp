@@ -20,6 +20,7 @@ constexpr std::string_view kMetadata = "data/aotinductor/model/model_metadata.js
 constexpr std::string_view kWeightsBlob = "data/aotinductor/model/model_weights.blob";
 constexpr std::string_view kTokenizerTable = "tokenizer/table";
 constexpr std::string_view kCode = "/model.so";
+constexpr uintptr_t kWeightAlignment = 64;  // of the kernels' widest vectors
 
 std::string_view text_of(const ZipMember& member) {
   return {reinterpret_cast<const char*>(member.data.data()), member.data.size()};
@@ -58,16 +59,6 @@ void read_sidecar(AotiArtifact& artifact) {
   artifact.tokenizer = decode_base64(found->second);
 }
 
-void check_weights(const AotiArtifact& artifact) {
-  for (const Weight& weight : artifact.metadata.weights) {
-    const uint64_t size = artifact.weights.size();
-    if (weight.offset > size || weight.bytes > size - weight.offset) {
-      throw Error(artifact.path + " is damaged: the weight " + weight.name +
-                  " lies beyond the end of its weights; copy or export it again");
-    }
-  }
-}
-
 std::string this_machine() {
   utsname name{};
   const std::string machine = uname(&name) == 0 ? name.machine : "";
@@ -95,7 +86,21 @@ void read_aoti_package(AotiArtifact& artifact, std::span<const std::byte> bytes)
   if (const ZipMember* weights = find(artifact.members, kWeightsBlob)) {
     artifact.weights = weights->data;
   }
-  check_weights(artifact);
+  for (const Weight& weight : artifact.metadata.weights) place_of(path, weight, artifact.weights);
+}
+
+std::span<const std::byte> place_of(const std::string& path, const Weight& weight,
+                                    std::span<const std::byte> weights) {
+  if (weight.offset > weights.size() || weight.bytes > weights.size() - weight.offset) {
+    throw Error(path + " is damaged: the weight " + weight.name +
+                " lies beyond the end of its weights; copy or export it again");
+  }
+  const auto place = weights.subspan(weight.offset, weight.bytes);
+  if (reinterpret_cast<uintptr_t>(place.data()) % kWeightAlignment != 0) {
+    throw Error(path + " has the weight " + weight.name +
+                " at an uneven place, as if it had been packed again; export the model again");
+  }
+  return place;
 }
 
 AotiArtifact open_aoti_artifact(const std::string& path) {
@@ -134,8 +139,11 @@ std::span<const std::byte> package_code(const AotiArtifact& artifact, const Targ
 }
 
 const Target& best_target(const AotiArtifact& artifact) {
-  const std::string machine = this_machine();
-  const auto available = cpu_features();
+  return best_target(artifact, this_machine(), cpu_features());
+}
+
+const Target& best_target(const AotiArtifact& artifact, const std::string& machine,
+                          const std::optional<std::set<std::string>>& available) {
   const Target* best = nullptr;
   std::string refused;
   for (const Target& target : artifact.metadata.targets) {
@@ -149,9 +157,13 @@ const Target& best_target(const AotiArtifact& artifact) {
     }
     if (!lacking.empty()) {
       refused += (refused.empty() ? "" : "; ") + target.name + " needs" + lacking;
-    } else if (!best || target.cpu_features.size() > best->cpu_features.size()) {
-      best = &target;
+      continue;
     }
+    // Where the system does not say what the CPU has, the least is the safest.
+    const size_t asks = target.cpu_features.size();
+    const bool better = !best || (available ? asks > best->cpu_features.size()
+                                            : asks < best->cpu_features.size());
+    if (better) best = &target;
   }
   if (best == nullptr) {
     throw Error(artifact.path + " has no code that this CPU (" + machine + ") can run: " + refused +

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -34,8 +35,15 @@ void read_aoti_package(AotiArtifact& artifact, std::span<const std::byte> bytes)
 // Throws Error when it is not there or damaged.
 std::span<const std::byte> package_code(const AotiArtifact& artifact, const Target& target);
 
+// A weight's bytes in `weights`. Throws Error when they are not all there, or not aligned.
+std::span<const std::byte> place_of(const std::string& path, const Weight& weight,
+                                    std::span<const std::byte> weights);
+
 // Of the targets that this CPU can run, the one that asks for most.
 // Throws Error that names what is missing when there is none.
 const Target& best_target(const AotiArtifact& artifact);
+// The same for a CPU of that `machine` and those features; none where the system does not say.
+const Target& best_target(const AotiArtifact& artifact, const std::string& machine,
+                          const std::optional<std::set<std::string>>& available);
 
 }  // namespace runner

@@ -28,13 +28,16 @@ constexpr const char* kWeightsStart = "aoti_weights_start";
 constexpr const char* kWeightsEnd = "aoti_weights_end";
 
 ScalarType scalar_type(const std::string& name) {
-  if (name == "bfloat16") return ScalarType::BFloat16;
-  if (name == "float16") return ScalarType::Half;
-  if (name == "float32") return ScalarType::Float;
+  if (name == "bool") return ScalarType::Bool;
   if (name == "uint8") return ScalarType::Byte;
   if (name == "int8") return ScalarType::Char;
+  if (name == "int16") return ScalarType::Short;
+  if (name == "float16") return ScalarType::Half;
+  if (name == "bfloat16") return ScalarType::BFloat16;
+  if (name == "int32") return ScalarType::Int;
+  if (name == "float32") return ScalarType::Float;
   if (name == "int64") return ScalarType::Long;
-  return ScalarType::Undefined;
+  return ScalarType::Double;  // the last that metadata lets through
 }
 
 // A dense tensor over memory that outlives it.
@@ -96,15 +99,30 @@ class AotiModel final : public Model {
 
   // What the code calls must be here; asked for by name before it is loaded.
   void check_functions() const {
+    const std::string& path = artifact_.path;
     std::string names;
     for (const std::string& name : aoti_host::missing_functions(metadata().host_functions)) {
       names += (names.empty() ? "" : ", ") + name;
     }
-    if (names.empty() && metadata().lean) return;
-    throw Error(artifact_.path + " needs PyTorch's libraries" +
-                (names.empty() ? "" : " for " + names) +
-                "; build aoti_run with -DAOTI_HOST=torch, or export the model with "
-                "--delegate lowbit");
+    if (!metadata().lean && !names.empty()) {
+      throw Error(path + " needs PyTorch's libraries for " + names +
+                  "; use an aoti_run built on libtorch (docs/aoti.md), or export the model with "
+                  "--delegate lowbit");
+    }
+    if (!metadata().lean) {
+      throw Error(path +
+                  " was exported with --runtime torch; use an aoti_run built on libtorch "
+                  "(docs/aoti.md), or export the model with --runtime lean");
+    }
+    if (metadata().host_interface != aoti_host::interface_version()) {
+      throw Error(path + " was made for the interface " + metadata().host_interface +
+                  ", this runner has " + aoti_host::interface_version() +
+                  "; export the model again or use the runner of that release");
+    }
+    if (!names.empty()) {
+      throw Error(path + " calls what this runner does not have: " + names +
+                  "; use a newer runner, or export the model again");
+    }
   }
 
   void load(const Target& target) {
@@ -124,17 +142,12 @@ class AotiModel final : public Model {
   void make_container(Library library, std::span<const std::byte> blob) {
     std::vector<NamedTensor> weights;
     for (const Weight& weight : metadata().weights) {
-      const ScalarType type = scalar_type(weight.dtype);
-      if (type == ScalarType::Undefined || weight.offset > blob.size() ||
-          weight.bytes > blob.size() - weight.offset) {
-        throw Error(artifact_.path + " has a damaged weight " + weight.name +
-                    "; copy or export it again");
-      }
       // The model only reads it: the mapping is read-only.
-      auto* data = const_cast<std::byte*>(blob.data() + weight.offset);
-      weights.push_back({weight.name, dense(data, type, weight.shape)});
+      auto* data = const_cast<std::byte*>(place_of(artifact_.path, weight, blob).data());
+      weights.push_back({weight.name, dense(data, scalar_type(weight.dtype), weight.shape)});
     }
-    container_.emplace(artifact_.path, std::move(library), weights);
+    const auto inputs = static_cast<size_t>(3 + metadata().n_caches);
+    container_.emplace(artifact_.path, std::move(library), weights, inputs);
   }
 
   AotiArtifact artifact_;

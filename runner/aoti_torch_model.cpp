@@ -136,6 +136,7 @@ class AotiModel final : public Model {
     const c10::InferenceMode guard;
     std::vector<at::Tensor> inputs = {view(tokens).unsqueeze(0), view({&start_pos, 1}), view(rows)};
     inputs.insert(inputs.end(), caches_.begin(), caches_.end());
+    lowbit::clear_last_error();
     const std::vector<at::Tensor> outputs = library_->run(inputs);
     const bool expected = !outputs.empty() && outputs[0].scalar_type() == at::kFloat &&
                           static_cast<size_t>(outputs[0].numel()) == logits.size();

@@ -20,6 +20,7 @@ constexpr int64_t kMaxDim = 1 << 20;
 constexpr int64_t kMaxLayers = 1 << 14;
 constexpr int64_t kMaxCacheElements = int64_t{1} << 40;
 constexpr uint64_t kMaxWeightBytes = uint64_t{1} << 40;
+constexpr size_t kMaxDims = 8;  // of a tensor
 constexpr int64_t kMaxTokenizerBytes = int64_t{1} << 30;
 
 // A value in a message of one line.
@@ -200,9 +201,11 @@ std::vector<Weight> read_weights(const Reader& in) {
     weight.offset = whole_number(member<json>(item, "offset", bad), bad);
     weight.bytes = bytes_of(weight.dtype);
     if (weight.bytes == 0) bad();
-    for (const json& element : member<json>(item, "shape", bad)) {
+    const json shape = member<json>(item, "shape", bad);
+    if (!shape.is_array() || shape.size() > kMaxDims) bad();
+    for (const json& element : shape) {
       const uint64_t size = whole_number(element, bad);
-      if (size > 0 && weight.bytes > kMaxWeightBytes / size) bad();
+      if (size == 0 || weight.bytes > kMaxWeightBytes / size) bad();
       weight.bytes *= size;
       weight.shape.push_back(static_cast<int64_t>(size));
     }
@@ -218,13 +221,14 @@ void check_cache_shape(const Reader& in, const char* key, const std::vector<int6
     if (size > kMaxCacheElements / elements) in.bad(key, "a shape that fits memory");
     elements *= size;
   }
-  if (shape.empty()) in.bad(key, "at least one dimension");
+  if (shape.empty() || shape.size() > kMaxDims) in.bad(key, "one to eight dimensions");
 }
 
 void read_cache_form(const Reader& in, Metadata& m) {
   m.lean = in.one_of(keys::kRuntime, {"lean", "torch"}) == "lean";
   m.targets = read_targets(in);
   m.host_functions = in.strings(keys::kHostFunctions);
+  m.host_interface = in.text(keys::kHostInterface);
   m.weights = read_weights(in);
   m.key_cache_shape = in.integers(keys::kKeyCacheShape, 1, kMaxContext);
   m.value_cache_shape = in.integers(keys::kValueCacheShape, 1, kMaxContext);

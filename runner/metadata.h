@@ -48,6 +48,7 @@ inline constexpr const char* kDelegate = "delegate";
 inline constexpr const char* kRuntime = "runtime";
 inline constexpr const char* kTargets = "targets";
 inline constexpr const char* kHostFunctions = "host_functions";
+inline constexpr const char* kHostInterface = "host_interface";
 inline constexpr const char* kWeights = "weights";
 inline constexpr const char* kKeyCacheShape = "key_cache_shape";
 inline constexpr const char* kValueCacheShape = "value_cache_shape";
@@ -141,6 +142,7 @@ struct Metadata {
   bool lean = false;  // runs on aoti_host; else it needs libtorch
   std::vector<Target> targets;
   std::vector<std::string> host_functions;  // of the C interface, that the code calls
+  std::string host_interface;               // the interface's version
   std::vector<Weight> weights;              // empty where the code holds them
   std::vector<int64_t> key_cache_shape, value_cache_shape;
   std::string cache_dtype;

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Test the kernels on aarch64, under emulation: they are cross-compiled, run on the CPUs below, and
-# must give the bits that they give on this machine.
+# Test the kernels and both runners on aarch64, under emulation: they are cross-compiled, run on the
+# CPUs below, and must give the bits that they give on this machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
 
 # A CPU that qemu knows, and the entry of the kernels' table that is its best.
 cpus=(cortex-a72:neon cortex-a76:neon_dotprod max:neon_i8mm)
+emulated=(qemu-aarch64-static -L /usr/aarch64-linux-gnu)
 export PATH="$PWD/.venv/bin:$PATH"
 
 missing=()
@@ -17,23 +18,18 @@ if [ ${#missing[@]} -gt 0 ]; then
   { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } \
     > /dev/null 2>&1 || die "install them first: apt-get install ${missing[*]}"
 fi
+scripts/build_native.sh
 
-# Builds the kernels' tests in the folder $1; further arguments configure it for them alone.
-build() {
-  local folder="$1" log="$1/kernel_tests.log"
-  shift
-  mkdir -p "$folder"
-  if [ $# -gt 0 ]; then
-    cmake -S . -B "$folder" -G Ninja -DCMAKE_BUILD_TYPE=Release \
-      -DET=OFF -DAOTI=OFF -DLOWBIT_ATEN=OFF "$@" > "$log" 2>&1 ||
-      { cat "$log" >&2; die "cmake failed; its words are above"; }
-  fi
-  cmake --build "$folder" --target kernel_tests > "$log" 2>&1 ||
-    { tail -n 40 "$log" >&2; die "the build failed; its words are above"; }
+# Runs a command, whose output is shown when it fails.
+quietly() {
+  local log
+  log="$(mktemp)"
+  "$@" > "$log" 2>&1 || { tail -n 40 "$log" >&2; rm "$log"; die "failed: $*"; }
+  rm "$log"
 }
 
-# Runs the tests in the folder $1 with the command that follows, as many at once as there are CPUs.
-# Prints what they report: the hashes of their results, and the entry that they ran on.
+# Runs the kernels' tests in the folder $1 with the command that follows, as many at once as there are
+# CPUs. Prints what they report: the hashes of their results, and the entry that they ran on.
 results() {
   local folder="$1" logs
   shift
@@ -52,26 +48,62 @@ results() {
   rm -r "$logs"
 }
 
+# The logits of a prompt, taken at once and token by token as in decoding: their hash. Further
+# arguments run the runner.
+logits() {
+  local model="$1" out chunk
+  shift
+  out="$(mktemp)"
+  for chunk in 256 1; do
+    quietly "$@" "$model" --tokens 504,3575,282,4649,314 --prefill-chunk $chunk --logits-out "$out.$chunk"
+  done
+  cat "$out.256" "$out.1" | sha256sum
+  rm "$out" "$out.256" "$out.1"
+}
+
 step "building for aarch64"
-build cmake-out/aarch64 -DCMAKE_TOOLCHAIN_FILE="$PWD/cmake/aarch64-linux-gnu.cmake" \
-  -DCMAKE_EXE_LINKER_FLAGS=-static
-step "building for this machine"
-if [ -f cmake-out/build.ninja ]; then  # of scripts/build_native.sh
-  native_folder=cmake-out
-  build "$native_folder"
-else
-  native_folder=cmake-out/native
-  build "$native_folder" -DBUILD_TESTING=ON
-fi
-native="$(results "$native_folder" | grep '^bits ')"
+quietly cmake --preset aarch64
+quietly cmake --build --preset aarch64 --target kernel_tests et_run aoti_run
+stripped="$(mktemp)"
+aarch64-linux-gnu-strip cmake-out/aarch64/aoti_run -o "$stripped"
+size="$(stat -c %s "$stripped")"
+rm "$stripped"
+[ "$size" -le 1500000 ] || die "aoti_run has $size bytes, stripped"
+needed="$(aarch64-linux-gnu-readelf -d cmake-out/aarch64/aoti_run | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' |
+  grep -vE '^(libc|libm|libstdc\+\+|libgcc_s|ld-linux-aarch64)\.so' || true)"
+[ -z "$needed" ] || die "aoti_run needs $needed"
+native="$(results cmake-out | grep '^bits ')"
 for cpu in "${cpus[@]}"; do
   model="${cpu%:*}" entry="${cpu#*:}"
-  step "running on $model"
-  output="$(results cmake-out/aarch64 qemu-aarch64-static -cpu "$model")"
+  step "running the kernels' tests on $model"
+  output="$(results cmake-out/aarch64 "${emulated[@]}" -cpu "$model")"
   ran_on="$(grep '^ok' <<< "$output" | sort -u)"
   [ "$ran_on" = "ok     on $entry" ] || die "$model should choose $entry: $ran_on"
-  emulated="$(grep '^bits ' <<< "$output")"
-  [ "$native" = "$emulated" ] ||
-    { diff <(echo "$native") <(echo "$emulated") >&2 || true; die "other bits on $model"; }
+  bits="$(grep '^bits ' <<< "$output")"
+  [ "$native" = "$bits" ] ||
+    { diff <(echo "$native") <(echo "$bits") >&2 || true; die "other bits on $model"; }
 done
-printf '%s the bits of this machine, on %s\n' "$(sha256sum <<< "$native" | cut -c1-16)" "${cpus[*]}"
+
+folder="$(mktemp -d)"
+trap 'rm -r "$folder"' EXIT
+for dtype in q4 bf16; do
+  step "exporting SmolLM2, $dtype"
+  asked=(--dtype bf16)
+  [ $dtype = q4 ] && asked=(--quantize q4)
+  quietly python -m exporter smollm2 "${asked[@]}" --target x86-64-v3,aarch64 \
+    --output-pte "$folder/s.pte" --output-aoti-package "$folder/s.pt2"
+  step "running it here and on ${cpus[*]}"
+  expected="$(logits "$folder/s.pt2" cmake-out/aoti_run)"
+  for pair in et_run:s.pte aoti_run:s.pt2; do
+    runner="${pair%:*}" file="$folder/${pair#*:}"
+    [ "$(logits "$file" "cmake-out/$runner")" = "$expected" ] || die "other bits of $runner here"
+    for cpu in "${cpus[@]}"; do
+      [ "$(logits "$file" "${emulated[@]}" -cpu "${cpu%:*}" "cmake-out/aarch64/$runner")" = "$expected" ] ||
+        die "other bits of $runner on ${cpu%:*}"
+    done
+  done
+  text="$("${emulated[@]}" cmake-out/aarch64/aoti_run "$folder/s.pt2" -t 0 -n 12 -i "The capital of France is")"
+  case "$text" in *Paris*) ;; *) die "aoti_run on aarch64 says: $text" ;; esac
+  printf '%s logits of %s, of both runners, here and on %s\n' "${expected:0:16}" "$dtype" "${cpus[*]}"
+done
+printf '%s the bits of the kernels here and on %s\n' "$(sha256sum <<< "$native" | cut -c1-16)" "${cpus[*]}"

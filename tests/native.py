@@ -31,7 +31,7 @@ class Result:
 
 
 def run(runner: Path, *arguments: object, stdin: str = "", timeout: float = 300) -> Result:
-    assert runner.is_file(), f"{runner} is not built; run scripts/build_native.sh"
+    assert runner.is_file(), f"{runner} is not built; run scripts/test.sh"
     done = subprocess.run(
         [runner, *map(str, arguments)], input=stdin.encode(), capture_output=True, timeout=timeout
     )

@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 import subprocess
+import zipfile
 
 import pytest
-from native import ET_RUN, export, generate, run, runner_of, stats
+from native import AOTI_RUN, ET_RUN, TORCH_RUN, export, generate, run, runner_of, stats
 
 PROMPT = "The capital of France is"
 # Two chunks of prompt, the second shorter than a tile of any instruction set.
@@ -62,9 +63,29 @@ def _digest(artifact, tokens: str, isa: str, threads: int, out) -> str:
 
 def test_memory_is_the_file_and_the_cache_in_use(q4):
     """The issue's bound: file + used KV cache + 48 MiB. 30 layers, 3 heads of 64, float16, k and v."""
-    numbers = stats(q4[0], "-t", 0, "-n", 16, "-i", PROMPT)
-    used = 30 * 2 * 3 * 64 * 2 * 32
-    assert numbers["peak_rss_bytes"] < q4[0].stat().st_size + used + 48 * 2**20
+    for artifact in q4:
+        numbers = stats(artifact, "-t", 0, "-n", 16, "-i", PROMPT)
+        used = 30 * 2 * 3 * 64 * 2 * 32
+        assert numbers["peak_rss_bytes"] < artifact.stat().st_size + used + 48 * 2**20
+
+
+def test_the_same_bits_under_libtorch(q4, artifacts, tmp_path):
+    """Of the q4 package and of the unquantized one: as a prompt, and decoded token by token."""
+    for package in (q4[1], artifacts[1]):
+        for chunk in (256, 1):
+            files = []
+            for runner in (AOTI_RUN, TORCH_RUN):
+                files.append(tmp_path / f"{runner.name}.npy")
+                done = run(runner, package, "--tokens", FIVE_TOKENS, "--prefill-chunk", chunk,
+                           "--logits-out", files[-1])  # fmt: skip
+                assert done.status == 0, done.errors
+            assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_code_of_thirty_layers_is_small(q4):
+    with zipfile.ZipFile(q4[1]) as archive:
+        sizes = [info.file_size for info in archive.infolist() if info.filename.endswith(".so")]
+    assert len(sizes) == 1 and sizes[0] <= 2e6
 
 
 def test_a_recipe_of_torchao(tmp_path):

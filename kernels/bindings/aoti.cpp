@@ -73,6 +73,9 @@ AOTITorchError run(AtenTensorHandle* result, F f) {
     }
     *result = out;
     return 0;
+  } catch (const std::bad_alloc&) {
+    error_text = kOutOfMemory;
+    return 1;
   } catch (const std::exception& error) {
     error_text = error.what();
     return 1;

@@ -4,6 +4,12 @@
 
 namespace lowbit {
 
+// Of the C functions' parameters; exporter/ops.py has the same number.
+inline constexpr int kInterfaceVersion = 1;
+
+// What an operator says where memory runs out.
+inline constexpr const char* kOutOfMemory = "out of memory";
+
 // What the last operator that failed on this thread said; the C interface has only a status.
 const std::string& last_error();
 void clear_last_error();

@@ -1,7 +1,9 @@
 #include "runner/aoti_host/container.h"
 
+#include <torch/headeronly/version.h>
+
 #include <algorithm>
-#include <iostream>
+#include <new>
 #include <utility>
 
 #include "kernels/bindings/aoti.h"
@@ -9,24 +11,11 @@
 #include "runner/error.h"
 
 namespace runner::aoti_host {
-namespace {
 
-// The generated code prints its exceptions; they reach us by its last error, and go into ours.
-class Silence {
- public:
-  Silence() : before_(std::cerr.rdbuf(nullptr)) {}
-  ~Silence() {
-    std::cerr.rdbuf(before_);
-    std::cerr.clear();
-  }
-  Silence(const Silence&) = delete;
-  Silence& operator=(const Silence&) = delete;
-
- private:
-  std::streambuf* before_;
-};
-
-}  // namespace
+std::string interface_version() {
+  return std::to_string(TORCH_VERSION_MAJOR) + "." + std::to_string(TORCH_VERSION_MINOR) + "/" +
+         std::to_string(lowbit::kInterfaceVersion);
+}
 
 // The name of an entry point and its function, of the type that PyTorch's header declares.
 #define ENTRY(name) #name, library_.symbol<decltype(name)>(#name)
@@ -35,23 +24,25 @@ template <class Function, class... Arguments>
 void Container::call(const char* name, Function* function, Arguments... arguments) {
   lowbit::clear_last_error();
   set_last_error({});
-  AOTIRuntimeError status = AOTI_RUNTIME_SUCCESS;
-  {
-    const Silence silence;
-    status = function(arguments...);
+  std::string thrown;  // what the generated code checks outside its own handlers
+  try {
+    if (function(arguments...) == AOTI_RUNTIME_SUCCESS) return;
+  } catch (const std::exception& error) {
+    thrown = error.what();
   }
-  if (status == AOTI_RUNTIME_SUCCESS) return;
   const char* said = nullptr;
   last_error_(&said);
   // The innermost words say most.
-  std::string reason = lowbit::last_error();
-  if (reason.empty()) reason = last_error();
-  if (reason.empty() && said != nullptr) reason = first_line(said);
-  if (reason.empty()) reason = std::string(name) + " gave no reason";
-  throw Error(path_ + " fails: " + reason + "; export the model again");
+  for (const std::string& text : {lowbit::last_error(), last_error(), thrown,
+                                  std::string(said ? said : ""), std::string("no reason given")}) {
+    if (text.empty()) continue;
+    if (text == kOutOfMemory) throw std::bad_alloc();
+    throw Error(path_ + " fails in " + name + ": " + first_line(text) + "; export the model again");
+  }
 }
 
-Container::Container(std::string path, Library library, std::span<const NamedTensor> weights)
+Container::Container(std::string path, Library library, std::span<const NamedTensor> weights,
+                     size_t inputs)
     : path_(std::move(path)),
       library_(std::move(library)),
       run_(library_.symbol<decltype(AOTInductorModelContainerRunSingleThreaded)>(
@@ -62,11 +53,13 @@ Container::Container(std::string path, Library library, std::span<const NamedTen
   call(ENTRY(AOTInductorModelContainerCreateWithDevice), &container_, size_t{1}, "cpu", nullptr);
   try {
     set_weights(weights);
-    size_t outputs = 0;
+    size_t outputs = 0, taken = 0;
+    call(ENTRY(AOTInductorModelContainerGetNumInputs), container_, &taken);
     call(ENTRY(AOTInductorModelContainerGetNumOutputs), container_, &outputs);
-    if (outputs != 1) {
-      throw Error(path_ + " has " + std::to_string(outputs) +
-                  " outputs instead of the logits alone; export the model again");
+    if (taken != inputs || outputs != 1) {
+      throw Error(path_ + " takes " + std::to_string(taken) + " inputs and gives " +
+                  std::to_string(outputs) + " outputs where its metadata promises " +
+                  std::to_string(inputs) + " and 1; export the model again");
     }
   } catch (...) {
     delete_(container_);
@@ -93,15 +86,16 @@ void Container::set_weights(std::span<const NamedTensor> weights) {
       return weight.name == program_name;
     });
     // The container rounds sizes up to the alignment of weights.
+    const auto rounded = [](size_t size) {
+      return (size + kWeightAlignment - 1) / kWeightAlignment * kWeightAlignment;
+    };
     if (found == weights.end() || static_cast<int32_t>(found->tensor.dtype) != dtype ||
-        found->tensor.storage.bytes() > bytes) {
+        rounded(found->tensor.storage.bytes()) != bytes) {
       throw Error(path_ + " asks for the weight " + program_name +
                   ", which is not there or of another form; export the model again");
     }
     entries.push_back({name, new_handle(found->tensor)});
   }
-  // An artifact whose code brings its weights has none to set.
-  if (weights.empty()) return;
   call(ENTRY(AOTInductorModelContainerUpdateUserManagedConstantBufferPairs), container_,
        entries.data(), entries.size(), /*use_inactive=*/false, /*validate_full_update=*/true);
 }

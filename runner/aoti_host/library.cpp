@@ -48,13 +48,13 @@ class FileDescriptor {
 std::string name_of(int file) { return "/proc/self/fd/" + std::to_string(file); }
 #endif
 
-void* load(const std::string& path, const std::string& file) {
-  // Now, so that what is missing is found here; local, so that two models do not meet.
-  void* handle = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle != nullptr) return handle;
+// Now, so that what is missing is found here; local, so that two models do not meet.
+void* load(const std::string& file) { return dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL); }
+
+[[noreturn]] void fail(const std::string& path, const char* remedy) {
   const char* reason = dlerror();
-  throw Error(path + " cannot be loaded: " + first_line(reason ? reason : "no reason given") +
-              "; copy or export it again");
+  throw Error(path + " cannot be loaded: " + first_line(reason ? reason : "no reason given") + "; " +
+              remedy);
 }
 
 // The bytes in a file that only this program can open, and that is gone when it is closed.
@@ -63,7 +63,7 @@ void* load_temporary_file(const std::string& path, std::span<const std::byte> co
   std::filesystem::path folder = std::filesystem::temp_directory_path(error);
   if (error) folder = "/tmp";
   std::string name = (folder / "aoti_run-XXXXXX").string();
-  const FileDescriptor file(mkstemp(name.data()));
+  const FileDescriptor file(mkostemp(name.data(), O_CLOEXEC));
   if (file.number() < 0) {
     throw Error("cannot make a file in " + folder.string() + ": " + std::strerror(errno) +
                 "; set TMPDIR to a folder that can be written");
@@ -74,7 +74,10 @@ void* load_temporary_file(const std::string& path, std::span<const std::byte> co
       throw Error("no room for the code of " + path + " in " + folder.string() +
                   "; set TMPDIR to a folder with room");
     }
-    void* handle = load(path, name);
+    void* handle = load(name);
+    if (handle == nullptr) {
+      fail(path, "copy or export it again, or set TMPDIR to a folder that programs may be run from");
+    }
     unlink(name.c_str());  // what is mapped stays
     return handle;
   } catch (...) {
@@ -85,7 +88,11 @@ void* load_temporary_file(const std::string& path, std::span<const std::byte> co
 
 }  // namespace
 
-Library Library::open(const std::string& file) { return {file, load(file, file)}; }
+Library Library::open(const std::string& file) {
+  void* handle = load(file);
+  if (handle == nullptr) fail(file, "copy or export it again");
+  return {file, handle};
+}
 
 Library Library::from_bytes(const std::string& path, std::span<const std::byte> code) {
 #ifdef __linux__
@@ -99,7 +106,8 @@ Library Library::from_bytes(const std::string& path, std::span<const std::byte> 
       others.emplace_back(dup(file.number()));
       name = name_of(others.back().number());
     }
-    if (access(name.c_str(), R_OK) == 0) return {path, load(path, name)};
+    // Some systems do not let such a file be run.
+    if (void* handle = load(name)) return {path, handle};
   }
 #endif
   return {path, load_temporary_file(path, code)};

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/bindings/aoti.h"
 #include "runner/aoti_host/tensor.h"
 
 namespace runner::aoti_host {
@@ -33,6 +34,8 @@ class KeptHandles {
   std::vector<std::unique_ptr<Tensor>> tensors_;
 };
 
+inline constexpr const char* kOutOfMemory = lowbit::kOutOfMemory;
+
 // What the last function of the interface that failed on this thread said.
 const std::string& last_error();
 void set_last_error(std::string text);
@@ -44,7 +47,7 @@ AOTITorchError guarded(F body) noexcept {
     body();
     return AOTI_TORCH_SUCCESS;
   } catch (const std::bad_alloc&) {
-    set_last_error("out of memory");
+    set_last_error(kOutOfMemory);
   } catch (const std::exception& error) {
     set_last_error(error.what());
   }

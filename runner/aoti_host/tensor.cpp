@@ -1,14 +1,64 @@
 #include "runner/aoti_host/tensor.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 
 namespace runner::aoti_host {
 namespace {
+
+// Freed memory, kept for the next tensor of its size: each forward makes the same ones again. Few are
+// alive at a time, so a few are enough, and those of another form soon make room.
+class FreeBlocks {
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr size_t kMost = 0;  // so that a use after free is found
+#else
+  static constexpr size_t kMost = 8;
+#endif
+
+ public:
+  void* take(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    for (size_t i = count_; i-- > 0;) {
+      if (blocks_[i].bytes != bytes) continue;
+      void* memory = blocks_[i].memory;
+      std::copy(blocks_.begin() + i + 1, blocks_.begin() + count_, blocks_.begin() + i);
+      blocks_[--count_] = {};
+      return memory;
+    }
+    return nullptr;
+  }
+
+  void give(void* memory, size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    if constexpr (kMost == 0) return std::free(memory);
+    if (count_ == kMost) {
+      std::free(blocks_[0].memory);
+      std::copy(blocks_.begin() + 1, blocks_.end(), blocks_.begin());
+      --count_;
+    }
+    blocks_[count_++] = {bytes, memory};
+  }
+
+ private:
+  struct Block {
+    size_t bytes = 0;
+    void* memory = nullptr;
+  };
+  std::mutex mutex_;
+  std::array<Block, kMost> blocks_{};
+  size_t count_ = 0;
+};
+
+FreeBlocks& free_blocks() {
+  static auto* blocks = new FreeBlocks;  // never deleted: a tensor may outlive it
+  return *blocks;
+}
 
 // Elements that a view spans in its storage, from its offset on; 0 for an empty one.
 int64_t extent(std::span<const int64_t> sizes, std::span<const int64_t> strides) {
@@ -43,10 +93,16 @@ void copy_strided(const std::byte* from, const int64_t* from_strides, std::byte*
 
 }  // namespace
 
+// A block and the memory behind it, in whole blocks.
+size_t Storage::with_block(size_t bytes) {
+  return (bytes + 2 * sizeof(Block) - 1) / sizeof(Block) * sizeof(Block);
+}
+
 Storage Storage::allocate(size_t bytes) {
-  const size_t whole = (bytes + 2 * sizeof(Block) - 1) / sizeof(Block) * sizeof(Block);
+  const size_t whole = with_block(bytes);
   if (whole < bytes) throw std::bad_alloc();
-  void* memory = std::aligned_alloc(alignof(Block), whole);
+  void* memory = free_blocks().take(whole);
+  if (memory == nullptr) memory = std::aligned_alloc(alignof(Block), whole);
   if (memory == nullptr) throw std::bad_alloc();
   Storage storage;
   storage.block_ = new (memory) Block;
@@ -65,7 +121,7 @@ Storage Storage::borrow(void* data, size_t bytes) {
 void Storage::release() {
   if (block_ != nullptr && block_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
     block_->~Block();
-    std::free(block_);
+    free_blocks().give(block_, with_block(bytes_));
   }
 }
 

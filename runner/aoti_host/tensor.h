@@ -37,6 +37,7 @@ class Storage {
     std::atomic<int64_t> references{1};
   };
 
+  static size_t with_block(size_t bytes);
   void release();
 
   Block* block_ = nullptr;  // null: borrowed

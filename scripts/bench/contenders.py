@@ -12,7 +12,8 @@ from exporter.config import ModelConfig
 from scripts.bench.command_line import ROOT
 from scripts.bench.shapes import SHAPES
 
-ET, AOTI, LLAMA = "et", "aoti", "llama"  # the engines: et_run, aoti_run, llama.cpp
+# The engines: et_run, aoti_run, aoti_run on libtorch, llama.cpp.
+ET, AOTI, TORCH, LLAMA = "et", "aoti", "torch", "llama"
 PREFILL, DECODE, DEEP, START, DIVERGENCE = "prefill", "decode", "deep", "start", "divergence"
 DOT_PEAK = "dot_peak"  # a metric: the share of the dot-product peak inside the linear layers
 BUSY = "busy"  # a metric: the cores that other programs used meanwhile
@@ -133,17 +134,24 @@ def _forced_avx2(model: str) -> tuple[Contender, ...]:
     return (Contender("q4.pte-avx2", ET, artifact, SPEED, None, {"LOWBIT_ISA": "avx2"}),)
 
 
+def _on_libtorch(model: str) -> Contender:
+    """The package of q4 again, as PyTorch loads and runs it."""
+    artifact = Artifact(model, "q4.pt2", ("--quantize", "q4"))
+    return Contender("q4.pt2-torch", TORCH, artifact, (*SPEED, START))
+
+
 def _stock(model: str) -> tuple[Contender, ...]:
     recipe = ("--delegate", "xnnpack", "--quantize", json.dumps(STOCK_XNNPACK))
     plain = ("--delegate", "stock", "--dtype", "bf16")
     return (
         Contender("xnnpack.pte", ET, Artifact(model, "xnnpack.pte", recipe), SPEED),
-        Contender("stock-bf16.pt2", AOTI, Artifact(model, "stock-bf16.pt2", plain), SPEED),
+        Contender("stock-bf16.pt2", TORCH, Artifact(model, "stock-bf16.pt2", plain), SPEED),
     )
 
 
 CONTENDERS: tuple[Contender, ...] = (
     *_quantized("smollm2", "q4", *SPEED, START),
+    _on_libtorch("smollm2"),
     *_ours("smollm2", "bf16", SPEED, "--dtype", "bf16"),
     *_quantized("smollm2", "q8", DIVERGENCE),
     *_stock("smollm2"),
@@ -151,6 +159,7 @@ CONTENDERS: tuple[Contender, ...] = (
     *_without_amx("smollm2"),
     _llama("smollm2", "BF16", SPEED),
     *_quantized("llama3.2-1b", "q4", *SPEED, DEEP, START),
+    _on_libtorch("llama3.2-1b"),
     *_forced_avx2("llama3.2-1b"),
     *_quantized("llama3.2-1b", "q3", DECODE),
     *_quantized("llama3.2-1b", "q2", DECODE),

@@ -125,7 +125,8 @@ def memory_above_file(results: Results, model: str, contender: str) -> float:
 
 
 SMOL, ONE_B = "smollm2", "llama3.2-1b"
-Q4, Q4_PTE, BF16 = ("q4.pte", "q4.pt2"), ("q4.pte",), ("bf16.pte", "bf16.pt2")
+Q4, Q4_PTE, Q4_PT2 = ("q4.pte", "q4.pt2"), ("q4.pte",), ("q4.pt2",)
+BF16 = ("bf16.pte", "bf16.pt2")
 LLAMA_Q4, LLAMA_BF16, XNNPACK = "llama-q4_0", "llama-bf16", "xnnpack.pte"
 NO_AMX = "llama-q4_0-noamx"
 OF_Q4, OF_BF16 = "× llama.cpp Q4_0", "× llama.cpp BF16"
@@ -139,7 +140,29 @@ def _speed(
     return Row(figure, model, metric, contenders, beside(metric, peer), limit, True, unit, peer)
 
 
+ON_ET, ON_TORCH = ("q4.pte", "× et_run"), ("q4.pt2-torch", "× aoti_run on libtorch")
+
+
+def _lean_host(model: str) -> tuple[Row, ...]:
+    """What is asked of aoti_run beside et_run and beside itself on libtorch."""
+    return tuple(
+        _speed(figure, model, metric, Q4_PT2, peer, 1.0, unit)
+        for figure, metric in (("decode, `q4`", DECODE), ("prefill 512, `q4`", PREFILL))
+        for peer, unit in (ON_ET, ON_TORCH)
+    )
+
+
+def _start(peer: str, limit: float, unit: str) -> Row:
+    value = beside("first_token", peer)
+    return Row("start to first token, `q4`", ONE_B, "first_token", Q4_PT2, value, limit, False,
+               unit, peer)  # fmt: skip
+
+
 ROWS = (
+    *_lean_host(ONE_B),
+    *_lean_host(SMOL),
+    _start(ON_ET[0], 1.1, ON_ET[1]),
+    _start(ON_TORCH[0], 0.1, ON_TORCH[1]),
     _speed("decode, `q4`", ONE_B, DECODE, Q4, LLAMA_Q4, 1.0, OF_Q4),
     _speed("decode, `q4`", ONE_B, DECODE, Q4, NO_AMX, 1.0, OF_NO_AMX),
     Row("decode, `q4`", ONE_B, DECODE, Q4, share_of_bandwidth, 0.9, True, "of the read bandwidth"),
@@ -161,7 +184,7 @@ ROWS = (
         "of `q4`'s speed in proportion to the bytes"),
     _speed("decode, unquantized bf16", SMOL, DECODE, BF16, LLAMA_BF16, 1.0, OF_BF16),
     _speed("prefill 512, unquantized bf16", SMOL, PREFILL, BF16, LLAMA_BF16, 1.0, OF_BF16),
-    Row("peak memory, `q4`", ONE_B, "peak_rss", Q4_PTE, memory_above_file, 48, False,
+    Row("peak memory, `q4`", ONE_B, "peak_rss", Q4, memory_above_file, 48, False,
         "MiB above file and used cache"),
     Row("peak memory, `q4`", ONE_B, "peak_rss", Q4_PTE, beside("peak_rss", LLAMA_Q4), 0.55, False,
         OF_Q4),

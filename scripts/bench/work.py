@@ -17,7 +17,12 @@ from scripts.bench.command_line import ROOT, note
 from scripts.bench.contenders import MODELS, Artifact, Model
 
 LLAMA_BIN = ROOT / ".deps" / "llama.cpp-build" / "bin"
-RUNNERS = {"et": ROOT / "cmake-out" / "et_run", "aoti": ROOT / "cmake-out" / "aoti_run"}
+BUILT = ROOT / "cmake-out"
+RUNNERS = {
+    "et": BUILT / "et_run",
+    "aoti": BUILT / "aoti_run",
+    "torch": BUILT / "tests" / "aoti_run_torch",
+}
 BASE = "BF16"  # the GGUF that the others are quantized from
 
 
@@ -32,6 +37,8 @@ class Prepared:
 def build_runners() -> None:
     if not all(runner.is_file() for runner in RUNNERS.values()):
         call("build_native.sh", [str(ROOT / "scripts" / "build_native.sh")])
+        cmake = str(ROOT / ".venv" / "bin" / "cmake")
+        call("cmake", [cmake, "--build", str(BUILT), "--target", "aoti_run_torch"])
 
 
 def build_llama_cpp() -> None:

@@ -43,6 +43,7 @@ StringMap good() {
           {"targets", R"([{"name": "x86-64-v3", "machine": "x86_64", "cpu_features": ["avx2", "fma"],
                            "folder": "model"}])"},
           {"host_functions", R"(["aoti_torch_get_dim"])"},
+          {"host_interface", "2.13/1"},
           {"weights", R"([{"name": "w", "dtype": "float16", "shape": [3, 5], "offset": 64}])"},
           {"key_cache_shape", "[2, 8, 64]"},
           {"value_cache_shape", "[2, 64, 8]"},
@@ -96,8 +97,8 @@ TEST(each_missing_key_is_named) {
 TEST(executorch_needs_no_cache_form) {
   StringMap map = good();
   map["backend"] = "executorch";
-  for (const char* key : {"runtime", "targets", "host_functions", "weights", "key_cache_shape",
-                          "value_cache_shape", "cache_dtype", "n_caches"}) {
+  for (const char* key : {"runtime", "targets", "host_functions", "host_interface", "weights",
+                          "key_cache_shape", "value_cache_shape", "cache_dtype", "n_caches"}) {
     map.erase(key);
   }
   CHECK_EQ(parse(map, "executorch").vocab_size, 300);
@@ -139,7 +140,7 @@ TEST(values_that_are_no_sense_are_named) {
                               R"([{"name": 1, "machine": "m", "cpu_features": [], "folder": "f"}])"}) {
     CHECK_THROWS(Error, parse_with("targets", targets), "targets", "export");
   }
-  for (const char* shape : {"[-1]", "[1.5]", "\"3\"", "[2000000, 2000000]", "[9223372036854775807]"}) {
+  for (const char* shape : {"[-1]", "[0, 1]", "5", "null", "{}", "[1, 1, 1, 1, 1, 1, 1, 1, 1]", "[1.5]", "\"3\"", "[2000000, 2000000]", "[9223372036854775807]"}) {
     const std::string weights =
         R"([{"name": "w", "dtype": "float32", "offset": 0, "shape": )" + std::string(shape) + "}]";
     CHECK_THROWS(Error, parse_with("weights", weights.c_str()), "weights", "export");
@@ -148,6 +149,7 @@ TEST(values_that_are_no_sense_are_named) {
                                                "offset": 0}])"), "weights");
   for (const char* key : {"key_cache_shape", "value_cache_shape"}) {
     CHECK_THROWS(Error, parse_with(key, "[]"), key);
+    CHECK_THROWS(Error, parse_with(key, "[1, 1, 1, 1, 1, 1, 1, 1, 1]"), key, "eight");
     CHECK_THROWS(Error, parse_with(key, "[60000000, 60000000, 8]"), "memory");
   }
   CHECK_THROWS(Error, parse_with("n_caches", "6"), "2 layers");

@@ -2,6 +2,8 @@
 //   reload_tool MODEL TIMES
 // Prints the resident bytes and the mappings after a tenth of the times and after all of them.
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -23,7 +25,7 @@ Held held() {
   std::ifstream status("/proc/self/statm");
   long total = 0, resident_pages = 0;
   status >> total >> resident_pages;
-  now.resident_bytes = resident_pages * 4096;
+  now.resident_bytes = resident_pages * sysconf(_SC_PAGESIZE);
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) ++now.mappings;
   return now;
