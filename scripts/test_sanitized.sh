@@ -10,7 +10,7 @@ scripts/build_native.sh  # for the export below
 log=cmake-out/asan/build.log
 mkdir -p cmake-out/asan
 step "building with sanitizers"
-{ cmake --preset asan -DET=OFF -DLOWBIT_ATEN=OFF && cmake --build --preset asan; } > "$log" 2>&1 ||
+{ cmake --preset asan -DET=OFF -DAOTI=ON -DLOWBIT_ATEN=OFF && cmake --build --preset asan; } > "$log" 2>&1 ||
   { tail -n 40 "$log" >&2; die "the build failed; its words are above"; }
 step "ctest"
 # The tests ask for memory that is not to be had, and expect to be told.
@@ -21,7 +21,8 @@ ctest --preset asan
 step "aoti_run"
 folder="$(mktemp -d)"
 trap 'rm -r "$folder"' EXIT
-PYTHONPATH=tests python -c "import sys, tiny; tiny.make_hf(sys.argv[1], 'llama3')" "$folder/tiny"
+PYTHONPATH=.:tests python -c "import sys, pathlib, tiny; tiny.make_hf(pathlib.Path(sys.argv[1]), 'llama3')" \
+  "$folder/tiny" 2> /dev/null
 python -m exporter "$folder/tiny" --quantize q4 --max-seq-length 64 \
   --output-aoti-package "$folder/m.pt2" --output-dso "$folder/m.so" 2> /dev/null
 for model in "$folder/m.pt2" "$folder/m.so"; do
