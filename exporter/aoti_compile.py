@@ -21,7 +21,7 @@ from exporter.targets import Target, this_machine
 WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/aoti_model.cpp looks for
 
 _COMPILE = (
-    "-std=c++20", "-O0", "-g0", "-w", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden",
+    "-std=c++20", "-Og", "-g0", "-w", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden",
     "-ffunction-sections", "-fdata-sections",
     # A unique symbol would keep the library loaded for ever.
     "-fno-gnu-unique",

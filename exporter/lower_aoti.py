@@ -109,7 +109,6 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
             "aot_inductor.package_constants_in_so": False,
             # Only so that the weights are handed over as tensors; this stage writes no file.
             "aot_inductor.package_constants_on_disk_format": "pickle_weights",
-            "aot_inductor.compile_wrapper_opt_level": "O0",
             "aot_inductor.precompile_headers": False,
             "cpp.vec_isa_ok": False,  # no loops are generated; finding out takes 8 s
         },

@@ -23,7 +23,7 @@ namespace {
 int fail(const std::string& program, const char* message, int status) {
   std::string line = program + ": " + message;
   for (char& c : line) {
-    if (c == '\n' || c == '\r') c = ' ';
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';  // one line, and no escapes
   }
   std::fprintf(stderr, "%s\n", line.c_str());
   return status;

@@ -146,13 +146,19 @@ void check_versions(const Reader& in, const std::string& path, std::string_view 
   }
 }
 
-// A value of a JSON object; `bad` says what is wrong and throws.
-template <class T, class F>
-T member(const json& object, const char* name, F bad) {
+// A value of a JSON object, which is not copied: to copy what is nested deeply takes a deep stack.
+// `bad` says what is wrong and throws.
+template <class F>
+const json& child(const json& object, const char* name, F bad) {
   const auto found = object.find(name);
   if (found == object.end()) bad();
+  return *found;
+}
+
+template <class T, class F>
+T member(const json& object, const char* name, F bad) {
   try {
-    return found->template get<T>();
+    return child(object, name, bad).template get<T>();
   } catch (const json::exception&) {
     bad();
     throw;
@@ -198,10 +204,10 @@ std::vector<Weight> read_weights(const Reader& in) {
     Weight weight;
     weight.name = member<std::string>(item, "name", bad);
     weight.dtype = member<std::string>(item, "dtype", bad);
-    weight.offset = whole_number(member<json>(item, "offset", bad), bad);
+    weight.offset = whole_number(child(item, "offset", bad), bad);
     weight.bytes = bytes_of(weight.dtype);
     if (weight.bytes == 0) bad();
-    const json shape = member<json>(item, "shape", bad);
+    const json& shape = child(item, "shape", bad);
     if (!shape.is_array() || shape.size() > kMaxDims) bad();
     for (const json& element : shape) {
       const uint64_t size = whole_number(element, bad);

@@ -8,6 +8,7 @@
 
 #include <new>
 #include <optional>
+#include <utility>
 
 #include "kernels/bindings/calls.h"
 
@@ -21,11 +22,15 @@ void check(AOTITorchError error, const char* what) {
 }
 
 Type type_of(int32_t dtype) {
-  if (dtype == aoti_torch_dtype_float32()) return Type::float32;
-  if (dtype == aoti_torch_dtype_float16()) return Type::float16;
-  if (dtype == aoti_torch_dtype_int8()) return Type::int8;
-  if (dtype == aoti_torch_dtype_uint8()) return Type::uint8;
-  if (dtype == aoti_torch_dtype_int64()) return Type::int64;
+  // Asked once: each is a call of the host's.
+  static const std::pair<int32_t, Type> kTypes[] = {{aoti_torch_dtype_float32(), Type::float32},
+                                                    {aoti_torch_dtype_uint8(), Type::uint8},
+                                                    {aoti_torch_dtype_float16(), Type::float16},
+                                                    {aoti_torch_dtype_int64(), Type::int64},
+                                                    {aoti_torch_dtype_int8(), Type::int8}};
+  for (const auto& [number, type] : kTypes) {
+    if (number == dtype) return type;
+  }
   return Type::other;
 }
 

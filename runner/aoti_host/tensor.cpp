@@ -4,7 +4,6 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -23,26 +22,28 @@ class FreeBlocks {
 
  public:
   void* take(size_t bytes) {
-    const std::lock_guard lock(mutex_);
+    if (busy_.test_and_set(std::memory_order_acquire)) return nullptr;  // another thread is here
+    void* found = nullptr;
     for (size_t i = count_; i-- > 0;) {
       if (blocks_[i].bytes != bytes) continue;
-      void* memory = blocks_[i].memory;
+      found = blocks_[i].memory;
       std::copy(blocks_.begin() + i + 1, blocks_.begin() + count_, blocks_.begin() + i);
       blocks_[--count_] = {};
-      return memory;
+      break;
     }
-    return nullptr;
+    busy_.clear(std::memory_order_release);
+    return found;
   }
 
   void give(void* memory, size_t bytes) {
-    const std::lock_guard lock(mutex_);
-    if constexpr (kMost == 0) return std::free(memory);
+    if (kMost == 0 || busy_.test_and_set(std::memory_order_acquire)) return std::free(memory);
     if (count_ == kMost) {
       std::free(blocks_[0].memory);
       std::copy(blocks_.begin() + 1, blocks_.end(), blocks_.begin());
       --count_;
     }
     blocks_[count_++] = {bytes, memory};
+    busy_.clear(std::memory_order_release);
   }
 
  private:
@@ -50,7 +51,7 @@ class FreeBlocks {
     size_t bytes = 0;
     void* memory = nullptr;
   };
-  std::mutex mutex_;
+  std::atomic_flag busy_;
   std::array<Block, kMost> blocks_{};
   size_t count_ = 0;
 };

@@ -145,6 +145,13 @@ TEST(values_that_are_no_sense_are_named) {
         R"([{"name": "w", "dtype": "float32", "offset": 0, "shape": )" + std::string(shape) + "}]";
     CHECK_THROWS(Error, parse_with("weights", weights.c_str()), "weights", "export");
   }
+  const std::string deep = std::string(200000, '[') + std::string(200000, ']');
+  for (const char* key : {"shape", "offset"}) {
+    const std::string other = key == std::string("shape") ? R"("offset": 0)" : R"("shape": [1])";
+    const std::string weights = R"([{"name": "w", "dtype": "float32", )" + other + ", \"" + key +
+                                "\": " + deep + "}]";
+    CHECK_THROWS(Error, parse_with("weights", weights.c_str()), "weights");
+  }
   CHECK_THROWS(Error, parse_with("weights", R"([{"name": "w", "dtype": "int3", "shape": [1],
                                                "offset": 0}])"), "weights");
   for (const char* key : {"key_cache_shape", "value_cache_shape"}) {

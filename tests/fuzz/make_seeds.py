@@ -63,6 +63,7 @@ PLAIN = {
     "runtime": "lean",
     "targets": [target("baseline", MODEL)],
     "host_functions": ["aoti_torch_get_dim"],
+    "host_interface": "2.13/1",
     "weights": [weight("w", "float16", [3, 5], 0), weight("b", "float32", [], 64)],
     "key_cache_shape": [2, 8, 64],
     "value_cache_shape": [2, 64, 8],
@@ -94,7 +95,7 @@ def write(path: Path, values: dict) -> None:
             writer.file(each["folder"], "model.so", Path(code.name))
         if values["weights"]:
             writer.weights(len(WEIGHTS), [WEIGHTS])
-        writer.extra("tokenizer", TOKENIZER)
+        writer.tokenizer(TOKENIZER)
 
 
 def write_zip64(path: Path) -> None:

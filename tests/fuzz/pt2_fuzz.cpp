@@ -1,12 +1,13 @@
 // What a .pt2 says of itself, out of any bytes: Error may be thrown, and nothing else may happen.
 // scripts/fuzz_pt2.sh builds and runs it.
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
-#include <map>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <span>
@@ -24,7 +25,7 @@ using namespace runner;
 using nlohmann::json;
 
 constexpr size_t kCrcBeforeName = 30;  // in a directory's entry
-constexpr size_t kValueGrowth = 64;
+constexpr size_t kGrowth = 64;         // of a text in one mutation
 
 // With PT2_FUZZ_SEEDS set every input must be good.
 template <class F>
@@ -61,8 +62,26 @@ uint32_t crc32_of(std::span<const std::byte> data) {
   return ~crc;
 }
 
+// A copy of an archive, aligned as a mapped file is.
+class Copy {
+ public:
+  explicit Copy(std::span<const uint8_t> archive)
+      : bytes_(new (kPage) std::byte[archive.size()], archive.size()) {
+    std::ranges::copy(std::as_bytes(archive), bytes_.begin());
+  }
+  ~Copy() { ::operator delete[](bytes_.data(), kPage); }
+  Copy(const Copy&) = delete;
+  Copy& operator=(const Copy&) = delete;
+
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  static constexpr std::align_val_t kPage{4096};
+  std::span<std::byte> bytes_;
+};
+
 // Here and not in the mutator: what fails there cannot be repeated.
-void repair_crcs(std::vector<std::byte>& archive) {
+void repair_crcs(std::span<std::byte> archive) {
   for (const ZipMember& member : members_of(archive)) {
     const uint32_t crc = crc32_of(member.data);
     const auto name = reinterpret_cast<const std::byte*>(member.name.data()) - archive.data();
@@ -80,35 +99,33 @@ void read_weights(const AotiArtifact& artifact) {
   }
 }
 
-// The text may grow to `max_size`.
-void mutate(std::string& text, size_t max_size) {
-  const size_t size = text.size();
-  text.resize(max_size);
-  text.resize(LLVMFuzzerMutate(reinterpret_cast<uint8_t*>(text.data()), size, max_size));
-}
-
-// Mutates one value and leaves the JSON whole.
-void mutate_value(std::string& text, std::minstd_rand& random) {
-  std::map<std::string, std::string> values;
-  const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  for (const auto& [key, value] : object.items()) {
-    if (value.is_string()) values[key] = value.get<std::string>();
+// Mutates a leaf of JSON, or of JSON in its strings; or any bytes, and always what is no JSON.
+void mutate(std::string& text, std::minstd_rand& random) {
+  json root = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (root.is_discarded() || random() % 4 == 0) {
+    const size_t size = text.size();
+    text.resize(size + kGrowth);
+    auto* data = reinterpret_cast<uint8_t*>(text.data());
+    text.resize(LLVMFuzzerMutate(data, size, text.size()));
+    return;
   }
-  if (values.empty()) return;
-  std::string& value = std::next(values.begin(), random() % values.size())->second;
-  mutate(value, value.size() + kValueGrowth);
-  text = json(values).dump(-1, ' ', false, json::error_handler_t::replace);
+  json* leaf = &root;
+  while (leaf->is_structured() && !leaf->empty()) {
+    leaf = &*std::next(leaf->begin(), random() % leaf->size());
+  }
+  if (leaf->is_string()) {
+    mutate(leaf->get_ref<std::string&>(), random);
+  } else {
+    *leaf = uint64_t{random()} * random() >> random() % 62;  // of any length
+  }
+  text = root.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 
 // The spaces behind the metadata are its room to grow.
 void mutate_metadata(std::span<uint8_t> place, std::minstd_rand& random) {
   std::string text(place.begin(), place.end());
   text.erase(text.find_last_not_of(' ') + 1);
-  if (random() % 2 == 0) {
-    mutate(text, place.size());
-  } else {
-    mutate_value(text, random);
-  }
+  mutate(text, random);
   if (text.size() > place.size()) return;
   text.resize(place.size(), ' ');
   std::memcpy(place.data(), text.data(), text.size());
@@ -117,13 +134,12 @@ void mutate_metadata(std::span<uint8_t> place, std::minstd_rand& random) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  const auto input = std::as_bytes(std::span(data, size));
-  std::vector<std::byte> archive(input.begin(), input.end());
-  repair_crcs(archive);
+  const Copy archive({data, size});
+  repair_crcs(archive.bytes());
   attempt([&] {
     AotiArtifact artifact;
     artifact.path = "fuzz.pt2";
-    read_aoti_package(artifact, archive);
+    read_aoti_package(artifact, archive.bytes());
     for (const Target& target : artifact.metadata.targets) {
       attempt([&] { package_code(artifact, target); });
     }
