@@ -88,7 +88,7 @@ class AotiModel final : public Model {
       throw Error(artifact_.path +
                   " does not return the logits that its metadata promises; export the model again");
     }
-    std::memcpy(logits.data(), output.data(), logits.size_bytes());
+    std::memcpy(logits.data(), output.data, logits.size_bytes());
   }
 
  private:

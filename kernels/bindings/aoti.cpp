@@ -54,9 +54,11 @@ TensorRef ref(AtenTensorHandle handle) {
 }
 
 int64_t size(AtenTensorHandle handle, int64_t from_end) {
-  const TensorRef t = ref(handle);
-  const auto dims = static_cast<int64_t>(t.sizes.size());
-  return from_end < dims ? t.sizes[dims - 1 - from_end] : 0;
+  int64_t dims = 0, size = 0;
+  check(aoti_torch_get_dim(handle, &dims), "dimensions");
+  if (from_end >= dims) return 0;
+  check(aoti_torch_get_size(handle, dims - 1 - from_end, &size), "sizes");
+  return size;
 }
 
 // Allocates a float32 result [rows, columns], calls f with it, and hands it over.

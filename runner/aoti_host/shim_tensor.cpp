@@ -38,7 +38,7 @@ AOTITorchError item(AtenTensorHandle handle, c10::ScalarType dtype, T* value) {
     if (tensor.dtype != dtype || tensor.numel() != 1) {
       throw std::invalid_argument("a value of a tensor that is not one element of its type");
     }
-    std::memcpy(value, tensor.data(), sizeof(T));
+    std::memcpy(value, tensor.data, sizeof(T));
   });
 }
 
@@ -46,7 +46,7 @@ template <class T>
 AOTITorchError scalar(T value, c10::ScalarType dtype, AtenTensorHandle* result) {
   return guarded([&] {
     Tensor tensor = empty(dtype, {}, {});
-    std::memcpy(tensor.data(), &value, sizeof(T));
+    std::memcpy(tensor.data, &value, sizeof(T));
     *result = new_handle(std::move(tensor));
   });
 }
@@ -95,12 +95,11 @@ using runner::aoti_host::view;
 using c10::ScalarType;
 
 // A getter of one property, and the two functions of one type of element.
-#define GETTER(name, type, value)                                              \
-  AOTITorchError aoti_torch_##name(AtenTensorHandle handle, type* result) {    \
-    return guarded([&] {                                                       \
-      [[maybe_unused]] const Tensor& tensor = tensor_of(handle);               \
-      *result = value;                                                         \
-    });                                                                        \
+#define GETTER(name, type, value)                                           \
+  AOTITorchError aoti_torch_##name(AtenTensorHandle handle, type* result) { \
+    [[maybe_unused]] const Tensor& tensor = tensor_of(handle);              \
+    *result = value;                                                        \
+    return AOTI_TORCH_SUCCESS;                                              \
   }
 #define ELEMENT(name, type, dtype)                                             \
   AOTITorchError aoti_torch_item_##name(AtenTensorHandle handle, type* value) { \
@@ -112,7 +111,7 @@ using c10::ScalarType;
 
 extern "C" {
 
-GETTER(get_data_ptr, void*, tensor.data())
+GETTER(get_data_ptr, void*, tensor.data)
 GETTER(get_storage_size, int64_t, static_cast<int64_t>(tensor.storage.bytes()))
 GETTER(get_dim, int64_t, tensor.dims)
 GETTER(get_numel, int64_t, tensor.numel())
@@ -282,7 +281,7 @@ AOTITorchError aoti_torch_zero_(AtenTensorHandle self) {
     Tensor& tensor = tensor_of(self);
     if (!tensor.is_contiguous()) throw std::invalid_argument("zeros in a tensor with gaps");
     const auto bytes = static_cast<int64_t>(runner::aoti_host::element_size(tensor.dtype));
-    std::memset(tensor.data(), 0, static_cast<size_t>(tensor.numel() * bytes));
+    std::memset(tensor.data, 0, static_cast<size_t>(tensor.numel() * bytes));
   });
 }
 

@@ -126,10 +126,6 @@ void Storage::release() {
   }
 }
 
-std::byte* Tensor::data() const {
-  return storage.data() + offset * static_cast<int64_t>(element_size(dtype));
-}
-
 int64_t Tensor::numel() const {
   int64_t count = 1;
   for (int64_t i = 0; i < dims; ++i) count *= sizes[i];
@@ -185,6 +181,7 @@ Tensor view(Storage storage, c10::ScalarType dtype, std::span<const int64_t> siz
     throw std::invalid_argument("a tensor reaches beyond its memory");
   }
   Tensor tensor;
+  tensor.data = storage.data() + offset * static_cast<int64_t>(element_size(dtype));
   tensor.storage = std::move(storage);
   tensor.dtype = dtype;
   tensor.dims = static_cast<int64_t>(sizes.size());
@@ -209,9 +206,9 @@ void copy(const Tensor& from, Tensor& to) {
   const size_t bytes = element_size(from.dtype);
   if (from.is_contiguous() && to.is_contiguous()) {
     // memmove: an unused copy onto itself is allowed.
-    std::memmove(to.data(), from.data(), static_cast<size_t>(from.numel()) * bytes);
+    std::memmove(to.data, from.data, static_cast<size_t>(from.numel()) * bytes);
   } else {
-    copy_strided(from.data(), from.strides, to.data(), to.strides, from.sizes, from.dims, bytes);
+    copy_strided(from.data, from.strides, to.data, to.strides, from.sizes, from.dims, bytes);
   }
 }
 

@@ -51,12 +51,12 @@ struct Tensor {
   static constexpr size_t kMaxDims = 8;
 
   Storage storage;
+  std::byte* data = nullptr;  // of the first element
   c10::ScalarType dtype = c10::ScalarType::Undefined;
   int64_t dims = 0, offset = 0;
   int64_t sizes[kMaxDims] = {}, strides[kMaxDims] = {};
   bool kept = false;  // by KeptHandles, which deletes it
 
-  std::byte* data() const;
   int64_t numel() const;
   bool is_contiguous() const;  // row major without gaps
 };
