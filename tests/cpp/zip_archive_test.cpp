@@ -54,7 +54,7 @@ std::string archive(const std::vector<Entry>& entries, bool zip64 = false) {
     put(directory, 20, 2);
     common(directory);
     put(directory, extra.size(), 2);
-    put(directory, 0, 10);  // comment, disk, attributes
+    directory.append(10, '\0');  // comment, disk, attributes
     put(directory, zip64 ? 0xffffffff : local, 4);
     directory += entry.name + extra;
   }
