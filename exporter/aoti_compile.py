@@ -33,7 +33,6 @@ _LINK = (
     "-Wl,-z,noexecstack",
 )  # fmt: skip
 
-
 # The generated code prints its exceptions, which its caller reads by its last error anyway: what it
 # takes for std::cerr goes nowhere.
 _QUIET = """

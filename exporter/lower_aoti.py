@@ -89,12 +89,13 @@ class _Built:
     torch_metadata: Mapping[str, str]  # what PyTorch's loader wants to know
     weights: Mapping[str, Tensor]
 
-    def weights_bytes(self) -> int:
-        return sum(_padded(tensor.nbytes) for tensor in self.weights.values())
-
 
 def _padded(size: int) -> int:
     return size + -size % _WEIGHT_ALIGNMENT
+
+
+def _stored_bytes(weights: Mapping[str, Tensor]) -> int:
+    return sum(_padded(tensor.nbytes) for tensor in weights.values())
 
 
 def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) -> _Built:
@@ -122,9 +123,8 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
                 "this is a defect of the exporter: report it"
             )
         weights[name] = tensor
-    size = sum(_padded(tensor.nbytes) for tensor in weights.values())
     note(f"  compiling for {', '.join(target.name for target in options.targets)}")
-    compiled = compile_targets(source, size, options.targets, folder)
+    compiled = compile_targets(source, _stored_bytes(weights), options.targets, folder)
     libraries = []
     for one in compiled:
         libraries.append(folder / f"{one.target.name}.so")
@@ -244,7 +244,7 @@ def _write_package(built: _Built, package: Path, metadata: Mapping[str, str]) ->
             writer.file(MODEL, f"model{path.suffix}", path)
         if built.weights:
             pieces = tensor_bytes(built.weights.values(), _WEIGHT_ALIGNMENT)
-            writer.weights(built.weights_bytes(), pieces)
+            writer.weights(_stored_bytes(built.weights), pieces)
 
 
 def _write_library(

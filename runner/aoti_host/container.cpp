@@ -36,7 +36,7 @@ void Container::call(const char* name, Function* function, Arguments... argument
   for (const std::string& text : {lowbit::last_error(), last_error(), thrown,
                                   std::string(said ? said : ""), std::string("no reason given")}) {
     if (text.empty()) continue;
-    if (text == kOutOfMemory) throw std::bad_alloc();
+    if (text == lowbit::kOutOfMemory) throw std::bad_alloc();
     throw Error(path_ + " fails in " + name + ": " + first_line(text) + "; export the model again");
   }
 }

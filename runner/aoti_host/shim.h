@@ -34,8 +34,6 @@ class KeptHandles {
   std::vector<std::unique_ptr<Tensor>> tensors_;
 };
 
-inline constexpr const char* kOutOfMemory = lowbit::kOutOfMemory;
-
 // What the last function of the interface that failed on this thread said.
 const std::string& last_error();
 void set_last_error(std::string text);
@@ -47,7 +45,7 @@ AOTITorchError guarded(F body) noexcept {
     body();
     return AOTI_TORCH_SUCCESS;
   } catch (const std::bad_alloc&) {
-    set_last_error(kOutOfMemory);
+    set_last_error(lowbit::kOutOfMemory);
   } catch (const std::exception& error) {
     set_last_error(error.what());
   }
