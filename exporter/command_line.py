@@ -1,0 +1,50 @@
+"""What the verbs' command lines share: errors of usage, number types, exit statuses."""
+
+import argparse
+
+EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class UsageError(Exception):
+    """What the user typed cannot be read; exit status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit; takes no abbreviated flags."""
+
+    def __init__(self, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str):
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    return _at_least(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    return _at_least(text, 0)
+
+
+def positive_list(text: str) -> list[int]:
+    """Whole numbers of at least 1 with commas between, for argparse."""
+    return [positive(part) for part in text.split(",")]
+
+
+def not_negative_list(text: str) -> list[int]:
+    """Whole numbers of at least 0 with commas between, for argparse."""
+    return [not_negative(part) for part in text.split(",")]
+
+
+def _at_least(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return value

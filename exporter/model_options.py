@@ -1,0 +1,61 @@
+"""The flags that say which model is meant and what it is to become."""
+
+import argparse
+from pathlib import Path
+
+from exporter.command_line import UsageError, positive
+from exporter.prepare import ModelRequest
+from exporter.recipe import (
+    ACCELERATORS,
+    CACHE_DTYPES,
+    DTYPES,
+    parse_recipe,
+    ready_recipes,
+    resolve_device,
+)
+from exporter.schemes import DELEGATES, LOWBIT
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--quantize` and what else decides the model that MODEL becomes."""
+    add = parser.add_argument
+    add("--quantize", metavar="JSON|FILE|NAME",
+        help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
+    add("--delegate", default=LOWBIT, choices=DELEGATES,
+        help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
+             "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
+    add("--cache-dtype", default="auto", choices=CACHE_DTYPES,
+        help="KV cache of the lowbit kernels (auto: fp32 for an unquantized fp32 model, else "
+             "fp16)")  # fmt: skip
+    add("--dtype", metavar="TYPE", choices=("fast", "fast16", *DTYPES),
+        help="fast, fast16, " + ", ".join(DTYPES) + " (default fp32)")  # fmt: skip
+    add("--device", choices=ACCELERATORS, help="this version exports for the CPU (default)")
+    add("--max-seq-length", type=positive, metavar="N",
+        help="context length (default: the model's own, at most 2048)")  # fmt: skip
+    add("--checkpoint", type=Path, metavar="PATH", help="weights, where MODEL is only a name")
+    add("--tokenizer", type=Path, metavar="PATH", help="tokenizer.json, tokenizer.model or .gguf")
+
+
+def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
+    """What `add_model_options`' flags ask of `model`. Raises UsageError for what cannot be."""
+    cache_dtype = CACHE_DTYPES[options.cache_dtype]
+    if cache_dtype is not None and options.delegate != LOWBIT:
+        raise UsageError(
+            f"--cache-dtype {options.cache_dtype} is for --delegate {LOWBIT}; "
+            f"{options.delegate} kernels cache in the model's dtype: leave it out"
+        )
+    try:
+        recipe = parse_recipe(options.quantize)
+        resolve_device(options.device, recipe)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return ModelRequest(
+        model=model,
+        recipe=recipe,
+        checkpoint=options.checkpoint,
+        tokenizer=options.tokenizer,
+        dtype=options.dtype,
+        max_seq_length=options.max_seq_length,
+        delegate=options.delegate,
+        cache_dtype=cache_dtype,
+    )

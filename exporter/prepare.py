@@ -1,0 +1,166 @@
+"""From a model's name to the decoder that is exported or run eagerly, and what is said of it."""
+
+import base64
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter import __version__
+from exporter.artifact import TOKENIZER_KEY, model_metadata, sampling_defaults, versions
+from exporter.progress import note, stage
+from exporter.recipe import Recipe, check_supported, resolve_dtype, slow_paths
+from exporter.schemes import EXECUTORCH, LOWBIT
+
+if TYPE_CHECKING:
+    from exporter.checkpoint import Checkpoint
+    from exporter.export import Decoder
+    from exporter.tokenizer import Tokenizer
+
+DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, and what it is to become."""
+
+    model: str
+    recipe: Recipe = Recipe()
+    checkpoint: Path | None = None
+    tokenizer: Path | None = None
+    dtype: str | None = None
+    max_seq_length: int | None = None
+    delegate: str = LOWBIT
+    cache_dtype: str | None = None  # None: float32 for unquantized float32 models, else float16
+
+
+@dataclass(frozen=True)
+class Described:
+    """A checkpoint with its tokenizer, and the metadata that they alone decide."""
+
+    checkpoint: "Checkpoint"
+    tokenizer: "Tokenizer"
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decoder in the form that is lowered, and the artifact's metadata so far."""
+
+    model: "Decoder"
+    metadata: dict[str, str]
+
+
+def describe(request: ModelRequest) -> Described:
+    """Open the checkpoint and read its tokenizer, chat format, stop tokens and sampling defaults.
+
+    Raises ValueError or OSError with a line that names the value and the remedy.
+    """
+    with stage("loading torch"):
+        from exporter import checkpoint as checkpoints
+        from exporter.chat import reduce_template
+        from exporter.tokenizer import read_tokenizer, stop_ids
+    with stage(f"reading {request.model}"):
+        checkpoint = checkpoints.open_checkpoint(
+            request.model, request.checkpoint, request.tokenizer, progress=note
+        )
+    with stage("checking the tokenizer"):
+        if checkpoint.tokenizer_path is None:
+            raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
+        tokenizer = read_tokenizer(checkpoint.tokenizer_path)
+        if tokenizer.n_pieces > checkpoint.config.vocab_size:
+            raise ValueError(
+                f"{checkpoint.tokenizer_path} has {tokenizer.n_pieces} pieces but the model only "
+                f"{checkpoint.config.vocab_size}: give the model's own with --tokenizer PATH"
+            )
+        chat = reduce_template(tokenizer.chat_template, tokenizer)
+        if not chat["reducible"]:
+            note(f"  no chat mode: {chat['reason']}")
+        stops = stop_ids(tokenizer, dict(checkpoint.generation))
+    metadata = {
+        "tokenizer_kind": tokenizer.kind,
+        "tokenizer_size": str(len(tokenizer.table)),
+        "n_pieces": str(tokenizer.n_pieces),
+        "bos_id": str(-1 if tokenizer.bos_id is None else tokenizer.bos_id),
+        "eos_id": str(-1 if tokenizer.eos_id is None else tokenizer.eos_id),
+        "add_bos": str(tokenizer.add_bos).lower(),
+        "stop_ids": json.dumps(stops),
+        "chat": json.dumps(chat),
+        "sampling": sampling_defaults(checkpoint.generation),
+        TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
+    }
+    return Described(checkpoint, tokenizer, metadata)
+
+
+def context_of(request: ModelRequest, described: Described) -> int:
+    """The context length that is exported."""
+    return request.max_seq_length or min(
+        DEFAULT_CONTEXT, described.checkpoint.config.context_length
+    )
+
+
+def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
+    """The decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
+
+    Raises ValueError or OSError with a line that names the value and the remedy.
+    """
+    dtype = resolve_dtype(request.dtype, request.recipe, backends)
+    check_supported(request.recipe, backends, dtype, request.delegate)
+    for line in slow_paths(request.recipe, backends, dtype, request.delegate):
+        note(f"warning: {line}")
+    described = describe(request)
+    checkpoint = described.checkpoint
+
+    import torch
+
+    from exporter.export import limits
+    from exporter.model import load_model
+
+    lowbit = request.delegate == LOWBIT
+    context = context_of(request, described)
+    with stage("reading the weights"):
+        # Packing starts from float32, which the lowbit kernels compute in.
+        stored = torch.float32 if lowbit else getattr(torch, dtype)
+        model = load_model(checkpoint, stored, context)
+    bounds = limits(model)
+    metadata = {
+        **versions(
+            __version__,
+            torch=torch.__version__,
+            torchao=version("torchao") if request.recipe.is_quantized() else "",
+            executorch=version("executorch") if EXECUTORCH in backends else "",
+        ),
+        **model_metadata(
+            checkpoint.name, checkpoint.config, context, dtype, request.recipe.to_json()
+        ),
+        "delegate": request.delegate,
+        "max_chunk": str(bounds.max_chunk),
+        "max_rows": str(bounds.max_rows),
+        **described.metadata,
+        "checkpoint_digest": checkpoint.digest,
+    }
+    if lowbit:
+        model = _packed(model, request, dtype)
+    elif request.recipe.is_quantized():
+        with stage(f"quantizing: {request.recipe.to_json()}"):
+            from exporter.quantize import quantize
+
+            quantize(model, request.recipe, lambda line: note(f"  warning: {line}"))
+    return Prepared(model, metadata)
+
+
+def _packed(model, request: ModelRequest, dtype: str):
+    import torch
+
+    with stage("packing the weights"):
+        from exporter.lowbit_model import LowbitTransformer, PackOptions
+
+        options = PackOptions(request.recipe, getattr(torch, dtype))
+        word = request.cache_dtype or _cache_dtype(request.recipe, dtype)
+        return LowbitTransformer(model, options, getattr(torch, word), note)
+
+
+def _cache_dtype(recipe: Recipe, dtype: str) -> str:
+    exact = dtype == "float32" and not recipe.is_quantized()
+    return "float32" if exact else "float16"

@@ -1,0 +1,78 @@
+"""`export`, the verb where none is named: a model to artifacts."""
+
+import argparse
+from pathlib import Path
+
+from exporter import __version__
+from exporter.command_line import UsageError
+from exporter.model_options import add_model_options, model_request
+from exporter.models import model_name
+from exporter.pipeline import Outputs, Request
+from exporter.pipeline import run as run_export
+from exporter.targets import RUNTIMES, TARGETS, find_targets
+
+SUMMARY = "export MODEL: the same as without a verb"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="alias (see `models`), folder, .gguf file or hub id")
+    for flag, spelling, suffix, text in (
+        ("--output-pte", "--output-pte-path", ".pte", "ExecuTorch program, for et_run"),
+        ("--output-aoti-package", "--output-aoti-package-path", ".pt2", "AOTI package, for aoti_run"),
+        ("--output-dso", "--output-dso-path", ".so", "AOTI library and its .so.json, for aoti_run"),
+    ):
+        help_text = f"{text}; PATH defaults to MODEL{suffix} here"
+        add(flag, spelling, nargs="?", const="", metavar="PATH", help=help_text)
+    add_model_options(parser)
+    add("--target", metavar="NAMES",
+        help="AOTI instruction sets, one or several with commas: " + ", ".join(TARGETS) +
+             " (default: any CPU of this machine's architecture; native with stock kernels)")  # fmt: skip
+    add("--runtime", default="auto", choices=RUNTIMES,
+        help="what an AOTI artifact runs on: lean, aoti_run as it is; torch, aoti_run built with "
+             "libtorch (auto: lean where its code needs no more)")  # fmt: skip
+    add("--max-autotune", action="store_true", help="AOTI, stock kernels: try several, slower export")
+    add("--version", action="version", version=f"exporter {__version__}")
+
+
+def run(options: argparse.Namespace) -> int:
+    run_export(request(options))
+    return 0
+
+
+def request(options: argparse.Namespace) -> Request:
+    """What the flags ask for. Raises UsageError for what cannot be."""
+    stem = model_name(options.model)
+
+    def path(value: str | None, suffix: str) -> Path | None:
+        return None if value is None else Path(value or f"{stem}{suffix}")
+
+    outputs = Outputs(
+        pte=path(options.output_pte, ".pte"),
+        package=path(options.output_aoti_package, ".pt2"),
+        library=path(options.output_dso, ".so"),
+    )
+    if not outputs.paths():
+        raise UsageError(
+            "no output asked for; add --output-pte, --output-aoti-package or --output-dso"
+        )
+    _refuse_collisions(outputs)
+    try:
+        if options.target is not None:
+            find_targets(options.target)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return Request(
+        model=model_request(options.model, options),
+        outputs=outputs,
+        target=options.target,
+        runtime=options.runtime,
+        max_autotune=options.max_autotune,
+    )
+
+
+def _refuse_collisions(outputs: Outputs) -> None:
+    files = [path.resolve() for path in outputs.files()]
+    for path in files:
+        if files.count(path) > 1:
+            raise UsageError(f"two outputs are the file {path}; give them different paths")
