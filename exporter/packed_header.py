@@ -1,0 +1,110 @@
+"""The header of a packed weight: `kernels/layout.h`'s, read without torch or the kernels."""
+
+import struct
+from dataclasses import dataclass
+
+MAGIC = b"LOWBITW\0"
+LAYOUT_VERSION = 1
+HEADER_BYTES = 64
+ROW_BLOCK, COLUMN_BLOCK = 16, 32
+KINDS = ("integer", "float32", "float16", "bfloat16")
+ZEROS = ("none", "integer", "real")
+
+_HEADER = struct.Struct("<8s5Ii4Q")
+
+
+@dataclass(frozen=True)
+class PackedHeader:
+    """What a packed weight is: `kind` of KINDS, `zeros` of ZEROS, [rows, columns] weights.
+
+    `group_size` is 0 for the float kinds. `panel_bytes` a panel of 16 rows; in an integer panel
+    the scales, float16 [groups][16], lie at `scales_at`, the integers at `data_at`.
+    """
+
+    kind: str
+    bits: int
+    group_size: int
+    zeros: str
+    scale_exponent: int
+    rows: int
+    columns: int
+    bytes: int
+    groups: int
+    panel_bytes: int
+    scales_at: int
+    zeros_at: int
+    data_at: int
+
+    def panels(self) -> int:
+        return -(-self.rows // ROW_BLOCK)
+
+    def text(self) -> str:
+        """`4 bits, groups of 32, zeros` or `bfloat16`."""
+        if self.kind != "integer":
+            return self.kind
+        groups = "a group a row" if self.groups == 1 else f"groups of {self.group_size}"
+        zeros = {"none": "no zeros", "integer": "zeros", "real": "float zeros"}[self.zeros]
+        return f"{self.bits} bits, {groups}, {zeros}"
+
+
+def is_packed(data: memoryview | bytes) -> bool:
+    """Whether the bytes begin as a packed weight does."""
+    return bytes(data[: len(MAGIC)]) == MAGIC
+
+
+def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
+    """The header of the packed weight `name`, checked against itself and the bytes' length.
+
+    Raises ValueError that names the weight.
+    """
+    if len(data) < HEADER_BYTES or not is_packed(data):
+        raise ValueError(f"{name} is not a packed weight: the file is damaged; export it again")
+    _, version, kind, bits, group_size, zeros, exponent, rows, columns, size, _ = (
+        _HEADER.unpack_from(data)
+    )
+    if version != LAYOUT_VERSION:
+        raise ValueError(
+            f"{name} has the packed layout {version}, this version reads {LAYOUT_VERSION}: "
+            "use the exporter that wrote it"
+        )
+    integer = kind == 0
+    good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]
+    good_group = group_size > 0 and group_size % 16 == 0 if integer else group_size == 0
+    if not (good_bits and good_group and zeros < len(ZEROS) and 0 < rows < 1 << 31
+            and 0 < columns < 1 << 31):  # fmt: skip
+        raise ValueError(f"{name} has a damaged header; export the artifact again")
+    header = _laid_out(KINDS[kind], bits, group_size, ZEROS[zeros], exponent, rows, columns)
+    if not header.bytes == size == len(data):
+        raise ValueError(
+            f"{name} has {len(data)} bytes where its header means {header.bytes}: "
+            "the file is damaged; export it again"
+        )
+    return header
+
+
+def _laid_out(
+    kind: str, bits: int, group_size: int, zeros: str, exponent: int, rows: int, columns: int
+) -> PackedHeader:
+    """Where everything lies; the same arithmetic as `layout_of` in kernels/layout.cpp."""
+    panels = -(-rows // ROW_BLOCK)
+    if kind != "integer":
+        groups, panel = 0, _aligned(columns * ROW_BLOCK * bits // 8)
+        scales_at = zeros_at = data_at = 0
+    else:
+        groups = -(-columns // group_size)
+        padded = -(-groups * group_size // COLUMN_BLOCK) * COLUMN_BLOCK
+        scales_at = 64
+        zeros_at = scales_at + _aligned(groups * ROW_BLOCK * 2)
+        halves = zeros == "integer" and bits <= 4
+        zero_rows = {"none": 0, "integer": -(-groups // 2) if halves else groups,
+                     "real": 2 * groups}[zeros]  # fmt: skip
+        data_at = zeros_at + _aligned(zero_rows * ROW_BLOCK)
+        panel = data_at + padded // COLUMN_BLOCK * bits * 64
+    return PackedHeader(
+        kind, bits, group_size, zeros, exponent, rows, columns, HEADER_BYTES + panels * panel,
+        groups, panel, scales_at, zeros_at, data_at,
+    )  # fmt: skip
+
+
+def _aligned(size: int) -> int:
+    return -(-size // 64) * 64
