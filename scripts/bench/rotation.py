@@ -1,0 +1,126 @@
+"""The same model on another basis: the residual stream turned by a random orthogonal matrix.
+
+The norms' weights g go into the linear layers that read what they scale, which leaves norms of
+ones; these commute with an orthogonal Q [D, D], since rms(h Q) = rms(h). Then every reader of the
+stream becomes W diag(g) Q, every writer Q^T W, the embedding E Q. Sources: SliceGPT (arXiv
+2401.15024, computational invariance), QuaRot (2404.00456).
+
+A tied output cannot stay tied: with weights E Q and a norm of its own, g', it would have to be that
+Q diag(g') Q^T = diag(g), which for a general Q is true only where all of g are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from exporter.checkpoint import Checkpoint
+from exporter.checkpoint_weights import half_split
+from exporter.config import ModelConfig
+
+VALUES_AT_ONCE = 1 << 23
+# What reads the residual stream, and the norm before it.
+READERS = {
+    "attention.wq": "attention_norm",
+    "attention.wk": "attention_norm",
+    "attention.wv": "attention_norm",
+    "feed_forward.w1": "ffn_norm",
+    "feed_forward.w3": "ffn_norm",
+}
+WRITERS = ("attention.wo", "feed_forward.w2")
+EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
+
+
+def random_orthogonal(size: int, seed: int) -> Tensor:
+    """float64 [size, size], distributed evenly over the orthogonal matrices: the Q of a Gaussian
+    matrix's QR decomposition whose R has a positive diagonal (Mezzadri, arXiv math-ph/0609050)."""
+    generator = torch.Generator().manual_seed(seed)
+    q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()
+
+
+@dataclass(frozen=True)
+class RotatedWeights:
+    """The parameters of `source` on the basis of `rotation`, float64 [D, D], made on demand."""
+
+    source: Checkpoint
+    rotation: Tensor
+
+    @property
+    def config(self) -> ModelConfig:
+        """The source's, with an output of its own."""
+        return replace(self.source.config, tied_embeddings=False)
+
+    def rows(self, name: str) -> Iterator[Tensor]:
+        """The parameter of canonical name `name` as float32, some rows at a time.
+
+        The arithmetic is float64's. Raises ValueError or OSError where the source cannot be read.
+        """
+        parts = name.split(".")
+        module, suffix = ".".join(parts[2:-1]) if parts[0] == "layers" else parts[0], parts[-1]
+        if module.endswith("norm"):
+            yield torch.ones(self.config.dim)
+        elif module in WRITERS and suffix == "weight":
+            yield (self.rotation.T @ self._read(name).double()).float()
+        elif module in WRITERS:
+            yield (self._read(name).double() @ self.rotation).float()
+        elif suffix == "bias":
+            yield self._read(name)
+        else:
+            yield from self._turned_columns(name, self._norm_before(name, module))
+
+    def _norm_before(self, name: str, module: str) -> Tensor | None:
+        """The weights [D] of the norm that scales what `name` reads; None for the embedding."""
+        if module in READERS:
+            layer = name.split(".")[1]
+            return self._read(f"layers.{layer}.{READERS[module]}.weight").double()
+        return self._read(NORM).double() if name == OUTPUT else None
+
+    def _turned_columns(self, name: str, norm: Tensor | None) -> Iterator[Tensor]:
+        matrix = self.rotation if norm is None else norm[:, None] * self.rotation
+        tied = name == OUTPUT and self.source.config.tied_embeddings
+        weight = self._read(EMBEDDING if tied else name)
+        for block in weight.split(max(1, VALUES_AT_ONCE // weight.shape[1])):
+            yield (block.double() @ matrix).float()
+
+    def _read(self, name: str) -> Tensor:
+        """The source's parameter in float32, in the model's row order."""
+        weights = self.source.weights
+        tensor = weights.read(weights.stored_name(name), torch.float32)
+        if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
+            tensor = half_split(tensor, self.source.config.head_dim)
+        return tensor
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two models' logits on one prompt: `kl` is the mean over positions, in nats."""
+
+    positions: int
+    largest: float
+    kl: float
+
+
+def logits(checkpoint: Checkpoint, ids: list[int]) -> Tensor:
+    """The eager float32 model's, [positions, vocabulary]."""
+    from exporter.model import load_model, new_caches
+
+    model = load_model(checkpoint, torch.float32, len(ids))
+    caches = new_caches(checkpoint.config, len(ids), torch.float32)
+    with torch.no_grad():
+        return model(torch.tensor([ids]), torch.tensor([0]), torch.arange(len(ids)), caches)
+
+
+def difference(expected: Tensor, actual: Tensor) -> Difference:
+    """Of float32 logits [positions, vocabulary]; KL from `expected` to `actual`."""
+    log_p, log_q = expected.double().log_softmax(-1), actual.double().log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean().item()
+    return Difference(len(expected), (expected - actual).abs().max().item(), kl)
+
+
+def prompt_ids(text: str, encode: Callable[[str], list[int]], config: ModelConfig) -> list[int]:
+    """At most 256 tokens of `text`, and no more than the model's context."""
+    return encode(text)[: min(256, config.context_length)]
