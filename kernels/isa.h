@@ -56,6 +56,8 @@ struct FloatKernels {
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
+  // The element `target` of the row's log-softmax.
+  float (*log_softmax)(const float* row, int64_t width, int64_t target);
 
   // Rotates one token's queries into `queries` [H, d], scaled by 1/sqrt(d), and writes its keys
   // and values to the cache at `position`.

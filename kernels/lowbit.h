@@ -66,6 +66,12 @@ void gelu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, f
 // out [n] = a + b.
 void add(Host& host, const float* a, const float* b, int64_t n, float* out);
 
+// out [T] = the natural logarithm of softmax(x) at `targets` [T], for logits x [T, V]; off by less
+// than 1e-5. Minus infinity where the target's logit is; NaN where a logit of the row is NaN, or
+// the largest is not finite. Targets are from 0 to V - 1.
+void log_softmax_at(Host& host, const float* x, int64_t tokens, int64_t width,
+                    const int64_t* targets, float* out);
+
 enum class CacheType { float32, float16, int8 };
 
 // The KV cache of one layer: blocks of 16 positions for each key/value head. A key block is

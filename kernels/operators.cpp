@@ -150,6 +150,15 @@ void add(Host& host, const float* a, const float* b, int64_t n, float* out) {
   });
 }
 
+void log_softmax_at(Host& host, const float* x, int64_t tokens, int64_t width,
+                    const int64_t* targets, float* out) {
+  parallel(host, tokens, row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      out[t] = isa().floats->log_softmax(x + t * width, width, targets[t]);
+    }
+  });
+}
+
 int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
   const int64_t values = 16 * padded_head_dim(head_dim);
   switch (type) {

@@ -78,17 +78,26 @@ class AotiModel final : public Model {
 
   void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
                std::span<float> logits) override {
+    const std::span<const float> output = run(tokens, start_pos, rows, unused_);
+    std::memcpy(logits.data(), output.data(), logits.size_bytes());
+    output_ = {};
+  }
+
+  std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
+                             std::span<const int64_t> rows, std::vector<float>&) override {
+    shared_pool(threads_);  // another model may have asked for other ones
+    output_ = {};           // first, so that there is never room for two
     const int64_t chunk[] = {1, std::ssize(tokens)}, one[] = {1}, count[] = {std::ssize(rows)};
     std::vector<Tensor> inputs = {view(tokens, chunk), view({&start_pos, 1}, one),
                                   view(rows, count)};
     inputs.insert(inputs.end(), caches_.begin(), caches_.end());
-    const Tensor output = container_->run(inputs);
-    if (output.dtype != ScalarType::Float || !output.is_contiguous() ||
-        static_cast<size_t>(output.numel()) != logits.size()) {
+    output_ = container_->run(inputs);
+    if (output_.dtype != ScalarType::Float || !output_.is_contiguous() ||
+        output_.numel() != std::ssize(rows) * metadata().vocab_size) {
       throw Error(artifact_.path +
                   " does not return the logits that its metadata promises; export the model again");
     }
-    std::memcpy(logits.data(), output.data, logits.size_bytes());
+    return {reinterpret_cast<const float*>(output_.data), static_cast<size_t>(output_.numel())};
   }
 
  private:
@@ -156,6 +165,8 @@ class AotiModel final : public Model {
   int threads_ = 0;
   std::vector<ZeroMemory> cache_memory_;
   std::vector<Tensor> caches_;  // k_0, v_0, k_1, v_1, ...
+  Tensor output_;               // of the last run
+  std::vector<float> unused_;
 };
 
 }  // namespace

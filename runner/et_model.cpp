@@ -79,12 +79,8 @@ class EtModel final : public Model {
     read_metadata();
     if (options.metadata_only) return;
     threads_ = thread_count(options.threads);
-    if (metadata_.lowbit) {
-      shared_pool(threads_);
-      lowbit::isa_name();  // a LOWBIT_ISA that is not to be had fails here
-    } else {
-      get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(threads_));
-    }
+    use_threads();
+    if (metadata_.lowbit) lowbit::isa_name();  // a LOWBIT_ISA that is not to be had fails here
     load_forward();
   }
 
@@ -96,16 +92,23 @@ class EtModel final : public Model {
 
   void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
                std::span<float> logits) override {
+    const std::span<const float> output = run(tokens, start_pos, rows, unused_);
+    std::memcpy(logits.data(), output.data(), logits.size_bytes());
+  }
+
+  std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
+                             std::span<const int64_t> rows, std::vector<float>&) override {
+    use_threads();  // another model may have asked for other ones
     Log::instance().clear();
     auto outputs = module_.forward(
         {view(tokens, {1, size(tokens)}), view({&start_pos, 1}, {1}), view(rows, {size(rows)})});
     check(outputs.error(), "failed while running");
     const auto& output = outputs->at(0).toTensor();
     if (output.scalar_type() != executorch::aten::ScalarType::Float ||
-        static_cast<size_t>(output.numel()) != logits.size()) {
+        output.numel() != std::ssize(rows) * metadata_.vocab_size) {
       fail("does not return the logits that its metadata promises");
     }
-    std::memcpy(logits.data(), output.const_data_ptr<float>(), logits.size_bytes());
+    return {output.const_data_ptr<float>(), static_cast<size_t>(output.numel())};
   }
 
  private:
@@ -117,6 +120,15 @@ class EtModel final : public Model {
   static TensorPtr view(std::span<const int64_t> values, std::vector<Size> sizes) {
     return executorch::extension::from_blob(const_cast<int64_t*>(values.data()), std::move(sizes),
                                             executorch::aten::ScalarType::Long);
+  }
+
+  void use_threads() const {
+    if (metadata_.lowbit) {
+      shared_pool(threads_);
+    } else if (const auto n = static_cast<size_t>(threads_);
+               get_threadpool()->get_thread_count() != n) {
+      get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(n));
+    }
   }
 
   [[noreturn]] void fail(const std::string& what) const {
@@ -147,10 +159,10 @@ class EtModel final : public Model {
     const auto names = module_.method_names();
     check(names.error(), "cannot be loaded");
     StringMap map;
-    for (const char* key : kCommonKeys) {
-      if (!names->contains(key)) continue;
-      const auto value = constant(key);
-      if (!value.isString()) fail(std::string("has metadata '") + key + "' that is not a string");
+    for (const std::string& key : *names) {
+      if (!is_metadata(key)) continue;
+      const auto value = constant(key.c_str());
+      if (!value.isString()) fail("has metadata '" + key + "' that is not a string");
       map[key] = std::string(value.toString());
       module_.unload_method(key);
     }
@@ -167,6 +179,15 @@ class EtModel final : public Model {
     tokenizer_table_.assign(reinterpret_cast<const char*>(table.const_data_ptr<uint8_t>()),
                             table.nbytes());
     module_.unload_method(keys::kTokenizer);
+  }
+
+  // A key that this runner knows, or another method that does nothing but return a string.
+  bool is_metadata(const std::string& method) {
+    if (std::ranges::find(kCommonKeys, method) != kCommonKeys.end()) return true;
+    const auto meta = module_.method_meta(method);
+    if (!meta.ok() || meta->num_inputs() != 0 || meta->num_outputs() != 1) return false;
+    const auto tag = meta->output_tag(0);
+    return tag.ok() && *tag == et::Tag::String;
   }
 
   et::EValue constant(const char* name) {
@@ -204,6 +225,7 @@ class EtModel final : public Model {
   int threads_ = 0;
   Metadata metadata_;
   std::string tokenizer_table_;
+  std::vector<float> unused_;
 };
 
 }  // namespace

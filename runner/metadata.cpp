@@ -254,6 +254,8 @@ Metadata parse_metadata(const StringMap& map, const std::string& path, std::stri
   check_versions(in, path, backend);
 
   Metadata m;
+  m.raw = map;
+  m.raw.erase(keys::kTokenizer);
   m.model_name = in.text(keys::kModelName);
   m.model_family = in.text(keys::kModelFamily);
   m.vocab_size = in.integer(keys::kVocabSize, 1, kMaxVocab);

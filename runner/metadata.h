@@ -121,8 +121,11 @@ struct Weight {
   uint64_t offset = 0, bytes = 0;
 };
 
+using StringMap = std::map<std::string, std::string>;
+
 // An artifact's metadata, validated: every number is in a range the runner can work with.
 struct Metadata {
+  StringMap raw;  // every key as it was written, but the tokenizer's table
   std::string model_name, model_family;
   int64_t vocab_size = 0, context_length = 0, max_chunk = 0, max_rows = 0;
   int64_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, dim = 0;
@@ -148,8 +151,6 @@ struct Metadata {
   std::string cache_dtype;
   int64_t n_caches = 0;
 };
-
-using StringMap = std::map<std::string, std::string>;
 
 // Parses and validates the metadata of the artifact `path`, which `backend` will run. Throws Error
 // that names the file, the key and its value.

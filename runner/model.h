@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runner/metadata.h"
 
@@ -34,6 +35,15 @@ class Model {
   // Throws Error when the backend fails.
   virtual void forward(std::span<const int64_t> tokens, int64_t start_pos,
                        std::span<const int64_t> rows, std::span<float> logits) = 0;
+
+  // The same, with the logits where the backend has them, valid until the next call; `room` is for
+  // one that has no place of its own.
+  virtual std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
+                                     std::span<const int64_t> rows, std::vector<float>& room) {
+    room.resize(rows.size() * static_cast<size_t>(metadata().vocab_size));
+    forward(tokens, start_pos, rows, room);
+    return room;
+  }
 
   virtual int threads() const = 0;
 

@@ -1,12 +1,18 @@
 #include "runner/shared_pool.h"
 
+#include <memory>
+
 #include "kernels/bindings/calls.h"
 
 namespace runner {
 
 ThreadPool& shared_pool(int threads) {
-  static ThreadPool pool(threads);
-  return pool;
+  static std::unique_ptr<ThreadPool> pool;
+  if (pool == nullptr || (threads > 0 && threads != pool->threads())) {
+    pool.reset();  // first: its threads are gone before others come
+    pool = std::make_unique<ThreadPool>(threads > 0 ? threads : 1);
+  }
+  return *pool;
 }
 
 }  // namespace runner

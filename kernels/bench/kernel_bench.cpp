@@ -17,6 +17,7 @@
 
 #include "kernels/isa.h"
 #include "runner/cpu_count.h"
+#include "runner/speed.h"
 #include "runner/thread_pool.h"
 
 namespace {
@@ -65,15 +66,7 @@ void parallel(ThreadPool& pool, int64_t n, F f) {
 }
 
 double read_bandwidth(ThreadPool& pool, const std::vector<uint8_t>& memory) {
-  const int64_t parts = 64, per = static_cast<int64_t>(memory.size()) / parts;
-  const double seconds = median_seconds([&] {
-    parallel(pool, parts, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        volatile int32_t keep = lowbit::isa().floats->read_peak(memory.data() + p * per, per);
-        (void)keep;
-      }
-    });
-  });
+  const double seconds = median_seconds([&] { runner::read_all(pool, memory); });
   return static_cast<double>(memory.size()) / seconds / 1e9;
 }
 

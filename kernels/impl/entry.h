@@ -4,6 +4,7 @@
 #include "kernels/impl/elementwise.h"
 #include "kernels/impl/linear_a8wx.h"
 #include "kernels/impl/linear_float.h"
+#include "kernels/impl/log_softmax.h"
 #include "kernels/impl/peak.h"
 #include "kernels/impl/quantize.h"
 #include "kernels/impl/rotary.h"
@@ -22,6 +23,7 @@ constexpr FloatKernels make_floats() {
           .silu_mul = silu_mul_row<V>,
           .gelu_mul = gelu_mul_row<V>,
           .add = add_row<V>,
+          .log_softmax = log_softmax_element<V>,
           .rotate_and_cache = rotate_and_cache<V>,
           .attend = attend<V>,
           .attend_chunk = attend_chunk<V>,

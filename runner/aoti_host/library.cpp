@@ -10,10 +10,13 @@
 #include <cstring>
 #include <filesystem>
 #include <list>
+#include <stdexcept>
 #include <utility>
 
+#include "runner/aoti_host/bind.h"
 #include "runner/artifact_file.h"
 #include "runner/error.h"
+#include "runner/mapped_file.h"
 
 namespace runner::aoti_host {
 namespace {
@@ -29,6 +32,23 @@ class FileDescriptor {
 
   int number() const { return number_; }
 
+  // Writes the code of the library `path`; where this host is not the program, bound to this host.
+  bool write_code(const std::string& path, std::span<const std::byte> code) const {
+    if (!write_all(code)) return false;
+    if (host_is_the_program()) return true;
+    void* memory = mmap(nullptr, code.size(), PROT_READ | PROT_WRITE, MAP_SHARED, number_, 0);
+    if (memory == MAP_FAILED) return false;
+    try {
+      bind_to_host({static_cast<std::byte*>(memory), code.size()});
+    } catch (const std::invalid_argument& error) {
+      munmap(memory, code.size());
+      throw Error(path + " cannot be loaded: " + error.what() + "; copy or export it again");
+    }
+    munmap(memory, code.size());
+    return true;
+  }
+
+ private:
   bool write_all(std::span<const std::byte> bytes) const {
     while (!bytes.empty()) {
       const ssize_t n = write(number_, bytes.data(), bytes.size());
@@ -39,7 +59,6 @@ class FileDescriptor {
     return true;
   }
 
- private:
   int number_;
 };
 
@@ -67,8 +86,8 @@ void* load_temporary_file(const std::string& path, std::span<const std::byte> co
     throw Error("cannot make a file in " + folder.string() + ": " + std::strerror(errno) +
                 "; set TMPDIR to a folder that can be written");
   }
-  const bool written = file.write_all(code);
   try {
+    const bool written = file.write_code(path, code);
     if (!written) {
       throw Error("no room for the code of " + path + " in " + folder.string() +
                   "; set TMPDIR to a folder with room");
@@ -88,6 +107,10 @@ void* load_temporary_file(const std::string& path, std::span<const std::byte> co
 }  // namespace
 
 Library Library::open(const std::string& file) {
+  if (!host_is_the_program()) {
+    const MappedFile mapped(file);
+    return from_bytes(file, mapped.bytes());
+  }
   void* handle = load(file);
   if (handle == nullptr) fail(file, "copy or export it again");
   return {file, handle};
@@ -96,7 +119,7 @@ Library Library::open(const std::string& file) {
 Library Library::from_bytes(const std::string& path, std::span<const std::byte> code) {
 #ifdef __linux__
   const FileDescriptor file(memfd_create("model.so", MFD_CLOEXEC));
-  if (file.number() >= 0 && file.write_all(code)) {
+  if (file.number() >= 0 && file.write_code(path, code)) {
     // The loader tells libraries apart by name: one that is still there must not be taken for this.
     std::list<FileDescriptor> others;
     std::string name = name_of(file.number());
@@ -128,7 +151,7 @@ void* Library::address(const char* name) const {
 std::vector<std::string> missing_functions(const std::vector<std::string>& functions) {
   std::vector<std::string> missing;
   for (const std::string& name : functions) {
-    if (dlsym(RTLD_DEFAULT, name.c_str()) == nullptr) missing.push_back(name);
+    if (host_function(name.c_str()) == nullptr) missing.push_back(name);
   }
   return missing;
 }

@@ -8,10 +8,10 @@
 namespace runner::aoti_host {
 
 // A model's code: a shared library, loaded. What it calls and does not bring is looked up in this
-// program.
+// program, or bound to this host (bind.h) where that is a library.
 class Library {
  public:
-  // A library that is mapped as it lies on the disk. Throws Error when it cannot be loaded.
+  // A library that is mapped as it lies on the disk, or copied where it is to be bound. Throws Error when it cannot be loaded.
   static Library open(const std::string& file);
 
   // A library in memory. It is copied to a file without a name: in memory where the system has that
@@ -36,7 +36,7 @@ class Library {
   void* handle_;
 };
 
-// Those of `functions` that this program does not have.
+// Those of `functions` that neither this host nor its program has.
 std::vector<std::string> missing_functions(const std::vector<std::string>& functions);
 
 }  // namespace runner::aoti_host

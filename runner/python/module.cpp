@@ -1,0 +1,186 @@
+// The runner's core in Python. Two extension modules are made of this source: `_et` with the model
+// of ExecuTorch behind load_model(), `_aoti` with that of AOTInductor. exporter/_runner finds them.
+
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+
+#include "runner/cpu_count.h"
+#include "runner/error.h"
+#include "runner/python/model.h"
+#include "runner/python/python_model.h"
+#include "runner/speed.h"
+#include "runner/stats.h"
+
+namespace py = pybind11;
+
+namespace runner::python {
+namespace {
+
+const char* word_for(StopReason reason) {
+  switch (reason) {
+    case StopReason::stop_token: return "stop_token";
+    case StopReason::steps: return "steps";
+    case StopReason::context: return "context";
+    case StopReason::interrupted: return "interrupted";
+  }
+  return "";
+}
+
+// One line, as the runners print it.
+std::string one_line(std::string text) {
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < ' ' || c == 0x7f; }, ' ');
+  return text;
+}
+
+std::unique_ptr<BoundModel> load(const std::string& path, int threads, bool metadata_only) {
+  if (threads < 0 || threads > kMaxThreads) {
+    throw Error("threads is " + std::to_string(threads) + "; give 1 to " +
+                std::to_string(kMaxThreads) + ", or 0 for this machine's cores");
+  }
+  std::unique_ptr<Model> model;
+  {
+    const py::gil_scoped_release released;
+    model = load_model(path, {.threads = threads, .metadata_only = metadata_only});
+  }
+  return std::make_unique<BoundModel>(std::move(model), std::string(backend_name()),
+                                      !metadata_only);
+}
+
+std::unique_ptr<BoundModel> from_callable(const StringMap& metadata, const py::function& forward,
+                                          int threads) {
+  return std::make_unique<BoundModel>(std::make_unique<PythonModel>(metadata, forward, threads),
+                                      std::string(kPythonBackend), true);
+}
+
+double bandwidth(int threads, double seconds) {
+  const py::gil_scoped_release released;
+  return read_bandwidth(thread_count(threads), seconds);
+}
+
+void define_tokenizer(py::module_& m) {
+  using Self = const Tokenizer&;
+  py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(
+      m, "Tokenizer", py::module_local(),
+      "An artifact's tokenizer, the runners' own (runner/tokenizer.h).")
+      .def(
+          "encode",
+          [](Self t, const std::string& text, bool add_bos, bool parse_special) {
+            return t.encode(text, add_bos,
+                            parse_special ? Tokenizer::Special::parse : Tokenizer::Special::plain);
+          },
+          py::arg("text"), py::arg("add_bos") = false, py::arg("parse_special") = true,
+          "The ids of `text`, a str or UTF-8 bytes; with `parse_special` the names of special tokens "
+          "in it are those tokens.")
+      .def(
+          "decode", [](Self t, const Ids& ids) { return t.decode(ids); }, py::arg("ids"),
+          "The text of `ids` without special tokens, as a str; what is no whole UTF-8 is U+FFFD. "
+          "Raises ValueError for an id that is not from 0 to n_pieces - 1.")
+      .def_property_readonly("n_pieces", &Tokenizer::n_pieces)
+      .def_property_readonly("bos_id", &Tokenizer::bos_id, "-1: none")
+      .def_property_readonly("eos_id", &Tokenizer::eos_id, "-1: none")
+      .def_property_readonly("add_bos", &Tokenizer::add_bos,
+                             "Whether a text begins with bos by default.")
+      .def_property_readonly(
+          "table", [](Self t) { return py::bytes(std::string(t.table())); },
+          "The canonical table (docs/artifact.md).");
+}
+
+void define_generated(py::module_& m) {
+  const auto count = [](auto member) {
+    return [member](const Generated& g) { return g.counts.*member; };
+  };
+  py::class_<Generated>(m, "Generated", py::module_local(), "What Model.generate returns.")
+      .def_readonly("text", &Generated::text, "The continuation, without special tokens.")
+      .def_readonly("ids", &Generated::ids, "Its tokens; a stop token is not among them.")
+      .def_property_readonly(
+          "reason", [](const Generated& g) { return word_for(g.counts.reason); },
+          "Why it ended: stop_token, steps or context.")
+      .def_property_readonly("prompt_tokens", count(&GenerateResult::prompt_tokens))
+      .def_property_readonly("prefill_seconds", count(&GenerateResult::prefill_seconds))
+      .def_property_readonly("decode_forwards", count(&GenerateResult::decode_forwards),
+                             "Forwards of one token; decode_seconds are theirs.")
+      .def_property_readonly("decode_seconds", count(&GenerateResult::decode_seconds));
+}
+
+void define_model(py::module_& m) {
+  py::class_<BoundModel>(m, "Model", py::module_local(),
+                         "A model behind the interface of runner/model.h. Calls of one library's "
+                         "models run one after the other.")
+      .def_property_readonly(
+          "metadata", [](const BoundModel& model) { return model.metadata().raw; },
+          "Every key of docs/artifact.md as it was written, but the tokenizer's table.")
+      .def_property_readonly("threads", &BoundModel::threads, "0 where only metadata was read.")
+      .def_property_readonly("isa", &BoundModel::isa,
+                             "Instruction set of the kernels; '' where only metadata was read.")
+      .def_property_readonly("backend", &BoundModel::backend, "executorch, aoti or python.")
+      .def_property_readonly("tokenizer", &BoundModel::tokenizer)
+      .def("chat_prompt", &BoundModel::chat_prompt, py::arg("messages"),
+           py::arg("add_generation_prompt") = true,
+           "The ids of a conversation, messages of (role, text). Raises ValueError when the model "
+           "has no chat format, or the roles are in another order than it takes.")
+      .def("forward", &BoundModel::forward, py::arg("tokens"), py::arg("start_pos"),
+           py::arg("rows"),
+           "One chunk: `tokens` (1 to max_chunk ids) at the positions from `start_pos` on, which is "
+           "at most where the last call ended. Returns float32 [len(rows), vocab], the logits of the "
+           "chunk's positions `rows` (1 to max_rows indices). Raises ValueError for anything else.")
+      .def("score", &BoundModel::score, py::arg("tokens"), py::arg("first"),
+           py::arg("progress") = nullptr,
+           "Log-probabilities (natural logarithm) of tokens[i] given tokens[:i], for i from `first` "
+           "(at least 1) to the end: float32 [len(tokens) - first]. Runs from position 0 in chunks, "
+           "whose logits alone are held; progress(done, of) is called before each. Raises ValueError "
+           "when the tokens do not fit context or vocabulary, or logits are not numbers.")
+      .def(
+          "generate",
+          [](BoundModel& model, const Ids& prompt, int64_t steps, std::optional<double> temperature,
+             std::optional<double> top_p, std::optional<int64_t> top_k, std::optional<double> min_p,
+             std::optional<uint64_t> seed, const std::optional<Ids>& stop_ids,
+             const BoundModel::OnText& on_text, const BoundModel::OnToken& on_token) {
+            return model.generate(prompt, steps, {temperature, top_p, min_p, top_k, seed}, stop_ids,
+                                  on_text, on_token);
+          },
+          py::arg("prompt_ids"), py::arg("steps") = 0, py::arg("temperature") = py::none(),
+          py::arg("top_p") = py::none(), py::arg("top_k") = py::none(),
+          py::arg("min_p") = py::none(), py::arg("seed") = py::none(),
+          py::arg("stop_ids") = py::none(), py::arg("on_text") = nullptr,
+          py::arg("on_token") = nullptr,
+          "Continue `prompt_ids` from an empty context, at most `steps` tokens (0: to the context's "
+          "end). What is None is the model's own recommendation; seed: a random one; stop_ids: the "
+          "artifact's. on_text(str) gets whole characters as they come, on_token(id) each token. "
+          "temperature 0 is greedy. Returns a Generated. Raises ValueError when the prompt does not "
+          "fit context or vocabulary.")
+      .def("time_prefill", &BoundModel::time_prefill, py::arg("n_tokens"), py::arg("depth") = 0,
+           "Seconds that a prompt of `n_tokens` takes after `depth` others, which are not timed.")
+      .def("time_decode", &BoundModel::time_decode, py::arg("n_tokens"), py::arg("depth") = 0,
+           "Seconds that `n_tokens` forwards of one token take after a prompt of `depth`.");
+}
+
+void define(py::module_& m) {
+  // Beside runner::Error, which holds what the user must read, pybind11's own: std::runtime_error
+  // is RuntimeError, std::bad_alloc MemoryError.
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const Error& error) {
+      py::set_error(PyExc_ValueError, one_line(error.what()).c_str());
+    }
+  });
+  define_tokenizer(m);
+  define_generated(m);
+  define_model(m);
+  m.def("load_model", &load, py::arg("path"), py::arg("threads") = 0,
+        py::arg("metadata_only") = false);
+  m.def("make_python_model", &from_callable, py::arg("metadata"), py::arg("forward"),
+        py::arg("threads") = 0);
+  m.def("read_bandwidth", &bandwidth, py::arg("threads") = 0, py::arg("seconds") = 1.0);
+  m.def("peak_rss_bytes", &peak_rss_bytes);
+}
+
+}  // namespace
+}  // namespace runner::python
+
+// A library has the one that its file is named after.
+PYBIND11_MODULE(_et, m) { runner::python::define(m); }
+PYBIND11_MODULE(_aoti, m) { runner::python::define(m); }

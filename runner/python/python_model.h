@@ -1,0 +1,42 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runner/model.h"
+
+namespace runner::python {
+
+// A Model whose forward is a Python callable: forward(tokens int64 [T], start_pos, rows int64 [R])
+// -> float32 [R, vocabulary]. The caller of run() does not hold the interpreter's lock.
+class [[gnu::visibility("hidden")]] PythonModel final : public Model {
+ public:
+  // `metadata` as artifacts hold it, with the tokenizer's table in base64. Throws Error where a key
+  // is missing or wrong.
+  PythonModel(StringMap metadata, pybind11::object forward, int threads);
+  ~PythonModel() override;
+
+  const Metadata& metadata() const override { return metadata_; }
+  std::string_view tokenizer_table() const override { return tokenizer_table_; }
+  int threads() const override { return threads_; }
+  std::string isa() const override { return "python"; }
+
+  void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
+               std::span<float> logits) override;
+  std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
+                             std::span<const int64_t> rows, std::vector<float>& room) override;
+
+ private:
+  Metadata metadata_;
+  std::string tokenizer_table_;
+  pybind11::object forward_, output_;  // the output is the last one, whose memory was handed out
+  int threads_;
+};
+
+inline constexpr std::string_view kPythonBackend = "python";
+
+}  // namespace runner::python
