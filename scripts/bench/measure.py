@@ -38,7 +38,7 @@ CACHE_BYTES = 2  # an element of a quantized model's cache
 LLAMA_START_CONTEXT = 512  # its cache is resident whole; ours as far as it is used
 TIMEOUT_SECONDS = 900
 TELLING_SECONDS = 0.5  # the kernel counts CPU time in steps of 0.01
-DIVERGENCE_POSITIONS = 2000
+DIVERGENCE_WINDOWS = 8  # of 512 tokens, whose second halves are compared
 KERNEL_BENCH = ROOT / "cmake-out" / "kernel_bench"
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -190,11 +190,15 @@ def _divergence(
     contender: Contender, path: Path, threads: int, prose: Sequence[Path]
 ) -> dict[str, float]:
     source = MODELS[contender.model].source
-    done = run(
-        [sys.executable, "-m", "scripts.bench.divergence", source, path, "--text", *prose,
-         "--positions", DIVERGENCE_POSITIONS, "--threads", threads]
-    )  # fmt: skip
-    return {DIVERGENCE: float(done.stdout)}
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "prose.txt"
+        whole = "\n".join(file.read_text(encoding="utf-8") for file in prose)
+        text.write_text(whole, encoding="utf-8")
+        done = run(
+            [sys.executable, "-m", "exporter", "eval", path, "--text", text, "--reference", source,
+             "--windows", DIVERGENCE_WINDOWS, "--threads", threads, "--json"]
+        )  # fmt: skip
+    return {DIVERGENCE: json.loads(done.stdout)["reference"]["kl_mean"]}
 
 
 def share_of_dot_peak(threads: int, model: str) -> float:

@@ -1,0 +1,266 @@
+"""How far a model's next-token probabilities are from a float model's.
+
+Kullback-Leibler divergence KL(reference || model) in nats a position and whether both prefer the
+same token, as `llama-perplexity --kl-divergence` has them, but without its 16-bit reference:
+nothing is stored, two models read the same window and their logits are compared block by block.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporter.perplexity import Score, Window, standard_error, target_bytes
+
+if TYPE_CHECKING:
+    from exporter.export import Decoder
+
+BLOCK = 256  # targets whose logits are held at once: float32 [256, V]
+ROWS_AT_ONCE = 16  # compared at once: small enough for a core's cache
+PERCENTILE = 99
+
+
+class WindowLogits(Protocol):
+    """A model whose logits of a window's targets can be had."""
+
+    def blocks(self, window: Window) -> Iterator[Tensor]:
+        """Float32 logits [R, V] of the targets in order, R = BLOCK but for the last."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Of each position: KL in nats float64 [R], and whether the most likely token is the same."""
+
+    kl: np.ndarray
+    same_top: np.ndarray  # bool [R]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Over all positions; nats."""
+
+    positions: int
+    mean: float
+    standard_error: float
+    median: float
+    p99: float
+    largest: float
+    top1_agreement: float
+    top1_error: float
+
+    def figures(self) -> dict[str, float | int]:
+        """For JSON."""
+        return {
+            "positions": self.positions,
+            "kl_mean": self.mean,
+            "kl_error": self.standard_error,
+            "kl_median": self.median,
+            "kl_p99": self.p99,
+            "kl_max": self.largest,
+            "top1_agreement": self.top1_agreement,
+            "top1_error": self.top1_error,
+        }
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Natural logarithms of the probabilities, float32 [R, V], of logits [R, V].
+
+    Kept as float16 they cost `divergence` less than 1e-6 nats in the mean, since it makes the
+    probabilities sum to one again; the most likely of tokens a thousandth apart may then change.
+    """
+    return logits.float().log_softmax(-1)
+
+
+def divergence(log_p: Tensor, logits: Tensor) -> Positions:
+    """KL(p || softmax(logits)) of each row.
+
+    Args:
+        log_p: the reference's log-probabilities [R, V], float32 or float16.
+        logits: the other model's, float32 [R, V].
+
+    Raises ValueError where the shapes differ or values are not finite.
+    """
+    if log_p.shape != logits.shape:
+        raise ValueError(
+            f"logits of shape {list(logits.shape)} cannot be compared with a reference of "
+            f"{list(log_p.shape)}: give the model that the artifact was made from"
+        )
+    kl = torch.empty(len(log_p), dtype=torch.float64)
+    same = torch.empty(len(log_p), dtype=torch.bool)
+    for start in range(0, len(log_p), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        kl[rows], same[rows] = _compare(log_p[rows].float(), logits[rows].float())
+    if not bool(torch.isfinite(kl).all()):
+        raise ValueError("the logits are not finite: the model is broken; export it again")
+    return Positions(kl.numpy(), same.numpy())
+
+
+def _compare(log_p: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Everything large is taken off before it is summed: the terms are of the size of the logits'
+    differences, so that float32 sums are good to 1e-7 of them."""
+    most, token = logits.max(-1, keepdim=True)
+    shifted = logits - most
+    log_sum = shifted.exp().sum(-1).double().log()
+    p = log_p.exp()
+    mass = p.sum(-1).double()
+    cross = torch.linalg.vecdot(p, log_p - shifted).double()
+    kl = cross / mass - mass.log() + log_sum
+    return kl.clamp_min(0.0), log_p.argmax(-1) == token[:, 0]
+
+
+def summarize(parts: Sequence[Positions]) -> Summary:
+    """Of all positions of `parts`; errors are those of means of independent positions."""
+    kl = np.concatenate([part.kl for part in parts])
+    same = np.concatenate([part.same_top for part in parts])
+    count, top1 = len(kl), float(same.mean())
+    return Summary(
+        positions=count,
+        mean=float(kl.mean()),
+        standard_error=standard_error(float(kl.sum()), float((kl * kl).sum()), count),
+        median=float(np.median(kl)),
+        p99=float(np.percentile(kl, PERCENTILE)),
+        largest=float(kl.max()),
+        top1_agreement=top1,
+        top1_error=math.sqrt(top1 * (1 - top1) / (count - 1)) if count > 1 else math.nan,
+    )
+
+
+class DecoderLogits:
+    """`WindowLogits` of a decoder run eagerly; its caches are used again from window to window."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self._caches = decoder.new_caches()
+
+    @property
+    def vocab_size(self) -> int:
+        return self.decoder.config.vocab_size
+
+    def blocks(self, window: Window) -> Iterator[Tensor]:
+        tokens = torch.tensor([window.tokens])
+        for start, end, wanted in passes(window, BLOCK, BLOCK):
+            rows = torch.arange(end - start) if wanted else torch.tensor([end - start - 1])
+            with torch.inference_mode():
+                logits = self.decoder(
+                    tokens[:, start:end], torch.tensor([start]), rows, self._caches
+                )
+            if wanted:
+                yield logits
+
+    def logits(self, window: Window) -> Tensor:
+        """Float32 [targets, V], of all targets at once."""
+        return torch.cat(list(self.blocks(window)))
+
+
+class RunnerLogits:
+    """`WindowLogits` of a model of `exporter._runner` or `exporter.eager`."""
+
+    def __init__(self, model):
+        self.model = model
+        self._most_tokens = int(model.metadata["max_chunk"])
+        self._most_rows = min(self._most_tokens, int(model.metadata["max_rows"]))
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.model.metadata["vocab_size"])
+
+    def blocks(self, window: Window) -> Iterator[Tensor]:
+        held: list[Tensor] = []
+        rows_held = 0
+        for start, end, wanted in passes(window, self._most_tokens, self._most_rows):
+            part = window.tokens[start:end]
+            rows = list(range(len(part))) if wanted else [len(part) - 1]
+            logits = torch.from_numpy(self.model.forward(part, start, rows))
+            if not wanted:
+                continue
+            held.append(logits)
+            rows_held += len(logits)
+            if rows_held >= BLOCK or end == len(window.tokens) - 1:
+                yield torch.cat(held) if len(held) > 1 else logits
+                held, rows_held = [], 0
+
+
+def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[int, int, bool]]:
+    """The forwards that give a window's targets: start, end, and whether logits are wanted.
+
+    Every pass with logits ends at a multiple of BLOCK targets or before; the last target is never
+    read.
+    """
+    start = 0
+    while start < window.first - 1:
+        end = min(start + most_tokens, window.first - 1)
+        yield start, end, False
+        start = end
+    last = len(window.tokens) - 1
+    step = min(most_rows, BLOCK)
+    while start < last:
+        left = BLOCK - (start - (window.first - 1)) % BLOCK
+        end = min(start + min(step, left), last)
+        yield start, end, True
+        start = end
+
+
+def open_reference(
+    model: str, context: int, checkpoint: Path | None = None, tokenizer: Path | None = None
+) -> DecoderLogits:
+    """The eager float32 decoder of the checkpoint, for windows of at most `context` tokens.
+
+    Raises ValueError or OSError with a line that names the remedy.
+    """
+    from exporter.checkpoint import open_checkpoint
+    from exporter.model import load_model
+    from exporter.progress import note
+
+    found = open_checkpoint(model, checkpoint, tokenizer, progress=note)
+    return DecoderLogits(load_model(found, torch.float32, context))
+
+
+def compare(
+    reference: WindowLogits, model: WindowLogits, window: Window
+) -> tuple[Positions, np.ndarray]:
+    """Both read the window: their divergence, and the model's log-probabilities of the targets in
+    nats, float32 [targets]."""
+    parts, scores, done = [], [], window.first
+    for expected, actual in zip(reference.blocks(window), model.blocks(window), strict=True):
+        parts.append(divergence(log_probabilities(expected), actual))
+        targets = torch.tensor(window.tokens[done : done + len(actual)])
+        chosen = actual.gather(1, targets[:, None])[:, 0]
+        scores.append((chosen - actual.logsumexp(-1)).numpy())
+        done += len(actual)
+    kl = np.concatenate([part.kl for part in parts])
+    same = np.concatenate([part.same_top for part in parts])
+    return Positions(kl, same), np.concatenate(scores)
+
+
+def compared_scores(
+    reference: DecoderLogits,
+    model: RunnerLogits,
+    windows: Sequence[Window],
+    receive: Callable[[Positions], None],
+) -> Iterator[Score]:
+    """The model's `Score` after each window, whose Positions `receive` is given; the time is that
+    of both models.
+
+    Raises ValueError where the two have different vocabularies.
+    """
+    if reference.vocab_size != model.vocab_size:
+        raise ValueError(
+            f"the reference has a vocabulary of {reference.vocab_size} and the model of "
+            f"{model.vocab_size}: give the checkpoint that the model was made from"
+        )
+    score = Score()
+    for window in windows:
+        start = time.monotonic()
+        positions, log_probs = compare(reference, model, window)
+        receive(positions)
+        size = target_bytes(model.model.tokenizer, window)
+        score = score.plus(window, log_probs, size, time.monotonic() - start)
+        yield score

@@ -1,0 +1,214 @@
+"""Perplexity of a text, and how far the probabilities are from the float model's.
+
+ARTIFACT is a .pte, .pt2 or .so and runs in the native runner; MODEL is what the exporter takes, and
+runs eagerly, or compiled with --compile. Windows are scored as llama-perplexity does; with --stride
+they slide. --tasks runs tasks of lm-eval instead of, or after, the text.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import time
+from pathlib import Path
+
+from exporter.command_line import EXIT_INTERRUPTED, UsageError, positive
+from exporter.model_options import add_model_options, model_request
+from exporter.perplexity import (
+    SMALLEST_WINDOW,
+    Progress,
+    Score,
+    Window,
+    progress_line,
+    read_text,
+    scores,
+    text_windows,
+)
+from exporter.progress import note, stage
+
+SUMMARY = "perplexity, divergence from the float model, and lm-eval's tasks"
+DEFAULT_WINDOW = 512
+LM_EVAL_VERSION = "0.4.13"  # of pyproject.toml's extra "tasks"
+ARTIFACTS = (".pte", ".pt2", ".so")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", metavar="ARTIFACT|MODEL",
+        help=".pte, .pt2 or .so; or alias, folder, .gguf, hub id")  # fmt: skip
+    add("--text", type=Path, metavar="FILE", help="UTF-8 text to score")
+    add("--window", type=positive, metavar="N", default=DEFAULT_WINDOW,
+        help="tokens read at once (default: 512); each window's second half is scored")  # fmt: skip
+    add("--stride", type=positive, metavar="N",
+        help="slide the window by N tokens and score its last N: every token once")  # fmt: skip
+    add("--windows", type=positive, metavar="N", help="only the first N windows")
+    add("--threads", type=positive, metavar="N", help="default: one for each core")
+    add("--reference", metavar="MODEL",
+        help="also compare with this checkpoint in float32: KL, top-1 agreement")  # fmt: skip
+    add("--tasks", metavar="NAMES", help="tasks of lm-eval, with commas between")
+    add("--limit", type=positive, metavar="N", help="the first N questions of each task")
+    add("--include-path", type=Path, metavar="FOLDER", help="tasks of your own (YAML)")
+    add("--json", action="store_true", help="one JSON object on stdout")
+    add("--compile", action="store_true", help="MODEL: compile one-token steps with torch.compile")
+    add("--compile-prefill", action="store_true", help="MODEL: compile longer chunks too")
+    add_model_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Raises UsageError, ValueError or OSError with one line that names the remedy."""
+    check(options)
+    text = None if options.text is None else read_text(options.text)
+    if options.tasks is not None:
+        _require_lm_eval()
+    model = open_model(options)
+    report: dict[str, object] = {"model": options.model}
+    status = 0
+    if text is not None:
+        context = int(model.metadata["context_length"])
+        with stage("tokenizing"):
+            windows = text_windows(model.tokenizer, text, options.window, options.stride, context)
+        figures, status = _evaluate(model, windows[: options.windows], options)
+        report |= {"text": options.text.name, "window": options.window, "stride": options.stride}
+        report |= figures
+    if options.tasks is not None and status == 0:
+        from exporter.lm_eval_model import run_tasks
+
+        results = run_tasks(model, options.tasks.split(","), options.limit, options.include_path)
+        report["tasks"] = results.figures
+        if not options.json:
+            print(results.table)
+    if options.json and status == 0:
+        print(json.dumps({key: _finite(value) for key, value in report.items()}))
+    return status
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise UsageError for flags that do not go together."""
+    if options.text is None and options.tasks is None:
+        raise UsageError("nothing to evaluate; give --text FILE or --tasks NAMES")
+    if options.window < SMALLEST_WINDOW:
+        raise UsageError(f"--window {options.window} has no targets: use {SMALLEST_WINDOW} or more")
+    if options.stride is not None and options.stride >= options.window:
+        raise UsageError(
+            f"--stride {options.stride} is not below the --window of {options.window}: "
+            "use a smaller stride"
+        )
+    if options.tasks is None and (options.limit or options.include_path):
+        raise UsageError("--limit and --include-path are for --tasks NAMES; give it too")
+    if options.text is None and (options.reference or options.stride or options.windows):
+        raise UsageError("--reference, --stride and --windows are for --text FILE; give it too")
+
+
+def _require_lm_eval() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise ValueError(
+            "--tasks needs lm-eval, which is not installed: run `pip install "
+            f"lm_eval=={LM_EVAL_VERSION}`"
+        )
+
+
+def is_artifact(name: str) -> bool:
+    return Path(name).suffix in ARTIFACTS
+
+
+def open_model(options: argparse.Namespace):
+    """The artifact in the native runner, or the model eagerly: what `exporter._runner` describes.
+
+    Raises UsageError for a MODEL's flags with an artifact.
+    """
+    threads = options.threads or 0
+    if not is_artifact(options.model):
+        from exporter.eager import eager_model
+        from exporter.prepare import prepare
+
+        prepared = prepare(model_request(options.model, options), ())
+        return eager_model(prepared, options.compile, options.compile_prefill, threads)
+    _refuse_model_options(options)
+    from exporter._runner import load_model
+
+    with stage(f"loading {options.model}"):
+        return load_model(options.model, threads=threads)
+
+
+def _refuse_model_options(options: argparse.Namespace) -> None:
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if getattr(options, name) != default:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--{flag} is for a MODEL; the artifact {options.model} is exported already: "
+                "leave it out"
+            )
+    if options.compile or options.compile_prefill:
+        raise UsageError(f"--compile is for a MODEL; the artifact {options.model} is compiled")
+
+
+def _evaluate(
+    model, windows: list[Window], options: argparse.Namespace
+) -> tuple[dict[str, object], int]:
+    """The figures of the text, printed unless --json, and the exit status."""
+    progress, last, compared = Progress(), Score(), []
+    try:
+        steps = _steps(model, windows, options, compared)
+        start = time.monotonic()
+        for last in steps:
+            progress.show(progress_line(last, len(windows), time.monotonic() - start))
+    except KeyboardInterrupt:
+        progress.close()
+        if not last.windows:
+            raise
+        note(f"interrupted after {last.windows} of {len(windows)} windows; so far:")
+        for line in _lines(last, compared):
+            note(f"  {line}")
+        return {}, EXIT_INTERRUPTED
+    finally:
+        progress.close()
+    figures: dict[str, object] = dict(last.figures())
+    if compared:
+        from exporter.divergence import summarize
+
+        figures["reference"] = {"model": options.reference, **summarize(compared).figures()}
+    if not options.json:
+        print("\n".join(_lines(last, compared)))
+    return figures, 0
+
+
+def _steps(model, windows: list[Window], options: argparse.Namespace, compared: list):
+    """The sums after each window; with a reference, `compared` grows by the window's Positions."""
+    if options.reference is None:
+        return scores(model, windows)
+    with stage(f"reading the reference {options.reference}"):
+        from exporter.divergence import RunnerLogits, compared_scores, open_reference
+
+        reference = open_reference(options.reference, max(len(w.tokens) for w in windows))
+    return compared_scores(reference, RunnerLogits(model), windows, compared.append)
+
+
+def _lines(score: Score, compared: list) -> list[str]:
+    lines = [
+        f"perplexity       {score.perplexity:.4f} ± {score.perplexity_error:.4f}",
+        f"nll per token    {score.nll:.5f} ± {score.nll_error:.5f} nats",
+        f"bits per byte    {score.bits_per_byte:.4f}",
+        f"tokens scored    {score.targets} in {score.windows} windows",
+        f"tokens a second  {score.tokens_per_second:.0f}",
+    ]
+    if compared:
+        from exporter.divergence import summarize
+
+        kl = summarize(compared)
+        lines += [
+            f"mean KL          {kl.mean:.6f} ± {kl.standard_error:.6f} nats from the reference",
+            f"KL percentiles   median {kl.median:.6f}, 99 % {kl.p99:.6f}, largest {kl.largest:.6f}",
+            f"top-1 agreement  {100 * kl.top1_agreement:.2f} ± {100 * kl.top1_error:.2f} %",
+        ]
+    return lines
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
