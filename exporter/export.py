@@ -19,7 +19,7 @@ from exporter.model import Transformer
 Decoder = Transformer | LowbitTransformer
 
 MAX_CHUNK = 256  # bounds the planned memory of the attention scores: heads * chunk * context
-MAX_ROWS = 16  # bounds the planned memory of the logits: rows * vocabulary
+MAX_ROWS = MAX_CHUNK  # logits of a whole chunk, for scoring; memory is taken as rows are asked for
 
 
 @dataclass(frozen=True)

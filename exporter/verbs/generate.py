@@ -1,0 +1,165 @@
+"""`generate`: the continuation of a prompt, by an artifact or by a model that is not exported yet."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.command_line import UsageError, not_negative, positive
+from exporter.model_options import add_model_options, model_request
+from exporter.progress import note, stage
+
+if TYPE_CHECKING:
+    from exporter._runner import Model
+
+SUMMARY = "generate ARTIFACT|MODEL --prompt TEXT: text, by the native runner or before an export"
+SUFFIXES = (".pte", ".pt2", ".so")
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", metavar="ARTIFACT|MODEL",
+        help="a .pte, .pt2 or .so file, or what the exporter takes as MODEL")  # fmt: skip
+    add("--prompt", required=True, metavar="TEXT", help="what to continue, or to answer")
+    add("--chat", action="store_true", help="the prompt is a user's turn, in the model's chat format")
+    add("--system", metavar="TEXT", help="the system message, with --chat")
+    add("--max-new-tokens", type=positive, metavar="N",
+        help="most tokens to generate (default: to a stop token or the context's end)")  # fmt: skip
+    add("--temperature", type=_number(0, 100), metavar="X", help="0: greedy")
+    add("--top-p", type=_number(0, 1), metavar="X")
+    add("--top-k", type=not_negative, metavar="N", help="0: all")
+    add("--min-p", type=_number(0, 1), metavar="X")
+    add("--seed", type=not_negative, metavar="N",
+        help="of the first sample; each further one has the next (default: random)")  # fmt: skip
+    add("--num-samples", type=positive, default=1, metavar="N", help="continuations to write")
+    add("--threads", type=positive, metavar="N", help="default: this machine's cores")
+    add("--stats", action="store_true", help="what ran and how fast, on stderr")
+    add("--compile", action="store_true", help="MODEL: compile the forward of one token")
+    add("--compile-prefill", action="store_true",
+        help="MODEL: compile that of a prompt too; goes with --compile")  # fmt: skip
+    add_model_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.system is not None and not options.chat:
+        raise UsageError("--system goes with --chat: a text that is continued has no system message")
+    if options.compile_prefill and not options.compile:
+        raise UsageError("--compile-prefill goes with --compile; add it")
+    model = load(options.model, options)
+    ids = _prompt(model, options)
+    for index in range(options.num_samples):
+        _sample(model, ids, index, options)
+    return 0
+
+
+def load(name: str, options: argparse.Namespace) -> "Model":
+    """The artifact `name`, or the model of that name run by PyTorch.
+
+    `options` are those of `add_model_options` with compile, compile_prefill and threads. Raises
+    UsageError for a flag that an artifact cannot follow, ValueError or OSError for the rest.
+    """
+    if is_artifact(name):
+        _refuse_model_flags(options)
+        from exporter._runner import load_model
+
+        return load_model(name, options.threads or 0)
+    request = model_request(name, options)
+    from exporter.eager import eager_model
+    from exporter.prepare import prepare
+
+    prepared = prepare(request, ())
+    return eager_model(prepared, options.compile, options.compile_prefill, options.threads or 0)
+
+
+def is_artifact(name: str) -> bool:
+    """Whether `name` means an artifact's file, be it there or not, and not a model."""
+    return Path(name).suffix in SUFFIXES and not Path(name).is_dir()
+
+
+def _refuse_model_flags(options: argparse.Namespace) -> None:
+    parser = argparse.ArgumentParser()
+    add_model_options(parser)
+    defaults = vars(parser.parse_args([])) | {"compile": False, "compile_prefill": False}
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for a MODEL that is not exported yet; "
+                f"{options.model} is an artifact: leave it out"
+            )
+
+
+def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
+    ids, context = _encoded(model, options), int(model.metadata["context_length"])
+    if len(ids) > context:
+        raise ValueError(
+            f"the prompt has {len(ids)} tokens, the context of {options.model} holds {context}; "
+            "shorten it, or use a larger --max-seq-length"
+        )
+    return ids
+
+
+def _encoded(model: "Model", options: argparse.Namespace) -> list[int]:
+    if options.chat:
+        system = [] if options.system is None else [("system", options.system)]
+        return model.chat_prompt([*system, ("user", options.prompt)])
+    tokenizer = model.tokenizer
+    ids = tokenizer.encode(options.prompt, tokenizer.add_bos)
+    if not ids and tokenizer.bos_id >= 0:
+        return [tokenizer.bos_id]
+    if not ids:
+        raise UsageError("--prompt is empty and this model has no token to begin a text with")
+    return ids
+
+
+def _sample(model: "Model", ids: list[int], index: int, options: argparse.Namespace) -> None:
+    chosen = {name: getattr(options, name) for name in SAMPLING}
+    if chosen["seed"] is not None:
+        chosen["seed"] += index
+    if options.num_samples > 1:
+        note(f"sample {index + 1} of {options.num_samples}")
+    if not options.chat:
+        _write(options.prompt)
+    if options.compile and index == 0:
+        with stage("compiling, and generating the first sample"):
+            result = model.generate(ids, options.max_new_tokens or 0, on_text=_write, **chosen)
+            _write("\n")
+    else:
+        result = model.generate(ids, options.max_new_tokens or 0, on_text=_write, **chosen)
+        _write("\n")
+    if options.stats or options.num_samples > 1:
+        note(_speed(result) + (" (with the compilation)" if options.compile and index == 0 else ""))
+    if options.stats and index == options.num_samples - 1:
+        from exporter._runner import peak_rss_bytes
+
+        ran = "PyTorch" if model.backend == "python" else f"{model.backend}, {model.isa}"
+        note(f"  {ran}, {model.threads} threads, peak memory {peak_rss_bytes() / 1e6:.0f} MB")
+
+
+def _speed(result) -> str:
+    def rate(count: int, seconds: float) -> str:
+        return f"{count / seconds:.1f}/s" if count and seconds else "-"
+
+    return (
+        f"  prompt {result.prompt_tokens} tokens at "
+        f"{rate(result.prompt_tokens, result.prefill_seconds)}, generated {len(result.ids)} at "
+        f"{rate(result.decode_forwards, result.decode_seconds)}, ended by {result.reason}"
+    )
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _number(least: float, most: float):
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return value
+
+    return parse
