@@ -114,7 +114,7 @@ def reduce_template(template: str | None, tokenizer) -> dict:
         return today.strftime(format)
 
     try:
-        render = _renderer(template, tokenizer, strftime_now)
+        render = renderer(template, tokenizer, strftime_now)
         reduced = _reduce(render, tokenizer.token_name(tokenizer.bos_id)).to_dict()
     except _NotReducible as error:
         return {"reducible": False, "reason": str(error)}
@@ -127,7 +127,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _renderer(
+def renderer(
     template: str, tokenizer, strftime_now: Callable[[str], str]
 ) -> Callable[[list[dict], bool], str]:
     """What transformers does in apply_chat_template. Source: utils/chat_template_utils.py."""

@@ -1,0 +1,92 @@
+"""Whether an artifact is still the model that it was exported from.
+
+The native runner and the float32 model read the same prompts; probabilities, tokenizer, chat
+format, stop tokens, metadata and every weight are compared. Exit status 1 when a check fails; the
+last line says which. Limits follow from the bits of the weights (exporter/verify_limits.py).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from exporter.command_line import EXIT_FAILURE, UsageError, positive
+
+SUMMARY = "compare an ARTIFACT with the checkpoint it was made from"
+DEFAULT_POSITIONS = 384
+REPORTS = (".md", ".json", ".html")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("artifact", metavar="ARTIFACT", type=Path, help=".pte, .pt2 or .so with its .so.json")
+    add("--checkpoint", metavar="PATH|MODEL",
+        help="what it was exported from (default: the model that the artifact names)")  # fmt: skip
+    add("--tokenizer", type=Path, metavar="PATH", help="where the checkpoint has none beside it")
+    add("--prompts", type=Path, metavar="FILE", help="UTF-8 text to read instead of the built-in")
+    add("--positions", type=positive, default=DEFAULT_POSITIONS, metavar="N",
+        help="most positions to compare (default: 384)")  # fmt: skip
+    add("--threads", type=positive, default=0, metavar="N", help="default: one for each core")
+    add("--trace", action="store_true",
+        help="the error that each block adds (done by itself when a limit is missed)")  # fmt: skip
+    add("--report", type=Path, action="append", default=[], metavar="PATH",
+        help="write a report, .md, .json or .html by its name; can be repeated")  # fmt: skip
+    add("--json", action="store_true", help="the report as JSON on standard output, on one line")
+    add("--max-kl", type=_number, metavar="NATS", help="largest mean KL, instead of the table's")
+    add("--min-top1", type=_share, metavar="SHARE", help="least top-1 agreement, 0 to 1")
+    add("--min-cosine", type=_share, metavar="C", help="least mean cosine of the logits, 0 to 1")
+
+
+def run(options: argparse.Namespace) -> int:
+    for path in options.report:
+        if path.suffix not in REPORTS:
+            raise UsageError(f"--report {path}: the name must end in {', '.join(REPORTS)}")
+
+    from exporter.artifact import check_writable
+
+    for path in options.report:
+        check_writable(path)
+
+    from exporter.report import to_dict, write_report
+    from exporter.verify import VerifyRequest, verify
+
+    result = verify(VerifyRequest(
+        artifact=options.artifact,
+        checkpoint=options.checkpoint,
+        tokenizer=options.tokenizer,
+        prompts=options.prompts,
+        positions=options.positions,
+        threads=options.threads,
+        trace=options.trace,
+        mean_kl=options.max_kl,
+        top1=options.min_top1,
+        cosine=options.min_cosine,
+    ))  # fmt: skip
+    for path in options.report:
+        write_report(result, path)
+    if options.json:
+        print(json.dumps(to_dict(result)))
+    else:
+        width = max(len(check.name) for check in result.checks)
+        for check in result.checks:
+            limit = f"  ({check.threshold})" if check.threshold else ""
+            more = f"; {check.note}" if check.note else ""
+            print(f"{check.verdict:4}  {check.name:{width}}  {check.measured}{limit}{more}")
+        print(result.line)
+    return 0 if result.good else EXIT_FAILURE
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _number(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value

@@ -1,0 +1,313 @@
+"""Whether an artifact is still its model: the native runner beside eager float32."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.artifact_reader import Artifact, read_artifact
+from exporter.models import MODELS
+from exporter.prepare import Described, ModelRequest, describe
+from exporter.progress import note, stage
+from exporter.verify_checks import Check, skipped, verdict_line
+from exporter.verify_limits import Limits, limits_for
+from exporter.verify_texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
+
+if TYPE_CHECKING:
+    from exporter.verify_logits import Greedy, Positions, Prompt
+    from exporter.verify_trace import PartError
+    from exporter.verify_weights import WeightError
+
+WINDOW = 256  # tokens of one prompt read from a file
+TRACE_TOKENS = 96
+# A scheme's bits where the artifact does not show them.
+_SCHEME_BITS = {"linear:a8w4dq": 4, "linear:int4": 4, "linear:int8": 8}
+_DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
+
+Load = Callable[[Path, int], Any]  # of exporter._runner: path, threads -> Model
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What to verify and how. `limits` are those given instead of the scheme's; None: the
+    scheme's."""
+
+    artifact: Path
+    checkpoint: str | None = None  # path or model; None: the artifact's model_name
+    tokenizer: Path | None = None
+    prompts: Path | None = None
+    positions: int = 384
+    threads: int = 0
+    trace: bool = False
+    mean_kl: float | None = None
+    top1: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The result; `line` is the verdict."""
+
+    artifact: Artifact
+    checkpoint: str
+    bits: float
+    limits: Limits
+    threads: int
+    isa: str
+    checks: tuple[Check, ...]
+    prompts: "tuple[Prompt, ...]"
+    positions: "Positions"
+    greedy: "Greedy"
+    greedy_text: str
+    weights: "tuple[WeightError, ...]"
+    parts: "tuple[PartError, ...]"
+    seconds: float
+    line: str
+
+    @property
+    def good(self) -> bool:
+        return not any(check.failed for check in self.checks)
+
+
+def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
+    """Runs every check. `load` is exporter._runner's load_model where it is not given.
+
+    Raises ValueError or OSError with a line that names the value and the remedy when something
+    needed cannot be read; what is read and wrong is a failed check.
+    """
+    with _one_torch_thread():
+        return _verify(request, load or _load)
+
+
+def _verify(request: VerifyRequest, load: Load) -> Verification:
+    start = time.monotonic()
+    artifact = read_artifact(request.artifact)
+    model_name = checkpoint_of(request, artifact)
+    texts = None if request.prompts is None else _read_text(request.prompts)
+    described = describe(ModelRequest(model_name, tokenizer=request.tokenizer))
+    with stage(f"loading {request.artifact}"):
+        native = load(request.artifact, request.threads)
+
+    import torch
+
+    from exporter.checkpoint_weights import at_most_once_a_second
+    from exporter.model import load_model
+    from exporter.verify_identity import identity_checks
+    from exporter.verify_logits import compare, greedy, logit_checks
+
+    with stage("tokenizer, chat format, metadata"):
+        identity = list(identity_checks(described, native))
+    context = _context(artifact, described)
+    prompts = _prompts(described, texts, request.positions, context)
+    window = max(*(len(p.ids) for p in prompts), TRACE_TOKENS, GREEDY_TOKENS + WINDOW)
+    window = min(window, described.checkpoint.config.context_length)
+    with stage("reading the checkpoint's weights"):
+        model = load_model(described.checkpoint, torch.float32, window)
+    bits = effective_bits(artifact)
+    limits = _limits(request, bits)
+    with stage("probabilities beside the float model's"):
+        positions = compare(model, native, prompts, at_most_once_a_second(note))
+        logits = list(logit_checks(positions, limits))
+    with stage("greedy continuation"):
+        start_ids = _with_bos(described, GREEDY_PROMPT)[: max(1, context - GREEDY_TOKENS)]
+        steps = min(GREEDY_TOKENS, context - len(start_ids))
+        continued = greedy(model, native, start_ids, max(1, steps))
+    lowbit = bool(artifact.packed())
+    errors: Sequence[WeightError] = ()
+    weights = [skipped("packed weights", "they are in other kernels' layout")]
+    if lowbit:
+        with stage("weights beside the checkpoint's"):
+            weights, errors = _weights(artifact, model, described)
+    parts: Sequence[PartError] = ()
+    traced: list[Check] = []
+    wanted = request.trace or lowbit and (_moved(artifact) or any(c.failed for c in logits))
+    if wanted:
+        from exporter.verify_trace import trace, trace_checks
+
+        ids = [i for prompt in prompts for i in prompt.ids][: min(TRACE_TOKENS, window, context)]
+        with stage("tracing layer by layer"):
+            parts = trace(artifact, model, ids, at_most_once_a_second(note))
+        traced = list(trace_checks(parts))
+    causes_first = (*weights, *identity, *traced, *logits)
+    return Verification(
+        artifact=artifact,
+        checkpoint=model_name,
+        bits=bits,
+        limits=limits,
+        threads=native.threads,
+        isa=native.isa,
+        checks=(*identity, *logits, *weights, *traced),
+        prompts=tuple(prompts),
+        positions=positions,
+        greedy=continued,
+        greedy_text=described.tokenizer.decode(list(continued.expected)),
+        weights=tuple(errors),
+        parts=tuple(parts),
+        seconds=time.monotonic() - start,
+        line=verdict_line(causes_first, _summary(request.artifact, causes_first)),
+    )
+
+
+def checkpoint_of(request: VerifyRequest, artifact: Artifact) -> str:
+    """The model to compare with. Raises ValueError when the artifact does not name one that is
+    here."""
+    if request.checkpoint is not None:
+        return request.checkpoint
+    name = artifact.metadata.get("model_name", "")
+    if name in MODELS or name and Path(name).exists():
+        return name
+    raise ValueError(
+        f"{artifact.path} was exported from {name or 'a model without a name'!s}, which is neither "
+        "an alias nor a path here: name its checkpoint with --checkpoint PATH"
+    )
+
+
+def effective_bits(artifact: Artifact) -> float:
+    """Bits a weight that decide how much the artifact may differ: the linear layers' mean, or the
+    embedding's or the cache's where these have fewer."""
+    packed = [t for t in artifact.packed() if t.name != "table"]
+    if packed:
+        counts = [t.packed.rows * t.packed.columns for t in packed]
+        total = sum(t.packed.bits * n for t, n in zip(packed, counts, strict=True))
+        bits = min(total / sum(counts), artifact.weight("table").packed.bits)
+    else:
+        recipe = json.loads(artifact.metadata.get("quantization") or "{}")
+        known = [_SCHEME_BITS.get(key, options.get("bitwidth", 32) if isinstance(options, dict)
+                                  else 32) for key, options in recipe.items()]  # fmt: skip
+        bits = min([*known, _DTYPE_BITS.get(artifact.metadata.get("dtype", ""), 32)])
+    return min(bits, _DTYPE_BITS.get(artifact.cache_dtype or "", 32))
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Torch's threads spin between operators: with a neighbour on the same cores two of them take
+    ten times as long as one. The runner's are not torch's."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _load(path: Path, threads: int):
+    from exporter._runner import load_model
+
+    return load_model(path, threads)
+
+
+def _limits(request: VerifyRequest, bits: float) -> Limits:
+    limits = limits_for(bits)
+    given = {"mean_kl": request.mean_kl, "top1": request.top1, "cosine": request.cosine}
+    return replace(limits, **{key: value for key, value in given.items() if value is not None})
+
+
+def _context(artifact: Artifact, described: Described) -> int:
+    text = artifact.metadata.get("context_length", "")
+    largest = described.checkpoint.config.context_length
+    return min(int(text), largest) if text.isdigit() and int(text) else largest
+
+
+def _prompts(
+    described: Described, texts: str | None, positions: int, context: int
+) -> "list[Prompt]":
+    """The built-in prompts, each shortened by the same share, or windows of `texts`; all in all at
+    most `positions` tokens, by the checkpoint's own tokenizer.
+
+    Raises ValueError for a text without tokens.
+    """
+    from exporter.verify_logits import Prompt
+
+    if texts is not None:
+        ids = _with_bos(described, texts)[:positions]
+        size = min(WINDOW, context)
+        cut = [ids[i : i + size] for i in range(0, len(ids), size)]
+    else:
+        whole = [_with_bos(described, text) for text in PROMPTS]
+        whole += [ids for ids in [_conversation(described)] if ids]
+        share = min(1.0, positions / sum(map(len, whole)))
+        cut = [ids[: min(context, max(1, int(share * len(ids))))] for ids in whole]
+    if not any(cut):
+        raise ValueError("the prompts hold no tokens: give a text with --prompts")
+    pieces = described.tokenizer.source.pieces
+    return [
+        Prompt(tuple(ids), tuple(pieces[i].decode(errors="replace").replace("\u2581", " ")
+                                 for i in ids)) for ids in cut if ids
+    ]  # fmt: skip
+
+
+def _with_bos(described: Described, text: str) -> list[int]:
+    tokenizer = described.tokenizer
+    first = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+    return first + tokenizer.encode(text)
+
+
+def _conversation(described: Described) -> list[int]:
+    """Chat turns in the template's own form; nothing where it cannot render them."""
+    import datetime
+
+    import jinja2
+
+    from exporter.chat import renderer
+
+    tokenizer = described.tokenizer
+    if tokenizer.chat_template is None:
+        return []
+    turns = [{"role": role, "content": text} for role, text in (("system", SYSTEM), *CONVERSATION)]
+    for messages in (turns, turns[1:]):
+        try:
+            render = renderer(tokenizer.chat_template, tokenizer, datetime.date.today().strftime)
+            return tokenizer.encode(render(messages, True))
+        except jinja2.TemplateError:
+            continue
+    return []
+
+
+def _moved(artifact: Artifact) -> bool:
+    from exporter.verify_weights import transformed
+
+    return transformed(artifact) is not None
+
+
+def _weights(artifact: Artifact, model, described: Described) -> "tuple[list[Check], Sequence]":
+    from exporter import ops
+    from exporter.verify_weights import constant_checks, transformed, weight_checks, weight_errors
+
+    ops.load()
+    config, state = described.checkpoint.config, model.state_dict()
+    method = transformed(artifact)
+    checks = list(constant_checks(artifact, state, config, method is not None))
+    if method is not None:
+        why = f"the method {method} stores rescaled or rotated weights; the trace compares blocks"
+        return [*checks, skipped("packed weights", why)], ()
+    errors = weight_errors(artifact, state, config)
+    return [*checks, *weight_checks(errors)], errors
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): "
+                         "convert it with iconv") from None  # fmt: skip
+    if not text.strip():
+        raise ValueError(f"{path} holds no text: give prompts of some hundred words")
+    return text
+
+
+def _summary(path: Path, checks: Sequence[Check]) -> str:
+    def said() -> Iterator[str]:
+        for check in checks:
+            if check.name in ("mean KL", "top-1 agreement"):
+                yield f"{check.name} {check.measured} ({check.threshold})"
+        yield f"{sum(c.verdict == 'pass' for c in checks)} checks passed"
+        left = sum(c.verdict == "skip" for c in checks)
+        if left:
+            yield f"{left} skipped"
+
+    return f"{path.name}: {', '.join(said())}"

@@ -1,0 +1,245 @@
+"""Every stored weight beside the checkpoint's: a damaged layer is named.
+
+A packed weight is unpacked by the kernels' own code and compared with the matrix that it was made
+of. What rounding costs follows from the stored scales: an error of scale / sqrt(12) a weight where
+nothing is clipped. A weight may differ by ERROR_FACTOR times that, and the part of it that points
+along the original must be between GAIN's bounds times as long, in every panel of 16 rows: doubled
+scales give 2.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporter.artifact_reader import Artifact, StoredTensor
+from exporter.config import ModelConfig
+from exporter.packed_header import HEADER_BYTES, ROW_BLOCK
+from exporter.verify_checks import Check, check, skipped
+
+ERROR_FACTOR = {1: 4.0, 2: 3.0, 3: 2.5}  # few bits clip; others OTHER_FACTOR
+OTHER_FACTOR = 2.0
+GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
+_FLOAT_ERROR = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}  # relative, a weight's rounding
+_SMALL = 3e-4  # scales are float16
+_PANELS_AT_ONCE = 32  # few enough for a core's cache
+# Methods whose stored weights are not the checkpoint's: rescaled or rotated.
+TRANSFORMING = ("awq", "smoothquant", "rotate", "spinquant", "quarot")
+_SOURCES = {
+    "wqkv": ("attention.wq", "attention.wk", "attention.wv"),
+    "wo": ("attention.wo",),
+    "gate_up": ("feed_forward.w1", "feed_forward.w3"),
+    "down": ("feed_forward.w2",),
+}
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """Of one packed weight against the checkpoint's matrix: the relative Frobenius error, what is
+    allowed, the gain (its part along the original, 1 is the same length), the panel whose gain is
+    farthest from 1, and the median error of its kind and format."""
+
+    name: str
+    format: str
+    error: float
+    limit: float
+    gain: float
+    panel: int
+    panel_gain: float
+    median: float
+
+    def broken(self) -> str:
+        """What is wrong, "" for nothing."""
+        if not math.isfinite(self.error):
+            return "holds values that are not finite"
+        if not GAIN[0] <= self.gain <= GAIN[1]:
+            return f"{self.gain:.2f} times the checkpoint's, error {self.error:.3g}"
+        if self.error > self.limit:
+            return f"error {self.error:.3g}, at most {self.limit:.3g} for {self.format}"
+        if not PANEL_GAIN[0] <= self.panel_gain <= PANEL_GAIN[1]:
+            first = self.panel * ROW_BLOCK
+            return (f"rows {first} to {first + ROW_BLOCK - 1} are {self.panel_gain:.2f} times the "
+                    "checkpoint's")  # fmt: skip
+        return ""
+
+
+def transformed(artifact: Artifact) -> str | None:
+    """The first method of the recipe after which weights are not the checkpoint's."""
+    words = _words(json.loads(artifact.metadata.get("quantization") or "{}"))
+    return next((word for word in words if word in TRANSFORMING), None)
+
+
+def _words(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if part not in (None, False):
+                yield str(key)
+            yield from _words(part)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for part in value:
+            yield from _words(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def weight_errors(
+    artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig
+) -> list[WeightError]:
+    """Of every packed weight. `state` is the checkpoint's, float32 by canonical names.
+
+    Raises ValueError for a weight of another shape than the checkpoint's.
+    """
+    found = [_error(tensor, _original(tensor.name, state, config)) for tensor in artifact.packed()]
+    groups: dict[tuple[str, str], list[float]] = {}
+    for one in found:
+        groups.setdefault((one.name.rpartition(".")[2], one.format), []).append(one.error)
+    return [
+        WeightError(**{**vars(one), "median": float(np.median(groups[
+            one.name.rpartition(".")[2], one.format]))}) for one in found
+    ]  # fmt: skip
+
+
+def weight_checks(errors: Sequence[WeightError]) -> Iterator[Check]:
+    """One check a broken weight, named after it; one for all the others."""
+    bad = [error for error in errors if error.broken()]
+    for error in bad:
+        yield check(error.name, False, f"error {error.error:.3g}, gain {error.gain:.3f}",
+                    f"error at most {error.limit:.3g}", error.broken(),
+                    f"median of its kind {error.median:.3g}")  # fmt: skip
+    good = [error for error in errors if not error.broken()]
+    if good:
+        worst = max(good, key=lambda e: e.error / e.limit)
+        yield check("packed weights", True, f"{len(good)} of {len(errors)} weights",
+                    "rounding alone", note=f"nearest to its limit: {worst.name}, error "
+                    f"{worst.error:.3g} of {worst.limit:.3g}")  # fmt: skip
+
+
+def constant_checks(
+    artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig, rescaled: bool
+) -> Iterator[Check]:
+    """Norms, biases and rotary tables, which are stored as they are. `rescaled`: norms and biases
+    hold a method's scales and are not compared."""
+    from exporter.model import rope_angles
+
+    wrong, count = [], 0
+    for tensor in artifact.weights:
+        name = tensor.name
+        if tensor.packed is not None or name.startswith("constant "):
+            continue
+        if name in ("rope_cos", "rope_sin"):
+            angles = rope_angles(config, tensor.shape[0])
+            expected = angles.cos() if name == "rope_cos" else angles.sin()
+        elif rescaled:
+            continue
+        elif name.endswith(".bias"):
+            expected = _bias(name.removesuffix(".bias"), state, config)
+        else:
+            expected = state[f"{name}.weight"]
+        count += 1
+        actual = _read_only(np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape))
+        alike = actual.shape == expected.shape
+        if not alike or not torch.allclose(actual, expected.float(), rtol=1e-5, atol=1e-5):
+            wrong.append(name)
+    for name in wrong:
+        yield check(name, False, "other values", "the checkpoint's",
+                    "its values are not the checkpoint's")  # fmt: skip
+    if count > len(wrong):
+        yield check("norms, biases and rotary tables", True, f"{count - len(wrong)} of {count}",
+                    "the checkpoint's")  # fmt: skip
+    elif not count:
+        yield skipped("norms, biases and rotary tables", "the artifact does not show them")
+
+
+def unpack(tensor: StoredTensor) -> Tensor:
+    """The weight that the kernels use, float32 [rows, columns]."""
+    return torch.ops.lowbit.unpack(as_bytes(tensor))
+
+
+def as_bytes(tensor: StoredTensor) -> Tensor:
+    """Its bytes as uint8 [bytes]: a view of the file, which must not be written to."""
+    return _read_only(np.frombuffer(tensor.data, np.uint8))
+
+
+def _read_only(array: np.ndarray) -> Tensor:
+    """A tensor over memory that must not be written to, which torch would warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(array)
+
+
+def _original(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
+    if name in ("output", "table"):
+        tied = config.tied_embeddings or name == "table"
+        return state["tok_embeddings.weight" if tied else "output.weight"].float()
+    layer, _, kind = name.rpartition(".")
+    return torch.cat([state[f"{layer}.{part}.weight"].float() for part in _SOURCES[kind]])
+
+
+def _bias(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
+    layer, _, kind = name.rpartition(".")
+    parts = []
+    for part in _SOURCES[kind]:
+        rows = state[f"{layer}.{part}.weight"].shape[0]
+        bias = state.get(f"{layer}.{part}.bias")
+        parts.append(torch.zeros(rows) if bias is None else bias.float())
+    return torch.cat(parts)
+
+
+def _error(tensor: StoredTensor, original: Tensor) -> WeightError:
+    header = tensor.packed
+    if tuple(original.shape) != (header.rows, header.columns):
+        raise ValueError(
+            f"{tensor.name} is [{header.rows}, {header.columns}] in the artifact and "
+            f"{list(original.shape)} in the checkpoint: give the checkpoint it was exported from"
+        )
+    actual = unpack(tensor)
+    panels = header.panels()
+    norm2, along, error2 = (torch.zeros(panels, dtype=torch.float64) for _ in range(3))
+    for first in range(0, panels, _PANELS_AT_ONCE):
+        last = first + _PANELS_AT_ONCE
+        a, b = (matrix[first * ROW_BLOCK : last * ROW_BLOCK] for matrix in (original, actual))
+        difference = a - b
+        for into, x, y in ((norm2, a, a), (along, a, b), (error2, difference, difference)):
+            into[first:last] = _by_panel(torch.linalg.vecdot(x, y))
+    total = float(norm2.sum()) or 1e-30
+    gains = torch.where(norm2 > 1e-6 * total / panels, along / norm2.clamp_min(1e-30), 1.0)
+    worst = int((gains.nan_to_num(1e9) - 1).abs().argmax())
+    return WeightError(
+        tensor.name,
+        header.text(),
+        math.sqrt(float(error2.sum()) / total),
+        _limit(tensor, total),
+        float(along.sum()) / total,
+        worst,
+        float(gains[worst]),
+        0.0,
+    )
+
+
+def _by_panel(rows: Tensor) -> Tensor:
+    """Sums of 16 rows each, float64."""
+    padded = torch.zeros(-(-len(rows) // ROW_BLOCK) * ROW_BLOCK, dtype=torch.float64)
+    padded[: len(rows)] = rows
+    return padded.view(-1, ROW_BLOCK).sum(1)
+
+
+def _limit(tensor: StoredTensor, norm2: float) -> float:
+    """The relative error that the stored scales allow."""
+    header = tensor.packed
+    if header.kind != "integer":
+        return _FLOAT_ERROR[header.kind]
+    shape, strides = (header.panels(), header.groups, ROW_BLOCK), (header.panel_bytes, 32, 2)
+    scales = np.ndarray(
+        shape, np.float16, tensor.data, HEADER_BYTES + header.scales_at, strides
+    ).astype(np.float64)
+    scales = np.ldexp(scales, header.scale_exponent)
+    widths = np.full(header.groups, header.group_size, np.float64)
+    widths[-1] = header.columns - (header.groups - 1) * header.group_size
+    expected = float((scales**2 * widths[None, :, None]).sum()) / 12
+    factor = ERROR_FACTOR.get(header.bits, OTHER_FACTOR)
+    return factor * math.sqrt(expected / norm2) + _SMALL

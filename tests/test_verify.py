@@ -1,0 +1,263 @@
+"""`verify` finds what was broken on purpose, and names it; what is whole passes."""
+
+import json
+import re
+import shutil
+import struct
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+import tiny
+from native import export, stats
+
+from exporter import cli
+from exporter.artifact_memory import estimate
+from exporter.artifact_reader import read_artifact
+from exporter.verify import VerifyRequest, effective_bits, verify
+from exporter.verify_limits import MEASURED, limits_for
+
+CONTEXT = 96
+EXPONENT_AT = 28  # of the packed header
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+)
+
+
+def make(folder, variation="smollm2"):
+    tiny.make_hf(folder, variation)
+    tiny.write_json(folder / "tokenizer_config.json", {
+        "bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE,
+    })  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    pte = tmp_path_factory.mktemp("artifact") / "m.pte"
+    export(folder, "--output-pte", pte, "--quantize", "q8", "--max-seq-length", CONTEXT)
+    return pte
+
+
+def run(capsys, artifact, folder, *arguments: object) -> tuple[int, str, str]:
+    """Exit status, all that was printed, and its last line."""
+    capsys.readouterr()
+    words = ["verify", artifact, "--checkpoint", folder, *arguments]
+    status = cli.main([str(word) for word in words])
+    captured = capsys.readouterr()
+    lines = (captured.out or captured.err).splitlines()
+    return status, captured.out, lines[-1]
+
+
+def patched(artifact, folder, *changes: tuple[int, bytes]):
+    """A copy with bytes replaced."""
+    content = bytearray(artifact.read_bytes())
+    for place, part in changes:
+        content[place : place + len(part)] = part
+    path = folder / f"broken{artifact.suffix}"
+    path.write_bytes(content)
+    return path
+
+
+def replaced(artifact, folder, old: bytes, new: bytes):
+    """A copy in which the one place of `old` is `new`."""
+    content = artifact.read_bytes()
+    assert content.count(old) == 1 and len(old) == len(new)
+    return patched(artifact, folder, (content.index(old), new))
+
+
+def broken_names(line: str) -> list[str]:
+    assert line.startswith("NOT verified: ")
+    return [part.split(": ")[0] for part in line.removeprefix("NOT verified: ").split("; ")]
+
+
+def test_a_whole_artifact_is_verified(whole, folder, capsys):
+    status, text, line = run(capsys, whole, folder)
+    assert status == 0 and line.startswith("verified: m.pte: mean KL ")
+    verdicts = {row.split()[0] for row in text.splitlines()[:-1]}
+    assert verdicts == {"pass"}
+    for name in ("tokenizer table", "chat prompts", "stop tokens", "packed weights", "mean KL"):
+        assert f"pass  {name}" in text
+
+
+@pytest.mark.parametrize("name", ["layers.1.down", "layers.0.wqkv", "output"])
+def test_doubled_scales_are_named(whole, folder, tmp_path, capsys, name):
+    tensor = read_artifact(whole).weight(name)
+    exponent = struct.pack("<i", tensor.packed.scale_exponent + 1)
+    broken = patched(whole, tmp_path, (tensor.offset + EXPONENT_AT, exponent))
+    status, text, line = run(capsys, broken, folder)
+    assert status == 1 and f"{name}: 2.00 times the checkpoint's" in line
+    weights = [n for n in broken_names(line) if re.match(r"layers|output|norm", n)]
+    assert weights == [name]
+    if name.startswith("layers."):  # the mean KL failed, so it was traced
+        half = "feed_forward" if name.endswith("down") else "attention"
+        assert f"trace of {name.rpartition('.')[0]}.{half}" in broken_names(line)
+
+
+def test_doubled_scales_of_one_panel_in_a_package(folder, tmp_path, capsys):
+    package = tmp_path / "m.pt2"
+    export(folder, "--output-aoti-package", package, "--quantize", "q4",
+           "--max-seq-length", CONTEXT)  # fmt: skip
+    assert run(capsys, package, folder, "--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)[0] == 0
+    tensor = read_artifact(package).weight("layers.1.gate_up")
+    header = tensor.packed
+    start = tensor.offset + 64 + 3 * header.panel_bytes + header.scales_at
+    count = header.groups * 16
+    scales = np.frombuffer(package.read_bytes(), np.float16, count, start) * np.float16(2)
+    broken = patched(package, tmp_path, (start, scales.tobytes()))
+    status, _, line = run(capsys, broken, folder)
+    assert status == 1 and "layers.1.gate_up: " in line
+    assert "error" in line or "rows 48 to 63" in line
+
+
+def test_a_wrong_stop_token_is_named(whole, folder, tmp_path, capsys):
+    broken = replaced(whole, tmp_path, b"[1]", b"[7]")
+    status, _, line = run(capsys, broken, folder)
+    assert status == 1 and broken_names(line) == ["stop tokens"]
+    assert '"1 </s>"' in line and '"7 ' in line
+
+
+def test_a_wrong_template_is_named(whole, folder, tmp_path, capsys):
+    old = b'"generation_prompt": "<s>assistant'
+    broken = replaced(whole, tmp_path, old, old.replace(b"assistant", b"assistent"))
+    status, _, line = run(capsys, broken, folder)
+    assert status == 1 and broken_names(line) == ["chat template", "chat prompts"]
+    assert 'generation_prompt is "<s>assistent' in line
+
+
+def test_another_tokenizer_is_named(folder, tmp_path, capsys):
+    other = shutil.copytree(folder, tmp_path / "other")
+    tokenizer = tiny.read_json(other / "tokenizer.json")
+    merges = tokenizer["model"]["merges"]
+    tokenizer["model"]["merges"] = merges[1:] + merges[:1]  # the most frequent pair comes last
+    tiny.write_json(other / "tokenizer.json", tokenizer)
+    pte = tmp_path / "m.pte"
+    export(folder, "--output-pte", pte, "--quantize", "q8", "--max-seq-length", CONTEXT,
+           "--tokenizer", other / "tokenizer.json")  # fmt: skip
+    status, _, line = run(capsys, pte, folder)
+    assert status == 1
+    assert broken_names(line)[:2] == ["tokenizer table", "tokenizer encoding"]
+    assert "layers" not in line and "mean KL" not in line
+
+
+def test_a_damaged_norm_is_named(whole, folder, tmp_path, capsys):
+    at = read_artifact(whole).weight("layers.1.ffn_norm").offset
+    broken = patched(whole, tmp_path, (at, struct.pack("<4f", *[3.0] * 4)))
+    status, _, line = run(capsys, broken, folder)
+    assert status == 1 and "layers.1.ffn_norm" in broken_names(line)
+
+
+def test_numbers_that_are_none_are_found(whole, folder, tmp_path, capsys):
+    at = read_artifact(whole).weight("norm").offset
+    broken = patched(whole, tmp_path, (at, struct.pack("<f", float("nan"))))
+    status, _, line = run(capsys, broken, folder)
+    assert status == 1 and "norm" in broken_names(line)
+    assert "finite logits" in broken_names(line)
+
+
+def test_another_checkpoint_is_found(whole, tmp_path, capsys):
+    other = make(tmp_path / "other", "llama3.2")
+    status, _, line = run(capsys, whole, other)
+    assert status == 1
+    if line.startswith("NOT"):
+        assert broken_names(line)[:2] == ["checkpoint digest", "model shape"]
+    else:
+        assert "give the checkpoint it was exported from" in line
+
+
+def test_thresholds_can_be_given(whole, folder, capsys):
+    status, _, line = run(capsys, whole, folder, "--max-kl", 0, "--positions", 60)
+    assert status == 1 and broken_names(line)[0] == "mean KL" and "at most 0" in line
+
+
+def test_every_kernel_of_a_float_model(folder, tmp_path, capsys):
+    for delegate in ("lowbit", "stock"):
+        pte = tmp_path / f"{delegate}.pte"
+        export(folder, "--output-pte", pte, "--max-seq-length", CONTEXT, "--delegate", delegate)
+        status, text, line = run(capsys, pte, folder, "--threads", 1)
+        assert status == 0, line
+        assert ("1 skipped" in line) == (delegate == "stock")
+    with_trace = run(capsys, tmp_path / "lowbit.pte", folder, "--trace")[1]
+    assert "pass  trace" in with_trace
+    assert "cannot be traced" in run(capsys, tmp_path / "stock.pte", folder, "--trace")[2]
+
+
+def test_reports_hold_the_same_and_escape_it(whole, folder, tmp_path, capsys):
+    text = tmp_path / "prompts.txt"
+    text.write_text("<script>alert('1 & 2')</script> | `x` Größe 你好\n" * 4, encoding="utf-8")
+    paths = [tmp_path / f"r.{kind}" for kind in ("md", "json", "html")]
+    flags = [word for path in paths for word in ("--report", path)]
+    status, out, _ = run(capsys, whole, folder, "--prompts", text, "--trace", "--json", *flags)
+    assert status == 0
+    said = json.loads(paths[1].read_text())
+    assert {k: v for k, v in json.loads(out).items()} == said
+    assert said["verified"] and said["line"].startswith("verified: ")
+    assert len(said["positions"]) > 60 and len(said["trace"]) == 2 * 2 + 2
+    assert said["kl"]["mean"] == pytest.approx(np.mean([p["kl"] for p in said["positions"]]))
+    assert said["kl"]["max"] < 1 and len(said["weights"]) == 2 * 4 + 1
+    markdown = paths[0].read_text()
+    assert "| mean KL | pass |" in markdown and "<script>" not in markdown
+    page = paths[2].read_text()
+    assert "<script" not in page and "http" not in page
+    body = page[page.index("<svg") : page.index("</svg>") + 6]
+    dots = ElementTree.fromstring(body).findall("circle")
+    assert len(dots) == len(said["positions"])
+    assert page.count("<svg") == 3 and "rgba(214, 69, 36, " in page
+
+
+def failing(capsys, *arguments: object) -> str:
+    capsys.readouterr()
+    assert cli.main(["verify", *map(str, arguments)]) in (1, 2)
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bad_input_is_one_line(whole, folder, tmp_path, capsys):
+    assert "--checkpoint PATH" in failing(capsys, whole)
+    assert "does not exist" in failing(capsys, tmp_path / "no.pte", "--checkpoint", folder)
+    none = failing(capsys, whole, "--checkpoint", tmp_path / "none")
+    assert str(tmp_path / "none") in none
+    empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
+    empty.write_text(" \n")
+    latin.write_bytes("Größe".encode("latin-1"))
+    assert "holds no text" in failing(capsys, whole, "--checkpoint", folder, "--prompts", empty)
+    assert "not UTF-8" in failing(capsys, whole, "--checkpoint", folder, "--prompts", latin)
+    assert "must end in" in failing(capsys, whole, "--report", tmp_path / "r.pdf")
+    assert "no such folder" in failing(capsys, whole, "--report", tmp_path / "none" / "r.md")
+    assert "0 to 1" in failing(capsys, whole, "--min-top1", 2)
+    cut = tmp_path / "cut.pte"
+    cut.write_bytes(whole.read_bytes()[:5000])
+    assert str(cut) in failing(capsys, cut, "--checkpoint", folder)
+
+
+def test_a_prompt_longer_than_the_context_is_read_in_windows(whole, folder, tmp_path):
+    text = tmp_path / "long.txt"
+    text.write_text("one two three " * 200, encoding="utf-8")
+    result = verify(VerifyRequest(whole, str(folder), prompts=text, positions=250))
+    assert [len(p.ids) for p in result.prompts] == [CONTEXT, CONTEXT, 250 - 2 * CONTEXT]
+    assert len(result.positions.kl) == 250 and result.good
+
+
+def test_limits_grow_as_bits_fall(whole):
+    known = [limits_for(bits) for bits in (2, 2.5, 3, 4, 4.5, 5, 6, 8, 16, 32)]
+    for worse, better in zip(known, known[1:], strict=False):
+        assert worse.mean_kl >= better.mean_kl and better.mean_kl < 5.1
+        assert worse.top1 <= better.top1 and worse.cosine <= better.cosine
+    assert limits_for(1) == limits_for(min(MEASURED))
+    assert effective_bits(read_artifact(whole)) == 8
+
+
+def test_smollm2_itself(artifacts, capsys):
+    """The real model, unquantized: verified against the alias that its metadata name."""
+    capsys.readouterr()
+    assert cli.main(["verify", str(artifacts[0]), "--positions", "128"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("verified: a.pte: mean KL ") and "top-1 agreement 100.0 %" in line
+    measured = stats(artifacts[0], "-t", 0, "-n", 4, "--tokens", ",".join(["504"] * 600))
+    expected = estimate(read_artifact(artifacts[0]), 604).total
+    assert measured["peak_rss_bytes"] == pytest.approx(expected, rel=0.05)
