@@ -231,11 +231,11 @@ def _title(contender: Contender) -> str:
 
 
 def _fail(contender: Contender, error: Exception, failures: dict[str, str]) -> None:
-    failures[_title(contender)] = _without_paths(first_line(error))
+    failures[_title(contender)] = without_paths(first_line(error))
     note(f"error: {_title(contender)}: {first_line(error)}")
 
 
-def _without_paths(text: str) -> str:
+def without_paths(text: str) -> str:
     """The report is published: folders of this machine stay out of it."""
     return re.sub(r"/(?:[^\s/:]+/)+", "", text)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fake_model import FakeModel
+from native import export
 from tiny import TEXT, make_hf, prompt
 
 from exporter import cli, divergence
@@ -350,3 +351,47 @@ def test_like_contexts_are_run_once(fake):
     requests = [(("", ""), context, [token, 5]) for token in range(4)]
     model._loglikelihood_tokens(requests, disable_tqdm=True)
     assert fake.forwards < 60 + 4 * 3
+
+
+@pytest.fixture(scope="module")
+def artifact(tiny_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("artifact") / "tiny.pte"
+    export(tiny_model[0], "--max-seq-length", 128, "--output-pte", path)
+    return path
+
+
+def figures_of(capsys, *arguments) -> dict:
+    assert run(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_native_runner_and_eager_agree(artifact, tiny_model, text, capsys):
+    """The artifact's scores in native code, its logits, the eager model, and plain PyTorch."""
+    flags = ("--text", text, "--window", 64)
+    native = figures_of(capsys, artifact, *flags)
+    compared = figures_of(capsys, artifact, *flags, "--reference", tiny_model[0])
+    eager = figures_of(capsys, tiny_model[0], *flags, "--max-seq-length", 128)
+    fake = FakeModel(tiny_model[0])
+    *_, score = scores(fake, text_windows(fake.tokenizer, LONG, 64, None, 128))
+    for found in (native, compared, eager):
+        assert found["nll_per_token"] == pytest.approx(score.nll, abs=1e-4)
+        assert found["tokens_scored"] == score.targets
+        assert found["bits_per_byte"] == pytest.approx(score.bits_per_byte, rel=1e-3)
+    assert compared["reference"]["kl_mean"] < 1e-6
+    sliding = figures_of(capsys, artifact, *flags, "--stride", 20)
+    assert sliding["tokens_scored"] == len(fake.tokenizer.encode(LONG)) - 1
+
+
+def test_a_window_longer_than_the_artifacts_context(artifact, text, capsys):
+    assert run(artifact, "--text", text, "--window", 129) == EXIT_FAILURE
+    assert "context of 128" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_bench_of_a_real_artifact(artifact, capsys):
+    flags = ("-p", 16, "-n", 4, "-d", "0,32", "-t", 1, "-r", 2, "-o", "json")
+    assert cli.main(["bench", *map(str, (artifact, *flags))]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["test"] for row in rows] == ["pp16", "tg4", "pp16 @ d32", "tg4 @ d32"]
+    assert all(row["speed"] > 0 and len(row["samples"]) == 2 for row in rows)
+    assert rows[3]["bytes_a_token"] > rows[1]["bytes_a_token"] > rows[0]["weights"] * 2
+    assert 0 < rows[0]["memory_bytes"] < 200e6 and rows[0]["bandwidth"] > 1e8
