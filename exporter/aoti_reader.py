@@ -33,7 +33,7 @@ _LOCAL_HEADER = 30
 _WIDTHS = {"bool": 1, "uint8": 1, "int8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "int32": 4,
            "float32": 4, "int64": 8, "float64": 8}  # fmt: skip
 # Schemes whose activations have a scale a token.
-_TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")
+TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")
 
 
 def read_pt2(path: Path, data: memoryview) -> Artifact:
@@ -114,7 +114,7 @@ def _artifact(
         operators=operators,
         delegates={},
         targets=tuple(_json_list(metadata, "targets")),
-        token_scales=any(key in _TOKEN_SCALES for key in recipe),
+        token_scales=any(key in TOKEN_SCALES for key in recipe),
         cache_shape=shape or None,
         cache_dtype=metadata.get("cache_dtype"),
         planned_bytes=None,

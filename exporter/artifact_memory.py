@@ -16,7 +16,8 @@ class Memory:
     """Bytes resident at the most when `context` positions are in the cache.
 
     The file's are mapped and can be dropped and read again. `activations` are of the largest
-    chunk. None where the format does not tell.
+    chunk and one row of logits, as generating takes; ExecuTorch plans room for more and takes it
+    as it is written. None where the format does not tell.
     """
 
     context: int
@@ -69,19 +70,21 @@ def cache_bytes(artifact: Artifact, context: int) -> int | None:
 
 
 def _activations(artifact: Artifact, context: int | None) -> int | None:
-    if artifact.kind == PTE:
+    if not artifact.packed():
+        if artifact.kind != PTE:
+            return None
         caches = cache_bytes(artifact, context or 0)
         if artifact.planned_bytes is None or caches is None:
             return None
         return max(0, artifact.planned_bytes - caches)
-    chunk, rows, vocabulary, dim = (
-        number(artifact.metadata, key) for key in ("max_chunk", "max_rows", "vocab_size", "dim")
+    chunk, vocabulary, dim = (
+        number(artifact.metadata, key) for key in ("max_chunk", "vocab_size", "dim")
     )
     try:
         hidden = artifact.weight("layers.0.down").packed.columns
     except (KeyError, AttributeError):
         return None
-    if None in (chunk, rows, vocabulary, dim):
+    if None in (chunk, vocabulary, dim):
         return None
     # Gate and up, their product, the residual stream and its norm are there at a time.
-    return 4 * max(chunk * (3 * hidden + 2 * dim), rows * vocabulary)
+    return 4 * max(chunk * (3 * hidden + 2 * dim), vocabulary)

@@ -84,7 +84,9 @@ def positions(result: Verification) -> Iterator[dict]:
                 "kl": _finite(found.kl[at]),
                 "cosine": _finite(found.cosine[at]),
                 "float_choice": int(found.expected[at]),
+                "float_text": result.choices[int(found.expected[at])],
                 "artifact_choice": int(found.actual[at]),
+                "artifact_text": result.choices[int(found.actual[at])],
             }
             at += 1
 
@@ -95,13 +97,6 @@ def worst_positions(result: Verification) -> list[dict]:
     return sorted(listed, key=lambda p: -(math.inf if p["kl"] is None else p["kl"]))[:WORST]
 
 
-def greedy_line(result: Verification) -> str:
-    first, steps = result.greedy.first, len(result.greedy.expected)
-    if first is None:
-        return f"all {steps} greedy tokens are the float model's"
-    return f"the first other greedy token is number {first + 1} of {steps}"
-
-
 def to_markdown(result: Verification) -> Iterator[str]:
     """The lines of a report for people."""
     artifact = result.artifact
@@ -110,16 +105,17 @@ def to_markdown(result: Verification) -> Iterator[str]:
     yield f"- model: {_cell(str(artifact.metadata.get('model_name')))}, {_cell(scheme(artifact))}"
     yield f"- checkpoint: {_cell(result.checkpoint)}"
     yield f"- {artifact.size / 1e6:.1f} MB, {result.threads} threads, {result.isa}"
-    yield f"- {len(result.positions.kl)} positions in {result.seconds:.1f} s; {greedy_line(result)}"
+    yield f"- {len(result.positions.kl)} positions in {result.seconds:.1f} s"
     yield from ("", "| check | verdict | measured | threshold | note |", "|---|---|---|---|---|")
     for check in result.checks:
         cells = (check.name, check.verdict, check.measured, check.threshold, check.note)
         yield "| " + " | ".join(map(_cell, cells)) + " |"
-    yield from ("", "## Worst positions", "", "| position | KL | after | expected | artifact |",
+    yield from ("", "## Worst positions", "", "| position | KL | after | float model says | artifact says |",
                 "|---|---|---|---|---|")  # fmt: skip
     for p in worst_positions(result):
         kl = "not finite" if p["kl"] is None else f"{p['kl']:.4f}"
-        cells = (p["at"], kl, repr(p["text"]), p["float_choice"], p["artifact_choice"])
+        words = (repr(p[key]) for key in ("text", "float_text", "artifact_text"))
+        cells = (p["at"], kl, *words)
         yield "| " + " | ".join(_cell(str(cell)) for cell in cells) + " |"
     if result.parts:
         yield from ("", "## Error that each part adds", "")
@@ -130,7 +126,8 @@ def to_markdown(result: Verification) -> Iterator[str]:
         yield from ("", "## Weights, worst first", "", "| weight | format | error | limit | gain |",
                     "|---|---|---|---|---|")  # fmt: skip
         for e in sorted(result.weights, key=lambda e: -e.error / e.limit)[:WORST]:
-            yield f"| {_cell(e.name)} | {e.format} | {e.error:.4f} | {e.limit:.4f} | {e.gain:.3f} |"
+            numbers = f"{e.error:.4f} | {e.limit:.4f} | {e.gain:.3f}"
+            yield f"| {_cell(e.name)} | {e.format} | {numbers} |"
 
 
 def _cell(text: str) -> str:

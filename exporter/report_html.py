@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-from exporter.report import greedy_line, positions, worst_positions
+from exporter.report import positions, worst_positions
 from exporter.report_inspect import scheme
 from exporter.verify import Verification
 
@@ -23,7 +23,6 @@ def to_html(result: Verification) -> str:
     return template.render(
         result=result,
         scheme=scheme(result.artifact),
-        greedy=greedy_line(result),
         plot=_plot(listed, scale, result.limits.mean_kl),
         prompts=_texts(listed, scale),
         worst=worst_positions(result),

@@ -2,18 +2,19 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exporter.aoti_reader import TOKEN_SCALES
 from exporter.artifact_reader import Artifact, read_artifact
 from exporter.models import MODELS
 from exporter.prepare import Described, ModelRequest, describe
 from exporter.progress import note, stage
-from exporter.verify_checks import Check, skipped, verdict_line
-from exporter.verify_limits import Limits, limits_for
+from exporter.verify_checks import Check, skipped, told, verdict_line
+from exporter.verify_limits import Limits, limits_for, with_sampling_error
 from exporter.verify_texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Verification:
     positions: "Positions"
     greedy: "Greedy"
     greedy_text: str
+    choices: Mapping[int, str]  # texts of the tokens that either model prefers somewhere
     weights: "tuple[WeightError, ...]"
     parts: "tuple[PartError, ...]"
     seconds: float
@@ -107,14 +109,15 @@ def _verify(request: VerifyRequest, load: Load) -> Verification:
     with stage("reading the checkpoint's weights"):
         model = load_model(described.checkpoint, torch.float32, window)
     bits = effective_bits(artifact)
-    limits = _limits(request, bits)
     with stage("probabilities beside the float model's"):
         positions = compare(model, native, prompts, at_most_once_a_second(note))
-        logits = list(logit_checks(positions, limits))
+    limits = _limits(request, artifact, bits, len(positions.kl))
+    logits = list(logit_checks(positions, limits))
     with stage("greedy continuation"):
         start_ids = _with_bos(described, GREEDY_PROMPT)[: max(1, context - GREEDY_TOKENS)]
         steps = min(GREEDY_TOKENS, context - len(start_ids))
         continued = greedy(model, native, start_ids, max(1, steps))
+    logits.append(_greedy_told(continued, described))
     lowbit = bool(artifact.packed())
     errors: Sequence[WeightError] = ()
     weights = [skipped("packed weights", "they are in other kernels' layout")]
@@ -144,6 +147,7 @@ def _verify(request: VerifyRequest, load: Load) -> Verification:
         positions=positions,
         greedy=continued,
         greedy_text=described.tokenizer.decode(list(continued.expected)),
+        choices=_choices(described, positions),
         weights=tuple(errors),
         parts=tuple(parts),
         seconds=time.monotonic() - start,
@@ -201,8 +205,21 @@ def _load(path: Path, threads: int):
     return load_model(path, threads)
 
 
-def _limits(request: VerifyRequest, bits: float) -> Limits:
-    limits = limits_for(bits)
+def _greedy_told(found: "Greedy", described: Described) -> Check:
+    steps = len(found.expected)
+    if found.first is None:
+        return told("greedy continuation", f"all {steps} tokens are the float model's")
+    wanted, chosen = (_shown(described, i) for i in (found.expected[found.first], found.actual))
+    return told("greedy continuation", f"the first other token is number {found.first + 1} of "
+                f"{steps}", f"{chosen!r} instead of {wanted!r}")  # fmt: skip
+
+
+def _limits(
+    request: VerifyRequest, artifact: Artifact, bits: float, positions: int
+) -> Limits:
+    recipe = json.loads(artifact.metadata.get("quantization") or "{}")
+    by_token = artifact.token_scales or any(key in TOKEN_SCALES for key in recipe)
+    limits = with_sampling_error(limits_for(bits, by_token), positions)
     given = {"mean_kl": request.mean_kl, "top1": request.top1, "cosine": request.cosine}
     return replace(limits, **{key: value for key, value in given.items() if value is not None})
 
@@ -234,11 +251,20 @@ def _prompts(
         cut = [ids[: min(context, max(1, int(share * len(ids))))] for ids in whole]
     if not any(cut):
         raise ValueError("the prompts hold no tokens: give a text with --prompts")
+    return [Prompt(tuple(ids), tuple(_shown(described, i) for i in ids)) for ids in cut if ids]
+
+
+def _shown(described: Described, token: int) -> str:
+    """A token's text; models can have more rows than the tokenizer has pieces."""
     pieces = described.tokenizer.source.pieces
-    return [
-        Prompt(tuple(ids), tuple(pieces[i].decode(errors="replace").replace("\u2581", " ")
-                                 for i in ids)) for ids in cut if ids
-    ]  # fmt: skip
+    if token >= len(pieces):
+        return f"<{token}>"
+    return pieces[token].decode(errors="replace").replace("\u2581", " ")
+
+
+def _choices(described: Described, positions: "Positions") -> dict[int, str]:
+    found = {int(i) for i in (*positions.expected, *positions.actual)}
+    return {i: _shown(described, i) for i in sorted(found)}
 
 
 def _with_bos(described: Described, text: str) -> list[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PASS, FAIL, SKIP = VERDICTS = ("pass", "fail", "skip")
+PASS, FAIL, SKIP, INFO = VERDICTS = ("pass", "fail", "skip", "info")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ def check(
     said = broken or f"{measured}, {threshold}"
     return Check(name, PASS if good else FAIL, str(measured), str(threshold),
                  "" if good else said, note)  # fmt: skip
+
+
+def told(name: str, measured: str, note: str = "") -> Check:
+    """Something measured that has no threshold."""
+    return Check(name, INFO, measured, "", note=note)
 
 
 def skipped(name: str, why: str) -> Check:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.divergence import divergence, log_probabilities
 from exporter.model import Transformer
 from exporter.verify_checks import Check, check
 from exporter.verify_limits import Limits
@@ -99,18 +100,14 @@ def compare(
 
 
 def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
-    """KL, cosine, both tokens, whether broken, of rows [R, V]; sums are float64."""
+    """KL, cosine, both tokens, whether broken, of rows [R, V]."""
     broken = ~torch.isfinite(actual).all(-1)
-    kl, cosine = torch.zeros(len(expected)).double(), torch.zeros(len(expected)).double()
-    for i in range(len(expected)):
-        a, b = expected[i].double(), actual[i].double()
-        if broken[i]:
-            kl[i] = torch.nan
-            continue
-        log_p, log_q = a.log_softmax(-1), b.log_softmax(-1)
-        kl[i] = (log_p.exp() * (log_p - log_q)).sum().clamp_min(0)
-        a, b = a - a.mean(), b - b.mean()
-        cosine[i] = (a @ b) / (a.norm() * b.norm()).clamp_min(1e-30)
+    kl, cosine = (torch.full((len(expected),), torch.nan, dtype=torch.float64) for _ in range(2))
+    if not broken.all():
+        a, b = expected[~broken], actual[~broken]
+        kl[~broken] = torch.from_numpy(divergence(log_probabilities(a), b).kl)
+        a, b = (logits - logits.mean(-1, keepdim=True) for logits in (a, b))
+        cosine[~broken] = torch.cosine_similarity(a, b).double()
     tokens = (logits.argmax(-1).numpy() for logits in (expected, actual.nan_to_num(-1e30)))
     return kl.numpy(), cosine.numpy(), *tokens, broken.numpy()
 
