@@ -44,7 +44,7 @@ class PackedHeader:
             return self.kind
         groups = "a group a row" if self.groups == 1 else f"groups of {self.group_size}"
         zeros = {"none": "no zeros", "integer": "zeros", "real": "float zeros"}[self.zeros]
-        return f"{self.bits} bits, {groups}, {zeros}"
+        return f"{self.bits} {'bit' if self.bits == 1 else 'bits'}, {groups}, {zeros}"
 
 
 def is_packed(data: memoryview | bytes) -> bool:

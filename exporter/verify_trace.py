@@ -19,9 +19,8 @@ from exporter.artifact_reader import Artifact, StoredTensor
 from exporter.lowbit_model import cache_shape
 from exporter.model import Transformer, causal_mask
 from exporter.verify_checks import Check, check
-from exporter.verify_weights import as_bytes, unpack
+from exporter.verify_weights import ROTATING, as_bytes, unpack
 
-ROTATING = ("rotate", "spinquant", "quarot")
 _WEIGHTS_ONLY = ("linear:int4", "linear:int8")  # schemes of the operator linear_wx
 # A part stands out when its error is so many times the median's and not small, or its result has
 # another length.
