@@ -1,7 +1,7 @@
 """Every stored weight beside the checkpoint's: a damaged layer is named.
 
 A packed weight is unpacked by the kernels' own code and compared with the matrix that it was made
-of. What rounding costs follows from the stored scales: an error of scale / sqrt(12) a weight where
+of. What rounding costs follows from the stored scales: an error of scale / sqrt(12) a weight
 where nothing is clipped. On SmolLM2 with `linear:a8wx` (`rtn` and `hqq`) and `linear:a8wxdq`
 it is at most 1.2 times that, with one bit 1.9 times. ERROR_FACTOR times is allowed, and the part of
 a weight that points along the original must be between GAIN's bounds times as long, in every panel
