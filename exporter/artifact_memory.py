@@ -16,8 +16,8 @@ class Memory:
     """Bytes resident at the most when `context` positions are in the cache.
 
     The file's are mapped and can be dropped and read again. `activations` are of the largest
-    chunk and one row of logits, as generating takes; ExecuTorch plans room for more and takes it
-    as it is written. None where the format does not tell.
+    chunk: in a `.pte` all that is planned, which is taken as it is written; elsewhere with one row
+    of logits, as generating takes. None where the format does not tell.
     """
 
     context: int
@@ -70,9 +70,7 @@ def cache_bytes(artifact: Artifact, context: int) -> int | None:
 
 
 def _activations(artifact: Artifact, context: int | None) -> int | None:
-    if not artifact.packed():
-        if artifact.kind != PTE:
-            return None
+    if artifact.kind == PTE:
         caches = cache_bytes(artifact, context or 0)
         if artifact.planned_bytes is None or caches is None:
             return None
