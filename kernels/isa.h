@@ -44,6 +44,12 @@ struct Tile {
   int size;
 };
 
+// The largest of a row, and the sum of exp(x - largest) over it.
+struct PowerSum {
+  float largest;
+  double total;
+};
+
 // What is computed in float32. Entries whose integer instructions alone differ share one of these.
 struct FloatKernels {
   // x [T, padded_columns], sums [T, G] of its groups, for real zeros only.
@@ -56,8 +62,7 @@ struct FloatKernels {
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
-  // The element `target` of the row's log-softmax.
-  float (*log_softmax)(const float* row, int64_t width, int64_t target);
+  PowerSum (*power_sum)(const float* row, int64_t width);
 
   // Rotates one token's queries into `queries` [H, d], scaled by 1/sqrt(d), and writes its keys
   // and values to the cache at `position`.

@@ -52,10 +52,11 @@ void read_sidecar(AotiArtifact& artifact) {
                 "; copy both, or export again with --output-dso");
   }
   const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const StringMap map = parse_string_map(path, text);
-  artifact.metadata = parse_metadata(map, artifact.path, kAotiBackend);
-  const auto found = map.find(keys::kTokenizer);
-  if (found == map.end()) throw Error(artifact.path + " has no tokenizer; export the model again");
+  artifact.metadata = parse_metadata(parse_string_map(path, text), artifact.path, kAotiBackend);
+  const auto found = artifact.metadata.raw.find(keys::kTokenizer);
+  if (found == artifact.metadata.raw.end()) {
+    throw Error(artifact.path + " has no tokenizer; export the model again");
+  }
   artifact.tokenizer = decode_base64(found->second);
 }
 

@@ -166,7 +166,7 @@ class EtModel final : public Model {
       map[key] = std::string(value.toString());
       module_.unload_method(key);
     }
-    metadata_ = parse_metadata(map, path_, kExecutorchBackend);
+    metadata_ = parse_metadata(std::move(map), path_, kExecutorchBackend);
 
     if (!names->contains(keys::kTokenizer)) fail("has no tokenizer");
     const auto value = constant(keys::kTokenizer);

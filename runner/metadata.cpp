@@ -249,13 +249,11 @@ void read_cache_form(const Reader& in, Metadata& m) {
 
 }  // namespace
 
-Metadata parse_metadata(const StringMap& map, const std::string& path, std::string_view backend) {
+Metadata parse_metadata(StringMap map, const std::string& path, std::string_view backend) {
   const Reader in(map, path);
   check_versions(in, path, backend);
 
   Metadata m;
-  m.raw = map;
-  m.raw.erase(keys::kTokenizer);
   m.model_name = in.text(keys::kModelName);
   m.model_family = in.text(keys::kModelFamily);
   m.vocab_size = in.integer(keys::kVocabSize, 1, kMaxVocab);
@@ -285,6 +283,7 @@ Metadata parse_metadata(const StringMap& map, const std::string& path, std::stri
   m.executorch_version = in.text(keys::kExecutorchVersion);
   m.checkpoint_digest = in.text(keys::kCheckpointDigest);
   if (backend == kAotiBackend) read_cache_form(in, m);
+  m.raw = std::move(map);
   return m;
 }
 

@@ -125,7 +125,7 @@ using StringMap = std::map<std::string, std::string>;
 
 // An artifact's metadata, validated: every number is in a range the runner can work with.
 struct Metadata {
-  StringMap raw;  // every key as it was written, but the tokenizer's table
+  StringMap raw;  // every key as it was written
   std::string model_name, model_family;
   int64_t vocab_size = 0, context_length = 0, max_chunk = 0, max_rows = 0;
   int64_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, dim = 0;
@@ -154,6 +154,6 @@ struct Metadata {
 
 // Parses and validates the metadata of the artifact `path`, which `backend` will run. Throws Error
 // that names the file, the key and its value.
-Metadata parse_metadata(const StringMap& map, const std::string& path, std::string_view backend);
+Metadata parse_metadata(StringMap map, const std::string& path, std::string_view backend);
 
 }  // namespace runner

@@ -23,7 +23,7 @@ constexpr FloatKernels make_floats() {
           .silu_mul = silu_mul_row<V>,
           .gelu_mul = gelu_mul_row<V>,
           .add = add_row<V>,
-          .log_softmax = log_softmax_element<V>,
+          .power_sum = power_sum_row<V>,
           .rotate_and_cache = rotate_and_cache<V>,
           .attend = attend<V>,
           .attend_chunk = attend_chunk<V>,

@@ -9,7 +9,7 @@ namespace runner::aoti_host {
 // library in a program (Python), where PyTorch's functions of the same names may be found instead.
 bool host_is_the_program();
 
-// The address of a function of this host, or of the program; null where there is none.
+// The address of a function that a model's code finds; null where there is none.
 void* host_function(const char* name);
 
 // Binds what `code`, an ELF library that is not loaded yet, calls of PyTorch's C interface to the

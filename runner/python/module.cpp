@@ -110,7 +110,11 @@ void define_model(py::module_& m) {
                          "A model behind the interface of runner/model.h. Calls of one library's "
                          "models run one after the other.")
       .def_property_readonly(
-          "metadata", [](const BoundModel& model) { return model.metadata().raw; },
+          "metadata", [](const BoundModel& model) {
+            StringMap map = model.metadata().raw;
+            map.erase(keys::kTokenizer);
+            return map;
+          },
           "Every key of docs/artifact.md as it was written, but the tokenizer's table.")
       .def_property_readonly("threads", &BoundModel::threads, "0 where only metadata was read.")
       .def_property_readonly("isa", &BoundModel::isa,

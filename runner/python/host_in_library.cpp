@@ -1,25 +1,22 @@
+// The host as a Python module: a library among others, whose names the loader may find elsewhere.
+
 #include "runner/aoti_host/bind.h"
 
 #include <dlfcn.h>
+#include <elf.h>
+#include <link.h>
 
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
 #include <string_view>
 
-#ifdef __linux__
-#include <elf.h>
-#include <link.h>
-#endif
-
 namespace runner::aoti_host {
-
-#ifdef __linux__
 namespace {
 
 constexpr std::string_view kInterface = "aoti_torch_";
 
-// The library that this code is in; null: it is in the program.
+// The library that this code is in.
 void* this_library() {
   static void* const handle = []() -> void* {
     Dl_info info{};
@@ -27,7 +24,7 @@ void* this_library() {
     const void* here = reinterpret_cast<const void*>(&host_function);
     const bool found =
         dladdr1(here, &info, reinterpret_cast<void**>(&map), RTLD_DL_LINKMAP) != 0;
-    if (!found || map == nullptr || map->l_name == nullptr || *map->l_name == '\0') return nullptr;
+    if (!found || map == nullptr) return nullptr;
     return dlopen(map->l_name, RTLD_LAZY | RTLD_NOLOAD);
   }();
   return handle;
@@ -51,11 +48,11 @@ std::string_view text_at(std::span<const char> texts, size_t at) {
 
 }  // namespace
 
-bool host_is_the_program() { return this_library() == nullptr; }
+bool host_is_the_program() { return false; }
 
 void* host_function(const char* name) {
   void* library = this_library();
-  return dlsym(library == nullptr ? RTLD_DEFAULT : library, name);
+  return library == nullptr ? nullptr : dlsym(library, name);
 }
 
 void bind_to_host(std::span<std::byte> code) {
@@ -84,13 +81,5 @@ void bind_to_host(std::span<std::byte> code) {
   }
   throw std::invalid_argument("it has no table of symbols");
 }
-
-#else
-
-bool host_is_the_program() { return true; }
-void* host_function(const char* name) { return dlsym(RTLD_DEFAULT, name); }
-void bind_to_host(std::span<std::byte>) {}
-
-#endif
 
 }  // namespace runner::aoti_host
