@@ -181,7 +181,7 @@ class TestExporter:
             (["qnnpack"], ["smollm2", "--output-pte", "--delegate", "qnnpack"]),
             (["int8"], ["smollm2", "--output-pte", "--delegate", "stock", "--cache-dtype", "int8"]),
             (["same"], ["smollm2", "--output-pte", "same", "--output-dso", "same"]),
-            (["verify"], ["verify", "a.pte"]),
+            (["pack"], ["pack", "a.pte"]),
         ],
     )
     def test_usage(self, words, arguments):
