@@ -4,8 +4,8 @@ Activations are float32. Queries, keys and values are one matrix, and so are gat
 output has the embedding's table where both ask for the same format.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,12 @@ TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")  # activations as torchao quan
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What the packed weights are: `recipe`'s schemes, `dtype` where it has none."""
+    """What the packed weights are: `recipe`'s schemes, `dtype` where it has none. `found` are
+    matrices that are quantized already, by their names: `layers.0.wqkv`, ..., `output`."""
 
     recipe: Recipe
     dtype: torch.dtype
+    found: Mapping[str, QuantizedWeight] = field(default_factory=dict)
 
 
 class PackedLinear(nn.Module):
@@ -72,16 +74,16 @@ class LinearFp(PackedLinear):
 class LowbitBlock(nn.Module):
     """One layer; takes the weights out of `block`, so that both are never held in full."""
 
-    def __init__(self, block: Block, config: ModelConfig, options: PackOptions):
+    def __init__(self, block: Block, config: ModelConfig, options: PackOptions, name: str):
         super().__init__()
         self.heads, self.kv_heads = config.n_heads, config.n_kv_heads
         self.window = config.sliding_window or 0
         self.eps = config.norm_eps
         attention, ffn = block.attention, block.feed_forward
-        self.wqkv = pack_linear([attention.wq, attention.wk, attention.wv], options)
-        self.wo = pack_linear([attention.wo], options)
-        self.gate_up = pack_linear([ffn.w1, ffn.w3], options)
-        self.down = pack_linear([ffn.w2], options)
+        self.wqkv = pack_linear([attention.wq, attention.wk, attention.wv], options, f"{name}.wqkv")
+        self.wo = pack_linear([attention.wo], options, f"{name}.wo")
+        self.gate_up = pack_linear([ffn.w1, ffn.w3], options, f"{name}.gate_up")
+        self.down = pack_linear([ffn.w2], options, f"{name}.down")
         self.register_buffer("attention_norm", block.attention_norm.weight.detach().float())
         self.register_buffer("ffn_norm", block.ffn_norm.weight.detach().float())
 
@@ -122,10 +124,11 @@ class LowbitTransformer(nn.Module):
         self.cache_dtype = cache_dtype
         layers = []
         for i in range(config.n_layers):
-            layers.append(LowbitBlock(model.layers[i], config, options))
+            layers.append(LowbitBlock(model.layers[i], config, options, f"layers.{i}"))
             model.layers[i] = nn.Identity()
             report(f"packing: layer {i + 1} of {config.n_layers}")
         self.layers = nn.ModuleList(layers)
+        self.head = None if model.head is None else pack_head(model.head, options)
         self.output, table = pack_output(model, options, report)
         self.register_buffer("table", table)
         self.register_buffer("norm", model.norm.weight.detach().float())
@@ -142,8 +145,10 @@ class LowbitTransformer(nn.Module):
         rope = (self.rope_cos, self.rope_sin)
         for layer, k_cache, v_cache in zip(self.layers, caches[0::2], caches[1::2], strict=True):
             x_TD = layer(x_TD, start_pos, rope, k_cache, v_cache)
-        x_RD = lowbit.select_rows(x_TD, rows)
-        return self.output(lowbit.rms_norm(x_RD, self.norm, self.config.norm_eps))
+        x_RD = lowbit.rms_norm(lowbit.select_rows(x_TD, rows), self.norm, self.config.norm_eps)
+        if self.head is not None:
+            x_RD = self.head(x_RD)
+        return self.output(x_RD)
 
     def new_caches(self) -> list[Tensor]:
         shape = cache_shape(self.config, self.max_seq_length, self.cache_dtype)
@@ -157,13 +162,24 @@ def cache_shape(config: ModelConfig, length: int, dtype: torch.dtype) -> tuple[i
     return config.n_kv_heads, -(-length // BLOCK), BLOCK * padded + scales
 
 
-def pack_linear(layers: list[nn.Linear], options: PackOptions) -> PackedLinear:
+def pack_linear(layers: list[nn.Linear], options: PackOptions, name: str) -> PackedLinear:
     """The layers' rows, one after the other, as one; their weights are given up."""
+    bias, n = _biases(layers), sum(layer.out_features for layer in layers)
+    if name in options.found:
+        return _module(options.found[name], options.recipe.linear, bias, n)
     weight = torch.cat([layer.weight.detach() for layer in layers])
-    bias = _biases(layers)
     for layer in layers:
         layer.weight = None
-    return _pack(weight, bias, options)
+    return _pack(weight, bias, options, name)
+
+
+def pack_head(head: nn.Linear, options: PackOptions) -> PackedLinear:
+    """The matrix before a tied output: small, and every logit depends on it, so of 8 bits."""
+    weight, linear = head.weight.detach(), options.recipe.linear
+    if linear is None:
+        return LinearFp(_pack_float(weight, options.dtype), None, len(weight))
+    scheme = replace(linear.plain(), bitwidth=8, has_weight_zeros=False)
+    return _module(quantize_linear(weight, scheme), scheme, None, len(weight))
 
 
 def pack_output(
@@ -173,8 +189,11 @@ def pack_output(
     tied = model.output.weight is model.tok_embeddings.weight
     linear, embedding = options.recipe.linear, options.recipe.embedding
     weight, bias = model.tok_embeddings.weight.detach(), _biases([model.output])
-    output = _pack(model.output.weight.detach(), bias, options)
-    if tied and _same_table(linear, embedding, weight.shape[1]):
+    if "output" in options.found:
+        output = _module(options.found["output"], linear, bias, len(weight))
+    else:
+        output = _pack(model.output.weight.detach(), bias, options, "output")
+    if shares_table(model, linear, embedding):
         return output, output.weight
     if embedding is None:
         table = _pack_float(weight, options.dtype)
@@ -197,19 +216,27 @@ def pack_integers(q: QuantizedWeight) -> Tensor:
     )
 
 
-def _same_table(
-    linear: LinearScheme | None, embedding: EmbeddingScheme | None, columns: int
+def shares_table(
+    model: Transformer, linear: LinearScheme | None, embedding: EmbeddingScheme | None
 ) -> bool:
+    """Whether `model`, packed so, has one table for embedding and output."""
+    if model.output.weight is not model.tok_embeddings.weight:
+        return False
     if linear is None or embedding is None:
         return linear is embedding
-    return can_share(linear, embedding, columns)
+    return can_share(linear, embedding, model.config.dim)
 
 
-def _pack(weight: Tensor, bias: Tensor | None, options: PackOptions) -> PackedLinear:
-    scheme, n = options.recipe.linear, weight.shape[0]
+def _pack(weight: Tensor, bias: Tensor | None, options: PackOptions, name: str) -> PackedLinear:
+    scheme = options.recipe.linear
     if scheme is None:
-        return LinearFp(_pack_float(weight, options.dtype), bias, n)
-    packed = pack_integers(quantize_linear(weight, scheme))
+        return LinearFp(_pack_float(weight, options.dtype), bias, len(weight))
+    own = scheme.for_layer(name)
+    return _module(quantize_linear(weight, own), own, bias, len(weight))
+
+
+def _module(q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: int) -> PackedLinear:
+    packed = pack_integers(q)
     if scheme.key in ("linear:int4", "linear:int8"):
         return LinearWx(packed, bias, n)
     return (LinearA8wxByToken if scheme.key in TOKEN_SCALES else LinearA8wx)(packed, bias, n)

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exporter.lowbit_search import Search
-from exporter.schemes import METHODS, EmbeddingScheme, LinearScheme, Scheme
+from exporter.methods import PLAIN, parse_method
+from exporter.schemes import EmbeddingScheme, LinearScheme, Scheme
 
 GROUP_UNIT = 16  # group sizes are multiples of it
 # Small enough for a core's cache, large enough to hide the cost of calling an operator.
@@ -74,8 +75,9 @@ def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
 
 def can_share(linear: LinearScheme, embedding: EmbeddingScheme, columns: int) -> bool:
     """Whether a tied output and its embedding have one table: same format, same numbers."""
-    same_format = weight_format(linear, columns) == weight_format(embedding, columns)
-    return same_format and _algorithm(linear) == _algorithm(embedding)
+    output = linear.for_layer("output")
+    same_format = weight_format(output, columns) == weight_format(embedding, columns)
+    return same_format and _algorithm(output) in ("gptq", _algorithm(embedding))
 
 
 def dequantize(q: QuantizedWeight) -> Tensor:
@@ -141,18 +143,18 @@ def _quantize(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
             "the checkpoint is damaged: fetch it again"
         )
     result = QuantizedWeight(form, values, scales, zeros)
-    return rounded(result) if algorithm in METHODS else result
+    return rounded(result) if algorithm in PLAIN else result
 
 
 def _algorithm(scheme: Scheme) -> str:
-    """What finds the numbers: `rtn` or `hqq` here, `affine` or `tinygemm` in torchao."""
+    """What finds the numbers: `rtn`, `hqq` or `gptq` here, `affine` or `tinygemm` in torchao."""
     if scheme.key in ("linear:a8wx", "embedding:wx"):
-        return scheme.method
+        return parse_method(scheme.method).rounding
     return "tinygemm" if scheme.key == "linear:int4" else "affine"
 
 
 def _quantizer(algorithm: str, form: WeightFormat) -> Quantizer:
-    if algorithm in METHODS:
+    if algorithm in PLAIN:
         return partial(_searched, Search(form.bits, form.zeros == "integer", algorithm))
     # torchao looks for CUDA libraries that a CPU build lacks and says so on every import.
     with warnings.catch_warnings():

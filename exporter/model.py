@@ -124,6 +124,7 @@ class Transformer(nn.Module):
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
+        self.head: nn.Linear | None = None  # [D, D] before the output; see quality/transforms.py
         cos, sin = rope_tables(config, max_seq_length)
         self.register_buffer("rope_cos", cos, persistent=False)
         self.register_buffer("rope_sin", sin, persistent=False)
@@ -151,6 +152,8 @@ class Transformer(nn.Module):
         for layer, k_cache, v_cache in zip(self.layers, caches[0::2], caches[1::2], strict=True):
             x_TD = layer(x_TD, positions_T, rope, mask_GTC, k_cache, v_cache)
         x_RD = self.norm(x_TD.index_select(0, rows))
+        if self.head is not None:
+            x_RD = self.head(x_RD)
         return self.output(x_RD).float()
 
     def new_caches(self) -> list[Tensor]:

@@ -1,19 +1,23 @@
 """The flags that say which model is meant and what it is to become."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.command_line import UsageError, positive
+from exporter.methods import CALIBRATED, parse_method
 from exporter.prepare import ModelRequest
+from exporter.quality.budget import parse_budget
 from exporter.recipe import (
     ACCELERATORS,
     CACHE_DTYPES,
     DTYPES,
+    Recipe,
     parse_recipe,
     ready_recipes,
     resolve_device,
 )
-from exporter.schemes import DELEGATES, LOWBIT
+from exporter.schemes import DELEGATES, LOWBIT, LinearScheme
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +25,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--quantize", metavar="JSON|FILE|NAME",
         help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
+    add("--fit", metavar="BUDGET",
+        help="choose bits and group sizes of every matrix for a file size (120MB), bits a weight "
+             "(4.0bpw) or a divergence (kl<0.01); --quantize may say the method (default: gptq)")  # fmt: skip
+    add("--calibrate", type=Path, metavar="FILE",
+        help="UTF-8 text for the methods gptq, awq and smoothquant (default: text that the model "
+             "writes)")  # fmt: skip
     add("--delegate", default=LOWBIT, choices=DELEGATES,
         help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
              "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
@@ -49,6 +59,14 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
         resolve_device(options.device, recipe)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if options.fit is not None:
+        recipe = _to_fit(recipe, options)
+    method = None if recipe.linear is None else parse_method(recipe.linear.method)
+    if options.calibrate is not None and options.fit is None and not (method and method.needs_calibration()):
+        raise UsageError(
+            f"--calibrate {options.calibrate}: the recipe's method looks at no text; leave it out, or "
+            f"use a method with {', '.join(CALIBRATED)}"
+        )
     return ModelRequest(
         model=model,
         recipe=recipe,
@@ -58,4 +76,20 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
         max_seq_length=options.max_seq_length,
         delegate=options.delegate,
         cache_dtype=cache_dtype,
+        fit=options.fit,
+        calibrate=options.calibrate,
     )
+
+
+def _to_fit(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """What `--fit` starts from. Raises UsageError for what it cannot start from."""
+    try:
+        parse_budget(options.fit)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if options.delegate != LOWBIT:
+        raise UsageError(f"--fit is for --delegate {LOWBIT}, not {options.delegate}: leave it out")
+    linear = recipe.linear or LinearScheme("linear:a8wx", 64, 4, True, "gptq")
+    if linear.key != "linear:a8wx":
+        raise UsageError(f'--fit chooses formats of linear:a8wx, not of "{linear.key}"')
+    return replace(recipe, linear=linear)

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact import check_writable, sidecar_of
-from exporter.prepare import ModelRequest, prepare
+from exporter.artifact import check_writable, sidecar_of, written_whole
+from exporter.prepare import ModelRequest, Prepared, prepare
 from exporter.progress import note, stage
-from exporter.recipe import check_supported, resolve_dtype
+from exporter.recipe import REPORT_KEY, check_supported, resolve_dtype
 from exporter.schemes import AOTI, EXECUTORCH, LOWBIT
 from exporter.targets import NATIVE, baseline, find_targets
 
@@ -63,10 +63,23 @@ def run(request: Request) -> None:
             )  # fmt: skip
             check_options(aoti)
     prepared = prepare(request.model, backends)
+    if prepared.fit:
+        _write_recipe(prepared, request.outputs)
     if request.outputs.pte is not None:
         _to_executorch(prepared.model, request, prepared.metadata, request.outputs.pte)
     if AOTI in backends:
         _to_aoti(prepared.model, prepared.metadata, aoti)
+    if prepared.work is not None:
+        prepared.work.remove()
+
+
+def _write_recipe(prepared: Prepared, outputs: Outputs) -> None:
+    """The fitted recipe beside the first output, as `--quantize` takes it."""
+    path = outputs.paths()[0].with_suffix(".recipe.json")
+    recipe = {**json.loads(prepared.recipe.to_json()), REPORT_KEY: prepared.fit}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(recipe, indent=1) + "\n")
+    note(f"wrote {path}: --quantize takes it")
 
 
 def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path) -> None:

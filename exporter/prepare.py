@@ -2,7 +2,7 @@
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from exporter.schemes import EXECUTORCH, LOWBIT
 if TYPE_CHECKING:
     from exporter.checkpoint import Checkpoint
     from exporter.export import Decoder
+    from exporter.quality.checkpointing import Work
     from exporter.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT = 2048
@@ -33,6 +34,9 @@ class ModelRequest:
     max_seq_length: int | None = None
     delegate: str = LOWBIT
     cache_dtype: str | None = None  # None: float32 for unquantized float32 models, else float16
+    fit: str | None = None  # a budget, for quality/budget.py
+    calibrate: Path | None = None  # None: text that the model writes
+    work_folder: Path = Path(".")  # where an unfinished calibration is kept
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Prepared:
 
     model: "Decoder"
     metadata: dict[str, str]
+    recipe: Recipe  # the request's, or the one that was fitted
+    work: "Work | None" = None  # a finished calibration, to be removed when all is written
+    fit: dict = field(default_factory=dict)  # what a fit predicted and measured
 
 
 def describe(request: ModelRequest) -> Described:
@@ -119,46 +126,45 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
 
     lowbit = request.delegate == LOWBIT
     context = context_of(request, described)
-    with stage("reading the weights"):
-        # Packing starts from float32, which the lowbit kernels compute in.
-        stored = torch.float32 if lowbit else getattr(torch, dtype)
-        model = load_model(checkpoint, stored, context)
+
+    def load():
+        with stage("reading the weights"):
+            # Packing starts from float32, which the lowbit kernels compute in.
+            stored = torch.float32 if lowbit else getattr(torch, dtype)
+            return load_model(checkpoint, stored, context)
+
+    recipe, work, measured = request.recipe, None, {}
+    if lowbit:
+        from exporter.quantized import Job, packed
+
+        job = Job(
+            request, described.tokenizer, checkpoint.digest, len(described.tokenizer.table), load,
+            getattr(torch, dtype), getattr(torch, request.cache_dtype or _cache_dtype(recipe, dtype)),
+        )  # fmt: skip
+        model, recipe, work, measured = packed(job)
+    else:
+        model = load()
+        if recipe.is_quantized():
+            with stage(f"quantizing: {recipe.to_json()}"):
+                from exporter.quantize import quantize
+
+                quantize(model, recipe, lambda line: note(f"  warning: {line}"))
     bounds = limits(model)
     metadata = {
         **versions(
             __version__,
             torch=torch.__version__,
-            torchao=version("torchao") if request.recipe.is_quantized() else "",
+            torchao=version("torchao") if recipe.is_quantized() else "",
             executorch=version("executorch") if EXECUTORCH in backends else "",
         ),
-        **model_metadata(
-            checkpoint.name, checkpoint.config, context, dtype, request.recipe.to_json()
-        ),
+        **model_metadata(checkpoint.name, checkpoint.config, context, dtype, recipe.to_json()),
         "delegate": request.delegate,
         "max_chunk": str(bounds.max_chunk),
         "max_rows": str(bounds.max_rows),
         **described.metadata,
         "checkpoint_digest": checkpoint.digest,
     }
-    if lowbit:
-        model = _packed(model, request, dtype)
-    elif request.recipe.is_quantized():
-        with stage(f"quantizing: {request.recipe.to_json()}"):
-            from exporter.quantize import quantize
-
-            quantize(model, request.recipe, lambda line: note(f"  warning: {line}"))
-    return Prepared(model, metadata)
-
-
-def _packed(model, request: ModelRequest, dtype: str):
-    import torch
-
-    with stage("packing the weights"):
-        from exporter.lowbit_model import LowbitTransformer, PackOptions
-
-        options = PackOptions(request.recipe, getattr(torch, dtype))
-        word = request.cache_dtype or _cache_dtype(request.recipe, dtype)
-        return LowbitTransformer(model, options, getattr(torch, word), note)
+    return Prepared(model, metadata, recipe, work, measured)
 
 
 def _cache_dtype(recipe: Recipe, dtype: str) -> str:

@@ -10,12 +10,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.methods import PLAIN, parse_method
 from exporter.schemes import (
     AOTI,
     BACKENDS,
+    DEFAULT_METHOD,
     EXECUTORCH,
     LOWBIT,
-    METHODS,
     STOCK,
     SUPPORT,
     EmbeddingScheme,
@@ -32,6 +33,7 @@ DTYPES = {
     "bf16": "bfloat16", "bfloat16": "bfloat16",
 }  # fmt: skip
 ACCELERATORS = ("fast", "cpu", "cuda", "mps")
+REPORT_KEY = "fit"  # what a fit predicted and measured: for people
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
 # Our kernels take groups of any multiple of 16; the others' want 32.
@@ -81,6 +83,8 @@ def parse_recipe(source: str | None) -> Recipe:
             accelerator = _one_of(key, options, "accelerator", ACCELERATORS)
         elif key == "precision":
             dtype = _one_of(key, options, "dtype", ("fast", "fast16", *DTYPES))
+        elif key == REPORT_KEY:
+            continue
         elif key in SCHEME_KEYS:
             kind = LinearScheme if key.startswith("linear:") else EmbeddingScheme
             if kind in schemes:
@@ -241,15 +245,46 @@ def _options(support: Support, options: dict) -> dict:
     zeros = options.get("has_weight_zeros", False)
     if type(zeros) is not bool:
         raise ValueError(f'"{support.key}" takes has_weight_zeros true or false, not {zeros!r}')
-    method = options.get("method", METHODS[0])
-    if method not in METHODS:
-        raise ValueError(f'"{support.key}" takes method {" or ".join(METHODS)}, not {method!r}')
-    return {
+    found = {
         "groupsize": groupsize,
         "bitwidth": bitwidth,
         "has_weight_zeros": zeros,
-        "method": method,
+        "method": _method(support.key, options.get("method", DEFAULT_METHOD)),
     }
+    if "layers" in support.options:
+        found["layers"] = _layers(support, options)
+    return found
+
+
+def _method(key: str, method: object) -> str:
+    if not isinstance(method, str):
+        raise ValueError(f'"{key}" takes method as text, not {method!r}')
+    known = parse_method(method)
+    if key.startswith("embedding:") and not known.is_plain():
+        raise ValueError(
+            f'"{key}" takes method {" or ".join(PLAIN)}, not "{method}"; a table that is also the '
+            "output layer is made by the linear scheme's method"
+        )
+    return method
+
+
+def _layers(support: Support, options: dict) -> tuple[tuple[str, LinearScheme], ...]:
+    """What some layers have instead: the scheme's own options, with these changed."""
+    layers = options.get("layers", {})
+    if not isinstance(layers, dict) or not all(isinstance(o, dict) for o in layers.values()):
+        raise ValueError(
+            f'"{support.key}" takes layers as an object from names or patterns to options, '
+            f"not {layers!r}"
+        )
+    own = {name: value for name, value in options.items() if name not in ("layers", "method")}
+    method = options.get("method", DEFAULT_METHOD)
+    known = tuple(name for name in support.options if name not in ("layers", "method"))
+    found = []
+    for pattern, changed in layers.items():
+        _no_others(f"{support.key}, layers, {pattern}", changed, known)
+        fields = _options(support, {**own, "method": method, **changed})
+        found.append((pattern, LinearScheme(support.key, **fields)))
+    return tuple(found)
 
 
 def _said(scheme: Scheme) -> dict:
@@ -257,8 +292,14 @@ def _said(scheme: Scheme) -> dict:
     options = {"bitwidth": scheme.bitwidth, "groupsize": scheme.groupsize}
     if scheme.has_weight_zeros:
         options["has_weight_zeros"] = True
-    if scheme.method != METHODS[0]:
+    if scheme.method != DEFAULT_METHOD:
         options["method"] = scheme.method
+    layers = getattr(scheme, "layers", ())
+    if layers:
+        options["layers"] = {
+            pattern: {name: value for name, value in _said(other).items() if name != "method"}
+            for pattern, other in layers
+        }
     known = support_of(scheme.key).options
     return {name: value for name, value in options.items() if name in known}
 

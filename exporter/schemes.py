@@ -1,6 +1,7 @@
 """The quantization schemes, and the one table of what runs them where."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 EXECUTORCH, AOTI = "executorch", "aoti"
 BACKENDS = (EXECUTORCH, AOTI)
@@ -9,8 +10,7 @@ BACKENDS = (EXECUTORCH, AOTI)
 # bring along.
 LOWBIT, XNNPACK, STOCK = DELEGATES = ("lowbit", "xnnpack", "stock")
 
-# How the project's own schemes find scales: rounding to nearest, half-quadratic quantization.
-METHODS = ("rtn", "hqq")
+DEFAULT_METHOD = "rtn"
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,22 @@ class Scheme:
     groupsize: int  # 0 = one group an output channel, or a row
     bitwidth: int
     has_weight_zeros: bool = False
-    method: str = METHODS[0]
+    method: str = DEFAULT_METHOD  # words of methods.py
 
 
+@dataclass(frozen=True)
 class LinearScheme(Scheme):
-    pass
+    """`layers`: patterns of names of packed matrices (`layers.0.wqkv`, `layers.*.down`, `output`), and
+    what those have instead; the first that fits counts."""
+
+    layers: tuple[tuple[str, "LinearScheme"], ...] = ()
+
+    def for_layer(self, name: str) -> "LinearScheme":
+        return next((scheme for pattern, scheme in self.layers if fnmatchcase(name, pattern)), self)
+
+    def plain(self) -> "LinearScheme":
+        """The same format, rounded to nearest."""
+        return replace(self, method=DEFAULT_METHOD, layers=())
 
 
 class EmbeddingScheme(Scheme):
@@ -60,12 +71,13 @@ _GROUPS = ("groupsize",)
 _BITS = ("bitwidth", "groupsize")
 _ZEROS = (*_BITS, "has_weight_zeros")
 _NATIVE = (*_ZEROS, "method")
+_LAYERED = (*_NATIVE, "layers")
 _OURS, _EITHER = (LOWBIT,), (LOWBIT, STOCK)
 
 # `--help`, README and every refusal are made from it.
 SUPPORT = (
     Support("none", (16, 32), (), 0, True, _EITHER, _EITHER, "fp32, bf16 or fp16 weights"),
-    Support("linear:a8wx", _ANY_BITS, _NATIVE, 32, False, _OURS, _OURS,
+    Support("linear:a8wx", _ANY_BITS, _LAYERED, 32, False, _OURS, _OURS,
             "int8 activations a group; what q8 to q2 use"),
     Support("linear:a8wxdq", _ANY_BITS, _ZEROS, 32, True, _OURS, _OURS,
             "int8 activations a token, torchao's numbers"),

@@ -1,0 +1,244 @@
+"""A model's matrices quantized one layer after another, each for the inputs that reach it.
+
+Two streams of activations go through the calibration text side by side: one of the float model, one
+of the model as far as it is quantized. A matrix is rounded for the inputs of the second, and aims at
+the outputs of the first (GPTAQ, arXiv 2504.02692): its target is
+W + CORRECTION W (C - H) H^-1, with H = E[q q^T] and C = E[x q^T] of quantized inputs q and float ones x.
+Held in memory: the weights, both streams, and one layer's second moments.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exporter.lowbit_model import shares_table
+from exporter.lowbit_weights import (
+    QuantizedWeight,
+    dequantize,
+    quantize_embedding,
+    quantize_linear,
+    weight_format,
+)
+from exporter.methods import parse_method
+from exporter.model import Block, Transformer
+from exporter.quality.checkpointing import Work
+from exporter.quality.gptq import gptq
+from exporter.quality.layerwise import (
+    LINEARS,
+    Rope,
+    Stream,
+    float_weights,
+    matrices,
+    parts,
+    rms_norm,
+)
+from exporter.quality.transforms import (
+    awq_factors,
+    retie,
+    rotate_block,
+    rotate_ends,
+    smooth_block,
+    smoothquant_factors,
+)
+from exporter.schemes import EmbeddingScheme, LinearScheme
+
+Report = Callable[[str], None]
+# Of the difference between the streams that a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1
+# on SmolLM2 at 2 to 5 bits: all of it fits the calibration text too well.
+CORRECTION = 0.5
+CORRECTION_DAMPING = 0.01
+# A table that is embedding and output at once: errors of its rows count by themselves, too, as this
+# share of the mean second moment of the output's inputs.
+EMBEDDING_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of a matrix's inputs: H = E[q q^T], C = E[x q^T], float32 [K, K]; E|x| and max |x| [K]."""
+
+    hessian: Tensor
+    cross: Tensor
+    mean: Tensor
+    largest: Tensor
+
+
+def apply_method(
+    model: Transformer,
+    linear: LinearScheme,
+    embedding: EmbeddingScheme | None,
+    tokens_BT: Tensor | None,
+    work: Work,
+    report: Report,
+) -> dict[str, QuantizedWeight]:
+    """Do what `linear.method` says beyond `transform`, which `model` has been through, in place; returns
+    the matrices that it rounded, by the packed model's names (`layers.0.wqkv`, ..., `output`).
+
+    `tokens_BT` int64 [B, T] is the calibration text, needed by the methods of `methods.CALIBRATED`.
+    `work` keeps finished layers, so that an interrupted run goes on where it was.
+    Raises ValueError where the model does not allow the method.
+    """
+    method = parse_method(linear.method)
+    if not method.needs_calibration():
+        return {}
+    with torch.no_grad():
+        return _Run(model, method, linear, embedding, tokens_BT, work, report).all()
+
+
+@torch.no_grad()
+def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
+    """Make the changes to `model`, in place, that need no text: `retie` and `rotate`.
+
+    Raises ValueError where the model does not allow one.
+    """
+    method = parse_method(linear.method)
+    if "retie" in method.transforms and retie(model) is None:
+        report("  retie: embedding and output are one table already")
+    if "rotate" in method.transforms:
+        rotate_ends(model)
+        for i, block in enumerate(model.layers):
+            rotate_block(block, model.config, i)
+
+
+class _Run:
+    def __init__(self, model, method, linear, embedding, tokens_BT, work, report):
+        self.model, self.config, self.method = model, model.config, method
+        self.linear, self.embedding, self.report, self.work = linear, embedding, report, work
+        self.rope = Rope(self.config, tokens_BT.shape[1], torch.device("cpu"))
+        self.tokens = tokens_BT
+
+    def all(self) -> dict[str, QuantizedWeight]:
+        layers = self.model.layers
+        found, first, at = self.work.resume()
+        if first:
+            self.report(f"going on at layer {first + 1} of {len(layers)}")
+        quantized, exact = (Stream(x, self.config, self.rope) for x in at or self._embedded())
+        start = time.monotonic()
+        for i, block in enumerate(layers):
+            if i < first:
+                self.work.scale_again(i, block, self.config)
+                continue
+            if "awq" in self.method.transforms or "smoothquant" in self.method.transforms:
+                self._smooth(i, block, exact)
+            made = self._layer(i, block, quantized, exact)
+            found.update(made)
+            self.work.keep(i, made, (quantized.x, exact.x))
+            done, spent = i + 1 - first, time.monotonic() - start
+            left = spent / done * (len(layers) - i - 1)
+            self.report(f"calibrating: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+        if self.method.rounding == "gptq":
+            found["output"] = self._output(quantized)
+        return found
+
+    def _embedded(self) -> tuple[Tensor, Tensor]:
+        """The streams [B, T, D] at the first layer: quantized, float."""
+        table = self.model.tok_embeddings.weight
+        exact = F.embedding(self.tokens, table)
+        if self.embedding is None or self.method.rounding != "gptq":
+            return exact.clone(), exact
+        used, place = self.tokens.unique(return_inverse=True)
+        rows = dequantize(quantize_embedding(table[used], self.embedding))
+        return F.embedding(place, rows), exact
+
+    def _layer(
+        self, i: int, block: Block, quantized: Stream, exact: Stream
+    ) -> dict[str, QuantizedWeight]:
+        """Quantize one block for its streams, and move both past it."""
+        weights, rounded_weights, made = float_weights(block), {}, {}
+        exact.enter(block, weights)
+        if self.method.rounding != "gptq":
+            for name in LINEARS:
+                exact.go_on(name)
+            return {}
+        quantized.enter(block, rounded_weights)
+        for name in LINEARS:
+            weight, bias = weights[name]
+            moments = self._moments(name, quantized, exact)
+            made[f"layers.{i}.{name}"] = q = self._rounded(f"layers.{i}.{name}", weight, moments)
+            rounded_weights[name] = (dequantize(q), bias)
+            quantized.go_on(name)
+            exact.go_on(name)
+        for layer in (layer for group in matrices(block).values() for layer in group):
+            layer.weight = None  # packed from `made`
+        return made
+
+    def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
+        hessian = cross = mean = largest = 0
+        for windows in parts(len(self.tokens)):
+            q, x = (s.input(name, windows).flatten(0, 1) for s in (quantized, exact))
+            with rounded_products():
+                hessian = hessian + q.t() @ q
+                cross = cross + x.t() @ q
+            mean = mean + x.abs().sum(0)
+            largest = torch.maximum(x.abs().amax(0), torch.as_tensor(largest))
+        count = self.tokens.numel()
+        return Moments(hessian / count, cross / count, mean / count, largest)
+
+    def _rounded(self, name: str, weight: Tensor, moments: Moments) -> QuantizedWeight:
+        form = weight_format(self.linear.for_layer(name), weight.shape[1])
+        return gptq(corrected(weight, moments), moments.hessian, form)
+
+    def _smooth(self, i: int, block: Block, exact: Stream) -> None:
+        before = exact.x.clone()
+        exact.enter(block, float_weights(block))
+        moments = {}
+        for name in LINEARS:
+            moments[name] = self._moments(name, exact, exact)
+            exact.go_on(name)
+        exact.x = before
+        factors: dict[str, Tensor] = {}
+
+        def choose(name: str, weight: Tensor) -> Tensor:
+            known = moments[name]
+            if "smoothquant" in self.method.transforms:
+                factors[name] = smoothquant_factors(known.largest, weight)
+            else:
+                scheme = self.linear.for_layer(f"layers.{i}.{name}").plain()
+                factors[name] = awq_factors(
+                    known.mean, weight, known.hessian,
+                    lambda scaled: dequantize(quantize_linear(scaled, scheme)),
+                )  # fmt: skip
+            return factors[name]
+
+        smooth_block(block, self.config, choose)
+        self.work.keep_factors(i, factors)
+
+    def _output(self, quantized: Stream) -> QuantizedWeight:
+        model, hessian = self.model, 0
+        for windows in parts(len(self.tokens)):
+            h = rms_norm(quantized.x[windows], model.norm.weight, self.config.norm_eps).flatten(0, 1)
+            if model.head is not None:
+                h = F.linear(h, model.head.weight)
+            hessian = hessian + h.t() @ h
+        hessian = hessian / self.tokens.numel()
+        if shares_table(model, self.linear, self.embedding):
+            hessian.diagonal().add_(EMBEDDING_SHARE * hessian.diagonal().mean())
+        self.report("calibrating: the output layer")
+        form = weight_format(self.linear.for_layer("output"), self.config.dim)
+        return gptq(model.output.weight.detach(), hessian, form)
+
+
+@contextmanager
+def rounded_products() -> Iterator[None]:
+    """Products of float32 matrices, their elements rounded to bfloat16 where that is faster: for second
+    moments, which are then exactly those of the rounded inputs."""
+    backend = torch.backends.mkldnn.matmul
+    before = backend.fp32_precision
+    backend.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
+
+
+def corrected(weight: Tensor, moments: Moments) -> Tensor:
+    """The target [N, K] for quantized inputs that comes nearer to the float model's outputs."""
+    H = moments.hessian.double()
+    H.diagonal().add_(CORRECTION_DAMPING * H.diagonal().mean().clamp(min=1e-12))
+    difference = (moments.cross - moments.hessian).double()
+    moved = torch.linalg.solve(H, difference.T @ weight.double().T).T
+    return (weight + CORRECTION * moved).float()

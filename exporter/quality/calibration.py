@@ -1,0 +1,99 @@
+"""The text that a method looks at: a file's, or what the float model itself writes.
+
+Text sampled from the model stands for what it will see when there is none at hand ("Self-calibration
+for language model quantization and pruning", arXiv 2410.17170): in its own languages and formats.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exporter.model import Transformer
+from exporter.progress import note
+
+if TYPE_CHECKING:
+    from exporter.tokenizer import Tokenizer
+
+WINDOW, WINDOWS, HELD_OUT = 512, 128, 8
+SAMPLED_WINDOW, SAMPLED_WINDOWS = 256, 64
+SEED = 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`tokens` int64 [B, T]; `held_out` int64 [H, T], of the same text and not to be calibrated with;
+    `digest`, SHA-256 in hex, of `tokens`."""
+
+    tokens: Tensor
+    held_out: Tensor
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest()
+
+
+def from_file(path: Path, tokenizer: "Tokenizer", context: int) -> Calibration:
+    """Windows spread evenly over a UTF-8 text.
+
+    Raises ValueError or OSError with the remedy for a text that is not UTF-8, or shorter than a window.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--calibrate {path}: byte {error.start} is not UTF-8 text; convert the file to UTF-8"
+        ) from None
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--calibrate {path}: no such file; give a text file") from None
+    ids = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
+    length = min(WINDOW, context)
+    if len(ids) < length:
+        raise ValueError(
+            f"--calibrate {path}: the text has {len(ids)} tokens, less than a window of {length}; "
+            "give a longer one"
+        )
+    windows = ids[: len(ids) // length * length].view(-1, length)
+    wanted = WINDOWS + HELD_OUT
+    if len(windows) > wanted:
+        windows = windows[torch.linspace(0, len(windows) - 1, wanted).round().long()]
+    return _split(windows)
+
+
+def _split(windows: Tensor) -> Calibration:
+    """Every so many windows one is held out; of one window, none."""
+    every = max(2, WINDOWS // HELD_OUT + 1)
+    held_out = torch.arange(len(windows)) % every == every - 1
+    if len(windows) > 1 and not bool(held_out.any()):
+        held_out[-1] = True
+    return Calibration(windows[~held_out].contiguous(), windows[held_out].contiguous())
+
+
+@torch.no_grad()
+def sampled(model: Transformer, tokenizer: "Tokenizer", context: int) -> Calibration:
+    """Text that the float model writes by itself at temperature 1, from a fixed seed.
+
+    Each window begins with the token that begins a text, or with one drawn from all.
+    """
+    length = min(SAMPLED_WINDOW, context)
+    generator = torch.Generator().manual_seed(SEED)
+    vocabulary = min(tokenizer.n_pieces, model.config.vocab_size)
+    if tokenizer.bos_id is not None:
+        first = torch.full((SAMPLED_WINDOWS,), tokenizer.bos_id)
+    else:
+        first = torch.randint(vocabulary, (SAMPLED_WINDOWS,), generator=generator)
+    from exporter.quality.sampling import BatchDecoder
+
+    decoder = BatchDecoder(model, SAMPLED_WINDOWS, length)
+    tokens = torch.empty(SAMPLED_WINDOWS, length, dtype=torch.int64)
+    tokens[:, 0] = first
+    for t in range(1, length):
+        probabilities = F.softmax(decoder.step(tokens[:, t - 1])[:, :vocabulary], dim=-1)
+        tokens[:, t] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        if t % 32 == 0:
+            note(f"  writing calibration text: token {t} of {length}")
+    return _split(tokens)

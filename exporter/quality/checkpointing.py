@@ -1,0 +1,101 @@
+"""What a calibration has finished, on disk, so that an interrupted one goes on where it was."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from exporter.artifact import disk_full_named
+from exporter.config import ModelConfig
+from exporter.lowbit_weights import QuantizedWeight, WeightFormat
+from exporter.model import Block
+from exporter.quality.transforms import smooth_block
+
+Streams = tuple[Tensor, Tensor]
+
+
+class Work:
+    """A folder with a file a finished layer, and the streams after the last one.
+
+    The folder belongs to one model, recipe and text: its name says which (`fingerprint`).
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def resume(self) -> tuple[dict[str, QuantizedWeight], int, Streams | None]:
+        """The finished matrices, how many layers they are of, and the streams after them.
+
+        A folder that cannot be read counts as empty.
+        """
+        try:
+            done = int((self.folder / "done").read_text())
+            found = {}
+            for i in range(done):
+                found.update(_read_layer(self.folder / f"layer-{i}.safetensors"))
+            streams = load_file(self.folder / f"streams-{done}.safetensors")
+            return found, done, (streams["quantized"], streams["float"])
+        except (OSError, ValueError, KeyError, SafetensorError):
+            return {}, 0, None
+
+    def keep(self, layer: int, made: dict[str, QuantizedWeight], streams: Streams) -> None:
+        """A layer is finished. Raises OSError with the remedy when the disk is full."""
+        with disk_full_named(str(self.folder)):
+            self.folder.mkdir(exist_ok=True)
+            _write_layer(self.folder / f"layer-{layer}.safetensors", made)
+            tensors = {"quantized": streams[0].contiguous(), "float": streams[1].contiguous()}
+            save_file(tensors, self.folder / f"streams-{layer + 1}.safetensors")
+            part = self.folder / "done.part"
+            part.write_text(str(layer + 1))
+            os.replace(part, self.folder / "done")
+        (self.folder / f"streams-{layer}.safetensors").unlink(missing_ok=True)
+
+    def keep_factors(self, layer: int, factors: dict[str, Tensor]) -> None:
+        with disk_full_named(str(self.folder)):
+            self.folder.mkdir(exist_ok=True)
+            save_file(factors, self.folder / f"factors-{layer}.safetensors")
+
+    def scale_again(self, layer: int, block: Block, config: ModelConfig) -> None:
+        """Scale a finished layer's block as it was scaled."""
+        path = self.folder / f"factors-{layer}.safetensors"
+        if path.is_file():
+            factors = load_file(path)
+            smooth_block(block, config, lambda name, _: factors[name])
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:
+    tensors, forms = {}, {}
+    for name, q in made.items():
+        forms[name] = json.dumps([q.format.bits, q.format.group_size, q.format.zeros])
+        tensors[f"{name}:values"], tensors[f"{name}:scales"] = q.values, q.scales
+        if q.zeros is not None:
+            tensors[f"{name}:zeros"] = q.zeros
+    if tensors:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=forms)
+
+
+def _read_layer(path: Path) -> dict[str, QuantizedWeight]:
+    from safetensors import safe_open
+
+    if not path.is_file():
+        return {}
+    with safe_open(path, framework="pt") as file:
+        forms = file.metadata()
+        names = set(file.keys())
+        return {
+            name: QuantizedWeight(
+                WeightFormat(*json.loads(form)),
+                file.get_tensor(f"{name}:values"),
+                file.get_tensor(f"{name}:scales").to(torch.float32),
+                file.get_tensor(f"{name}:zeros") if f"{name}:zeros" in names else None,
+            )
+            for name, form in forms.items()
+        }

@@ -1,0 +1,102 @@
+"""Formats for every matrix under a budget: the least KL for a size, or the least size for a KL.
+
+The choices of a matrix on the lower convex hull of (bytes, KL) are taken up in the order of KL saved
+a byte, over all matrices, until the budget is reached (Shoham and Gersho, 1988, for bit allocation).
+KLs of single matrices are added up: `sensitivity.py` measures them.
+"""
+
+from dataclasses import dataclass, replace
+
+from exporter.quality.budget import Budget
+from exporter.quality.sensitivity import Choice, Unit, scheme_of
+from exporter.recipe import Recipe
+from exporter.schemes import EmbeddingScheme, LinearScheme
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The choice of each unit, what all of them take, and the KL that is predicted."""
+
+    chosen: dict[str, Choice]
+    bytes: int
+    kl: float
+
+
+def hull(choices: tuple[Choice, ...]) -> list[Choice]:
+    """The choices that no mixture of others beats, the smallest first."""
+    kept: list[Choice] = []
+    for choice in sorted(choices, key=lambda c: (c.bytes, c.kl)):
+        if kept and choice.kl >= kept[-1].kl:
+            continue
+        while len(kept) > 1 and _slope(kept[-2], kept[-1]) <= _slope(kept[-1], choice):
+            kept.pop()
+        kept.append(choice)
+    return kept
+
+
+def _slope(a: Choice, b: Choice) -> float:
+    """KL saved a byte; 0 where b is no larger."""
+    return (a.kl - b.kl) / (b.bytes - a.bytes) if b.bytes > a.bytes else 0.0
+
+
+def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> Fit:
+    """Formats whose packed bytes are at most `most_bytes`, or whose KL is at most `most_kl`.
+
+    Raises ValueError that says what is possible when the budget cannot be kept.
+    """
+    hulls = {unit.name: hull(unit.choices) for unit in units}
+    at = dict.fromkeys(hulls, 0)
+    size = sum(choices[0].bytes for choices in hulls.values())
+    kl = sum(choices[0].kl for choices in hulls.values())
+    if most_bytes is not None and size > most_bytes:
+        raise ValueError(
+            f"--fit: the smallest formats take {size / 1e6:.1f} MB and {most_bytes / 1e6:.1f} MB are "
+            "left for the weights: give a larger budget"
+        )
+    steps = sorted(
+        ((_slope(a, b), name, i + 1)
+         for name, choices in hulls.items()
+         for i, (a, b) in enumerate(zip(choices, choices[1:], strict=False))),
+        key=lambda step: (-step[0], step[1], step[2]),
+    )  # fmt: skip
+    for _, name, i in steps:
+        if most_kl is not None and kl <= most_kl:
+            break
+        before, after = hulls[name][i - 1], hulls[name][i]
+        if at[name] != i - 1 or (
+            most_bytes is not None and size + after.bytes - before.bytes > most_bytes
+        ):
+            continue  # a step that does not fit; smaller ones of other matrices may
+        at[name], size, kl = i, size + after.bytes - before.bytes, kl + after.kl - before.kl
+    if most_kl is not None and kl > most_kl:
+        raise ValueError(
+            f"--fit kl<{most_kl:g}: the largest formats are predicted to have {kl:.2g} nats; "
+            "give a larger one, or leave the model unquantized"
+        )
+    return Fit({name: hulls[name][i] for name, i in at.items()}, size, kl)
+
+
+def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
+    """The recipe, as `--quantize` takes it."""
+    linear: LinearScheme = base.linear
+    layers = tuple(
+        (name, replace(scheme_of(linear, choice.bits, choice.group_size), method=linear.method))
+        for name, choice in found.chosen.items()
+        if name != "embedding"
+    )
+    table = found.chosen["output" if shared else "embedding"]
+    embedding = EmbeddingScheme(
+        "embedding:wx", table.group_size, table.bits, table.bits <= 4
+    )
+    return replace(base, linear=replace(linear, layers=layers), embedding=embedding)
+
+
+def report_of(found: Fit, budget: Budget, weights: int) -> dict[str, object]:
+    """What was predicted, for the recipe's reader."""
+    return {
+        "budget": budget.text,
+        "weights": weights,
+        "packed_bytes": found.bytes,
+        "predicted_kl": found.kl,
+        "bits": {name: [c.bits, c.group_size] for name, c in found.chosen.items()},
+    }

@@ -1,0 +1,230 @@
+"""Integers and scales that keep a linear layer's outputs, given the second moment of its inputs.
+
+For inputs x the error of a layer is tr((W - Q) H (W - Q)^T) with H = E[x x^T]. Three steps lower it:
+
+1. GPTQ (Frantar et al., arXiv 2210.17323): columns are rounded one after another, each one's error
+   moved to those that are not yet rounded, by the Cholesky factor of H^-1; columns with the largest
+   inputs first, groups as they lie in memory ("act order" with static groups).
+2. Scales by least squares for the integers found: one small system a row.
+3. Coordinate descent over the integers (QuantEase, arXiv 2309.01885): each one set to the best level
+   with all others as they are.
+
+Steps 2 and 3 alternate; neither can raise the error before scales are rounded to float16.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from exporter.lowbit_search import to_half_precision
+from exporter.lowbit_weights import QuantizedWeight, WeightFormat, rounded
+
+BLOCK = 64  # columns whose errors are moved on together
+ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class GptqOptions:
+    """`damping`: what is added to H's diagonal, of its mean. `rounds` of steps 2 and 3."""
+
+    damping: float = 0.01
+    act_order: bool = True
+    rounds: int = 2
+
+
+class SingularHessian(ValueError):
+    """The inputs' second moment has no Cholesky factor: values that are not finite."""
+
+
+def gptq(
+    weight: Tensor, hessian: Tensor, form: WeightFormat, options: GptqOptions = GptqOptions()
+) -> QuantizedWeight:
+    """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
+
+    Zeros are none or integer. Raises SingularHessian when values are not finite.
+    """
+    K = weight.shape[1]
+    padded = -(-K // form.group_size) * form.group_size
+    H = _damped(hessian, options.damping, padded)
+    order, factor = _factor(H, options.act_order)
+    parts = []
+    for rows in weight.split(ROWS_AT_ONCE):
+        W = torch.zeros(len(rows), padded, device=weight.device)
+        W[:, :K] = rows
+        parts.append(_rows(W, H, order, factor, form, options))
+    values, scales, zeros = (torch.cat(part) for part in zip(*parts, strict=True))
+    found = QuantizedWeight(
+        form,
+        values[:, :K].to(torch.uint8),
+        scales,
+        None if form.zeros == "none" else zeros,
+    )
+    return rounded(found)
+
+
+def output_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
+    """tr(D H D^T) / tr(W H W^T), D the difference: the relative squared error of the outputs."""
+    difference = weight - quantized
+    error = ((difference @ hessian) * difference).sum()
+    return float(error / ((weight @ hessian) * weight).sum())
+
+
+def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
+    K = hessian.shape[0]
+    mean = hessian.diagonal().mean()
+    if not torch.isfinite(mean):
+        raise SingularHessian("a layer's inputs have values that are not finite")
+    H = torch.zeros(padded, padded, device=hessian.device)
+    H[:K, :K] = hessian
+    # Columns that are never used, padding among them, cost nothing; they only must not be singular.
+    H.diagonal().add_(torch.clamp(damping * mean, min=1e-12))
+    return H
+
+
+def _factor(H: Tensor, act_order: bool) -> tuple[Tensor, Tensor]:
+    """The columns' order, and the upper Cholesky factor of the inverse in that order."""
+    K = H.shape[0]
+    order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(K)
+    order = order.to(H.device)
+    ordered = H[order][:, order].double()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
+    return order, torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def _rows(
+    W: Tensor, H: Tensor, order: Tensor, factor: Tensor, form: WeightFormat, options: GptqOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    grid = _Grid(*search_scales(W, H.diagonal(), form), form)
+    u = _gptq(W, order, factor, grid)
+    for _ in range(options.rounds):
+        grid.scales = _refit(W, H, u, grid)
+        u = _descend(W, H, u, grid)
+    return u, grid.scales, grid.zeros
+
+
+class _Grid:
+    """The levels of N rows: scales and zeros [N, G], of groups of `size` columns."""
+
+    def __init__(self, scales: Tensor, zeros: Tensor, form: WeightFormat):
+        self.scales, self.zeros = scales, zeros
+        self.size, self.limit = form.group_size, 2**form.bits - 1
+
+    def nearest(self, values: Tensor, group: int) -> Tensor:
+        """u [N] for values [N] of one column in `group`."""
+        scale = self.scales[:, group]
+        safe = torch.where(scale == 0, torch.ones_like(scale), scale)
+        return torch.round(values / safe + self.zeros[:, group]).clamp_(0, self.limit)
+
+    def value(self, u: Tensor, group: int) -> Tensor:
+        return (u - self.zeros[:, group]) * self.scales[:, group]
+
+    def levels(self, u: Tensor) -> Tensor:
+        """u less the zeros, float32 [N, K]."""
+        return u - self.zeros.repeat_interleave(self.size, 1)
+
+    def values(self, u: Tensor) -> Tensor:
+        return self.levels(u) * self.scales.repeat_interleave(self.size, 1)
+
+
+def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor]:
+    """Scales, of float16's 11 bits, and zeros [N, G] with the least error weighted by columns.
+
+    `W` float32 [N, K], K a multiple of the group size; `importance` float32 [K].
+    """
+    N, K = W.shape
+    size, limit = form.group_size, 2**form.bits - 1
+    groups = W.view(N, K // size, size)
+    weights = importance.view(1, K // size, size)
+    has_zeros = form.zeros == "integer" and form.bits > 1
+    best = None
+    for scale, zero in _candidates(groups, form.bits, has_zeros):
+        scale = to_half_precision(scale)
+        safe = torch.where(scale == 0, torch.ones_like(scale), scale)
+        u = torch.round(groups / safe[..., None] + zero[..., None]).clamp_(0, limit)
+        difference = (u - zero[..., None]) * scale[..., None] - groups
+        error = (difference.square_() * weights).sum(-1)
+        if best is None:
+            best = [scale, zero, error]
+            continue
+        better = error < best[2]
+        best = [torch.where(better, *pair) for pair in zip((scale, zero, error), best, strict=True)]
+    return best[0], best[1]
+
+
+def _candidates(groups: Tensor, bits: int, has_zeros: bool):
+    """Scales and zeros [N, G]: the groups' ranges shrunk by steps."""
+    limit, middle = 2**bits - 1, 2 ** (bits - 1)
+    shrinks = torch.linspace(1.0, 0.5 if bits <= 4 else 0.8, 13 if bits <= 4 else 7).tolist()
+    if has_zeros:
+        highest, lowest = groups.amax(-1).clamp(min=0), groups.amin(-1).clamp(max=0)
+        for shrink in shrinks:
+            scale = (highest - lowest) * shrink / limit
+            safe = torch.where(scale == 0, torch.ones_like(scale), scale)
+            exact = -lowest * shrink / safe
+            for zero in (exact.floor(), exact.ceil()) if bits <= 3 else (exact.round(),):
+                yield scale, zero.clamp(0, limit)
+        return
+    highest, lowest = groups.amax(-1), groups.amin(-1)
+    extreme = torch.where(highest > -lowest, highest, lowest)
+    zero = torch.full_like(extreme, middle)
+    for shrink in shrinks:
+        yield extreme * shrink / -middle, zero
+        yield extreme * shrink / max(middle - 0.5, 0.5), zero
+
+
+def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
+    W = W[:, order]
+    u = torch.empty_like(W)
+    K = W.shape[1]
+    groups = (order // grid.size).tolist()
+    for start in range(0, K, BLOCK):
+        end = min(start + BLOCK, K)
+        errors = torch.empty(len(W), end - start, device=W.device)
+        for j in range(start, end):
+            u[:, j] = grid.nearest(W[:, j], groups[j])
+            errors[:, j - start] = (W[:, j] - grid.value(u[:, j], groups[j])) / factor[j, j]
+            error = errors[:, j - start, None]
+            W[:, j + 1 : end].addmm_(error, factor[None, j, j + 1 : end], alpha=-1)
+        W[:, end:].addmm_(errors, factor[start:end, end:], alpha=-1)
+    back = torch.empty_like(order)
+    back[order] = torch.arange(K, device=order.device)
+    return u[:, back]
+
+
+def _refit(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
+    """The scales [N, G] of least error for the integers u [N, K]."""
+    N, K = W.shape
+    size, G = grid.size, K // grid.size
+    V = grid.levels(u)
+    A = torch.empty(N, G, G, device=W.device)
+    for g in range(G):
+        columns = slice(g * size, (g + 1) * size)
+        A[:, g] = ((V[:, columns] @ H[columns]) * V).view(N, G, size).sum(-1)
+    b = ((W @ H) * V).view(N, G, size).sum(-1)
+    diagonal = A.diagonal(dim1=1, dim2=2)
+    used = diagonal > 0
+    diagonal.add_(torch.where(used, 1e-6 * diagonal, torch.ones_like(diagonal)))
+    scales = torch.linalg.solve(A, b)
+    return to_half_precision(torch.where(used & scales.isfinite(), scales, grid.scales))
+
+
+def _descend(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
+    """One sweep over the columns: each integer the best one, the others being as they are."""
+    Q = grid.values(u)
+    R = (W - Q) @ H
+    u = u.clone()
+    K = W.shape[1]
+    for start in range(0, K, BLOCK):
+        end = min(start + BLOCK, K)
+        moved = torch.empty(len(W), end - start, device=W.device)
+        local = R[:, start:end].clone()
+        for j in range(start, end):
+            group = j // grid.size
+            best = grid.nearest(Q[:, j] + local[:, j - start] / H[j, j], group)
+            value = grid.value(best, group)
+            moved[:, j - start] = value - Q[:, j]
+            u[:, j] = best
+            local.addmm_(moved[:, j - start, None], H[None, j, start:end], alpha=-1)
+        R.addmm_(moved, H[start:end], alpha=-1)
+    return u

@@ -1,0 +1,138 @@
+"""The decoder a layer at a time over many windows of text, without caches.
+
+Shapes: B windows of T tokens, D model width, d head width; a layer's four linear layers, as they are
+packed, are `wqkv` (queries, keys and values), `wo`, `gate_up` and `down`.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exporter.config import ModelConfig
+from exporter.model import Block, rope_angles
+
+LINEARS = ("wqkv", "wo", "gate_up", "down")
+WINDOWS_AT_ONCE = 8
+# Weights and biases by the names in LINEARS.
+Known = dict[str, tuple[Tensor, Tensor | None]]
+
+
+def matrices(block: Block) -> dict[str, list[torch.nn.Linear]]:
+    """The modules whose rows, one after the other, are each packed matrix."""
+    attention, ffn = block.attention, block.feed_forward
+    return {
+        "wqkv": [attention.wq, attention.wk, attention.wv],
+        "wo": [attention.wo],
+        "gate_up": [ffn.w1, ffn.w3],
+        "down": [ffn.w2],
+    }
+
+
+def joined(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
+    """The layers' weights [N, K] and biases [N] as one."""
+    weight = torch.cat([layer.weight.detach() for layer in layers]).float()
+    if all(layer.bias is None for layer in layers):
+        return weight, None
+    biases = [torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+              for layer in layers]  # fmt: skip
+    return weight, torch.cat([bias.to(weight.device) for bias in biases]).float()
+
+
+class Rope:
+    """Rotary tables [T, d], half-split pairs, and the causal mask [T, T] of a sliding window."""
+
+    def __init__(self, config: ModelConfig, T: int, device: torch.device):
+        angles = rope_angles(config, T)
+        angles = torch.cat((angles, angles), dim=-1)
+        self.cos, self.sin = angles.cos().to(device), angles.sin().to(device)
+        self.mask = None
+        if config.sliding_window is not None and config.sliding_window < T:
+            positions = torch.arange(T, device=device)
+            distance = positions[:, None] - positions[None, :]
+            self.mask = (distance >= 0) & (distance < config.sliding_window)
+
+    def turn(self, x_BHTd: Tensor) -> Tensor:
+        half = x_BHTd.shape[-1] // 2
+        turned = torch.cat((-x_BHTd[..., half:], x_BHTd[..., :half]), dim=-1)
+        return x_BHTd * self.cos + turned * self.sin
+
+
+def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    return x_BTD * torch.rsqrt((x_BTD * x_BTD).mean(-1, keepdim=True) + eps) * weight_D
+
+
+def attention(qkv_BTN: Tensor, config: ModelConfig, rope: Rope) -> Tensor:
+    """Causal attention [B, T, heads d] of the joined queries, keys and values."""
+    B, T, _ = qkv_BTN.shape
+    H, K, d = config.n_heads, config.n_kv_heads, config.head_dim
+    q, k, v = qkv_BTN.view(B, T, H + 2 * K, d).transpose(1, 2).split((H, K, K), dim=1)
+    y = F.scaled_dot_product_attention(
+        rope.turn(q), rope.turn(k), v,
+        attn_mask=rope.mask, is_causal=rope.mask is None, enable_gqa=H != K,
+    )  # fmt: skip
+    return y.transpose(1, 2).reshape(B, T, H * d)
+
+
+def silu_mul(gate_up_BTN: Tensor) -> Tensor:
+    gate, up = gate_up_BTN.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+class Stream:
+    """Windows [B, T, D] on their way through one block after another, held for all of a text at once.
+
+    `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS, and
+    `go_on(name)` moves past it with the weight and bias that `known[name]` holds by then: in the
+    order of LINEARS, each once.
+    """
+
+    def __init__(self, x_BTD: Tensor, config: ModelConfig, rope: Rope):
+        self.x, self.config, self.rope = x_BTD, config, rope
+
+    def enter(self, block: Block, known: Known) -> None:
+        self.block, self.known = block, known
+        self.y: Tensor | None = None  # attention's output, between wqkv and wo
+
+    def input(self, name: str, windows: slice) -> Tensor:
+        eps = self.config.norm_eps
+        if name == "wqkv":
+            return rms_norm(self.x[windows], self.block.attention_norm.weight, eps)
+        if name == "wo":
+            return self.y[windows]
+        normed = rms_norm(self.x[windows], self.block.ffn_norm.weight, eps)
+        return normed if name == "gate_up" else silu_mul(F.linear(normed, *self.known["gate_up"]))
+
+    def go_on(self, name: str) -> None:
+        if name == "gate_up":
+            return  # its output is made again, a part at a time, where `down` reads it
+        if name == "wqkv":
+            H = self.config.n_heads * self.config.head_dim
+            self.y = torch.empty(*self.x.shape[:2], H)
+        for windows in parts(len(self.x)):
+            result = F.linear(self.input(name, windows), *self.known[name])
+            if name == "wqkv":
+                self.y[windows] = attention(result, self.config, self.rope)
+            else:
+                self.x[windows] += result
+        if name == "wo":
+            self.y = None
+
+
+def float_weights(block: Block) -> Known:
+    return {name: joined(layers) for name, layers in matrices(block).items()}
+
+
+def parts(windows: int) -> Iterator[slice]:
+    for start in range(0, windows, WINDOWS_AT_ONCE):
+        yield slice(start, min(start + WINDOWS_AT_ONCE, windows))
+
+
+def run_block(block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, rope: Rope) -> Tensor:
+    """The block's output [B, T, D] with the weights `known`; `x_BTD` stays as it is."""
+    stream = Stream(x_BTD.clone(), config, rope)
+    stream.enter(block, known)
+    for name in LINEARS:
+        stream.go_on(name)
+    return stream.x

@@ -1,0 +1,180 @@
+"""Changes of the float weights that keep the model's function and make it easier to quantize.
+
+- `rotate`: the residual stream turned by a random orthogonal matrix, and each head's values by one of
+  their own, folded into the neighbouring weights (QuaRot, arXiv 2404.00456, and SpinQuant,
+  2405.16406: their offline part). Norms' weights are folded first.
+- `smoothquant` (arXiv 2211.10438) and `awq` (2306.00978): inputs of a matrix divided by a factor each,
+  its columns multiplied, folded into the weights that make those inputs.
+- `retie`: where the output layer is the embedding times a small matrix, as in a rotated copy of a
+  tied model, one table and that matrix take the place of two tables.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from exporter.config import ModelConfig
+from exporter.model import Block, Transformer
+
+ROTATION_SEED = 2404
+RETIE_TOLERANCE = 1e-4  # relative Frobenius norm of what the small matrix leaves
+SMOOTHQUANT_ALPHA = 0.5
+AWQ_ALPHAS = tuple(i / 8 for i in range(8))
+
+
+def random_orthogonal(size: int, seed: int) -> Tensor:
+    """An orthogonal matrix float64 [size, size], the same for a seed: QR of Gaussian numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    return q * r.diagonal().sign()
+
+
+def residual_rotation(config: ModelConfig) -> Tensor:
+    """The matrix R float64 [D, D] of `rotate`: its residual stream is x R."""
+    return random_orthogonal(config.dim, ROTATION_SEED)
+
+
+def rotate_ends(model: Transformer) -> None:
+    """Rotate the embedding and the output layer. A tied output stays tied: what was the last norm's
+    weight becomes the matrix `head` before it."""
+    rotation = residual_rotation(model.config)
+    gain = model.norm.weight.detach().double()
+    tied = model.output.weight is model.tok_embeddings.weight
+    table = _parameter(model.tok_embeddings.weight.double() @ rotation)
+    if tied:
+        before = torch.eye(len(gain)).double() if model.head is None else model.head.weight.double()
+        _set_head(model, rotation.T @ (before * gain) @ rotation)
+        model.tok_embeddings.weight = model.output.weight = table
+    else:
+        model.tok_embeddings.weight = table
+        model.output.weight = _parameter((model.output.weight.double() * gain) @ rotation)
+    model.norm.weight = _parameter(torch.ones_like(gain))
+
+
+def rotate_block(block: Block, config: ModelConfig, number: int) -> None:
+    """Fold the norms into the matrices after them and rotate residual stream and values."""
+    rotation, d = residual_rotation(config), config.head_dim
+    attention, ffn = block.attention, block.feed_forward
+    for norm, layers in (
+        (block.attention_norm, (attention.wq, attention.wk, attention.wv)),
+        (block.ffn_norm, (ffn.w1, ffn.w3)),
+    ):
+        gain = norm.weight.detach().double()
+        for layer in layers:
+            layer.weight = _parameter((layer.weight.double() * gain) @ rotation)
+        norm.weight = _parameter(torch.ones_like(gain))
+    for layer in (attention.wo, ffn.w2):
+        layer.weight = _parameter(rotation.T @ layer.weight.double())
+        if layer.bias is not None:
+            layer.bias = _parameter(rotation.T @ layer.bias.double())
+    group = config.n_heads // config.n_kv_heads
+    turns = [random_orthogonal(d, ROTATION_SEED + 1 + number * config.n_kv_heads + k)
+             for k in range(config.n_kv_heads)]  # fmt: skip
+    of_values = torch.block_diag(*turns)
+    of_heads = torch.block_diag(*(turn for turn in turns for _ in range(group)))
+    attention.wv.weight = _parameter(of_values.T @ attention.wv.weight.double())
+    if attention.wv.bias is not None:
+        attention.wv.bias = _parameter(of_values.T @ attention.wv.bias.double())
+    attention.wo.weight = _parameter(attention.wo.weight.double() @ of_heads)
+
+
+def retie(model: Transformer) -> float | None:
+    """Store the output layer as the embedding and a matrix `head`, where that is exact.
+
+    Returns the relative error, or None for a tied model. Raises ValueError when the output layer is
+    something else.
+    """
+    if model.output.weight is model.tok_embeddings.weight:
+        return None
+    table, output = model.tok_embeddings.weight.detach(), model.output.weight.detach()
+    D = table.shape[1]
+    squares, products = (torch.zeros(D, D, dtype=torch.float64) for _ in range(2))
+    for rows, targets in zip(table.split(8192), output.split(8192), strict=True):
+        squares += rows.double().T @ rows.double()
+        products += rows.double().T @ targets.double()
+    matrix = torch.linalg.solve(squares, products)
+    parts = zip(table.split(8192), output.split(8192), strict=True)
+    left = sum(float((a.double() @ matrix - b).square().sum()) for a, b in parts)
+    error = (left / float(output.double().square().sum())) ** 0.5
+    if not error < RETIE_TOLERANCE:
+        raise ValueError(
+            f'method "retie": this model\'s output layer is not its embedding times a matrix '
+            f'(relative error {error:.2g}); leave "retie" out'
+        )
+    _set_head(model, matrix)
+    model.output.weight = model.tok_embeddings.weight
+    return error
+
+
+def _set_head(model: Transformer, weight: Tensor) -> None:
+    """The logits of x become those of x weight^T."""
+    model.head = nn.Linear(len(weight), len(weight), bias=False, device="meta")
+    model.head.weight = _parameter(weight)
+
+
+Factors = Callable[[str, Tensor], Tensor]
+
+
+def smooth_block(block: Block, config: ModelConfig, factors: Factors) -> None:
+    """Divide the inputs of each packed matrix by `factors(name, weight [N, K])` float32 [K] and multiply
+    its columns; the values' factors are one for all heads that read them."""
+    attention, ffn = block.attention, block.feed_forward
+    qkv = [attention.wq, attention.wk, attention.wv]
+    s = factors("wqkv", torch.cat([layer.weight for layer in qkv]))
+    _scale_columns(qkv, s)
+    block.attention_norm.weight = _parameter(block.attention_norm.weight / s)
+
+    K, group, d = config.n_kv_heads, config.n_heads // config.n_kv_heads, config.head_dim
+    s = factors("wo", attention.wo.weight).view(K, group, d).log().mean(1).exp()
+    _scale_columns([attention.wo], s[:, None].expand(K, group, d).reshape(-1))
+    _scale_rows(attention.wv, 1 / s.reshape(-1))
+
+    s = factors("gate_up", torch.cat([ffn.w1.weight, ffn.w3.weight]))
+    _scale_columns([ffn.w1, ffn.w3], s)
+    block.ffn_norm.weight = _parameter(block.ffn_norm.weight / s)
+
+    s = factors("down", ffn.w2.weight)
+    _scale_columns([ffn.w2], s)
+    _scale_rows(ffn.w3, 1 / s)
+
+
+def smoothquant_factors(largest: Tensor, weight: Tensor) -> Tensor:
+    """max |x|^a / max |w|^(1 - a) [K] for the inputs' largest magnitudes [K]."""
+    alpha = SMOOTHQUANT_ALPHA
+    s = largest.clamp(min=1e-5) ** alpha / weight.abs().amax(0).clamp(min=1e-5) ** (1 - alpha)
+    return _centred(s)
+
+
+def awq_factors(
+    mean: Tensor, weight: Tensor, hessian: Tensor, rounded: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """The power of the inputs' mean magnitudes [K] whose factors lose least at the outputs, when
+    `rounded` [N, K] → [N, K] rounds the scaled weight and the inputs' second moment is `hessian`."""
+    best, least = torch.ones_like(mean), None
+    for alpha in AWQ_ALPHAS:
+        s = _centred(mean.clamp(min=1e-5) ** alpha)
+        difference = rounded(weight * s) / s - weight
+        error = float(((difference @ hessian) * difference).sum())
+        if least is None or error < least:
+            best, least = s, error
+    return best
+
+
+def _centred(s: Tensor) -> Tensor:
+    return s / s.log().mean().exp()
+
+
+def _scale_columns(layers: list[nn.Linear], s: Tensor) -> None:
+    for layer in layers:
+        layer.weight = _parameter(layer.weight * s)
+
+
+def _scale_rows(layer: nn.Linear, s: Tensor) -> None:
+    layer.weight = _parameter(layer.weight * s[:, None])
+    if layer.bias is not None:
+        layer.bias = _parameter(layer.bias * s)
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.float().contiguous(), requires_grad=False)

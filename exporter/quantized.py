@@ -1,0 +1,159 @@
+"""The decoder packed by a recipe: its method's transforms and rounding, and the fit to a budget."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from exporter import __version__
+from exporter.lowbit_model import LowbitTransformer, PackOptions, shares_table
+from exporter.methods import parse_method
+from exporter.model import Transformer
+from exporter.progress import note, stage
+from exporter.recipe import Recipe
+
+if TYPE_CHECKING:
+    from exporter.prepare import ModelRequest
+    from exporter.quality.calibration import Calibration
+    from exporter.quality.checkpointing import Work
+    from exporter.tokenizer import Tokenizer
+
+# Of a file beyond the packed matrices, the tokenizer, the rotary tables and the norms.
+PROGRAM_BYTES = 350_000
+FIT_ATTEMPTS = 3
+FIT_MARGIN = 1.05
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is packed: `load` reads the float model anew."""
+
+    request: "ModelRequest"
+    tokenizer: "Tokenizer"
+    checkpoint_digest: str
+    tokenizer_bytes: int
+    load: Callable[[], Transformer]
+    dtype: torch.dtype
+    cache_dtype: torch.dtype
+
+
+Packed = tuple[LowbitTransformer, Recipe, "Work | None", dict]
+
+
+def packed(job: Job) -> Packed:
+    """The packed decoder, the recipe that it has, its calibration's folder, and a fit's report.
+
+    Raises ValueError where the model does not allow the recipe or the budget.
+    """
+    recipe = job.request.recipe
+    model = job.load()
+    linear = recipe.linear
+    if job.request.fit is None and (linear is None or parse_method(linear.method).is_plain()):
+        return _pack(job, model, recipe, {}), recipe, None, {}
+    calibration = _calibration(job, model)
+    with stage(f'changing the weights by "{linear.method}"'):
+        from exporter.quality.calibrated import transform
+
+        transform(model, linear, note)
+    if job.request.fit is not None:
+        return _fitted(job, model, calibration)
+    found, work = _by_method(job, model, recipe, calibration)
+    return _pack(job, model, recipe, found), recipe, work, {}
+
+
+def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:
+    with stage("packing the weights"):
+        options = PackOptions(recipe, job.dtype, found)
+        return LowbitTransformer(model, options, job.cache_dtype, note)
+
+
+def _calibration(job: Job, model: Transformer) -> "Calibration | None":
+    """The text that the method looks at, of the float model as it is."""
+    request = job.request
+    if request.fit is None and not parse_method(request.recipe.linear.method).needs_calibration():
+        return None
+    from exporter.quality import calibration
+
+    with stage("reading the calibration text"):
+        if request.calibrate is not None:
+            found = calibration.from_file(request.calibrate, job.tokenizer, model.max_seq_length)
+        else:
+            note("  no --calibrate FILE: calibrating with text that the model writes")
+            found = calibration.sampled(model, job.tokenizer, model.max_seq_length)
+        note(f"  {found.tokens.numel()} tokens, in windows of {found.tokens.shape[1]}")
+    return found
+
+
+def _by_method(
+    job: Job, model: Transformer, recipe: Recipe, calibration: "Calibration | None"
+) -> tuple[dict, "Work"]:
+    """The matrices that the recipe's method rounds, and where its unfinished work is kept."""
+    from exporter.quality.calibrated import apply_method
+    from exporter.quality.checkpointing import Work
+
+    text = "" if calibration is None else calibration.digest
+    key = f"{job.checkpoint_digest} {recipe.to_json()} {text} {__version__}"
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    work = Work(job.request.work_folder / f".calibration-{digest[:16]}")
+    tokens = None if calibration is None else calibration.tokens
+    with stage(f'quantizing by "{recipe.linear.method}"'):
+        return apply_method(model, recipe.linear, recipe.embedding, tokens, work, note), work
+
+
+def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:
+    """Measure sensitivities, choose formats, quantize, and measure what came out; where a KL was
+    asked for and missed, once more with the prediction corrected."""
+    from exporter.quality.budget import parse_budget
+    from exporter.quality.calibrated import transform
+    from exporter.quality.fit import fit, recipe_of, report_of
+    from exporter.quality.measured import Expected
+    from exporter.quality.sensitivity import sensitivities
+
+    budget, base = parse_budget(job.request.fit), job.request.recipe
+    original = job.load()
+    weights = sum(p.numel() for p in {id(p): p for p in original.parameters()}.values())
+    with stage("the float model's answers"):
+        expected = Expected(original, calibration)
+    del original
+    # Any format of both does: whether there is one table is the model's affair.
+    shared = model.output.weight is model.tok_embeddings.weight
+    with stage("measuring sensitivity"):
+        units = sensitivities(model, base.linear, shared, calibration.tokens, note)
+    most = budget.most_bytes(weights)
+    fixed = job.tokenizer_bytes + PROGRAM_BYTES + _float_bytes(model)
+    factor = 1.0
+    for attempt in range(FIT_ATTEMPTS):
+        found = fit(
+            units,
+            None if most is None else most - fixed,
+            None if budget.kl is None else budget.kl / factor,
+        )
+        recipe = recipe_of(found, base, shared)
+        quantized, work = _by_method(job, model, recipe, calibration)
+        lowbit = _pack(job, model, recipe, quantized)
+        with stage("measuring"):
+            measured = expected.kl_of(lowbit)
+        report = {**report_of(found, budget, weights), "predicted_kl": found.kl * factor,
+                  "measured_kl": measured}  # fmt: skip
+        note(f"  KL predicted {report['predicted_kl']:.4f}, measured {measured:.4f} nats")
+        if budget.kl is None or measured <= budget.kl:
+            return lowbit, recipe, work, report
+        work.remove()
+        factor *= FIT_MARGIN * measured / report["predicted_kl"]
+        if attempt + 1 < FIT_ATTEMPTS:
+            note(f"  {budget.text} is missed: fitting again")
+            model = job.load()
+            transform(model, base.linear, note)
+    raise ValueError(
+        f"--fit {budget.text}: the nearest try has a KL of {measured:.4f} nats; give a larger one"
+    )
+
+
+def _float_bytes(model: Transformer) -> int:
+    """Of the norms, the rotary tables and the small matrix before the output."""
+    config = model.config
+    norms = (2 * config.n_layers + 1) * config.dim * 4
+    rope = model.max_seq_length * config.head_dim * 4
+    return norms + rope + (0 if model.head is None else model.head.weight.numel() * 9 // 8)
