@@ -93,10 +93,8 @@ def _by_method(
     from exporter.quality.calibrated import apply_method
     from exporter.quality.checkpointing import Work
 
-    text = "" if calibration is None else calibration.digest
-    key = f"{job.checkpoint_digest} {recipe.to_json()} {text} {__version__}"
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    work = Work(job.request.work_folder / f".calibration-{digest[:16]}")
+    digest = _digest(job, recipe.to_json(), calibration)
+    work = Work(job.request.work_folder / f".calibration-{digest}")
     tokens = None if calibration is None else calibration.tokens
     with stage(f'quantizing by "{recipe.linear.method}"'):
         return apply_method(model, recipe.linear, recipe.embedding, tokens, work, note), work
@@ -109,7 +107,6 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:
     from exporter.quality.calibrated import transform
     from exporter.quality.fit import fit, recipe_of, report_of
     from exporter.quality.measured import Expected
-    from exporter.quality.sensitivity import sensitivities
 
     budget, base = parse_budget(job.request.fit), job.request.recipe
     original = job.load()
@@ -119,8 +116,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:
     del original
     # Any format of both does: whether there is one table is the model's affair.
     shared = model.output.weight is model.tok_embeddings.weight
-    with stage("measuring sensitivity"):
-        units = sensitivities(model, base.linear, shared, calibration.tokens, note)
+    units = _sensitivities(job, model, shared, calibration)
     most = budget.most_bytes(weights)
     fixed = job.tokenizer_bytes + PROGRAM_BYTES + _float_bytes(model)
     factor = 1.0
@@ -149,6 +145,29 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:
     raise ValueError(
         f"--fit {budget.text}: the nearest try has a KL of {measured:.4f} nats; give a larger one"
     )
+
+
+def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Calibration"):
+    """Measured, or as an earlier fit of the same model, method and text measured them."""
+    from exporter.quality.sensitivity import read_units, sensitivities, write_units
+
+    linear = job.request.recipe.linear
+    path = job.request.work_folder / f".sensitivity-{_digest(job, linear.method, calibration)}.json"
+    units = read_units(path)
+    if units is not None:
+        note(f"sensitivities as {path} has them")
+        return units
+    with stage("measuring sensitivity"):
+        units = sensitivities(model, linear, shared, calibration.tokens, note)
+    write_units(path, units)
+    return units
+
+
+def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
+    """Names work on one checkpoint, `what`, one text and one version of ours."""
+    text = "" if calibration is None else calibration.digest
+    key = f"{job.checkpoint_digest} {what} {text} {__version__}"
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def _float_bytes(model: Transformer) -> int:

@@ -42,8 +42,15 @@ def gptq(
 ) -> QuantizedWeight:
     """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
 
-    Zeros are none or integer. Raises SingularHessian when values are not finite.
+    Zeros are none or integer. Raises SingularHessian when the second moment has values that are not
+    finite, and ValueError when the weight has.
     """
+    broken = torch.nonzero(~weight.isfinite().all(1))
+    if len(broken):
+        raise ValueError(
+            f"the weight's row {int(broken[0])} has values that are not finite; "
+            "the checkpoint is damaged: fetch it again"
+        )
     K = weight.shape[1]
     padded = -(-K // form.group_size) * form.group_size
     H = _damped(hessian, options.damping, padded)
@@ -74,7 +81,10 @@ def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
     K = hessian.shape[0]
     mean = hessian.diagonal().mean()
     if not torch.isfinite(mean):
-        raise SingularHessian("a layer's inputs have values that are not finite")
+        raise SingularHessian(
+            "a layer's inputs have values that are not finite; "
+            "the checkpoint is damaged: fetch it again"
+        )
     H = torch.zeros(padded, padded, device=hessian.device)
     H[:K, :K] = hessian
     # Columns that are never used, padding among them, cost nothing; they only must not be singular.

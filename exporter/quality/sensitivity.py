@@ -5,14 +5,17 @@ squared error of the matrix's outputs, tr(D H D^T), which is measured at each: K
 changes of the logits, and those are linear in small changes of one matrix's outputs.
 """
 
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exporter.artifact import written_whole
 from exporter.divergence import divergence, log_probabilities
 from exporter.lowbit_weights import dequantize, quantize_linear, weight_format
 from exporter.model import Transformer
@@ -51,6 +54,22 @@ class Choice:
 class Unit:
     name: str
     choices: tuple[Choice, ...]
+
+
+def read_units(path: Path) -> list[Unit] | None:
+    """What `write_units` wrote; None where there is nothing that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [Unit(name, tuple(Choice(*c) for c in choices)) for name, choices in found.items()]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def write_units(path: Path, units: list[Unit]) -> None:
+    """As JSON, whole or not at all."""
+    content = {unit.name: [astuple(choice) for choice in unit.choices] for unit in units}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content), encoding="utf-8")
 
 
 def scheme_of(base: LinearScheme, bits: int, group_size: int) -> LinearScheme:
