@@ -211,3 +211,69 @@ def test_scripts_start_as_files(script: str, tmp_path: Path):
     command = [sys.executable, ROOT / "scripts" / f"{script}.py", "--help"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith("usage:") and not done.stderr
+
+
+DEMO_PYTHON = """
+    #!/bin/sh
+    # In place of `python -m exporter`: writes an artifact, or says what the file `verdict` holds.
+    echo "$3" >> calls
+    if [ "$3" = verify ]; then
+      cat verdict
+      grep -q "^verified" verdict
+    else
+      date > smollm2.pte
+    fi
+"""
+
+
+@pytest.fixture
+def demo(tmp_path: Path):
+    """Runs scripts/demo.sh in a folder of programs that answer at once: status, stdout, stderr, and
+    the exporter's calls of all runs so far."""
+    (tmp_path / "verdict").write_text("pass  a check\nverified: smollm2.pte: 17 checks passed\n")
+    for folder in ("scripts", "exporter", ".venv/bin", "cmake-out/python"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("demo.sh", "common.sh"):
+        (tmp_path / "scripts" / name).write_text((ROOT / "scripts" / name).read_text())
+    (tmp_path / "pyproject.toml").touch()
+    for name, body in (
+        ("scripts/demo.sh", None),
+        ("scripts/build_native.sh", "#!/bin/sh"),
+        ("cmake-out/et_run", "#!/bin/sh\necho The capital of France is Paris."),
+        (".venv/bin/python", textwrap.dedent(DEMO_PYTHON).lstrip()),
+    ):
+        if body is not None:
+            (tmp_path / name).write_text(body)
+        (tmp_path / name).chmod(0o755)
+
+    def run():
+        done = subprocess.run(
+            [tmp_path / "scripts" / "demo.sh"], capture_output=True, text=True, timeout=60
+        )
+        return done, (tmp_path / "calls").read_text().split()
+
+    return run
+
+
+def test_demo_ends_with_the_verdict(demo, tmp_path: Path):
+    text = ["The capital of France is Paris.", "verified: smollm2.pte: 17 checks passed"]
+    done, calls = demo()
+    assert done.returncode == 0 and done.stdout.splitlines() == text
+    assert calls == ["smollm2", "verify"]
+    done, calls = demo()
+    assert done.stdout.splitlines() == text and "nothing changed" in done.stderr
+    assert calls == ["smollm2", "verify"]
+    (tmp_path / "cmake-out" / "python" / "_et.so").write_text("built anew")
+    assert demo()[1] == ["smollm2", "verify", "verify"]
+    (tmp_path / "exporter" / "model.py").write_text("changed")
+    assert demo()[1] == ["smollm2", "verify", "verify", "smollm2", "verify"]
+
+
+def test_demo_fails_when_verify_does(demo, tmp_path: Path):
+    line = "NOT verified: layers.3.down: stored weights are 2.0 times as long"
+    (tmp_path / "verdict").write_text(f"FAIL  packed weights\n{line}\n")
+    for _ in range(2):  # not forgotten when it is run again
+        done, calls = demo()
+        assert done.returncode == 1 and line in done.stdout
+        assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert calls == ["smollm2", "verify", "verify"]
