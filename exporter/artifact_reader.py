@@ -3,7 +3,7 @@
 Neither torch nor ExecuTorch is imported. The file is mapped: a weight's bytes are a view, and what
 nobody looks at is not read. Weights have the same canonical names in every format, those of
 `lowbit_model.LowbitTransformer`: `table`, `layers.N.attention_norm`, `layers.N.wqkv`,
-`layers.N.wo`, `layers.N.ffn_norm`, `layers.N.gate_up`, `layers.N.down`, `norm`, `output`,
+`layers.N.wo`, `layers.N.ffn_norm`, `layers.N.gate_up`, `layers.N.down`, `norm`, `head`, `output`,
 `rope_cos`, `rope_sin`; a bias has `.bias` behind its layer's name.
 """
 
@@ -165,13 +165,14 @@ def stored(
 
 def is_linear(name: str) -> bool:
     """Whether it names a linear layer's weight, the output's among them."""
-    return name == "output" or name.rpartition(".")[2] in _LAYERS
+    return name in ("head", "output") or name.rpartition(".")[2] in _LAYERS
 
 
 def layer_name(index: int, layers: int) -> str:
-    """The linear layer that a program calls as number `index`, of a model of so many blocks."""
-    if index == len(_LAYERS) * layers:
-        return "output"
+    """The linear layer that a program with a head calls as number `index`, of a model of so many
+    blocks; without a head, `output` is the last."""
+    if index >= len(_LAYERS) * layers:
+        return ("head", "output")[index - len(_LAYERS) * layers]
     return f"layers.{index // len(_LAYERS)}.{_LAYERS[index % len(_LAYERS)]}"
 
 

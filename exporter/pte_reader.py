@@ -122,7 +122,7 @@ def _lowbit_names(forward: Plan, calls: list, metadata: dict[str, str]) -> dict[
     """Canonical names by value. Raises Damaged when the program is not a decoder of ours."""
     layers = number(metadata, "n_layers") or 0
     linear = sum(call.name in _LOWBIT_LINEAR for call in calls)
-    if linear != 4 * layers + 1:
+    if linear not in (4 * layers + 1, 4 * layers + 2):  # a matrix before a tied output is one more
         raise Damaged(f"its program has {linear} linear layers where {layers} blocks need "
                       f"{4 * layers + 1}")  # fmt: skip
     norms = (f"layers.{i // 2}.{('attention_norm', 'ffn_norm')[i % 2]}" for i in range(2 * layers))
@@ -137,8 +137,8 @@ def _lowbit_names(forward: Plan, calls: list, metadata: dict[str, str]) -> dict[
     for call in calls:
         arguments = call.arguments
         if call.name in _LOWBIT_LINEAR:
-            name = layer_name(done, layers)
             done += 1
+            name = "output" if done == linear else layer_name(done - 1, layers)
             add(arguments[1], name)
             bias = forward.tensor(arguments[2])
             if bias is not None:

@@ -296,12 +296,17 @@ def _said(scheme: Scheme) -> dict:
         options["method"] = scheme.method
     layers = getattr(scheme, "layers", ())
     if layers:
-        options["layers"] = {
-            pattern: {name: value for name, value in _said(other).items() if name != "method"}
-            for pattern, other in layers
-        }
+        options["layers"] = {pattern: _said_of_layer(other, scheme) for pattern, other in layers}
     known = support_of(scheme.key).options
     return {name: value for name, value in options.items() if name in known}
+
+
+def _said_of_layer(scheme: Scheme, around: Scheme) -> dict:
+    """The options that give `scheme` where those of `around` hold otherwise."""
+    options = {name: value for name, value in _said(scheme).items() if name != "method"}
+    if around.has_weight_zeros and not scheme.has_weight_zeros:
+        options["has_weight_zeros"] = False
+    return options
 
 
 def _no_others(key: str, options: dict, known: tuple[str, ...]) -> None:

@@ -150,7 +150,8 @@ class _Rebuilt:
         return self._back(self._linear(f"layers.{layer}.down", torch.ops.lowbit.silu_mul(gate_up)))
 
     def output(self, x_TD: Tensor) -> Tensor:
-        return self._linear("output", self._norm("norm", x_TD))
+        x_TD = self._norm("norm", x_TD)
+        return self._linear("output", self._linear("head", x_TD) if self._has("head") else x_TD)
 
     def _norm(self, name: str, x_TD: Tensor) -> Tensor:
         x_TD = x_TD if self._turn is None else x_TD @ self._turn

@@ -97,16 +97,16 @@ def _words(value: object) -> Iterator[str]:
 def weight_errors(
     artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig
 ) -> list[WeightError]:
-    """Of every packed weight. `state` is the checkpoint's, float32 by canonical names.
+    """Of every packed weight but a `head`, which no checkpoint has; with one, the output is the
+    embedding. `state` is the checkpoint's, float32 by canonical names.
 
     Raises ValueError for a weight of another shape than the checkpoint's.
     """
     compensated = "gptq" in artifact.metadata.get("quantization", "")
     factor = COMPENSATING_FACTOR if compensated else 1.0
-    found = [
-        _error(tensor, _original(tensor.name, state, config), factor)
-        for tensor in artifact.packed()
-    ]
+    weights = [tensor for tensor in artifact.packed() if tensor.name != "head"]
+    tied = config.tied_embeddings or len(weights) < len(artifact.packed())
+    found = [_error(tensor, _original(tensor.name, state, tied), factor) for tensor in weights]
     groups: dict[tuple[str, str], list[float]] = {}
     for one in found:
         groups.setdefault((one.name.rpartition(".")[2], one.format), []).append(one.error)
@@ -184,10 +184,10 @@ def _read_only(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _original(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
+def _original(name: str, state: Mapping[str, Tensor], tied: bool) -> Tensor:
     if name in ("output", "table"):
-        tied = config.tied_embeddings or name == "table"
-        return state["tok_embeddings.weight" if tied else "output.weight"].float()
+        own = name == "output" and not tied
+        return state["output.weight" if own else "tok_embeddings.weight"].float()
     layer, _, kind = name.rpartition(".")
     return torch.cat([state[f"{layer}.{part}.weight"].float() for part in _SOURCES[kind]])
 

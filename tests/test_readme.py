@@ -1,20 +1,27 @@
 """README's commands do what it says; the demo's own script is run by CI's fresh clone."""
 
+import importlib
 import shlex
 import subprocess
 
 import pytest
+from native import ROOT
 from readme import commands
 
 from exporter import cli
+from exporter.command_line import Parser
+from exporter.verbs import VERBS, export
 
-EXPORTS = [line for line in commands() if line.startswith("python -m exporter")]
+CALLS = [line for line in commands() if line.startswith("python -m exporter")]
+VERB_CALLS = [line for line in CALLS if line.split()[3] in VERBS]
+EXPORTS = [line for line in CALLS if line not in VERB_CALLS]
+QUICK = [line for line in VERB_CALLS if line.split()[3] in ("inspect", "bench")]
 RUNS = [line for line in commands() if "./cmake-out/" in line]
 
 
 def test_every_command_is_covered():
-    assert EXPORTS and RUNS
-    assert [line for line in commands() if line not in EXPORTS + RUNS] == [
+    assert EXPORTS and VERB_CALLS and QUICK and RUNS
+    assert [line for line in commands() if line not in CALLS + RUNS] == [
         "source .venv/bin/activate"
     ]
 
@@ -22,8 +29,30 @@ def test_every_command_is_covered():
 @pytest.mark.parametrize("command", EXPORTS)
 def test_exports_are_accepted(command):
     """Flags, recipe and outputs are read; the exports themselves are other tests' work."""
-    options = cli._parser().parse_args(shlex.split(command)[3:])
-    assert cli._request(options).outputs.paths()
+    parser = Parser()
+    export.configure(parser)
+    options = parser.parse_args(shlex.split(command)[3:])
+    assert export.request(options).outputs.paths()
+
+
+@pytest.mark.parametrize("command", VERB_CALLS)
+def test_verbs_take_their_flags(command):
+    name, *arguments = shlex.split(command)[3:]
+    parser = Parser()
+    importlib.import_module(f"exporter.verbs.{name}").configure(parser)
+    assert vars(parser.parse_args(arguments))
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_quick_verbs_run(command, artifacts, monkeypatch, capsys):
+    """On the unquantized model under the name of the README's."""
+    folder = artifacts[0].parent
+    if not (folder / "q.pte").exists():
+        (folder / "q.pte").symlink_to("a.pte")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert cli.main(shlex.split(command)[3:]) == 0
+    assert "smollm2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", RUNS)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporter import cli
+from exporter.command_line import Parser, UsageError
 from exporter.recipe import (
     RECIPE_FOLDER,
     Recipe,
@@ -28,8 +28,15 @@ from exporter.schemes import (
     LinearScheme,
     support_table,
 )
+from exporter.verbs import export
 
 SHORT = {"q8": 8, "q6": 6, "q5": 5, "q4": 4, "q3": 3, "q2": 2}
+
+
+def _parser() -> Parser:
+    parser = Parser()
+    export.configure(parser)
+    return parser
 
 
 def test_text_file_and_name_agree(tmp_path):
@@ -53,7 +60,7 @@ def test_short_recipes_ask_for_one_format(name):
     fields = (32, SHORT[name], SHORT[name] < 5, "rtn")
     assert linear == LinearScheme("linear:a8wx", *fields)
     assert embedding == EmbeddingScheme("embedding:wx", *fields)
-    assert name in ready_recipes() and name in cli._parser().format_help()
+    assert name in ready_recipes() and name in _parser().format_help()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +110,8 @@ def test_defaults():
         ('{"linear:a8wxdq": {"groupsize": "32"}}', "'32'"),
         ('{"linear:a8wxdq": {"has_weight_zeros": 1}}', "true or false, not 1"),
         ('{"linear:a8wxdq": {"method": "hqq"}}', '"method"'),
-        ('{"linear:a8wx": {"method": "gptq"}}', "rtn or hqq, not 'gptq'"),
+        ('{"linear:a8wx": {"method": "gptk"}}', 'no "gptk"'),
+        ('{"linear:a8wx": {"method": ["gptq"]}}', "['gptq']"),
         ('{"linear:a8wx": {"groupsize": 0}}', "groupwise"),
         ('{"linear:a8wx": {"groupsize": null}}', "None"),
         ('{"embedding": {}, "embedding:wx": {}}', "one embedding scheme"),
@@ -198,7 +206,7 @@ def test_a_scheme_that_keeps_nothing_is_said():
 
 class TestCommandLine:
     def request(self, *arguments):
-        return cli._request(cli._parser().parse_args(["smollm2", "--output-pte", *arguments]))
+        return export.request(_parser().parse_args(["smollm2", "--output-pte", *arguments])).model
 
     def test_delegate_and_cache(self):
         assert self.request().delegate == LOWBIT and self.request().cache_dtype is None
@@ -208,9 +216,9 @@ class TestCommandLine:
         assert self.request("--cache-dtype", "fp16").cache_dtype == "float16"
 
     def test_refusals(self):
-        with pytest.raises(cli.UsageError, match="int8 is for --delegate lowbit"):
+        with pytest.raises(UsageError, match="int8 is for --delegate lowbit"):
             self.request("--delegate", "stock", "--cache-dtype", "int8")
-        with pytest.raises(cli.UsageError, match="tpu"):
+        with pytest.raises(UsageError, match="tpu"):
             self.request("--delegate", "tpu")
 
 

@@ -113,16 +113,18 @@ class _Run:
 
     def all(self) -> dict[str, QuantizedWeight]:
         layers = self.model.layers
-        found, first, at = self.work.resume()
+        scaled = "awq" in self.method.transforms or "smoothquant" in self.method.transforms
+        found, first, at = self.work.resume(scaled)
         if first:
             self.report(f"going on at layer {first + 1} of {len(layers)}")
         quantized, exact = (Stream(x, self.config, self.rope) for x in at or self._embedded())
         start = time.monotonic()
         for i, block in enumerate(layers):
             if i < first:
-                self.work.scale_again(i, block, self.config)
+                if scaled:
+                    self.work.scale_again(i, block, self.config)
                 continue
-            if "awq" in self.method.transforms or "smoothquant" in self.method.transforms:
+            if scaled:
                 self._smooth(i, block, exact)
             made = self._layer(i, block, quantized, exact)
             found.update(made)

@@ -50,6 +50,8 @@ def from_file(path: Path, tokenizer: "Tokenizer", context: int) -> Calibration:
         ) from None
     except FileNotFoundError:
         raise FileNotFoundError(f"--calibrate {path}: no such file; give a text file") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"--calibrate {path}: it is a folder; give a text file") from None
     ids = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
     length = min(WINDOW, context)
     if len(ids) < length:
@@ -78,6 +80,7 @@ def sampled(model: Transformer, tokenizer: "Tokenizer", context: int) -> Calibra
     """Text that the float model writes by itself at temperature 1, from a fixed seed.
 
     Each window begins with the token that begins a text, or with one drawn from all.
+    Raises ValueError when the model computes values that are not finite.
     """
     length = min(SAMPLED_WINDOW, context)
     generator = torch.Generator().manual_seed(SEED)
@@ -93,6 +96,10 @@ def sampled(model: Transformer, tokenizer: "Tokenizer", context: int) -> Calibra
     tokens[:, 0] = first
     for t in range(1, length):
         probabilities = F.softmax(decoder.step(tokens[:, t - 1])[:, :vocabulary], dim=-1)
+        if not bool(probabilities.isfinite().all()):
+            raise ValueError(
+                "the model's logits are not finite; the checkpoint is damaged: fetch it again"
+            )
         tokens[:, t] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         if t % 32 == 0:
             note(f"  writing calibration text: token {t} of {length}")

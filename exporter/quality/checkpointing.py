@@ -28,16 +28,19 @@ class Work:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def resume(self) -> tuple[dict[str, QuantizedWeight], int, Streams | None]:
-        """The finished matrices, how many layers they are of, and the streams after them.
+    def resume(self, scaled: bool) -> tuple[dict[str, QuantizedWeight], int, Streams | None]:
+        """The finished matrices, how many layers they are of, and the streams after them. `scaled`:
+        layers have factors, too.
 
-        A folder that cannot be read counts as empty.
+        A folder of which anything cannot be read counts as empty.
         """
         try:
             done = int((self.folder / "done").read_text())
             found = {}
             for i in range(done):
                 found.update(_read_layer(self.folder / f"layer-{i}.safetensors"))
+                if scaled:
+                    load_file(self._factors(i))
             streams = load_file(self.folder / f"streams-{done}.safetensors")
             return found, done, (streams["quantized"], streams["float"])
         except (OSError, ValueError, KeyError, SafetensorError):
@@ -58,14 +61,15 @@ class Work:
     def keep_factors(self, layer: int, factors: dict[str, Tensor]) -> None:
         with disk_full_named(str(self.folder)):
             self.folder.mkdir(exist_ok=True)
-            save_file(factors, self.folder / f"factors-{layer}.safetensors")
+            save_file(factors, self._factors(layer))
 
     def scale_again(self, layer: int, block: Block, config: ModelConfig) -> None:
         """Scale a finished layer's block as it was scaled."""
-        path = self.folder / f"factors-{layer}.safetensors"
-        if path.is_file():
-            factors = load_file(path)
-            smooth_block(block, config, lambda name, _: factors[name])
+        factors = load_file(self._factors(layer))
+        smooth_block(block, config, lambda name, _: factors[name])
+
+    def _factors(self, layer: int) -> Path:
+        return self.folder / f"factors-{layer}.safetensors"
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -78,17 +82,14 @@ def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:
         tensors[f"{name}:values"], tensors[f"{name}:scales"] = q.values, q.scales
         if q.zeros is not None:
             tensors[f"{name}:zeros"] = q.zeros
-    if tensors:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=forms)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=forms or None)
 
 
 def _read_layer(path: Path) -> dict[str, QuantizedWeight]:
     from safetensors import safe_open
 
-    if not path.is_file():
-        return {}
     with safe_open(path, framework="pt") as file:
-        forms = file.metadata()
+        forms = file.metadata() or {}
         names = set(file.keys())
         return {
             name: QuantizedWeight(
