@@ -14,12 +14,16 @@ SUMMARY = "tokens a second, peak memory and bandwidth of artifacts"
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("artifacts", metavar="ARTIFACT", type=Path, nargs="+", help=".pte, .pt2 or .so")
-    add("-p", "--n-prompt", metavar="N", type=not_negative_list, default=[512], help="default: 512")
-    add("-n", "--n-gen", metavar="N", type=not_negative_list, default=[128], help="default: 128")
-    add("-d", "--n-depth", metavar="N", type=not_negative_list, default=[0], help="default: 0")
+    add("-p", "--n-prompt", metavar="N", type=not_negative_list, default=[512],
+        help="tokens of a prompt (default: 512)")  # fmt: skip
+    add("-n", "--n-gen", metavar="N", type=not_negative_list, default=[128],
+        help="tokens decoded (default: 128)")  # fmt: skip
+    add("-d", "--n-depth", metavar="N", type=not_negative_list, default=[0],
+        help="tokens in the cache before (default: 0)")  # fmt: skip
     add("-t", "--threads", metavar="N", type=positive_list, default=[0],
-        help="default: one for each core")  # fmt: skip
-    add("-r", "--repetitions", metavar="N", type=positive, default=5, help="default: 5")
+        help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
+    add("-r", "--repetitions", metavar="N", type=positive, default=5,
+        help="times each test is run (default: 5)")  # fmt: skip
     add("-o", "--output", choices=("md", "csv", "json"), default="md", help="default: md")
 
 

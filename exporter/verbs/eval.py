@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--stride", type=positive, metavar="N",
         help="slide the window by N tokens and score its last N: every token once")  # fmt: skip
     add("--windows", type=positive, metavar="N", help="only the first N windows")
-    add("--threads", type=positive, metavar="N", help="default: one for each core")
+    add("--threads", type=positive, metavar="N",
+        help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--reference", metavar="MODEL",
         help="also compare with this checkpoint in float32: KL, top-1 agreement")  # fmt: skip
     add("--tasks", metavar="NAMES", help="tasks of lm-eval, with commas between")

@@ -11,7 +11,7 @@ from exporter.pipeline import Outputs, Request
 from exporter.pipeline import run as run_export
 from exporter.targets import RUNTIMES, TARGETS, find_targets
 
-SUMMARY = "export MODEL: the same as without a verb"
+SUMMARY = "a MODEL to artifacts; the same as without a verb"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from exporter.progress import note, stage
 if TYPE_CHECKING:
     from exporter._runner import Model
 
-SUMMARY = "generate ARTIFACT|MODEL --prompt TEXT: text, by the native runner or before an export"
+SUMMARY = "text after a prompt, by an ARTIFACT or by a MODEL before its export"
 SUFFIXES = (".pte", ".pt2", ".so")
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 
@@ -26,14 +26,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--system", metavar="TEXT", help="the system message, with --chat")
     add("--max-new-tokens", type=positive, metavar="N",
         help="most tokens to generate (default: to a stop token or the context's end)")  # fmt: skip
-    add("--temperature", type=_number(0, 100), metavar="X", help="0: greedy")
-    add("--top-p", type=_number(0, 1), metavar="X")
-    add("--top-k", type=not_negative, metavar="N", help="0: all")
-    add("--min-p", type=_number(0, 1), metavar="X")
+    add("--temperature", type=_number(0, 100), metavar="X",
+        help="0: greedy (default: the model's own, else 0.8)")  # fmt: skip
+    add("--top-p", type=_number(0, 1), metavar="X",
+        help="the likeliest tokens that have so much probability together")  # fmt: skip
+    add("--top-k", type=not_negative, metavar="N", help="the N likeliest tokens; 0: all")
+    add("--min-p", type=_number(0, 1), metavar="X",
+        help="tokens with so much of the likeliest one's probability")  # fmt: skip
     add("--seed", type=not_negative, metavar="N",
         help="of the first sample; each further one has the next (default: random)")  # fmt: skip
     add("--num-samples", type=positive, default=1, metavar="N", help="continuations to write")
-    add("--threads", type=positive, metavar="N", help="default: this machine's cores")
+    add("--threads", type=positive, metavar="N",
+        help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--stats", action="store_true", help="what ran and how fast, on stderr")
     add("--compile", action="store_true", help="MODEL: compile the forward of one token")
     add("--compile-prefill", action="store_true",

@@ -24,8 +24,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", type=Path, metavar="PATH", help="where the checkpoint has none beside it")
     add("--prompts", type=Path, metavar="FILE", help="UTF-8 text to read instead of the built-in")
     add("--positions", type=positive, default=DEFAULT_POSITIONS, metavar="N",
-        help="most positions to compare (default: 384)")  # fmt: skip
-    add("--threads", type=positive, default=0, metavar="N", help="default: one for each core")
+        help="most positions to compare (default: 384, which the limits are made for: far fewer "
+             "are mostly beginnings, where quantized models are at their worst)")  # fmt: skip
+    add("--threads", type=positive, default=0, metavar="N",
+        help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--trace", action="store_true",
         help="the error that each block adds (done by itself when a limit is missed)")  # fmt: skip
     add("--report", type=Path, action="append", default=[], metavar="PATH",
