@@ -142,6 +142,9 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
             getattr(torch, dtype), getattr(torch, request.cache_dtype or _cache_dtype(recipe, dtype)),
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
+        if work is not None and not backends:  # nothing is written that could fail yet
+            work.remove()
+            work = None
     else:
         model = load()
         if recipe.is_quantized():

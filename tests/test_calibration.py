@@ -235,6 +235,13 @@ class TestExports:
         resumed, whole = (read_artifact(tmp_path / f"{n}.pte") for n in ("resumed", "m"))
         assert [bytes(t.data) for t in resumed.weights] == [bytes(t.data) for t in whole.weights]
 
+    def test_a_model_that_is_only_run_leaves_nothing(self, folder, tmp_path, monkeypatch, capfd):
+        monkeypatch.chdir(tmp_path)
+        words = ["generate", folder, "--quantize", recipe("gptq", 4).to_json(), "--prompt", "Once",
+                 "--max-seq-length", CONTEXT, "--max-new-tokens", 3, "--temperature", 0]  # fmt: skip
+        assert cli.main([str(word) for word in words]) == 0
+        assert capfd.readouterr().out.startswith("Once") and not list(tmp_path.glob(".cal*"))
+
     def test_a_checkpoint_with_numbers_that_are_none(
         self, folder, prose, tmp_path, monkeypatch, capsys
     ):

@@ -116,6 +116,15 @@ class TestTransforms:
         assert_same(logits(model, tiny.prompt(LENGTH)), expected)
         assert retie(model) is None  # it has one table
 
+    def test_a_head_before_a_norm_that_is_not_one_is_rotated(self, tmp_path):
+        model = make(tmp_path / "m", "llama3")
+        matrix = torch.randn(64, 64, generator=torch.Generator().manual_seed(1)) / 8
+        model.output.weight = torch.nn.Parameter(model.tok_embeddings.weight @ matrix, False)
+        expected = logits(model, tiny.prompt(LENGTH))
+        assert retie(model) < 1e-5 and (model.head.weight - matrix).abs().max() < 1e-4
+        rotate(model)
+        assert_same(logits(model, tiny.prompt(LENGTH)), expected)
+
     def test_what_cannot_be_tied_is_refused(self, tmp_path):
         model = make(tmp_path / "m", "llama3")
         before = logits(model, tiny.prompt(LENGTH))
