@@ -134,7 +134,7 @@ def _quantize(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
                 if zeros is not None:
                     zeros[rows] = zero
 
-    with _one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
+    with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, [_quantizer(algorithm, form) for _ in range(workers)]))
     broken = torch.nonzero(~scales.isfinite().all(1))
     if len(broken):
@@ -210,7 +210,7 @@ def _row_ranges(rows: int, columns: int) -> Iterator[slice]:
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[int]:
+def one_torch_thread() -> Iterator[int]:
     """Operators run on their caller's thread alone; yields the number that they had.
 
     Threads of ours then share rows out: torch's spin at the end of each of thousands of short

@@ -34,7 +34,7 @@ from exporter.quality.layerwise import (
     Stream,
     float_weights,
     matrices,
-    parts,
+    over_parts,
     rms_norm,
 )
 from exporter.quality.transforms import (
@@ -169,14 +169,20 @@ class _Run:
         return made
 
     def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
-        hessian = cross = mean = largest = 0
-        for windows in parts(len(self.tokens)):
+        def work(windows: slice) -> tuple[Tensor, ...]:
             q, x = (s.input(name, windows).flatten(0, 1) for s in (quantized, exact))
-            with rounded_products():
-                hessian = hessian + q.t() @ q
-                cross = cross + x.t() @ q
-            mean = mean + x.abs().sum(0)
-            largest = torch.maximum(x.abs().amax(0), torch.as_tensor(largest))
+            size = x.abs()
+            return q.t() @ q, x.t() @ q, size.sum(0), size.amax(0)
+
+        hessian = cross = mean = largest = None
+        with rounded_products():
+            for found in over_parts(work, len(self.tokens)):
+                if hessian is None:
+                    hessian, cross, mean, largest = found
+                    continue
+                for total, more in zip((hessian, cross, mean), found, strict=False):
+                    total += more
+                largest = torch.maximum(largest, found[3])
         count = self.tokens.numel()
         return Moments(hessian / count, cross / count, mean / count, largest)
 
@@ -210,13 +216,14 @@ class _Run:
         self.work.keep_factors(i, factors)
 
     def _output(self, quantized: Stream) -> QuantizedWeight:
-        model, hessian = self.model, 0
-        for windows in parts(len(self.tokens)):
+        model = self.model
+
+        def work(windows: slice) -> Tensor:
             h = rms_norm(quantized.x[windows], model.norm.weight, self.config.norm_eps).flatten(0, 1)
-            if model.head is not None:
-                h = F.linear(h, model.head.weight)
-            hessian = hessian + h.t() @ h
-        hessian = hessian / self.tokens.numel()
+            h = h if model.head is None else F.linear(h, model.head.weight)
+            return h.t() @ h
+
+        hessian = sum(over_parts(work, len(self.tokens))) / self.tokens.numel()
         if shares_table(model, self.linear, self.embedding):
             hessian.diagonal().add_(EMBEDDING_SHARE * hessian.diagonal().mean())
         self.report("calibrating: the output layer")

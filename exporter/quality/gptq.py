@@ -12,16 +12,18 @@ For inputs x the error of a layer is tr((W - Q) H (W - Q)^T) with H = E[x x^T]. 
 Steps 2 and 3 alternate; neither can raise the error before scales are rounded to float16.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.lowbit_search import to_half_precision
-from exporter.lowbit_weights import QuantizedWeight, WeightFormat, rounded
+from exporter.lowbit_weights import QuantizedWeight, WeightFormat, one_torch_thread, rounded
 
 BLOCK = 64  # columns whose errors are moved on together
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ def gptq(
 ) -> QuantizedWeight:
     """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
 
-    Zeros are none or integer. Raises SingularHessian when the second moment has values that are not
-    finite, and ValueError when the weight has.
+    Zeros are none or integer. Rows are independent; a few at a time are shared out to threads.
+    Raises SingularHessian when the second moment has values that are not finite, and ValueError when
+    the weight has.
     """
     broken = torch.nonzero(~weight.isfinite().all(1))
     if len(broken):
@@ -51,23 +54,25 @@ def gptq(
             f"the weight's row {int(broken[0])} has values that are not finite; "
             "the checkpoint is damaged: fetch it again"
         )
-    K = weight.shape[1]
+    N, K = weight.shape
     padded = -(-K // form.group_size) * form.group_size
     H = _damped(hessian, options.damping, padded)
     order, factor = _factor(H, options.act_order)
-    parts = []
-    for rows in weight.split(ROWS_AT_ONCE):
-        W = torch.zeros(len(rows), padded, device=weight.device)
-        W[:, :K] = rows
-        parts.append(_rows(W, H, order, factor, form, options))
-    values, scales, zeros = (torch.cat(part) for part in zip(*parts, strict=True))
-    found = QuantizedWeight(
-        form,
-        values[:, :K].to(torch.uint8),
-        scales,
-        None if form.zeros == "none" else zeros,
-    )
-    return rounded(found)
+    values = torch.empty(N, K, dtype=torch.uint8)
+    scales, zeros = (torch.empty(N, padded // form.group_size) for _ in range(2))
+
+    def work(rows: slice) -> None:
+        with torch.no_grad():
+            W = F.pad(weight[rows], (0, padded - K))
+            u, grid = _rows(W, H, order, factor, form, options)
+            values[rows] = u[:K].t().to(torch.uint8)
+            scales[rows], zeros[rows] = grid.scales.t(), grid.zeros.t()
+
+    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, N, ROWS_AT_ONCE)]
+    with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, parts))
+    kept = None if form.zeros == "none" else zeros
+    return rounded(QuantizedWeight(form, values, scales, kept))
 
 
 def output_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
@@ -85,7 +90,7 @@ def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
             "a layer's inputs have values that are not finite; "
             "the checkpoint is damaged: fetch it again"
         )
-    H = torch.zeros(padded, padded, device=hessian.device)
+    H = torch.zeros(padded, padded)
     H[:K, :K] = hessian
     # Columns that are never used, padding among them, cost nothing; they only must not be singular.
     H.diagonal().add_(torch.clamp(damping * mean, min=1e-12))
@@ -96,7 +101,6 @@ def _factor(H: Tensor, act_order: bool) -> tuple[Tensor, Tensor]:
     """The columns' order, and the upper Cholesky factor of the inverse in that order."""
     K = H.shape[0]
     order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(K)
-    order = order.to(H.device)
     ordered = H[order][:, order].double()
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
     return order, torch.linalg.cholesky(inverse, upper=True).float()
@@ -104,37 +108,43 @@ def _factor(H: Tensor, act_order: bool) -> tuple[Tensor, Tensor]:
 
 def _rows(
     W: Tensor, H: Tensor, order: Tensor, factor: Tensor, form: WeightFormat, options: GptqOptions
-) -> tuple[Tensor, Tensor, Tensor]:
-    grid = _Grid(*search_scales(W, H.diagonal(), form), form)
-    u = _gptq(W, order, factor, grid)
+) -> tuple[Tensor, "_Grid"]:
+    """The integers [K, n] of n rows [n, K], and their grid."""
+    scales, zeros = search_scales(W, H.diagonal(), form)
+    grid = _Grid(scales.t().contiguous(), zeros.t().contiguous(), form)
+    columns = W.t().contiguous()
+    u = _gptq(columns, order, factor, grid)
     for _ in range(options.rounds):
-        grid.scales = _refit(W, H, u, grid)
-        u = _descend(W, H, u, grid)
-    return u, grid.scales, grid.zeros
+        grid.scales = _refit(columns, H, u, grid)
+        u = _descend(columns, H, u, grid)
+    return u, grid
 
 
 class _Grid:
-    """The levels of N rows: scales and zeros [N, G], of groups of `size` columns."""
+    """The levels of n rows: scales and zeros [G, n], of groups of `size` columns.
+
+    Everything here lies by columns, [K, n]: a step takes one column of all rows.
+    """
 
     def __init__(self, scales: Tensor, zeros: Tensor, form: WeightFormat):
         self.scales, self.zeros = scales, zeros
         self.size, self.limit = form.group_size, 2**form.bits - 1
 
     def nearest(self, values: Tensor, group: int) -> Tensor:
-        """u [N] for values [N] of one column in `group`."""
-        scale = self.scales[:, group]
+        """u [n] for values [n] of one column in `group`."""
+        scale = self.scales[group]
         safe = torch.where(scale == 0, torch.ones_like(scale), scale)
-        return torch.round(values / safe + self.zeros[:, group]).clamp_(0, self.limit)
+        return torch.div(values, safe).add_(self.zeros[group]).round_().clamp_(0, self.limit)
 
     def value(self, u: Tensor, group: int) -> Tensor:
-        return (u - self.zeros[:, group]) * self.scales[:, group]
+        return torch.sub(u, self.zeros[group]).mul_(self.scales[group])
 
     def levels(self, u: Tensor) -> Tensor:
-        """u less the zeros, float32 [N, K]."""
-        return u - self.zeros.repeat_interleave(self.size, 1)
+        """u less the zeros, float32 [K, n]."""
+        return u - self.zeros.repeat_interleave(self.size, 0)
 
     def values(self, u: Tensor) -> Tensor:
-        return self.levels(u) * self.scales.repeat_interleave(self.size, 1)
+        return self.levels(u).mul_(self.scales.repeat_interleave(self.size, 0))
 
 
 def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor]:
@@ -184,57 +194,56 @@ def _candidates(groups: Tensor, bits: int, has_zeros: bool):
 
 
 def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
-    W = W[:, order]
-    u = torch.empty_like(W)
-    K = W.shape[1]
-    groups = (order // grid.size).tolist()
+    W, K = W[order], len(W)
+    u, groups = torch.empty_like(W), (order // grid.size).tolist()
     for start in range(0, K, BLOCK):
         end = min(start + BLOCK, K)
-        errors = torch.empty(len(W), end - start, device=W.device)
-        for j in range(start, end):
-            u[:, j] = grid.nearest(W[:, j], groups[j])
-            errors[:, j - start] = (W[:, j] - grid.value(u[:, j], groups[j])) / factor[j, j]
-            error = errors[:, j - start, None]
-            W[:, j + 1 : end].addmm_(error, factor[None, j, j + 1 : end], alpha=-1)
-        W[:, end:].addmm_(errors, factor[start:end, end:], alpha=-1)
+        block, local = W[start:end], factor[start:end, start:end]
+        errors = torch.empty_like(block)
+        for j in range(end - start):
+            group = groups[start + j]
+            u[start + j] = grid.nearest(block[j], group)
+            error = block[j] - grid.value(u[start + j], group)
+            errors[j] = error.div_(local[j, j])
+            block[j + 1 :].addr_(local[j, j + 1 :], errors[j], alpha=-1)
+        W[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
     back = torch.empty_like(order)
-    back[order] = torch.arange(K, device=order.device)
-    return u[:, back]
+    back[order] = torch.arange(K)
+    return u[back]
 
 
 def _refit(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
-    """The scales [N, G] of least error for the integers u [N, K]."""
-    N, K = W.shape
+    """The scales [G, n] of least error for the integers u [K, n]."""
+    K, n = W.shape
     size, G = grid.size, K // grid.size
     V = grid.levels(u)
-    A = torch.empty(N, G, G, device=W.device)
+    A = torch.empty(n, G, G)
     for g in range(G):
         columns = slice(g * size, (g + 1) * size)
-        A[:, g] = ((V[:, columns] @ H[columns]) * V).view(N, G, size).sum(-1)
-    b = ((W @ H) * V).view(N, G, size).sum(-1)
+        A[:, g] = (H[:, columns] @ V[columns]).mul_(V).view(G, size, n).sum(1).t()
+    b = (H @ W).mul_(V).view(G, size, n).sum(1).t()
     diagonal = A.diagonal(dim1=1, dim2=2)
     used = diagonal > 0
     diagonal.add_(torch.where(used, 1e-6 * diagonal, torch.ones_like(diagonal)))
-    scales = torch.linalg.solve(A, b)
-    return to_half_precision(torch.where(used & scales.isfinite(), scales, grid.scales))
+    scales, failed = torch.linalg.solve_ex(A, b)
+    good = used & scales.isfinite() & (failed == 0)[:, None]
+    return to_half_precision(torch.where(good, scales, grid.scales.t())).t().contiguous()
 
 
 def _descend(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
     """One sweep over the columns: each integer the best one, the others being as they are."""
     Q = grid.values(u)
-    R = (W - Q) @ H
-    u = u.clone()
-    K = W.shape[1]
+    R = H @ (W - Q)
+    u, K = u.clone(), len(W)
     for start in range(0, K, BLOCK):
         end = min(start + BLOCK, K)
-        moved = torch.empty(len(W), end - start, device=W.device)
-        local = R[:, start:end].clone()
-        for j in range(start, end):
-            group = j // grid.size
-            best = grid.nearest(Q[:, j] + local[:, j - start] / H[j, j], group)
-            value = grid.value(best, group)
-            moved[:, j - start] = value - Q[:, j]
-            u[:, j] = best
-            local.addmm_(moved[:, j - start, None], H[None, j, start:end], alpha=-1)
-        R.addmm_(moved, H[start:end], alpha=-1)
+        local, around = R[start:end], H[start:end, start:end]
+        moved = torch.empty_like(local)
+        for j in range(end - start):
+            column = start + j
+            group = column // grid.size
+            u[column] = grid.nearest(local[j] / around[j, j] + Q[column], group)
+            moved[j] = grid.value(u[column], group).sub_(Q[column])
+            local.addr_(around[j], moved[j], alpha=-1)
+        R[end:].addmm_(H[end:, start:end], moved, alpha=-1)
     return u

@@ -4,17 +4,21 @@ Shapes: B windows of T tokens, D model width, d head width; a layer's four linea
 packed, are `wqkv` (queries, keys and values), `wo`, `gate_up` and `down`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.config import ModelConfig
+from exporter.lowbit_weights import one_torch_thread
 from exporter.model import Block, rope_angles
 
+T = TypeVar("T")
 LINEARS = ("wqkv", "wo", "gate_up", "down")
-WINDOWS_AT_ONCE = 8
+MOST_WINDOWS_AT_ONCE = 4
 # Weights and biases by the names in LINEARS.
 Known = dict[str, tuple[Tensor, Tensor | None]]
 
@@ -110,12 +114,16 @@ class Stream:
         if name == "wqkv":
             H = self.config.n_heads * self.config.head_dim
             self.y = torch.empty(*self.x.shape[:2], H)
-        for windows in parts(len(self.x)):
+
+        def work(windows: slice) -> None:
             result = F.linear(self.input(name, windows), *self.known[name])
             if name == "wqkv":
                 self.y[windows] = attention(result, self.config, self.rope)
             else:
                 self.x[windows] += result
+
+        for _ in over_parts(work, len(self.x)):
+            pass
         if name == "wo":
             self.y = None
 
@@ -124,9 +132,12 @@ def float_weights(block: Block) -> Known:
     return {name: joined(layers) for name, layers in matrices(block).items()}
 
 
-def parts(windows: int) -> Iterator[slice]:
-    for start in range(0, windows, WINDOWS_AT_ONCE):
-        yield slice(start, min(start + WINDOWS_AT_ONCE, windows))
+def over_parts(work: Callable[[slice], T], windows: int) -> Iterator[T]:
+    """`work` of a few windows at a time, on threads of ours; the results in order."""
+    step = min(max(windows // 16, 1), MOST_WINDOWS_AT_ONCE)
+    slices = [slice(at, at + step) for at in range(0, windows, step)]
+    with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(work, slices)
 
 
 def run_block(block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, rope: Rope) -> Tensor:

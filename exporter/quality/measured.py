@@ -1,12 +1,14 @@
 """How far a packed decoder is from the float model on text held out from calibration."""
 
 import torch
+import torch.nn.functional as F
 
 from exporter.divergence import DecoderLogits, divergence, log_probabilities
 from exporter.lowbit_model import LowbitTransformer
 from exporter.model import Transformer
 from exporter.perplexity import Window
 from exporter.quality.calibration import Calibration
+from exporter.quality.layerwise import Rope, float_weights, rms_norm, run_block
 
 
 class Expected:
@@ -16,20 +18,21 @@ class Expected:
         held_out = calibration.held_out if len(calibration.held_out) else calibration.tokens[:1]
         half = held_out.shape[1] // 2
         self.windows = [Window(tuple(row.tolist()), half) for row in held_out]
-        logits = DecoderLogits(model)
-        with torch.no_grad():
-            self.blocks = [
-                [log_probabilities(block).half() for block in logits.blocks(window)]
-                for window in self.windows
-            ]
+        config = model.config
+        rope = Rope(config, held_out.shape[1], torch.device("cpu"))
+        x = F.embedding(held_out, model.tok_embeddings.weight)
+        for block in model.layers:
+            x = run_block(block, x, float_weights(block), config, rope)
+        # The logits of a position are of the token after it.
+        x = rms_norm(x[:, half - 1 : -1], model.norm.weight, config.norm_eps)
+        self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in x]
 
     def kl_of(self, model: LowbitTransformer) -> float:
         """Mean KL in nats a position."""
         total = count = 0
         logits = DecoderLogits(model)
         with torch.no_grad():
-            for window, expected in zip(self.windows, self.blocks, strict=True):
-                for log_p, block in zip(expected, logits.blocks(window), strict=True):
-                    kl = divergence(log_p, block).kl
-                    total, count = total + float(kl.sum()), count + len(kl)
+            for window, log_p in zip(self.windows, self.log_p, strict=True):
+                kl = divergence(log_p, logits.logits(window)).kl
+                total, count = total + float(kl.sum()), count + len(kl)
         return total / count

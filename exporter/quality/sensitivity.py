@@ -34,6 +34,7 @@ from exporter.schemes import LinearScheme
 Report = Callable[[str], None]
 WINDOWS = 2
 ROWS_AT_ONCE = 256
+SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
 # (bits, group size); with zero points up to 4 bits, as their cost is small and their gain is not.
 FORMATS = tuple((bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64))
 ANCHOR = (4, 64)
@@ -103,6 +104,10 @@ def sensitivities(
     return _Sensitivity(model, base, shared, tokens_BT[:WINDOWS], report).units()
 
 
+def _some_rows(weight: Tensor) -> Tensor:
+    return weight[:: max(1, len(weight) // SAMPLED_ROWS)].contiguous()
+
+
 class _Sensitivity:
     def __init__(self, model, base, shared, tokens_BT, report):
         self.model, self.config, self.base = model, model.config, base.plain()
@@ -160,7 +165,7 @@ class _Sensitivity:
         ]
 
     def _unit(self, name: str, weight: Tensor, hessian: Tensor, kl: float, gptq=True) -> Unit:
-        sample = weight if len(weight) <= 4096 else weight[:: len(weight) // 2048]
+        sample = _some_rows(weight)
 
         def error(bits: int, size: int) -> float:
             difference = self._rounded(sample, bits, size) - sample
@@ -182,7 +187,7 @@ class _Sensitivity:
         for bits, size in FORMATS:
             shares = []
             for name in SAMPLED_FOR_GPTQ:
-                weight, h = known[name][0], hessians[name]
+                weight, h = _some_rows(known[name][0]), hessians[name]
                 form = weight_format(scheme_of(self.base, bits, size), weight.shape[1])
                 found = dequantize(gptq(weight, h, form)) - weight
                 plain = self._rounded(weight, bits, size) - weight
