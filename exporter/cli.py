@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
         note(f"error: {error}")
         return EXIT_USAGE
     except KeyboardInterrupt:
-        note("interrupted; nothing was left behind")
+        note("interrupted; nothing half-written was left behind")
         return EXIT_INTERRUPTED
     except (ValueError, OSError) as error:
         return _fail(_one_line(error), arguments)

@@ -2,7 +2,8 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,9 @@ from exporter.lowbit_model import LowbitTransformer, PackOptions, shares_table
 from exporter.methods import parse_method
 from exporter.model import Transformer
 from exporter.progress import note, stage
+from exporter.quality.layerwise import LINEARS
 from exporter.recipe import Recipe
+from exporter.schemes import LinearScheme
 
 if TYPE_CHECKING:
     from exporter.prepare import ModelRequest
@@ -50,6 +53,7 @@ def packed(job: Job) -> Packed:
     recipe = job.request.recipe
     model = job.load()
     linear = recipe.linear
+    _check_patterns(linear, model)
     if job.request.fit is None and (linear is None or parse_method(linear.method).is_plain()):
         return _pack(job, model, recipe, {}), recipe, None, {}
     calibration = _calibration(job, model)
@@ -61,6 +65,16 @@ def packed(job: Job) -> Packed:
         return _fitted(job, model, calibration)
     found, work = _by_method(job, model, recipe, calibration)
     return _pack(job, model, recipe, found), recipe, work, {}
+
+
+def _check_patterns(linear: LinearScheme | None, model: Transformer) -> None:
+    names = [f"layers.{i}.{name}" for i in range(model.config.n_layers) for name in LINEARS]
+    for pattern, _ in () if linear is None else linear.layers:
+        if not any(fnmatchcase(name, pattern) for name in (*names, "output")):
+            raise ValueError(
+                f'"{linear.key}", layers: no matrix of this model is called "{pattern}"; they are '
+                f"{names[0]} to {names[-1]} ({', '.join(LINEARS)}) and output"
+            )
 
 
 def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:
@@ -96,8 +110,13 @@ def _by_method(
     digest = _digest(job, recipe.to_json(), calibration)
     work = Work(job.request.work_folder / f".calibration-{digest}")
     tokens = None if calibration is None else calibration.tokens
-    with stage(f'quantizing by "{recipe.linear.method}"'):
-        return apply_method(model, recipe.linear, recipe.embedding, tokens, work, note), work
+    try:
+        with stage(f'quantizing by "{recipe.linear.method}"'):
+            return apply_method(model, recipe.linear, recipe.embedding, tokens, work, note), work
+    except KeyboardInterrupt:
+        if work.folder.is_dir():
+            note(f"{work.folder} keeps the finished layers: the same command goes on from there")
+        raise
 
 
 def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:

@@ -115,7 +115,9 @@ class _Run:
         layers = self.model.layers
         scaled = "awq" in self.method.transforms or "smoothquant" in self.method.transforms
         found, first, at = self.work.resume(scaled)
-        if first:
+        if first == len(layers):
+            self.report("every layer is calibrated already")
+        elif first:
             self.report(f"going on at layer {first + 1} of {len(layers)}")
         quantized, exact = (Stream(x, self.config, self.rope) for x in at or self._embedded())
         start = time.monotonic()

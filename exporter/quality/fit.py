@@ -50,8 +50,8 @@ def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> F
     kl = sum(choices[0].kl for choices in hulls.values())
     if most_bytes is not None and size > most_bytes:
         raise ValueError(
-            f"--fit: the smallest formats take {size / 1e6:.1f} MB and {most_bytes / 1e6:.1f} MB are "
-            "left for the weights: give a larger budget"
+            f"--fit: the smallest formats take {size / 1e6:.1f} MB, {(size - most_bytes) / 1e6:.1f} MB "
+            "more than the budget leaves for the weights: give a larger one"
         )
     steps = sorted(
         ((_slope(a, b), name, i + 1)
