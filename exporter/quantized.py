@@ -177,7 +177,7 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
         note(f"sensitivities as {path} has them")
         return units
     with stage("measuring sensitivity"):
-        units = sensitivities(model, linear, shared, calibration.tokens, note)
+        units = sensitivities(model, linear, shared, calibration, note)
     write_units(path, units)
     return units
 

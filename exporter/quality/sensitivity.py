@@ -1,11 +1,13 @@
 """What each matrix costs and loses at each format.
 
-A matrix's KL is measured with it alone rounded, at ANCHOR; at the other formats it goes with the
-squared error of the matrix's outputs, tr(D H D^T), which is measured at each: KL is quadratic in small
-changes of the logits, and those are linear in small changes of one matrix's outputs.
+A matrix's KL is measured with it alone rounded, at ANCHOR and by the recipe's method; at the other
+formats it goes with the squared error of the outputs, tr(D H D^T), as formats' errors compare on a few
+matrices: KL is quadratic in small changes of the logits, and those are linear in small changes of one
+matrix's outputs.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
@@ -18,7 +20,9 @@ from torch import Tensor
 from exporter.artifact import written_whole
 from exporter.divergence import divergence, log_probabilities
 from exporter.lowbit_weights import dequantize, quantize_linear, weight_format
+from exporter.methods import parse_method
 from exporter.model import Transformer
+from exporter.quality.calibration import Calibration
 from exporter.quality.gptq import gptq
 from exporter.quality.layerwise import (
     LINEARS,
@@ -26,6 +30,7 @@ from exporter.quality.layerwise import (
     Rope,
     Stream,
     float_weights,
+    over_parts,
     rms_norm,
     run_block,
 )
@@ -35,10 +40,10 @@ Report = Callable[[str], None]
 WINDOWS = 2
 ROWS_AT_ONCE = 256
 SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
+MOMENT_WINDOWS = 32
 # (bits, group size); with zero points up to 4 bits, as their cost is small and their gain is not.
 FORMATS = tuple((bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64))
 ANCHOR = (4, 64)
-SAMPLED_FOR_GPTQ = ("wqkv", "down")  # of the middle layer: what GPTQ saves of the error
 
 
 @dataclass(frozen=True)
@@ -94,108 +99,120 @@ def _to_64(size: int) -> int:
 
 @torch.no_grad()
 def sensitivities(
-    model: Transformer, base: LinearScheme, shared: bool, tokens_BT: Tensor, report: Report
+    model: Transformer,
+    base: LinearScheme,
+    shared: bool,
+    calibration: Calibration,
+    report: Report,
 ) -> list[Unit]:
     """Every matrix of `model` with its choices, in the order of the model; last `output`, and
     `embedding` where the two do not share one table.
 
-    `tokens_BT` int64 [B, T]: text of calibration; the first WINDOWS windows are used.
+    The inputs' second moments are of MOMENT_WINDOWS windows of `calibration`; KLs are measured on
+    WINDOWS others, which it holds out: on text that GPTQ has seen they would look too small.
     """
-    return _Sensitivity(model, base, shared, tokens_BT[:WINDOWS], report).units()
+    return _Sensitivity(model, base, shared, calibration, report).units()
 
 
-def _some_rows(weight: Tensor) -> Tensor:
-    return weight[:: max(1, len(weight) // SAMPLED_ROWS)].contiguous()
+def _unit(name: str, weight: Tensor, kl: float, shape: dict[tuple[int, int], float]) -> Unit:
+    return Unit(
+        name,
+        tuple(
+            Choice(bits, size, packed_bytes(*weight.shape, bits, size), max(kl, 0.0) * factor)
+            for (bits, size), factor in shape.items()
+        ),
+    )
 
 
 class _Sensitivity:
-    def __init__(self, model, base, shared, tokens_BT, report):
+    def __init__(self, model, base, shared, calibration, report):
         self.model, self.config, self.base = model, model.config, base.plain()
-        self.shared, self.tokens, self.report = shared, tokens_BT, report
-        self.rope = Rope(self.config, tokens_BT.shape[1], torch.device("cpu"))
-        self.gptq = base.method.endswith("gptq")
-        self.saved: dict[tuple[int, int], float] = {}
+        self.shared, self.report = shared, report
+        self.by_gptq = parse_method(base.method).rounding == "gptq"
+        held_out = calibration.held_out if len(calibration.held_out) else calibration.tokens
+        self.text, self.tokens = calibration.tokens[:MOMENT_WINDOWS], held_out[:WINDOWS]
+        self.rope = Rope(self.config, self.tokens.shape[1], torch.device("cpu"))
 
     def units(self) -> list[Unit]:
         model, layers = self.model, self.model.layers
-        stream = Stream(F.embedding(self.tokens, model.tok_embeddings.weight), self.config, self.rope)
+        moments, hidden_moment = self._moments()
+        stream = self._stream(self.tokens)
         inputs = []
-        hessians: list[dict[str, Tensor]] = []
         for block in layers:
-            inputs.append(stream.x.clone())
-            stream.enter(block, float_weights(block))
-            hessians.append({})
-            for name in LINEARS:
-                x = stream.input(name, slice(None)).flatten(0, 1)
-                hessians[-1][name] = x.t() @ x / len(x)
-                stream.go_on(name)
+            inputs.append(stream.x)
+            stream.x = run_block(block, stream.x, float_weights(block), self.config, self.rope)
         hidden = self._hidden(stream.x)
         self.expected = [log_probabilities(logits) for logits in self._logits(hidden)]
-        if self.gptq:
-            self._sample_gptq(layers[len(layers) // 2], hessians[len(layers) // 2])
+        shape = self._shape(layers[len(layers) // 2], moments[len(layers) // 2])
         units, start = [], time.monotonic()
         for i, block in enumerate(layers):
             known = float_weights(block)
             for name in LINEARS:
                 weight, bias = known[name]
-                changed: Known = {**known, name: (self._rounded(weight, *ANCHOR), bias)}
+                rounded = self._rounded(weight, moments[i][name], *ANCHOR)
+                changed: Known = {**known, name: (rounded, bias)}
                 x = run_block(block, inputs[i], changed, self.config, self.rope)
                 kl = self._kl_after(i + 1, x)
-                units.append(self._unit(f"layers.{i}.{name}", weight, hessians[i][name], kl))
+                units.append(_unit(f"layers.{i}.{name}", weight, kl, shape))
+            moments[i] = {}
             left = (time.monotonic() - start) / (i + 1) * (len(layers) - i - 1)
             self.report(f"measuring sensitivity: layer {i + 1} of {len(layers)}, {left:.0f} s left")
-        units += self._ends(hidden)
-        return units
+        return units + self._ends(hidden, hidden_moment, shape)
 
-    def _ends(self, hidden: Tensor) -> list[Unit]:
+    def _stream(self, tokens: Tensor) -> Stream:
+        x = F.embedding(tokens, self.model.tok_embeddings.weight)
+        return Stream(x, self.config, self.rope)
+
+    def _moments(self) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """E[x x^T] of every matrix's inputs, by layer, and of the output's."""
+        stream, found = self._stream(self.text), []
+        for i, block in enumerate(self.model.layers):
+            stream.enter(block, float_weights(block))
+            found.append({})
+            for name in LINEARS:
+                found[-1][name] = self._moment(lambda at, n=name: stream.input(n, at))
+                stream.go_on(name)
+            if i % 10 == 9:
+                self.report(f"reading text: layer {i + 1} of {len(self.model.layers)}")
+        return found, self._moment(lambda at: self._hidden(stream.x[at]))
+
+    def _moment(self, value: Callable[[slice], Tensor]) -> Tensor:
+        def work(windows: slice) -> Tensor:
+            x = value(windows)
+            x = x.reshape(-1, x.shape[-1])
+            return x.t() @ x
+
+        return sum(over_parts(work, len(self.text))) / self.text.numel()
+
+    def _shape(self, block, moments: dict[str, Tensor]) -> dict[tuple[int, int], float]:
+        """The outputs' squared error of each format, of that at ANCHOR: the geometric mean over
+        the middle layer's matrices."""
+        known, logs = float_weights(block), dict.fromkeys(FORMATS, 0.0)
+        for name in LINEARS:
+            weight = known[name][0]
+            weight = weight[:: max(1, len(weight) // SAMPLED_ROWS)].contiguous()
+            for form in FORMATS:
+                difference = self._rounded(weight, moments[name], *form) - weight
+                logs[form] += math.log(float(((difference @ moments[name]) * difference).sum()))
+        return {form: math.exp((logs[form] - logs[ANCHOR]) / len(LINEARS)) for form in FORMATS}
+
+    def _ends(self, hidden: Tensor, moment: Tensor, shape: dict) -> list[Unit]:
         """The output layer, and the embedding, together where they share a table."""
-        table, output = self.model.tok_embeddings.weight, self.model.output.weight
-        h = hidden.t() @ hidden / len(hidden)
-        rounded_output = self._rounded(output.detach(), *ANCHOR)
-        of_output = self._kl(self._logits(hidden, rounded_output))
+        table, output = self.model.tok_embeddings.weight.detach(), self.model.output.weight.detach()
+        of_output = self._kl(self._logits(hidden, self._rounded(output, moment, *ANCHOR)))
         used, place = self.tokens.unique(return_inverse=True)
-        rows = F.embedding(place, self._rounded(table[used], *ANCHOR))
-        of_table = self._kl_after(0, rows)
+        rows = dequantize(quantize_linear(table[used], scheme_of(self.base, *ANCHOR)))
+        of_table = self._kl_after(0, F.embedding(place, rows))
         if self.shared:
-            return [self._unit("output", output.detach(), h, of_output + of_table)]
-        every = torch.eye(self.config.dim)
-        return [
-            self._unit("output", output.detach(), h, of_output),
-            self._unit("embedding", table.detach(), every, of_table, gptq=False),
-        ]
+            return [_unit("output", output, of_output + of_table, shape)]
+        return [_unit("output", output, of_output, shape), _unit("embedding", table, of_table, shape)]
 
-    def _unit(self, name: str, weight: Tensor, hessian: Tensor, kl: float, gptq=True) -> Unit:
-        sample = _some_rows(weight)
-
-        def error(bits: int, size: int) -> float:
-            difference = self._rounded(sample, bits, size) - sample
-            return float(((difference @ hessian) * difference).sum())
-
-        anchor = max(error(*ANCHOR), 1e-30)
-        choices = []
-        for bits, size in FORMATS:
-            saved = self.saved.get((bits, size), 1.0) if gptq else 1.0
-            choices.append(
-                Choice(bits, size, packed_bytes(*weight.shape, bits, size),
-                       max(kl, 0.0) * error(bits, size) / anchor * saved)
-            )  # fmt: skip
-        return Unit(name, tuple(choices))
-
-    def _sample_gptq(self, block, hessians: dict[str, Tensor]) -> None:
-        """What of the plain rounding's error GPTQ leaves, by format."""
-        known = float_weights(block)
-        for bits, size in FORMATS:
-            shares = []
-            for name in SAMPLED_FOR_GPTQ:
-                weight, h = _some_rows(known[name][0]), hessians[name]
-                form = weight_format(scheme_of(self.base, bits, size), weight.shape[1])
-                found = dequantize(gptq(weight, h, form)) - weight
-                plain = self._rounded(weight, bits, size) - weight
-                shares.append(float(((found @ h) * found).sum() / ((plain @ h) * plain).sum()))
-            self.saved[bits, size] = sum(shares) / len(shares)
-
-    def _rounded(self, weight: Tensor, bits: int, size: int) -> Tensor:
-        return dequantize(quantize_linear(weight, scheme_of(self.base, bits, size)))
+    def _rounded(self, weight: Tensor, moment: Tensor, bits: int, size: int) -> Tensor:
+        """As the recipe's method rounds: what GPTQ leaves goes by other directions than rounding."""
+        scheme = scheme_of(self.base, bits, size)
+        if self.by_gptq:
+            return dequantize(gptq(weight, moment, weight_format(scheme, weight.shape[1])))
+        return dequantize(quantize_linear(weight, scheme))
 
     def _kl_after(self, first: int, x: Tensor) -> float:
         for block in self.model.layers[first:]:
