@@ -194,4 +194,4 @@ def _float_bytes(model: Transformer) -> int:
     config = model.config
     norms = (2 * config.n_layers + 1) * config.dim * 4
     rope = model.max_seq_length * config.head_dim * 4
-    return norms + rope + (0 if model.head is None else model.head.weight.numel() * 9 // 8)
+    return norms + rope + (0 if model.head is None else model.head.weight.numel() * 2)

@@ -310,7 +310,7 @@ class TestVerify:
                    }))  # fmt: skip
         one, two = (read_artifact(tmp_path / f"{name}.pte") for name in "ab")
         assert one.weight("table") is one.weight("output")
-        assert one.weight("head").packed.bits == 8
+        assert one.weight("head").packed.kind == "float16"
         assert two.weight("table") is not two.weight("output")
         status, _, line = verified(capsys, tmp_path / "a.pte", tmp_path / "copy",
                                    "--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)  # fmt: skip
