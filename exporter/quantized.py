@@ -168,10 +168,16 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:
 
 def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Calibration"):
     """Measured, or as an earlier fit of the same model, method and text measured them."""
-    from exporter.quality.sensitivity import read_units, sensitivities, write_units
+    from exporter.quality.sensitivity import (
+        SENSITIVITY_VERSION,
+        read_units,
+        sensitivities,
+        write_units,
+    )
 
     linear = job.request.recipe.linear
-    path = job.request.work_folder / f".sensitivity-{_digest(job, linear.method, calibration)}.json"
+    digest = _digest(job, f"{SENSITIVITY_VERSION} {linear.method}", calibration)
+    path = job.request.work_folder / f".sensitivity-{digest}.json"
     units = read_units(path)
     if units is not None:
         note(f"sensitivities as {path} has them")

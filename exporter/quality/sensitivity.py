@@ -41,6 +41,7 @@ WINDOWS = 2
 ROWS_AT_ONCE = 256
 SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
 MOMENT_WINDOWS = 32
+SENSITIVITY_VERSION = 2  # of how they are measured: what another measured is not read
 # (bits, group size); with zero points up to 4 bits, as their cost is small and their gain is not.
 FORMATS = tuple((bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64))
 ANCHOR = (4, 64)
