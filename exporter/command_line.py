@@ -30,6 +30,14 @@ def not_negative(text: str) -> int:
     return _at_least(text, 0)
 
 
+def seed(text: str) -> int:
+    """A whole number from 0 below 2^63, for argparse."""
+    value = not_negative(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large a seed: use one below 2^63")
+    return value
+
+
 def positive_list(text: str) -> list[int]:
     """Whole numbers of at least 1 with commas between, for argparse."""
     return [positive(part) for part in text.split(",")]

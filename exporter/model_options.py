@@ -27,7 +27,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
     add("--fit", metavar="BUDGET",
         help="choose bits and group sizes of every matrix for a file size (120MB), bits a weight "
-             "(4.0bpw) or a divergence (kl<0.01); --quantize may say the method (default: gptq)")  # fmt: skip
+             "(4.0bpw) or a divergence (kl<0.01); by gptq, or the method of --quantize's linear:a8wx")  # fmt: skip
     add("--calibrate", type=Path, metavar="FILE",
         help="UTF-8 text for the methods gptq, awq and smoothquant (default: text that the model "
              "writes)")  # fmt: skip
@@ -92,4 +92,6 @@ def _to_fit(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     linear = recipe.linear or LinearScheme("linear:a8wx", 64, 4, True, "gptq")
     if linear.key != "linear:a8wx":
         raise UsageError(f'--fit chooses formats of linear:a8wx, not of "{linear.key}"')
+    if linear.layers:
+        raise UsageError('--fit chooses every layer\'s format: leave "layers" out of --quantize')
     return replace(recipe, linear=linear)

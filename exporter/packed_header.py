@@ -73,7 +73,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
     if not (good_bits and good_group and zeros < len(ZEROS) and 0 < rows < 1 << 31
             and 0 < columns < 1 << 31):  # fmt: skip
         raise ValueError(f"{name} has a damaged header; export the artifact again")
-    header = _laid_out(KINDS[kind], bits, group_size, ZEROS[zeros], exponent, rows, columns)
+    header = laid_out(KINDS[kind], bits, group_size, ZEROS[zeros], exponent, rows, columns)
     if not header.bytes == size == len(data):
         raise ValueError(
             f"{name} has {len(data)} bytes where its header means {header.bytes}: "
@@ -82,7 +82,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
     return header
 
 
-def _laid_out(
+def laid_out(
     kind: str, bits: int, group_size: int, zeros: str, exponent: int, rows: int, columns: int
 ) -> PackedHeader:
     """Where everything lies; the same arithmetic as `layout_of` in kernels/layout.cpp."""

@@ -32,6 +32,10 @@ class Outputs:
         sidecar = [] if self.library is None else [sidecar_of(self.library)]
         return self.paths() + sidecar
 
+    def recipe(self) -> Path:
+        """Where a fitted recipe is written."""
+        return self.paths()[0].with_suffix(".recipe.json")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -51,7 +55,8 @@ def run(request: Request) -> None:
     check_supported(recipe, backends, resolve_dtype(request.model.dtype, recipe, backends), delegate)
     lowbit = delegate == LOWBIT
     targets = find_targets(request.target or (baseline() if lowbit else NATIVE))
-    for path in request.outputs.files():
+    recipe_file = [] if request.model.fit is None else [request.outputs.recipe()]
+    for path in request.outputs.files() + recipe_file:
         check_writable(path)
     if AOTI in backends:
         with stage("loading AOTInductor"):
@@ -63,20 +68,26 @@ def run(request: Request) -> None:
             )  # fmt: skip
             check_options(aoti)
     prepared = prepare(request.model, backends)
-    if prepared.fit:
-        _write_recipe(prepared, request.outputs)
     if request.outputs.pte is not None:
         _to_executorch(prepared.model, request, prepared.metadata, request.outputs.pte)
     if AOTI in backends:
         _to_aoti(prepared.model, prepared.metadata, aoti)
+    if prepared.fit:
+        _write_recipe(prepared, request.outputs)
     if prepared.work is not None:
         prepared.work.remove()
 
 
 def _write_recipe(prepared: Prepared, outputs: Outputs) -> None:
-    """The fitted recipe beside the first output, as `--quantize` takes it."""
-    path = outputs.paths()[0].with_suffix(".recipe.json")
-    recipe = {**json.loads(prepared.recipe.to_json()), REPORT_KEY: prepared.fit}
+    """The fitted recipe beside the first output, as `--quantize` takes it, with what became of it."""
+    path = outputs.recipe()
+    sizes = {file.name: file.stat().st_size for file in outputs.paths()}
+    most = prepared.fit["most_bytes"]
+    for name, size in sizes.items():
+        if most is not None and size > most:
+            note(f"warning: {name} has {size / 1e6:.2f} MB, more than the budget's {most / 1e6:.2f}")
+    report = {**prepared.fit, "file_bytes": sizes}
+    recipe = {**json.loads(prepared.recipe.to_json()), REPORT_KEY: report}
     with written_whole(path) as part:
         part.write_text(json.dumps(recipe, indent=1) + "\n")
     note(f"wrote {path}: --quantize takes it")

@@ -116,6 +116,11 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     check_supported(request.recipe, backends, dtype, request.delegate)
     for line in slow_paths(request.recipe, backends, dtype, request.delegate):
         note(f"warning: {line}")
+    if request.fit is not None and not backends:
+        raise ValueError(
+            f"--fit {request.fit} is for an export, which writes the recipe that it finds: export, "
+            "then give the artifact, or --quantize NAME.recipe.json"
+        )
     described = describe(request)
     checkpoint = described.checkpoint
 

@@ -19,8 +19,10 @@ from exporter.schemes import LinearScheme
 
 if TYPE_CHECKING:
     from exporter.prepare import ModelRequest
+    from exporter.quality.budget import Budget
     from exporter.quality.calibration import Calibration
     from exporter.quality.checkpointing import Work
+    from exporter.quality.measured import Expected
     from exporter.tokenizer import Tokenizer
 
 # Of a file beyond the packed matrices, the tokenizer, the rotary tables and the norms.
@@ -57,12 +59,13 @@ def packed(job: Job) -> Packed:
     if job.request.fit is None and (linear is None or parse_method(linear.method).is_plain()):
         return _pack(job, model, recipe, {}), recipe, None, {}
     calibration = _calibration(job, model)
+    goal = None if job.request.fit is None else _goal(job, model, calibration)
     with stage(f'changing the weights by "{linear.method}"'):
         from exporter.quality.calibrated import transform
 
         transform(model, linear, note)
-    if job.request.fit is not None:
-        return _fitted(job, model, calibration)
+    if goal is not None:
+        return _fitted(job, model, calibration, goal)
     found, work = _by_method(job, model, recipe, calibration)
     return _pack(job, model, recipe, found), recipe, work, {}
 
@@ -119,21 +122,41 @@ def _by_method(
         raise
 
 
-def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:
+@dataclass(frozen=True)
+class Goal:
+    """A fit's budget, the float model's number of weights, and its answers to held-out text."""
+
+    budget: "Budget"
+    weights: int
+    expected: "Expected"
+
+
+def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
+    """Of the float model as it is. Raises ValueError where the text is too short to hold some out."""
+    from exporter.quality.budget import parse_budget
+    from exporter.quality.measured import Expected
+    from exporter.quality.sensitivity import WINDOWS
+
+    if len(calibration.held_out) <= WINDOWS:
+        raise ValueError(
+            f"--fit {job.request.fit}: of {calibration.tokens.numel()} tokens of calibration text too "
+            "little can be held out to measure with; give a text of 40,000 tokens or more"
+        )
+    weights = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+    with stage("the float model's answers"):
+        expected = Expected(model, calibration.held_out[WINDOWS:])
+    return Goal(parse_budget(job.request.fit), weights, expected)
+
+
+def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal) -> Packed:
     """Measure sensitivities, choose formats, quantize, and measure what came out; where a KL was
     asked for and missed, once more with the prediction corrected."""
-    from exporter.quality.budget import parse_budget
     from exporter.quality.calibrated import transform
     from exporter.quality.fit import fit, recipe_of, report_of
-    from exporter.quality.measured import Expected
 
-    budget, base = parse_budget(job.request.fit), job.request.recipe
-    original = job.load()
-    weights = sum(p.numel() for p in {id(p): p for p in original.parameters()}.values())
-    with stage("the float model's answers"):
-        expected = Expected(original, calibration)
-    del original
-    # Any format of both does: whether there is one table is the model's affair.
+    budget, weights, expected = goal.budget, goal.weights, goal.expected
+    base = job.request.recipe
+    # `recipe_of` gives both one format: whether there is one table is the model's affair.
     shared = model.output.weight is model.tok_embeddings.weight
     units = _sensitivities(job, model, shared, calibration)
     most = budget.most_bytes(weights)
@@ -159,10 +182,11 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration") -> Packed:
         factor *= FIT_MARGIN * measured / report["predicted_kl"]
         if attempt + 1 < FIT_ATTEMPTS:
             note(f"  {budget.text} is missed: fitting again")
+            del lowbit, quantized
             model = job.load()
             transform(model, base.linear, note)
     raise ValueError(
-        f"--fit {budget.text}: the nearest try has a KL of {measured:.4f} nats; give a larger one"
+        f"--fit {budget.text}: the last try has a KL of {measured:.4f} nats; ask for a larger one"
     )
 
 

@@ -318,6 +318,8 @@ def _weights(artifact: Artifact, model, described: Described) -> "tuple[list[Che
 def _read_text(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"--prompts {path}: no such file; give a text file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): "
                          "convert it with iconv") from None  # fmt: skip

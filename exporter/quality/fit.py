@@ -7,10 +7,11 @@ KLs of single matrices are added up: `sensitivity.py` measures them.
 
 from dataclasses import dataclass, replace
 
+from exporter.methods import PLAIN, parse_method
 from exporter.quality.budget import Budget
 from exporter.quality.sensitivity import Choice, Unit, scheme_of
 from exporter.recipe import Recipe
-from exporter.schemes import EmbeddingScheme, LinearScheme
+from exporter.schemes import DEFAULT_METHOD, EmbeddingScheme, LinearScheme
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> F
         at[name], size, kl = i, size + after.bytes - before.bytes, kl + after.kl - before.kl
     if most_kl is not None and kl > most_kl:
         raise ValueError(
-            f"--fit kl<{most_kl:g}: the largest formats are predicted to have {kl:.2g} nats; "
-            "give a larger one, or leave the model unquantized"
+            f"--fit: the largest formats are predicted to have a KL of {kl:.2g} nats; ask for more, "
+            "or leave the model unquantized"
         )
     return Fit({name: hulls[name][i] for name, i in at.items()}, size, kl)
 
@@ -85,9 +86,12 @@ def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
         if name != "embedding"
     )
     table = found.chosen["output" if shared else "embedding"]
+    # Of one table the embedding's rounding must be the output's, or both would be stored.
+    rounding = parse_method(linear.method).rounding
     embedding = EmbeddingScheme(
-        "embedding:wx", table.group_size, table.bits, table.bits <= 4
-    )
+        "embedding:wx", table.group_size, table.bits, table.bits <= 4,
+        rounding if rounding in PLAIN else DEFAULT_METHOD,
+    )  # fmt: skip
     return replace(base, linear=replace(linear, layers=layers), embedding=embedding)
 
 
@@ -96,6 +100,7 @@ def report_of(found: Fit, budget: Budget, weights: int) -> dict[str, object]:
     return {
         "budget": budget.text,
         "weights": weights,
+        "most_bytes": budget.most_bytes(weights),
         "packed_bytes": found.bytes,
         "predicted_kl": found.kl,
         "bits": {name: [c.bits, c.group_size] for name, c in found.chosen.items()},

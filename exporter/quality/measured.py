@@ -2,20 +2,19 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from exporter.divergence import DecoderLogits, divergence, log_probabilities
 from exporter.lowbit_model import LowbitTransformer
 from exporter.model import Transformer
 from exporter.perplexity import Window
-from exporter.quality.calibration import Calibration
 from exporter.quality.layerwise import Rope, float_weights, rms_norm, run_block
 
 
 class Expected:
-    """The float model's log-probabilities, float16, of the second halves of held-out windows."""
+    """The float model's log-probabilities, float16, of the second halves of windows int64 [H, T]."""
 
-    def __init__(self, model: Transformer, calibration: Calibration):
-        held_out = calibration.held_out if len(calibration.held_out) else calibration.tokens[:1]
+    def __init__(self, model: Transformer, held_out: Tensor):
         half = held_out.shape[1] // 2
         self.windows = [Window(tuple(row.tolist()), half) for row in held_out]
         config = model.config

@@ -22,6 +22,7 @@ from exporter.divergence import divergence, log_probabilities
 from exporter.lowbit_weights import dequantize, quantize_linear, weight_format
 from exporter.methods import parse_method
 from exporter.model import Transformer
+from exporter.packed_header import laid_out
 from exporter.quality.calibration import Calibration
 from exporter.quality.gptq import gptq
 from exporter.quality.layerwise import (
@@ -86,16 +87,9 @@ def scheme_of(base: LinearScheme, bits: int, group_size: int) -> LinearScheme:
 
 
 def packed_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
-    """Of a matrix with zero points up to 4 bits: kernels/layout.h."""
-    panels, groups = -(-rows // 16), -(-columns // group_size)
-    padded = -(-groups * group_size // 32) * 32
-    zeros = 0 if bits > 4 else _to_64(-(-groups // 2) * 16)
-    panel = 64 + _to_64(groups * 32) + zeros + padded // 32 * bits * 64
-    return 64 + panels * panel
-
-
-def _to_64(size: int) -> int:
-    return -(-size // 64) * 64
+    """Of a matrix as `scheme_of` has it."""
+    zeros = "integer" if bits <= 4 else "none"
+    return laid_out("integer", bits, group_size, zeros, 0, rows, columns).bytes
 
 
 @torch.no_grad()
@@ -130,8 +124,8 @@ class _Sensitivity:
         self.model, self.config, self.base = model, model.config, base.plain()
         self.shared, self.report = shared, report
         self.by_gptq = parse_method(base.method).rounding == "gptq"
-        held_out = calibration.held_out if len(calibration.held_out) else calibration.tokens
-        self.text, self.tokens = calibration.tokens[:MOMENT_WINDOWS], held_out[:WINDOWS]
+        self.text = calibration.tokens[:MOMENT_WINDOWS]
+        self.tokens = calibration.held_out[:WINDOWS]
         self.rope = Rope(self.config, self.tokens.shape[1], torch.device("cpu"))
 
     def units(self) -> list[Unit]:

@@ -1,6 +1,7 @@
 """`export`, the verb where none is named: a model to artifacts."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from exporter import __version__
@@ -62,8 +63,9 @@ def request(options: argparse.Namespace) -> Request:
             find_targets(options.target)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    model = model_request(options.model, options)
     return Request(
-        model=model_request(options.model, options),
+        model=replace(model, work_folder=outputs.paths()[0].parent),
         outputs=outputs,
         target=options.target,
         runtime=options.runtime,

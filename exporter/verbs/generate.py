@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.command_line import UsageError, not_negative, positive
+from exporter.command_line import UsageError, not_negative, positive, seed
 from exporter.model_options import add_model_options, model_request
 from exporter.progress import note, stage
 
@@ -33,7 +33,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--top-k", type=not_negative, metavar="N", help="the N likeliest tokens; 0: all")
     add("--min-p", type=_number(0, 1), metavar="X",
         help="tokens with so much of the likeliest one's probability")  # fmt: skip
-    add("--seed", type=not_negative, metavar="N",
+    add("--seed", type=seed, metavar="N",
         help="of the first sample; each further one has the next (default: random)")  # fmt: skip
     add("--num-samples", type=positive, default=1, metavar="N", help="continuations to write")
     add("--threads", type=positive, metavar="N",

@@ -1,0 +1,152 @@
+"""`--fit`: budgets, the choice of formats, and a fitted export of a tiny model."""
+
+import json
+import re
+
+import pytest
+import tiny
+import torch
+
+from exporter import cli
+from exporter.artifact_reader import read_artifact
+from exporter.lowbit_model import pack_integers
+from exporter.lowbit_weights import quantize_linear
+from exporter.ops import load
+from exporter.quality.budget import parse_budget
+from exporter.quality.fit import fit, hull
+from exporter.quality.sensitivity import FORMATS, Choice, Unit, packed_bytes, scheme_of
+from exporter.recipe import parse_recipe
+from exporter.schemes import LinearScheme
+
+# A context of 256: more than fifty windows, so that three are held out.
+TEXT = "".join(f"The {i}th of {i % 7} hares ran {i * i % 97} times around the old stone wall. "
+               for i in range(900))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "size", "kl"),
+    [("120MB", 10, 120e6, None), ("1.5 GiB", 10, 1.5 * 2**30, None), ("4.0bpw", 1000, 500, None),
+     ("kl<0.01", 10, None, 0.01), ("kl < 1e-3", 10, None, 1e-3)],
+)  # fmt: skip
+def test_budgets(text, weights, size, kl):
+    budget = parse_budget(text)
+    assert (budget.most_bytes(weights), budget.kl) == (size, kl)
+
+
+@pytest.mark.parametrize("text", ["", "120", "-3MB", "0bpw", "4bits", "kl>0.1", "kl<0", "1.2.3MB", "nanMB"])
+def test_no_budgets(text):
+    with pytest.raises(ValueError, match=re.escape(f"--fit {text!r} is no budget")):
+        parse_budget(text)
+
+
+def unit(name, *choices):
+    return Unit(name, tuple(Choice(bits, 32, size, kl) for bits, size, kl in choices))
+
+
+UNITS = [
+    unit("a", (2, 10, 1.0), (3, 15, 0.9), (4, 20, 0.2), (8, 40, 0.0)),
+    unit("b", (2, 10, 0.3), (4, 20, 0.1), (8, 40, 0.09)),
+]
+
+
+def test_hull_drops_what_a_mixture_beats():
+    assert [choice.bits for choice in hull(UNITS[0].choices)] == [2, 4, 8]
+    assert [choice.bits for choice in hull(UNITS[1].choices)] == [2, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("most", "bits", "kl"),
+    [(20, [2, 2], 1.3), (29, [2, 2], 1.3), (30, [4, 2], 0.5), (40, [4, 4], 0.3), (60, [8, 4], 0.1),
+     (1000, [8, 8], 0.09)],
+)  # fmt: skip
+def test_least_kl_under_a_size(most, bits, kl):
+    found = fit(UNITS, most, None)
+    assert [found.chosen[name].bits for name in "ab"] == bits
+    assert found.bytes <= most and found.kl == pytest.approx(kl)
+    assert found.bytes == sum(choice.bytes for choice in found.chosen.values())
+
+
+def test_least_size_under_a_kl():
+    found = fit(UNITS, None, 0.35)
+    assert (found.bytes, found.kl) == (40, pytest.approx(0.3))
+    with pytest.raises(ValueError, match="smallest formats"):
+        fit(UNITS, 19, None)
+    with pytest.raises(ValueError, match="largest formats"):
+        fit(UNITS, None, 0.01)
+
+
+@pytest.mark.parametrize(("bits", "size"), FORMATS)
+def test_sizes_are_what_packing_makes(bits, size):
+    load()
+    scheme = scheme_of(LinearScheme("linear:a8wx", 32, 4), bits, size)
+    packed = pack_integers(quantize_linear(torch.randn(40, 96), scheme))
+    assert packed.nbytes == packed_bytes(40, 96, bits, size)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    tiny.make_hf(folder / "m", "smollm2")
+    (folder / "t.txt").write_text(TEXT)
+    return folder
+
+
+def export(folder, *arguments):
+    words = [str(folder / "m"), "--output-pte", str(folder / "m.pte"), "--calibrate",
+             str(folder / "t.txt"), *arguments]  # fmt: skip
+    return cli.main(words)
+
+
+def test_a_divergence_is_kept_and_the_recipe_makes_the_same_file(folder, capsys):
+    assert export(folder, "--fit", "kl<0.05") == 0
+    content = json.loads((folder / "m.recipe.json").read_text())
+    report = content["fit"]
+    assert report["measured_kl"] <= 0.05 and report["predicted_kl"] > 0
+    first = (folder / "m.pte").read_bytes()
+    assert report["file_bytes"] == {"m.pte": len(first)}
+    recipe = parse_recipe(str(folder / "m.recipe.json"))
+    artifact = read_artifact(folder / "m.pte")
+    for name, scheme in recipe.linear.layers:
+        packed = artifact.weight(name).packed
+        assert (packed.bits, packed.group_size) == (scheme.bitwidth, scheme.groupsize)
+    assert artifact.weight("table") is artifact.weight("output")
+    assert export(folder, "--quantize", str(folder / "m.recipe.json")) == 0
+    again = read_artifact(folder / "m.pte")
+    for name in ("layers.0.wqkv", "layers.1.down", "output"):
+        assert bytes(again.weight(name).data) == bytes(artifact.weight(name).data), name
+    assert not list(folder.glob(".calibration-*"))
+
+
+def test_plain_rounding_fits_too_and_shares_the_table(folder):
+    hqq = '{"linear:a8wx": {"bitwidth": 4, "method": "hqq"}}'
+    assert export(folder, "--fit", "kl<0.2", "--quantize", hqq) == 0
+    artifact = read_artifact(folder / "m.pte")
+    assert artifact.weight("table") is artifact.weight("output")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--fit", "5kB"), "give a larger one"),
+        (("--fit", "kl<1e-9"), "ask for more"),
+    ],
+)
+def test_impossible_budgets(folder, capsys, arguments, said):
+    assert export(folder, *arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: --fit") and said in error
+
+
+def test_refusals(folder, capsys):
+    text = folder / "short.txt"
+    text.write_text(TEXT[:3000])
+    words = [str(folder / "m"), "--output-pte", str(folder / "x.pte"), "--fit", "kl<0.1"]
+    assert cli.main([*words, "--calibrate", str(text)]) == 1
+    assert "give a text of 40,000 tokens" in capsys.readouterr().err
+    assert cli.main([*words, "--delegate", "stock"]) == 2
+    assert "--fit is for --delegate lowbit" in capsys.readouterr().err
+    layers = '{"linear:a8wx": {"layers": {"output": {"bitwidth": 8}}}}'
+    assert cli.main([*words, "--quantize", layers]) == 2
+    assert 'leave "layers" out' in capsys.readouterr().err
+    assert cli.main(["eval", str(folder / "m"), "--text", str(text), "--fit", "4bpw"]) == 1
+    assert "is for an export" in capsys.readouterr().err
