@@ -180,11 +180,11 @@ def _measured(setting: Setting, backend: str, options: argparse.Namespace, head:
 
 
 def _export(setting: Setting, backend: str, options: argparse.Namespace) -> Exported:
-    """The artifact, made where there is none of the same model and options."""
+    """The artifact, made where there is none of the same model, options and commit."""
     options.work.mkdir(parents=True, exist_ok=True)
     path = options.work / f"{model_name(options.model)}-{setting.name}.{backend}"
     record = path.with_name(path.name + ".json")
-    wanted = {"model": options.model, "options": list(setting.flags())}
+    wanted = {"model": options.model, "options": list(setting.flags()), "commit": commit()}
     found = _read(record) if path.is_file() else {}
     if {key: found.get(key) for key in wanted} == wanted:
         return Exported(path, found["seconds"])

@@ -85,6 +85,11 @@ def run(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> None:
     """Raise UsageError for flags that do not go together."""
+    if options.compile != options.compile_prefill and options.tasks is None:
+        raise UsageError(
+            "a text is read in chunks, never a token at a time: give --compile and --compile-prefill "
+            "together, or neither"
+        )
     if options.text is None and options.tasks is None:
         raise UsageError("nothing to evaluate; give --text FILE or --tasks NAMES")
     if options.window < SMALLEST_WINDOW:
