@@ -102,7 +102,8 @@ def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path
     with stage("lowering to ExecuTorch"):
         from exporter.lower_executorch import lower
 
-        lower(program, request.model.recipe, request.model.delegate, {**metadata, "backend": EXECUTORCH}, path)
+        asked, metadata = request.model, {**metadata, "backend": EXECUTORCH}
+        lower(program, asked.recipe, asked.delegate, metadata, path)
     _announce(path)
 
 

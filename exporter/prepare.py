@@ -143,7 +143,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         from exporter.quantized import Job, packed
 
         job = Job(
-            request, described.tokenizer, checkpoint.digest, len(described.tokenizer.table), load,
+            request, described.tokenizer, checkpoint.digest, load,
             getattr(torch, dtype), getattr(torch, request.cache_dtype or _cache_dtype(recipe, dtype)),
         )  # fmt: skip
         model, recipe, work, measured = packed(job)

@@ -38,7 +38,6 @@ class Job:
     request: "ModelRequest"
     tokenizer: "Tokenizer"
     checkpoint_digest: str
-    tokenizer_bytes: int
     load: Callable[[], Transformer]
     dtype: torch.dtype
     cache_dtype: torch.dtype
@@ -160,7 +159,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
     shared = model.output.weight is model.tok_embeddings.weight
     units = _sensitivities(job, model, shared, calibration)
     most = budget.most_bytes(weights)
-    fixed = job.tokenizer_bytes + PROGRAM_BYTES + _float_bytes(model)
+    fixed = len(job.tokenizer.table) + PROGRAM_BYTES + _float_bytes(model)
     factor = 1.0
     for attempt in range(FIT_ATTEMPTS):
         found = fit(

@@ -151,7 +151,7 @@ class TestLayerwise:
             layer.register_forward_hook(lambda m, i, out, found=found: found.append(out))
         for window in tokens:
             logits(model, window[None])
-        rope = Rope(model.config, LENGTH, torch.device("cpu"))
+        rope = Rope(model.config, LENGTH)
         with torch.no_grad():
             stream = Stream(F.embedding(tokens, model.tok_embeddings.weight), model.config, rope)
             for block, expected in zip(model.layers, hidden, strict=True):

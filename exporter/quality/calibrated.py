@@ -33,9 +33,9 @@ from exporter.quality.layerwise import (
     Rope,
     Stream,
     float_weights,
+    last_hidden,
     matrices,
     over_parts,
-    rms_norm,
 )
 from exporter.quality.transforms import (
     awq_factors,
@@ -59,10 +59,17 @@ EMBEDDING_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a matrix's inputs: H = E[q q^T], C = E[x q^T], float32 [K, K]; E|x| and max |x| [K]."""
+    """Of a matrix's inputs: H = E[q q^T], C = E[x q^T], float32 [K, K]."""
 
     hessian: Tensor
     cross: Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the float model's inputs of a matrix: E[x x^T] [K, K], E|x| and max |x| [K]."""
+
+    hessian: Tensor
     mean: Tensor
     largest: Tensor
 
@@ -108,7 +115,7 @@ class _Run:
     def __init__(self, model, method, linear, embedding, tokens_BT, work, report):
         self.model, self.config, self.method = model, model.config, method
         self.linear, self.embedding, self.report, self.work = linear, embedding, report, work
-        self.rope = Rope(self.config, tokens_BT.shape[1], torch.device("cpu"))
+        self.rope = Rope(self.config, tokens_BT.shape[1])
         self.tokens = tokens_BT
 
     def all(self) -> dict[str, QuantizedWeight]:
@@ -171,22 +178,26 @@ class _Run:
         return made
 
     def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
-        def work(windows: slice) -> tuple[Tensor, ...]:
+        def work(windows: slice) -> Tensor:
             q, x = (s.input(name, windows).flatten(0, 1) for s in (quantized, exact))
-            size = x.abs()
-            return q.t() @ q, x.t() @ q, size.sum(0), size.amax(0)
+            return torch.stack((q.t() @ q, x.t() @ q))
 
-        hessian = cross = mean = largest = None
         with rounded_products():
-            for found in over_parts(work, len(self.tokens)):
-                if hessian is None:
-                    hessian, cross, mean, largest = found
-                    continue
-                for total, more in zip((hessian, cross, mean), found, strict=False):
-                    total += more
-                largest = torch.maximum(largest, found[3])
+            found = sum(over_parts(work, len(self.tokens))) / self.tokens.numel()
+        return Moments(*found)
+
+    def _sizes(self, name: str, exact: Stream) -> Sizes:
+        def work(windows: slice) -> tuple[Tensor, Tensor, Tensor]:
+            x = exact.input(name, windows).flatten(0, 1)
+            return x.t() @ x, x.abs().sum(0), x.abs().amax(0)
+
+        hessian, mean, largest = 0, 0, torch.zeros(())
+        with rounded_products():
+            for squares, total, most in over_parts(work, len(self.tokens)):
+                hessian, mean = hessian + squares, mean + total
+                largest = torch.maximum(largest, most)
         count = self.tokens.numel()
-        return Moments(hessian / count, cross / count, mean / count, largest)
+        return Sizes(hessian / count, mean / count, largest)
 
     def _rounded(self, name: str, weight: Tensor, moments: Moments) -> QuantizedWeight:
         form = weight_format(self.linear.for_layer(name), weight.shape[1])
@@ -195,15 +206,15 @@ class _Run:
     def _smooth(self, i: int, block: Block, exact: Stream) -> None:
         before = exact.x.clone()
         exact.enter(block, float_weights(block))
-        moments = {}
+        sizes = {}
         for name in LINEARS:
-            moments[name] = self._moments(name, exact, exact)
+            sizes[name] = self._sizes(name, exact)
             exact.go_on(name)
         exact.x = before
         factors: dict[str, Tensor] = {}
 
         def choose(name: str, weight: Tensor) -> Tensor:
-            known = moments[name]
+            known = sizes[name]
             if "smoothquant" in self.method.transforms:
                 factors[name] = smoothquant_factors(known.largest, weight)
             else:
@@ -221,8 +232,7 @@ class _Run:
         model = self.model
 
         def work(windows: slice) -> Tensor:
-            h = rms_norm(quantized.x[windows], model.norm.weight, self.config.norm_eps).flatten(0, 1)
-            h = h if model.head is None else F.linear(h, model.head.weight)
+            h = last_hidden(model, quantized.x[windows]).flatten(0, 1)
             return h.t() @ h
 
         hessian = sum(over_parts(work, len(self.tokens))) / self.tokens.numel()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from exporter.config import ModelConfig
 from exporter.lowbit_weights import one_torch_thread
-from exporter.model import Block, rope_angles
+from exporter.model import Block, Transformer, rope_angles
 
 T = TypeVar("T")
 LINEARS = ("wqkv", "wo", "gate_up", "down")
@@ -47,20 +47,21 @@ def joined(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
 class Rope:
     """Rotary tables [T, d], half-split pairs, and the causal mask [T, T] of a sliding window."""
 
-    def __init__(self, config: ModelConfig, T: int, device: torch.device):
+    def __init__(self, config: ModelConfig, T: int):
         angles = rope_angles(config, T)
         angles = torch.cat((angles, angles), dim=-1)
-        self.cos, self.sin = angles.cos().to(device), angles.sin().to(device)
+        self.cos, self.sin = angles.cos(), angles.sin()
         self.mask = None
         if config.sliding_window is not None and config.sliding_window < T:
-            positions = torch.arange(T, device=device)
+            positions = torch.arange(T)
             distance = positions[:, None] - positions[None, :]
             self.mask = (distance >= 0) & (distance < config.sliding_window)
 
-    def turn(self, x_BHTd: Tensor) -> Tensor:
-        half = x_BHTd.shape[-1] // 2
-        turned = torch.cat((-x_BHTd[..., half:], x_BHTd[..., :half]), dim=-1)
-        return x_BHTd * self.cos + turned * self.sin
+    def turn(self, x: Tensor, at: slice | int = slice(None)) -> Tensor:
+        """x [..., T, d] at the positions `at`; [..., d] at one."""
+        half = x.shape[-1] // 2
+        turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+        return x * self.cos[at] + turned * self.sin[at]
 
 
 def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -130,6 +131,12 @@ class Stream:
 
 def float_weights(block: Block) -> Known:
     return {name: joined(layers) for name, layers in matrices(block).items()}
+
+
+def last_hidden(model: Transformer, x: Tensor) -> Tensor:
+    """What the output layer reads [..., D], of the last block's output."""
+    h = rms_norm(x, model.norm.weight, model.config.norm_eps)
+    return h if model.head is None else F.linear(h, model.head.weight)
 
 
 def over_parts(work: Callable[[slice], T], windows: int) -> Iterator[T]:

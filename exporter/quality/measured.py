@@ -8,7 +8,7 @@ from exporter.divergence import DecoderLogits, divergence, log_probabilities
 from exporter.lowbit_model import LowbitTransformer
 from exporter.model import Transformer
 from exporter.perplexity import Window
-from exporter.quality.layerwise import Rope, float_weights, rms_norm, run_block
+from exporter.quality.layerwise import Rope, float_weights, last_hidden, run_block
 
 
 class Expected:
@@ -18,13 +18,13 @@ class Expected:
         half = held_out.shape[1] // 2
         self.windows = [Window(tuple(row.tolist()), half) for row in held_out]
         config = model.config
-        rope = Rope(config, held_out.shape[1], torch.device("cpu"))
+        rope = Rope(config, held_out.shape[1])
         x = F.embedding(held_out, model.tok_embeddings.weight)
         for block in model.layers:
             x = run_block(block, x, float_weights(block), config, rope)
         # The logits of a position are of the token after it.
-        x = rms_norm(x[:, half - 1 : -1], model.norm.weight, config.norm_eps)
-        self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in x]
+        hidden = last_hidden(model, x[:, half - 1 : -1])
+        self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in hidden]
 
     def kl_of(self, model: LowbitTransformer) -> float:
         """Mean KL in nats a position."""

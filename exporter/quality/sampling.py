@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.model import Transformer, rope_angles
-from exporter.quality.layerwise import matrices, rms_norm
+from exporter.model import Transformer
+from exporter.quality.layerwise import Rope, last_hidden, matrices, rms_norm
 
 
 class BatchDecoder:
@@ -17,9 +17,7 @@ class BatchDecoder:
         shape = (batch, config.n_kv_heads, length, config.head_dim)
         self.keys = [torch.empty(shape) for _ in model.layers]
         self.values = [torch.empty(shape) for _ in model.layers]
-        angles = rope_angles(config, length)
-        angles = torch.cat((angles, angles), dim=-1)
-        self.cos, self.sin = angles.cos(), angles.sin()
+        self.rope = Rope(config, length)
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Logits [B, V] after `tokens_B` at the next position."""
@@ -31,26 +29,18 @@ class BatchDecoder:
             x = x + block.attention.wo(self._attention(i, qkv))
             x = x + block.feed_forward(rms_norm(x, block.ffn_norm.weight, config.norm_eps))
         self.position += 1
-        x = rms_norm(x, model.norm.weight, config.norm_eps)
-        if model.head is not None:
-            x = F.linear(x, model.head.weight)
-        return F.linear(x, model.output.weight)
+        return F.linear(last_hidden(model, x), model.output.weight)
 
     def _attention(self, i: int, qkv_BN: Tensor) -> Tensor:
         config, t = self.config, self.position
         H, K, d = config.n_heads, config.n_kv_heads, config.head_dim
         q, k, v = qkv_BN.view(len(qkv_BN), H + 2 * K, d).split((H, K, K), dim=1)
-        self.keys[i][:, :, t], self.values[i][:, :, t] = self._turn(k), v
+        self.keys[i][:, :, t], self.values[i][:, :, t] = self.rope.turn(k, t), v
         start = 0 if config.sliding_window is None else max(0, t + 1 - config.sliding_window)
         y = F.scaled_dot_product_attention(
-            self._turn(q)[:, :, None],
+            self.rope.turn(q, t)[:, :, None],
             self.keys[i][:, :, start : t + 1],
             self.values[i][:, :, start : t + 1],
             enable_gqa=H != K,
         )
         return y[:, :, 0].reshape(len(qkv_BN), H * d)
-
-    def _turn(self, x_BHd: Tensor) -> Tensor:
-        half = x_BHd.shape[-1] // 2
-        turned = torch.cat((-x_BHd[..., half:], x_BHd[..., :half]), dim=-1)
-        return x_BHd * self.cos[self.position] + turned * self.sin[self.position]

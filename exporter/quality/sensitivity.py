@@ -31,8 +31,8 @@ from exporter.quality.layerwise import (
     Rope,
     Stream,
     float_weights,
+    last_hidden,
     over_parts,
-    rms_norm,
     run_block,
 )
 from exporter.schemes import LinearScheme
@@ -126,7 +126,7 @@ class _Sensitivity:
         self.by_gptq = parse_method(base.method).rounding == "gptq"
         self.text = calibration.tokens[:MOMENT_WINDOWS]
         self.tokens = calibration.held_out[:WINDOWS]
-        self.rope = Rope(self.config, self.tokens.shape[1], torch.device("cpu"))
+        self.rope = Rope(self.config, self.tokens.shape[1])
 
     def units(self) -> list[Unit]:
         model, layers = self.model, self.model.layers
@@ -216,8 +216,7 @@ class _Sensitivity:
 
     def _hidden(self, x: Tensor) -> Tensor:
         """What the output layer reads [tokens, D]."""
-        h = rms_norm(x, self.model.norm.weight, self.config.norm_eps).flatten(0, 1)
-        return h if self.model.head is None else F.linear(h, self.model.head.weight)
+        return last_hidden(self.model, x).flatten(0, 1)
 
     def _logits(self, hidden: Tensor, output: Tensor | None = None):
         weight = self.model.output.weight if output is None else output

@@ -24,7 +24,8 @@ AWQ_ALPHAS = tuple(i / 8 for i in range(8))
 
 
 def random_orthogonal(size: int, seed: int) -> Tensor:
-    """An orthogonal matrix float64 [size, size], the same for a seed: QR of Gaussian numbers."""
+    """float64 [size, size], distributed evenly over the orthogonal matrices: the Q of a Gaussian
+    matrix's QR decomposition whose R has a positive diagonal (Mezzadri, arXiv math-ph/0609050)."""
     generator = torch.Generator().manual_seed(seed)
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()

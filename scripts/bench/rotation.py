@@ -20,6 +20,7 @@ from torch import Tensor
 from exporter.checkpoint import Checkpoint
 from exporter.checkpoint_weights import half_split
 from exporter.config import ModelConfig
+from exporter.quality.transforms import random_orthogonal  # noqa: F401
 
 VALUES_AT_ONCE = 1 << 23
 # What reads the residual stream, and the norm before it.
@@ -32,14 +33,6 @@ READERS = {
 }
 WRITERS = ("attention.wo", "feed_forward.w2")
 EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
-
-
-def random_orthogonal(size: int, seed: int) -> Tensor:
-    """float64 [size, size], distributed evenly over the orthogonal matrices: the Q of a Gaussian
-    matrix's QR decomposition whose R has a positive diagonal (Mezzadri, arXiv math-ph/0609050)."""
-    generator = torch.Generator().manual_seed(seed)
-    q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
-    return q * r.diagonal().sign()
 
 
 @dataclass(frozen=True)
