@@ -6,17 +6,16 @@
 #include <string_view>
 #include <vector>
 
+#include "runner/sampler.h"
+
 namespace runner {
 
 enum class Mode { generate, chat };
 
 // The command line, as given: absent flags are empty, so that the artifact's values can stand in.
-struct Args {
+struct Args : SamplingChoice {
   bool help = false;
   std::string model_path;
-  std::optional<double> temperature, top_p, min_p;
-  std::optional<int64_t> top_k;
-  std::optional<uint64_t> seed;
   std::optional<int64_t> steps;
   std::optional<std::string> prompt, system_prompt;
   std::string tokenizer_path;  // empty: the embedded tokenizer

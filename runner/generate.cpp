@@ -30,14 +30,7 @@ void Session::check(std::span<const int32_t> tokens) const {
                 std::to_string(context_length()) +
                 "; shorten the prompt or export with a larger --max-seq-length");
   }
-  const int64_t vocab_size = model_.metadata().vocab_size;
-  for (int32_t id : tokens) {
-    if (id < 0 || id >= vocab_size) {
-      throw Error("token id " + std::to_string(id) +
-                  " is outside the vocabulary; give ids from 0 to " +
-                  std::to_string(vocab_size - 1));
-    }
-  }
+  check_vocabulary(model_.metadata(), tokens);
 }
 
 bool Session::append(std::span<const int32_t> tokens, const RowSink& every_row,

@@ -287,4 +287,14 @@ Metadata parse_metadata(StringMap map, const std::string& path, std::string_view
   return m;
 }
 
+void check_vocabulary(const Metadata& metadata, std::span<const int32_t> tokens) {
+  for (int32_t id : tokens) {
+    if (id < 0 || id >= metadata.vocab_size) {
+      throw Error("token id " + std::to_string(id) +
+                  " is outside the vocabulary; give ids from 0 to " +
+                  std::to_string(metadata.vocab_size - 1));
+    }
+  }
+}
+
 }  // namespace runner

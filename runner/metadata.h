@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -155,5 +156,8 @@ struct Metadata {
 // Parses and validates the metadata of the artifact `path`, which `backend` will run. Throws Error
 // that names the file, the key and its value.
 Metadata parse_metadata(StringMap map, const std::string& path, std::string_view backend);
+
+// Throws Error for the first of `tokens` that is not in the vocabulary.
+void check_vocabulary(const Metadata& metadata, std::span<const int32_t> tokens);
 
 }  // namespace runner

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <iostream>
 #include <memory>
-#include <random>
 
 #include "runner/chat_loop.h"
 #include "runner/error.h"
@@ -51,16 +50,6 @@ void check_llama_version(const Args& args, const Tokenizer& tokenizer) {
               ", whose vocabulary is of " +
               (actual == 3 ? "Llama 3's kind (byte-level)" : "Llama 2's kind (SentencePiece)") +
               "; give -l " + std::to_string(actual) + " or leave it out");
-}
-
-SamplingParams sampling_params(const Args& args, const Metadata& metadata) {
-  SamplingParams params = recommended_sampling(metadata.sampling);
-  if (args.temperature) params.temperature = *args.temperature;
-  if (args.top_k) params.top_k = *args.top_k;
-  if (args.top_p) params.top_p = *args.top_p;
-  if (args.min_p) params.min_p = *args.min_p;
-  params.seed = args.seed ? *args.seed : std::random_device()();
-  return params;
 }
 
 // The ids that end generation: the artifact's, and the end-of-text token of a tokenizer that was
@@ -171,7 +160,7 @@ class Run {
   const Metadata& metadata() const { return model_->metadata(); }
 
   Sampler make_sampler() const {
-    const SamplingParams params = sampling_params(args_, metadata());
+    const SamplingParams params = chosen_sampling(args_, metadata().sampling);
     if (args_.verbose) {
       char line[160];
       std::snprintf(line, sizeof line, "sampling: -t %g --top-k %lld -p %g --min-p %g -s %llu",

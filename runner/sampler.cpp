@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <random>
 
 #include "runner/error.h"
 
@@ -36,6 +37,16 @@ SamplingParams recommended_sampling(const SamplingDefaults& defaults) {
   params.top_k = defaults.top_k.value_or(0);
   params.top_p = defaults.top_p.value_or(1.0);
   params.min_p = defaults.min_p.value_or(0.0);
+  return params;
+}
+
+SamplingParams chosen_sampling(const SamplingChoice& choice, const SamplingDefaults& defaults) {
+  SamplingParams params = recommended_sampling(defaults);
+  if (choice.temperature) params.temperature = *choice.temperature;
+  if (choice.top_k) params.top_k = *choice.top_k;
+  if (choice.top_p) params.top_p = *choice.top_p;
+  if (choice.min_p) params.min_p = *choice.min_p;
+  params.seed = choice.seed ? *choice.seed : std::random_device()();
   return params;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,6 +23,15 @@ struct SamplingParams {
 // The model's own recommendation, where it has one: what it leaves out is then off. The values of
 // SamplingParams itself otherwise.
 SamplingParams recommended_sampling(const SamplingDefaults& defaults);
+
+// What a caller asks for; what is absent is as the model recommends, the seed random.
+struct SamplingChoice {
+  std::optional<double> temperature, top_p, min_p;
+  std::optional<int64_t> top_k;
+  std::optional<uint64_t> seed;
+};
+
+SamplingParams chosen_sampling(const SamplingChoice& choice, const SamplingDefaults& defaults);
 
 class Sampler {
  public:

@@ -28,16 +28,6 @@ void check(const Metadata& metadata, std::span<const int32_t> tokens, int64_t fi
 
 }  // namespace
 
-void check_vocabulary(const Metadata& metadata, std::span<const int32_t> tokens) {
-  for (int32_t id : tokens) {
-    if (id < 0 || id >= metadata.vocab_size) {
-      throw Error("token id " + std::to_string(id) +
-                  " is outside the vocabulary; give ids from 0 to " +
-                  std::to_string(metadata.vocab_size - 1));
-    }
-  }
-}
-
 std::vector<float> score(Model& model, std::span<const int32_t> tokens, int64_t first,
                          const ScoreOptions& options) {
   const Metadata& metadata = model.metadata();

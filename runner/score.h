@@ -22,7 +22,4 @@ struct ScoreOptions {
 std::vector<float> score(Model& model, std::span<const int32_t> tokens, int64_t first,
                          const ScoreOptions& options = {});
 
-// Throws Error for the first of `tokens` that is not in the vocabulary.
-void check_vocabulary(const Metadata& metadata, std::span<const int32_t> tokens);
-
 }  // namespace runner

@@ -1,7 +1,6 @@
 #include "runner/python/model.h"
 
 #include <mutex>
-#include <random>
 
 #include "runner/chat.h"
 #include "runner/error.h"
@@ -58,16 +57,6 @@ void check_rows(const Metadata& metadata, const std::vector<int64_t>& rows, int6
     throw Error("there is no row " + std::to_string(row) + " in a chunk of " +
                 std::to_string(tokens) + " tokens");
   }
-}
-
-SamplingParams params_of(const Sampling& sampling, const Metadata& metadata) {
-  SamplingParams params = recommended_sampling(metadata.sampling);
-  if (sampling.temperature) params.temperature = *sampling.temperature;
-  if (sampling.top_k) params.top_k = *sampling.top_k;
-  if (sampling.top_p) params.top_p = *sampling.top_p;
-  if (sampling.min_p) params.min_p = *sampling.min_p;
-  params.seed = sampling.seed ? *sampling.seed : std::random_device()();
-  return params;
 }
 
 }  // namespace
@@ -134,7 +123,7 @@ FloatArray BoundModel::score(const Ids& tokens, int64_t first, const Progress& p
   return FloatArray(std::ssize(scores), scores.data());
 }
 
-Generated BoundModel::generate(const Ids& prompt, int64_t steps, const Sampling& sampling,
+Generated BoundModel::generate(const Ids& prompt, int64_t steps, const SamplingChoice& sampling,
                                const std::optional<Ids>& stop_ids, const OnText& on_text,
                                const OnToken& on_token) {
   check_runnable();
@@ -158,7 +147,7 @@ Generated BoundModel::generate(const Ids& prompt, int64_t steps, const Sampling&
   session.check(prompt);
   StreamDecoder decoder(words);
   for (const int32_t id : prompt) next_text(decoder, words, id);
-  Sampler sampler(params_of(sampling, metadata()));
+  Sampler sampler(chosen_sampling(sampling, metadata().sampling));
   result.counts = runner::generate(session, sampler, prompt, options, [&](int32_t id) {
     result.ids.push_back(id);
     if (on_token) on_token(id);

@@ -19,13 +19,6 @@ namespace runner::python {
 using Ids = std::vector<int32_t>;
 using FloatArray = pybind11::array_t<float>;
 
-// What Model.generate takes; what is absent is as the model recommends.
-struct Sampling {
-  std::optional<double> temperature, top_p, min_p;
-  std::optional<int64_t> top_k;
-  std::optional<uint64_t> seed;
-};
-
 struct Generated {
   std::string text;
   Ids ids;
@@ -52,7 +45,7 @@ class [[gnu::visibility("hidden")]] BoundModel {
                   bool add_generation_prompt);
   FloatArray forward(const Ids& tokens, int64_t start_pos, const std::vector<int64_t>& rows);
   FloatArray score(const Ids& tokens, int64_t first, const Progress& progress);
-  Generated generate(const Ids& prompt, int64_t steps, const Sampling& sampling,
+  Generated generate(const Ids& prompt, int64_t steps, const SamplingChoice& sampling,
                      const std::optional<Ids>& stop_ids, const OnText& on_text,
                      const OnToken& on_token);
   double time_prefill(int64_t tokens, int64_t depth);
