@@ -13,6 +13,7 @@ from exporter.command_line import (
     EXIT_USAGE,
     Parser,
     UsageError,
+    first_line,
 )
 from exporter.progress import note
 from exporter.schemes import support_table
@@ -33,10 +34,10 @@ def main(arguments: Sequence[str]) -> int:
         note("interrupted; nothing half-written was left behind")
         return EXIT_INTERRUPTED
     except (ValueError, OSError) as error:
-        return _fail(_one_line(error), arguments)
+        return _fail(first_line(error), arguments)
     except Exception as error:  # a defect of ours or of a library: still one line
         name = type(error).__name__
-        return _fail(f"{name}: {_one_line(error)} (--verbose shows where)", arguments)
+        return _fail(f"{name}: {first_line(error)} (--verbose shows where)", arguments)
 
 
 def _interrupt(signal_number, frame):
@@ -49,11 +50,6 @@ def _fail(message: str, arguments: Sequence[str]) -> int:
         traceback.print_exc()
     note(f"error: {message}")
     return EXIT_FAILURE
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from exporter import __version__
-from exporter.lowbit_model import LowbitTransformer, PackOptions, shares_table
+from exporter.lowbit_model import LowbitTransformer, PackOptions
 from exporter.methods import parse_method
 from exporter.model import Transformer
 from exporter.progress import note, stage

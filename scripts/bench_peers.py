@@ -12,11 +12,6 @@ is repeated, and where that does not help no verdict is given.
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import re
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -50,12 +45,12 @@ from scripts.bench.contenders import (  # noqa: E402
     Contender,
     select,
 )
+from scripts.bench.provenance import commit, machine, without_paths  # noqa: E402
 from scripts.bench.report import BANDWIDTH, NOBODY, Results, Sample  # noqa: E402
 
 ATTEMPTS = 3
 DEFAULT_OUT = ROOT / "docs" / "results" / "peers.md"
 DOT_PEAK_OF = "q4.pte"  # kernel_bench's weights have its format
-TELLING_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True)
@@ -122,12 +117,7 @@ def read_options(arguments: list[str]) -> Options:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="bench_peers.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="bench_peers.py", description=__doc__)
     add = parser.add_argument
     add("--models", metavar="NAMES", help=f"default: {','.join(MODELS)}")
     add("--contenders", metavar="NAMES", help="such as q4.pte,llama-q4_0 (default: all)")
@@ -235,11 +225,6 @@ def _fail(contender: Contender, error: Exception, failures: dict[str, str]) -> N
     note(f"error: {_title(contender)}: {first_line(error)}")
 
 
-def without_paths(text: str) -> str:
-    """The report is published: folders of this machine stay out of it."""
-    return re.sub(r"/(?:[^\s/:]+/)+", "", text)
-
-
 def render(options: Options, results: Results, failures: dict[str, str], began: str) -> str:
     lines = [
         "# Beside llama.cpp and the stock backends",
@@ -263,39 +248,6 @@ def render(options: Options, results: Results, failures: dict[str, str], began: 
     if failures:
         lines += ["", "## Failed", "", *(f"- {who}: {why}" for who, why in failures.items())]
     return "\n".join(lines)
-
-
-def machine() -> str:
-    """The CPU, what it has for the kernels, its cores and the memory; no names."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    try:
-        fields = cpu_fields(Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        fields = {}
-    model = fields.get("model name", platform.machine())
-    flags = fields.get("flags", fields.get("Features", "")).split()
-    telling = " ".join(flag for flag in TELLING_FLAGS if flag in flags)
-    with_flags = f" ({telling})" if telling else ""
-    return f"{model}{with_flags}, {os.cpu_count()} cores, {memory:.0f} GB, {platform.system()}"
-
-
-def cpu_fields(text: str) -> dict[str, str]:
-    """The first value of each field of /proc/cpuinfo."""
-    fields: dict[str, str] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    return fields
-
-
-def commit() -> str:
-    """The commit's short name, and whether tracked files differ from it."""
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip()
-
-    changed = " with local changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ installed. Prints the texts' sizes, and their lengths in tokens of --model.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import re
 import shutil
@@ -204,8 +203,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="calibration_texts.py", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser(prog="calibration_texts.py", description=__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", type=Path, help="where the texts go")
     add("--model", default="smollm2", help="whose tokenizer counts; default: smollm2")

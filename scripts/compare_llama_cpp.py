@@ -199,12 +199,7 @@ def _types(text: str) -> tuple[str, ...]:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="compare_llama_cpp.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="compare_llama_cpp.py", description=__doc__)
     add = parser.add_argument
     add("model", metavar="FLOAT.gguf", type=Path, help="the float model, F32 or BF16")
     add("--calibrate", metavar="FILE", type=Path, required=True, help="for the importance matrix")

@@ -41,16 +41,15 @@ from scripts.bench.command_line import (  # noqa: E402
     note,
     positive,
 )
+from scripts.bench.provenance import commit, machine, without_paths  # noqa: E402
 from scripts.bench.report import QUIET_CORES  # noqa: E402
 from scripts.bench.scheme_table import (  # noqa: E402
     BACKENDS,
-    OUTPUT_FLAGS,
     Line,
     Setting,
     select,
     table,
 )
-from scripts.bench_peers import commit, machine, without_paths  # noqa: E402
 
 ATTEMPTS = 3
 LIBRARIES = ("torch", "torchao", "executorch")
@@ -66,14 +65,6 @@ class Head:
     machine: str
     versions: str
     parameters: int
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An artifact; `seconds` is how long its export took, when it was made."""
-
-    path: Path
-    seconds: float
 
 
 def main(arguments: list[str]) -> int:
@@ -102,8 +93,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="make_table.py", description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser(prog="make_table.py", description=__doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="what the exporter takes: alias, folder, .gguf, hub id")
     add("--schemes", metavar="NAMES", help="such as bf16,q4,int8 (default: all)")
@@ -179,31 +169,12 @@ def _measured(setting: Setting, backend: str, options: argparse.Namespace, head:
     )  # fmt: skip
 
 
-def _export(setting: Setting, backend: str, options: argparse.Namespace) -> Exported:
-    """The artifact, made where there is none of the same model, options and commit."""
+def _export(setting: Setting, backend: str, options: argparse.Namespace) -> work.Prepared:
     options.work.mkdir(parents=True, exist_ok=True)
     path = options.work / f"{model_name(options.model)}-{setting.name}.{backend}"
-    record = path.with_name(path.name + ".json")
-    wanted = {"model": options.model, "options": list(setting.flags()), "commit": commit()}
-    found = _read(record) if path.is_file() else {}
-    if {key: found.get(key) for key in wanted} == wanted:
-        return Exported(path, found["seconds"])
-    record.unlink(missing_ok=True)
-    note(f"exporting {path.name}")
-    start = time.monotonic()
-    command = [sys.executable, "-m", "exporter", options.model, *setting.flags(),
-               OUTPUT_FLAGS[backend], str(path)]  # fmt: skip
-    work.call("export", command)
-    seconds = time.monotonic() - start
-    record.write_text(json.dumps({**wanted, "seconds": seconds}), encoding="utf-8")
-    return Exported(path, seconds)
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
+    return work.exported(
+        path, setting.flags(), False, lambda: options.model, model=options.model
+    )
 
 
 def _speed(path: Path, options: argparse.Namespace) -> tuple[dict[str, dict], bool]:

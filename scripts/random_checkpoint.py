@@ -10,7 +10,6 @@ files.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -43,12 +42,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="random_checkpoint.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="random_checkpoint.py", description=__doc__)
     add = parser.add_argument
     add("--like", required=True, choices=SHAPES, help=", ".join(SHAPES))
     add("--out", required=True, type=Path, metavar="DIR", help="the folder to make")

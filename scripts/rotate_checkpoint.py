@@ -142,12 +142,7 @@ def _report_size(before, after) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="rotate_checkpoint.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog="rotate_checkpoint.py", description=__doc__)
     add = parser.add_argument
     add("model", metavar="MODEL", help="alias, folder or file that the exporter reads")
     add("folder", metavar="FOLDER", type=Path, help="the folder to make")

@@ -129,7 +129,7 @@ class _Sensitivity:
         self.rope = Rope(self.config, self.tokens.shape[1])
 
     def units(self) -> list[Unit]:
-        model, layers = self.model, self.model.layers
+        layers = self.model.layers
         moments, hidden_moment = self._moments()
         stream = self._stream(self.tokens)
         inputs = []

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from exporter import command_line
+from exporter.command_line import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    UsageError,
+    first_line,
+    positive,
+)
+
+__all__ = ("ROOT", "Parser", "UsageError", "exit_status", "first_line", "note", "positive")
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 START = time.monotonic()
 
 
-class UsageError(Exception):
-    """What the user typed cannot be used."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong command line raises UsageError instead of printing the usage."""
+class Parser(command_line.Parser):
+    """The exporter's, for programs that have one help alone."""
 
     def error(self, message: str):
         raise UsageError(f"{message}; see --help")
@@ -27,11 +33,6 @@ class Parser(argparse.ArgumentParser):
 def note(text: str) -> None:
     """A line on stderr, with the seconds since the start."""
     print(f"[{time.monotonic() - START:4.0f}s] {text}", file=sys.stderr, flush=True)
-
-
-def first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def exit_status(main: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -48,12 +49,3 @@ def exit_status(main: Callable[[list[str]], int], arguments: list[str]) -> int:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
 
-
-def positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value

@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.bench.command_line import ROOT, note
 from scripts.bench.contenders import MODELS, Artifact, Model
+from scripts.bench.scheme_table import OUTPUT_FLAGS
 
 LLAMA_BIN = ROOT / ".deps" / "llama.cpp-build" / "bin"
 BUILT = ROOT / "cmake-out"
@@ -53,7 +54,10 @@ def prepare(artifact: Artifact, folder: Path, reuse: bool) -> Prepared:
     folder.mkdir(parents=True, exist_ok=True)
     if artifact.file.endswith(".gguf"):
         return Prepared(_gguf(artifact, folder), None)
-    return _export(artifact, folder, reuse)
+    return exported(
+        folder / artifact.file, artifact.options, reuse,
+        lambda: _source(MODELS[artifact.model], folder),
+    )  # fmt: skip
 
 
 def reload(path: Path) -> None:
@@ -101,21 +105,29 @@ def _source(model: Model, folder: Path) -> str:
     return str(path)
 
 
-def _export(artifact: Artifact, folder: Path, reuse: bool) -> Prepared:
-    path, record = folder / artifact.file, folder / f"{artifact.file}.json"
-    wanted = {"options": list(artifact.options), "sources": _sources_digest()}
+def exported(
+    path: Path, options: Sequence[str], reuse: bool, source: Callable[[], str], **more: str
+) -> Prepared:
+    """The export with `options` at `path`; made, of the model that `source` gives, where the record
+    beside it does not say the same options and `more`, or, unless `reuse`, other code of ours.
+
+    Raises ValueError with the exporter's own words.
+    """
+    record = path.with_name(path.name + ".json")
+    wanted = {"options": list(options), **more}
+    sources = {"sources": _sources_digest()}
     found = _read_record(record) if path.is_file() else {}
-    current = found.get("options") == wanted["options"]
-    if current and (reuse or found["sources"] == wanted["sources"]):
+    compared = wanted if reuse else {**wanted, **sources}
+    if {key: found.get(key) for key in compared} == compared:
         return Prepared(path, found["seconds"])
-    source = _source(MODELS[artifact.model], folder)
+    model = source()
     record.unlink(missing_ok=True)
-    output = "--output-pte" if path.suffix == ".pte" else "--output-aoti-package"
     note(f"exporting {path.name}")
     start = time.monotonic()
-    _module("exporter", source, *artifact.options, output, str(path))
+    _module("exporter", model, *options, OUTPUT_FLAGS[path.suffix[1:]], str(path))
     seconds = time.monotonic() - start
-    record.write_text(json.dumps({**wanted, "seconds": seconds}), encoding="utf-8")
+    content = json.dumps({**wanted, **sources, "seconds": seconds})
+    record.write_text(content, encoding="utf-8")
     return Prepared(path, seconds)
 
 

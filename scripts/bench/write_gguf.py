@@ -7,7 +7,6 @@ Quantized weights are dequantized; the tokenizer goes along.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -186,8 +185,7 @@ def _convert_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser(prog="write_gguf", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = Parser(prog="write_gguf", description=__doc__)
     parser.add_argument("model", metavar="MODEL", help="alias, folder or .gguf file")
     parser.add_argument("file", metavar="FILE", type=Path, help="the GGUF file to write")
     parser.add_argument("--dtype", choices=KINDS, default="bf16", help="default: bf16")
