@@ -17,7 +17,7 @@ IDENTIFIER = b"ET12"  # at byte 4
 _EXTENDED = struct.Struct("<4sIQQ")  # at byte 8: magic, length, program size, segments' start
 
 # The numbers of schema/program.fbs, of those that are read.
-_INT, _BOOL, _TENSOR, _STRING = 2, 3, 5, 6
+_BOOL, _TENSOR, _STRING = 3, 5, 6
 _KERNEL_CALL, _DELEGATE_CALL = 1, 2
 _SCALAR_TYPES = {
     0: ("uint8", 1), 1: ("int8", 1), 2: ("int16", 2), 3: ("int32", 4), 4: ("int64", 8),
@@ -101,9 +101,6 @@ class Plan:
     def name(self) -> str:
         return self._node.text(0)
 
-    def inputs(self) -> tuple[int, ...]:
-        return self._node.numbers(3, "i")
-
     def outputs(self) -> tuple[int, ...]:
         return self._node.numbers(4, "i")
 
@@ -135,10 +132,6 @@ class Plan:
         constant = value.number(5, numbers.Uint32Flags)
         return PlanTensor(dtype, shape, size, constant, value.node(6) is not None)
 
-    def integer(self, index: int) -> int | None:
-        kind, value = self._value(index)
-        return value.number(0, numbers.Int64Flags) if kind == _INT else None
-
     def boolean(self, index: int) -> bool:
         kind, value = self._value(index)
         return kind == _BOOL and value.number(0, numbers.BoolFlags, False)
@@ -156,14 +149,6 @@ class Plan:
                 names = operators if kind == _KERNEL_CALL else delegates
                 index = call.number(0, numbers.Int32Flags)
                 yield Call(names[index], kind == _DELEGATE_CALL, call.numbers(1, "i"))
-
-    def delegate_data(self) -> Iterator[tuple[str, int, int]]:
-        """(name, 0 inline or 1 segment, index) of each delegate."""
-        for node in self._node.nodes(7):
-            reference = node.node(1)
-            if reference is not None:
-                yield (node.text(0), reference.number(0, numbers.Int8Flags),
-                       reference.number(1, numbers.Uint32Flags))  # fmt: skip
 
     def _only_output(self) -> int:
         outputs = self.outputs()
@@ -208,11 +193,6 @@ class PteProgram:
         if node is None:
             return -1, ()
         return node.number(0, numbers.Uint32Flags), node.numbers(1, "Q")
-
-    def named_segments(self) -> dict[str, int]:
-        """Key and segment of data that delegates look up by name."""
-        kind = numbers.Uint32Flags
-        return {node.text(0): node.number(1, kind) for node in self._node.nodes(7)}
 
 
 def _overload(name: str) -> str:

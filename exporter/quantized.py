@@ -172,8 +172,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
         lowbit = _pack(job, model, recipe, quantized)
         with stage("measuring"):
             measured = expected.kl_of(lowbit)
-        report = {**report_of(found, budget, weights), "predicted_kl": found.kl * factor,
-                  "measured_kl": measured}  # fmt: skip
+        report = report_of(found, budget, weights, factor, measured)
         note(f"  KL predicted {report['predicted_kl']:.4f}, measured {measured:.4f} nats")
         if budget.kl is None or measured <= budget.kl:
             return lowbit, recipe, work, report

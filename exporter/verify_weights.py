@@ -8,7 +8,6 @@ a weight that points along the original must be between GAIN's bounds times as l
 of 16 rows too: doubled scales give 2. One bit keeps half of the length, or nothing.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,10 @@ from torch import Tensor
 
 from exporter.artifact_reader import Artifact, StoredTensor
 from exporter.config import ModelConfig
+from exporter.methods import Method, parse_method
 from exporter.packed_header import HEADER_BYTES, ROW_BLOCK
+from exporter.recipe import parse_recipe
+from exporter.schemes import DEFAULT_METHOD
 from exporter.verify_checks import Check, check, skipped
 
 ERROR_FACTOR = {1: 4.0, 2: 3.0, 3: 2.5}  # few bits clip; others OTHER_FACTOR
@@ -31,9 +33,8 @@ COMPENSATING_FACTOR = 2.5  # of methods that move weights to make up for others'
 _FLOAT_ERROR = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}  # relative, a weight's rounding
 _SMALL = 3e-4  # scales are float16
 _PANELS_AT_ONCE = 32  # few enough for a core's cache
-# Methods whose stored weights are not the checkpoint's: rescaled or rotated.
-ROTATING = ("rotat", "spinquant", "quarot")
-TRANSFORMING = ("awq", "smoothquant", *ROTATING)
+# Transforms after which stored weights are not the checkpoint's: rotated or rescaled.
+TRANSFORMING = ("rotate", "awq", "smoothquant")
 _SOURCES = {
     "wqkv": ("attention.wq", "attention.wk", "attention.wv"),
     "wo": ("attention.wo",),
@@ -75,23 +76,15 @@ class WeightError:
         return ""
 
 
+def method_of(artifact: Artifact) -> Method:
+    """How the linear layers' weights were made. Raises ValueError for a recipe of another exporter."""
+    linear = parse_recipe(artifact.metadata.get("quantization") or "{}").linear
+    return parse_method(DEFAULT_METHOD if linear is None else linear.method)
+
+
 def transformed(artifact: Artifact) -> str | None:
-    """The first method of the recipe after which weights are not the checkpoint's."""
-    words = _words(json.loads(artifact.metadata.get("quantization") or "{}"))
-    return next((word for word in words if any(known in word for known in TRANSFORMING)), None)
-
-
-def _words(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            if part not in (None, False):
-                yield str(key)
-            yield from _words(part)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for part in value:
-            yield from _words(part)
-    elif isinstance(value, str):
-        yield value
+    """The first transform of the recipe after which weights are not the checkpoint's."""
+    return next((w for w in method_of(artifact).transforms if w in TRANSFORMING), None)
 
 
 def weight_errors(
@@ -102,8 +95,7 @@ def weight_errors(
 
     Raises ValueError for a weight of another shape than the checkpoint's.
     """
-    compensated = "gptq" in artifact.metadata.get("quantization", "")
-    factor = COMPENSATING_FACTOR if compensated else 1.0
+    factor = COMPENSATING_FACTOR if method_of(artifact).rounding == "gptq" else 1.0
     weights = [tensor for tensor in artifact.packed() if tensor.name != "head"]
     tied = config.tied_embeddings or len(weights) < len(artifact.packed())
     found = [_error(tensor, _original(tensor.name, state, tied), factor) for tensor in weights]

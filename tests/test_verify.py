@@ -279,7 +279,7 @@ def rotated(whole, folder):
         dtype = str(value.dtype).removeprefix("torch.")
         weights.append(stored((canonical(name),), dtype, tuple(value.shape), data, 0))
     artifact = read_artifact(whole)
-    said = {**artifact.metadata, "quantization": '{"linear:a8wx": {"method": ["rotate", "rtn"]}}'}
+    said = {**artifact.metadata, "quantization": '{"linear:a8wx": {"method": "rotate+rtn"}}'}
     return replace(artifact, weights=tuple(weights), metadata=said)
 
 

@@ -95,13 +95,16 @@ def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
     return replace(base, linear=replace(linear, layers=layers), embedding=embedding)
 
 
-def report_of(found: Fit, budget: Budget, weights: int) -> dict[str, object]:
-    """What was predicted, for the recipe's reader."""
+def report_of(
+    found: Fit, budget: Budget, weights: int, factor: float, measured: float
+) -> dict[str, object]:
+    """What was predicted, its KL times `factor`, and the KL measured: for the recipe's reader."""
     return {
         "budget": budget.text,
         "weights": weights,
         "most_bytes": budget.most_bytes(weights),
         "packed_bytes": found.bytes,
-        "predicted_kl": found.kl,
+        "predicted_kl": found.kl * factor,
+        "measured_kl": measured,
         "bits": {name: [c.bits, c.group_size] for name, c in found.chosen.items()},
     }

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from exporter.command_line import EXIT_INTERRUPTED, UsageError, positive
-from exporter.model_options import add_model_options, model_request
+from exporter.open_model import add_runnable_options, open_model
 from exporter.perplexity import (
     SMALLEST_WINDOW,
     Progress,
@@ -29,7 +29,6 @@ from exporter.progress import note, stage
 SUMMARY = "perplexity, divergence from the float model, and lm-eval's tasks"
 DEFAULT_WINDOW = 512
 LM_EVAL_VERSION = "0.4.13"  # of pyproject.toml's extra "tasks"
-ARTIFACTS = (".pte", ".pt2", ".so")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=positive, metavar="N", help="the first N questions of each task")
     add("--include-path", type=Path, metavar="FOLDER", help="tasks of your own (YAML)")
     add("--json", action="store_true", help="one JSON object on stdout")
-    add("--compile", action="store_true", help="MODEL: compile one-token steps with torch.compile")
-    add("--compile-prefill", action="store_true", help="MODEL: compile longer chunks too")
-    add_model_options(parser)
+    add_runnable_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     text = None if options.text is None else read_text(options.text)
     if options.tasks is not None:
         _require_lm_eval()
-    model = open_model(options)
+    with stage(f"loading {options.model}"):
+        model = open_model(options)
     report: dict[str, object] = {"model": options.model}
     status = 0
     if text is not None:
@@ -111,43 +109,6 @@ def _require_lm_eval() -> None:
             "--tasks needs lm-eval, which is not installed: run `pip install "
             f"lm_eval=={LM_EVAL_VERSION}`"
         )
-
-
-def is_artifact(name: str) -> bool:
-    return Path(name).suffix in ARTIFACTS
-
-
-def open_model(options: argparse.Namespace):
-    """The artifact in the native runner, or the model eagerly: what `exporter._runner` describes.
-
-    Raises UsageError for a MODEL's flags with an artifact.
-    """
-    threads = options.threads or 0
-    if not is_artifact(options.model):
-        from exporter.eager import eager_model
-        from exporter.prepare import prepare
-
-        prepared = prepare(model_request(options.model, options), ())
-        return eager_model(prepared, options.compile, options.compile_prefill, threads)
-    _refuse_model_options(options)
-    from exporter._runner import load_model
-
-    with stage(f"loading {options.model}"):
-        return load_model(options.model, threads=threads)
-
-
-def _refuse_model_options(options: argparse.Namespace) -> None:
-    parser = argparse.ArgumentParser()
-    add_model_options(parser)
-    for name, default in vars(parser.parse_args([])).items():
-        if getattr(options, name) != default:
-            flag = name.replace("_", "-")
-            raise UsageError(
-                f"--{flag} is for a MODEL; the artifact {options.model} is exported already: "
-                "leave it out"
-            )
-    if options.compile or options.compile_prefill:
-        raise UsageError(f"--compile is for a MODEL; the artifact {options.model} is compiled")
 
 
 def _evaluate(

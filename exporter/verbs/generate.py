@@ -2,18 +2,16 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.command_line import UsageError, not_negative, positive, seed
-from exporter.model_options import add_model_options, model_request
+from exporter.open_model import add_runnable_options, open_model
 from exporter.progress import note, stage
 
 if TYPE_CHECKING:
     from exporter._runner import Model
 
 SUMMARY = "text after a prompt, by an ARTIFACT or by a MODEL before its export"
-SUFFIXES = (".pte", ".pt2", ".so")
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 
 
@@ -39,10 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=positive, metavar="N",
         help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--stats", action="store_true", help="what ran and how fast, on stderr")
-    add("--compile", action="store_true", help="MODEL: compile the forward of one token")
-    add("--compile-prefill", action="store_true",
-        help="MODEL: compile that of a prompt too; goes with --compile")  # fmt: skip
-    add_model_options(parser)
+    add_runnable_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -50,47 +45,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--system goes with --chat: a text that is continued has no system message")
     if options.compile_prefill and not options.compile:
         raise UsageError("--compile-prefill goes with --compile; add it")
-    model = load(options.model, options)
+    model = open_model(options)
     ids = _prompt(model, options)
     for index in range(options.num_samples):
         _sample(model, ids, index, options)
     return 0
-
-
-def load(name: str, options: argparse.Namespace) -> "Model":
-    """The artifact `name`, or the model of that name run by PyTorch.
-
-    `options` are those of `add_model_options` with compile, compile_prefill and threads. Raises
-    UsageError for a flag that an artifact cannot follow, ValueError or OSError for the rest.
-    """
-    if is_artifact(name):
-        _refuse_model_flags(options)
-        from exporter._runner import load_model
-
-        return load_model(name, options.threads or 0)
-    request = model_request(name, options)
-    from exporter.eager import eager_model
-    from exporter.prepare import prepare
-
-    prepared = prepare(request, ())
-    return eager_model(prepared, options.compile, options.compile_prefill, options.threads or 0)
-
-
-def is_artifact(name: str) -> bool:
-    """Whether `name` means an artifact's file, be it there or not, and not a model."""
-    return Path(name).suffix in SUFFIXES and not Path(name).is_dir()
-
-
-def _refuse_model_flags(options: argparse.Namespace) -> None:
-    parser = argparse.ArgumentParser()
-    add_model_options(parser)
-    defaults = vars(parser.parse_args([])) | {"compile": False, "compile_prefill": False}
-    for name, default in defaults.items():
-        if getattr(options, name) != default:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for a MODEL that is not exported yet; "
-                f"{options.model} is an artifact: leave it out"
-            )
 
 
 def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
