@@ -3,24 +3,14 @@
 // What softmax divides a row of logits by.
 
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
 #include "kernels/impl/exp.h"
+#include "kernels/impl/memory.h"
 #include "kernels/isa.h"
 
 namespace lowbit {
 namespace {
-
-// The first n of 16 lanes, minus infinity in the others.
-template <class V>
-typename V::F32 load_logits(const float* p, int64_t n) {
-  if (n >= 16) return V::load(p);
-  float lanes[16];
-  for (float& lane : lanes) lane = -std::numeric_limits<float>::infinity();
-  std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(float));
-  return V::load(lanes);
-}
 
 // Sums of 1024 powers are added in float32, 64 to a lane and then a tree, and those sums in
 // double: with exp's own error the total is off by less than 5e-6 of it for rows of any width.
@@ -29,10 +19,11 @@ template <class V>
 PowerSum power_sum_row(const float* row, int64_t width) {
   constexpr int64_t kBlock = 1024;
   constexpr int32_t kInfinity = 0x7f800000;
-  auto largest = V::set(-std::numeric_limits<float>::infinity());
+  constexpr float kLeast = -std::numeric_limits<float>::infinity();  // whose power is nothing
+  auto largest = V::set(kLeast);
   auto magnitude = V::iset(0);
   for (int64_t i = 0; i < width; i += 16) {
-    const auto x = load_logits<V>(row + i, width - i);
+    const auto x = load_first<V>(row + i, width - i, kLeast);
     largest = V::max(largest, x);
     magnitude = V::imax(magnitude, V::iand(V::as_int(x), V::iset(0x7fffffff)));
   }
@@ -46,7 +37,7 @@ PowerSum power_sum_row(const float* row, int64_t width) {
     const int64_t end = begin + kBlock < width ? begin + kBlock : width;
     auto sums = V::zero();
     for (int64_t i = begin; i < end; i += 16) {
-      const auto x = load_logits<V>(row + i, width - i);
+      const auto x = load_first<V>(row + i, width - i, kLeast);
       sums = V::add(sums, exp_of_negative<V>(V::sub(x, shift)));
     }
     total += static_cast<double>(V::sum(sums));

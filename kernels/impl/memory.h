@@ -8,10 +8,12 @@
 namespace lowbit {
 namespace {
 
+// `rest` in the other lanes.
 template <class V>
-typename V::F32 load_first(const float* p, int64_t n) {
+typename V::F32 load_first(const float* p, int64_t n, float rest = 0) {
   if (n >= 16) return V::load(p);
-  float lanes[16] = {};
+  float lanes[16];
+  for (float& lane : lanes) lane = rest;
   std::memcpy(lanes, p, static_cast<size_t>(n) * sizeof(float));
   return V::load(lanes);
 }
