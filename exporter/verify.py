@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +79,9 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
     Raises ValueError or OSError with a line that names the value and the remedy when something
     needed cannot be read; what is read and wrong is a failed check.
     """
-    with _one_torch_thread():
+    from exporter.lowbit_weights import one_torch_thread
+
+    with one_torch_thread():  # beside a neighbour, two take ten times as long as one
         return _verify(request, load or _load)
 
 
@@ -183,20 +184,6 @@ def effective_bits(artifact: Artifact) -> float:
                                   else 32) for key, options in recipe.items()]  # fmt: skip
         bits = min([*known, _DTYPE_BITS.get(artifact.metadata.get("dtype", ""), 32)])
     return min(bits, _DTYPE_BITS.get(artifact.cache_dtype or "", 32))
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Torch's threads spin between operators: with a neighbour on the same cores two of them take
-    ten times as long as one. The runner's are not torch's."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _load(path: Path, threads: int):
