@@ -2,7 +2,9 @@
 
 import importlib
 import logging
+import os
 import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -10,6 +12,7 @@ from collections.abc import Sequence
 from exporter.command_line import (
     EXIT_FAILURE,
     EXIT_INTERRUPTED,
+    EXIT_NO_READER,
     EXIT_USAGE,
     Parser,
     UsageError,
@@ -26,7 +29,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit status. Errors are one line on stderr."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _dispatch(list(arguments))
+        status = _dispatch(list(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # stdout's reader, as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NO_READER
     except UsageError as error:
         note(f"error: {error}")
         return EXIT_USAGE

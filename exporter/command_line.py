@@ -3,6 +3,7 @@
 import argparse
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_NO_READER = 141  # as a shell says of a program that SIGPIPE ended
 
 
 class UsageError(Exception):

@@ -18,7 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.perplexity import Score, Window, standard_error, target_bytes
+from exporter.perplexity import (
+    LARGEST_EXPONENT,
+    Score,
+    Window,
+    standard_error,
+    target_bytes,
+)
 
 if TYPE_CHECKING:
     from exporter.export import Decoder
@@ -46,10 +52,23 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What two models gave a window: `positions`, and the log-probabilities of the targets by the
+    model and by the reference, in nats, float32 [targets]."""
+
+    positions: Positions
+    log_probs: np.ndarray
+    reference_log_probs: np.ndarray
+
+
+@dataclass(frozen=True)
 class Summary:
     """Over all positions; nats."""
 
     positions: int
+    perplexity: float  # the reference's
+    perplexity_ratio: float  # the model's over the reference's
+    perplexity_ratio_error: float
     mean: float
     standard_error: float
     median: float
@@ -62,6 +81,9 @@ class Summary:
         """For JSON."""
         return {
             "positions": self.positions,
+            "perplexity": self.perplexity,
+            "perplexity_ratio": self.perplexity_ratio,
+            "perplexity_ratio_error": self.perplexity_ratio_error,
             "kl_mean": self.mean,
             "kl_error": self.standard_error,
             "kl_median": self.median,
@@ -133,29 +155,38 @@ def target_log_probabilities(
     return (chosen - positions.log_sum).astype(np.float32)
 
 
-def joined(parts: Sequence[Positions]) -> Positions:
-    """One after the other."""
-    return Positions(
-        np.concatenate([part.kl for part in parts]),
-        np.concatenate([part.same_top for part in parts]),
-        np.concatenate([part.log_sum for part in parts]),
+def summarize(parts: Sequence[Comparison]) -> Summary:
+    """Of all positions of `parts`; errors are those of means of independent positions.
+
+    The ratio's is that of the targets' differences, to first order: far less than of either
+    perplexity, since both models find the same tokens hard.
+    """
+    kl = np.concatenate([part.positions.kl for part in parts])
+    same_top = np.concatenate([part.positions.same_top for part in parts])
+    expected, actual = (
+        np.concatenate(values).astype("float64")
+        for values in zip(*((p.reference_log_probs, p.log_probs) for p in parts), strict=True)
     )
-
-
-def summarize(parts: Sequence[Positions]) -> Summary:
-    """Of all positions of `parts`; errors are those of means of independent positions."""
-    whole = joined(parts)
-    kl, count, top1 = whole.kl, len(whole.kl), float(whole.same_top.mean())
+    count, top1 = len(kl), float(same_top.mean())
+    lost = expected - actual
+    ratio = math.exp(min(float(lost.mean()), LARGEST_EXPONENT))
     return Summary(
         positions=count,
+        perplexity=math.exp(min(-float(expected.mean()), LARGEST_EXPONENT)),
+        perplexity_ratio=ratio,
+        perplexity_ratio_error=ratio * _error(lost),
         mean=float(kl.mean()),
-        standard_error=standard_error(float(kl.sum()), float((kl * kl).sum()), count),
+        standard_error=_error(kl),
         median=float(np.median(kl)),
         p99=float(np.percentile(kl, PERCENTILE)),
         largest=float(kl.max()),
         top1_agreement=top1,
         top1_error=math.sqrt(top1 * (1 - top1) / (count - 1)) if count > 1 else math.nan,
     )
+
+
+def _error(values: np.ndarray) -> float:
+    return standard_error(float(values.sum()), float((values * values).sum()), len(values))
 
 
 class DecoderLogits:
@@ -248,27 +279,31 @@ def open_reference(
     return DecoderLogits(load_model(found, torch.float32, context))
 
 
-def compare(
-    reference: WindowLogits, model: WindowLogits, window: Window
-) -> tuple[Positions, np.ndarray]:
-    """Both read the window: their divergence, and the model's log-probabilities of the targets in
-    nats, float32 [targets]."""
-    parts, scores, done = [], [], window.first
+def compare(reference: WindowLogits, model: WindowLogits, window: Window) -> Comparison:
+    """Both read the window."""
+    parts, scores, expected_scores, done = [], [], [], window.first
     for expected, actual in zip(reference.blocks(window), model.blocks(window), strict=True):
-        parts.append(divergence(log_probabilities(expected), actual))
+        log_p = log_probabilities(expected)
+        parts.append(divergence(log_p, actual))
         targets = window.tokens[done : done + len(actual)]
         scores.append(target_log_probabilities(actual, targets, parts[-1]))
+        expected_scores.append(log_p.numpy()[np.arange(len(targets)), np.asarray(targets)])
         done += len(actual)
-    return joined(parts), np.concatenate(scores)
+    positions = Positions(
+        np.concatenate([part.kl for part in parts]),
+        np.concatenate([part.same_top for part in parts]),
+        np.concatenate([part.log_sum for part in parts]),
+    )
+    return Comparison(positions, np.concatenate(scores), np.concatenate(expected_scores))
 
 
 def compared_scores(
     reference: DecoderLogits,
     model: RunnerLogits,
     windows: Sequence[Window],
-    receive: Callable[[Positions], None],
+    receive: Callable[[Comparison], None],
 ) -> Iterator[Score]:
-    """The model's `Score` after each window, whose Positions `receive` is given; the time is that
+    """The model's `Score` after each window, whose Comparison `receive` is given; the time is that
     of both models.
 
     Raises ValueError where the two have different vocabularies.
@@ -281,8 +316,8 @@ def compared_scores(
     score = Score()
     for window in windows:
         start = time.monotonic()
-        positions, log_probs = compare(reference, model, window)
-        receive(positions)
+        found = compare(reference, model, window)
+        receive(found)
         size = target_bytes(model.model.tokenizer, window)
-        score = score.plus(window, log_probs, size, time.monotonic() - start)
+        score = score.plus(window, found.log_probs, size, time.monotonic() - start)
         yield score

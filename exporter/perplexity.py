@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import numpy as np
 
+LARGEST_EXPONENT = 700.0  # whose exp float64 holds
 SMALLEST_WINDOW = 3  # the smallest with a target
 LINE_SECONDS = 5  # between lines of progress where stderr is no terminal
 
@@ -101,7 +102,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nll) if self.nll < 700 else math.inf
+        return math.exp(self.nll) if self.nll < LARGEST_EXPONENT else math.inf
 
     @property
     def perplexity_error(self) -> float:

@@ -137,7 +137,15 @@ def test_divergence_is_accurate(noise, cached):
     found = divergence.divergence(divergence.log_probabilities(reference).to(cached), logits)
     assert abs(found.kl.mean() - wanted.mean()) < 1e-6
     assert (found.same_top == (reference.argmax(-1) == logits.argmax(-1)).numpy()).all()
-    summary = divergence.summarize([found])
+    targets = np.arange(100)
+    of_model = divergence.target_log_probabilities(logits, targets, found)
+    of_reference = log_p.numpy()[targets, targets].astype("float32")
+    summary = divergence.summarize([divergence.Comparison(found, of_model, of_reference)])
+    lost = (log_p - log_q).numpy()[targets, targets]
+    assert summary.perplexity == pytest.approx(math.exp(-log_p.numpy()[targets, targets].mean()))
+    assert summary.perplexity_ratio == pytest.approx(math.exp(lost.mean()), rel=1e-4)
+    error = math.exp(lost.mean()) * lost.std() / math.sqrt(99)
+    assert summary.perplexity_ratio_error == pytest.approx(error, rel=1e-2)
     assert summary.standard_error == pytest.approx(wanted.std() / math.sqrt(99), rel=5e-2)
     assert summary.p99 == pytest.approx(np.percentile(wanted, 99), rel=5e-2)
 
@@ -170,6 +178,8 @@ def test_the_verbs_figures(fake, tiny_model, text, capsys):
     assert report["tokens_scored"] == score.targets == report["reference"]["positions"]
     assert abs(report["reference"]["kl_mean"]) < 1e-6  # the same model
     assert report["reference"]["top1_agreement"] == 1.0
+    assert report["reference"]["perplexity_ratio"] == pytest.approx(1, abs=1e-4)
+    assert report["reference"]["perplexity"] == pytest.approx(score.perplexity, rel=1e-4)
 
 
 def test_the_verbs_lines(fake, text, capsys):

@@ -234,3 +234,13 @@ class TestExporter:
         rest = process.stderr.read()
         assert process.wait() == 130 and rest.splitlines()[-1].startswith("interrupted")
         assert "Traceback" not in rest and not list(tmp_path.iterdir())
+
+
+def test_a_reader_of_stdout_that_has_enough(artifacts):
+    command = [sys.executable, "-m", "exporter", "inspect", artifacts["pte"]]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141

@@ -142,7 +142,7 @@ def _evaluate(
 
 
 def _steps(model, windows: list[Window], options: argparse.Namespace, compared: list):
-    """The sums after each window; with a reference, `compared` grows by the window's Positions."""
+    """The sums after each window; with a reference, `compared` grows by the window's Comparison."""
     if options.reference is None:
         return scores(model, windows)
     with stage(f"reading the reference {options.reference}"):
@@ -165,6 +165,8 @@ def _lines(score: Score, compared: list) -> list[str]:
 
         kl = summarize(compared)
         lines += [
+            f"of the reference {kl.perplexity:.4f}, which the model's exceeds by "
+            f"{100 * (kl.perplexity_ratio - 1):.2f} ± {100 * kl.perplexity_ratio_error:.2f} %",
             f"mean KL          {kl.mean:.6f} ± {kl.standard_error:.6f} nats from the reference",
             f"KL percentiles   median {kl.median:.6f}, 99 % {kl.p99:.6f}, largest {kl.largest:.6f}",
             f"top-1 agreement  {100 * kl.top1_agreement:.2f} ± {100 * kl.top1_error:.2f} %",
