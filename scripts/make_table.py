@@ -151,8 +151,7 @@ def _pairs(settings: tuple[Setting, ...], backends: list[str]) -> Iterator[tuple
 
 
 def _measured(setting: Setting, backend: str, options: argparse.Namespace, head: Head) -> Line:
-    exported = _export(setting, backend, options)
-    path, quality = exported.path, None
+    path, quality = _export(setting, backend, options), None
     if options.text is not None:
         note(f"eval of {path.name}")
         quality = json.loads(_stdout(
@@ -164,17 +163,16 @@ def _measured(setting: Setting, backend: str, options: argparse.Namespace, head:
     work.reload(path)
     rows, disturbed = _speed(path, options)
     return Line(
-        setting, backend, path.stat().st_size, head.parameters, exported.seconds, quality,
+        setting, backend, path.stat().st_size, head.parameters, quality,
         rows.get(f"pp{options.p}"), rows.get(f"tg{options.n}"), disturbed,
     )  # fmt: skip
 
 
-def _export(setting: Setting, backend: str, options: argparse.Namespace) -> work.Prepared:
+def _export(setting: Setting, backend: str, options: argparse.Namespace) -> Path:
     options.work.mkdir(parents=True, exist_ok=True)
     path = options.work / f"{model_name(options.model)}-{setting.name}.{backend}"
-    return work.exported(
-        path, setting.flags(), False, lambda: options.model, model=options.model
-    )
+    model = options.model
+    return work.exported(path, setting.flags(), False, lambda: model, model=model).path
 
 
 def _speed(path: Path, options: argparse.Namespace) -> tuple[dict[str, dict], bool]:

@@ -52,7 +52,7 @@ def test_rows_chosen_and_added():
 def line(**changes) -> Line:
     fields = {
         "setting": Setting("q4", ("--quantize", "q4")), "backend": "pte", "size_bytes": 1000,
-        "parameters": 2000, "export_seconds": 1.0, "quality": QUALITY, "prefill": SPEED,
+        "parameters": 2000, "quality": QUALITY, "prefill": SPEED,
         "decode": SPEED, "disturbed": False,
     }  # fmt: skip
     return Line(**{**fields, **changes})
@@ -88,7 +88,7 @@ def test_an_artifact_is_made_once(options, monkeypatch):
     q4, q3 = Setting("q4", ("--quantize", "q4")), Setting("q4", ("--quantize", "q3"))
     first = make_table._export(q4, "pte", options)
     assert make_table._export(q4, "pte", options) == first and len(made) == 1
-    assert made[0][3:] == ["smollm2", "--quantize", "q4", "--output-pte", str(first.path)]
+    assert made[0][3:] == ["smollm2", "--quantize", "q4", "--output-pte", str(first)]
     make_table._export(q3, "pte", options)  # of the same name: another recipe
     assert len(made) == 2
 

@@ -99,7 +99,6 @@ class Line:
     backend: str
     size_bytes: int
     parameters: int
-    export_seconds: float | None
     quality: dict | None
     prefill: dict | None
     decode: dict | None
@@ -119,7 +118,6 @@ class Line:
             "delegate": self.setting.delegate,
             "size_bytes": self.size_bytes,
             "bits_a_weight": self.bits,
-            "export_seconds": self.export_seconds,
             "quality": self.quality,
             "prefill": self.prefill,
             "decode": self.decode,
