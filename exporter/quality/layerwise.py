@@ -98,35 +98,26 @@ class Stream:
 
     def enter(self, block: Block, known: Known) -> None:
         self.block, self.known = block, known
-        self.y: Tensor | None = None  # attention's output, between wqkv and wo
 
     def input(self, name: str, windows: slice) -> Tensor:
         eps = self.config.norm_eps
-        if name == "wqkv":
-            return rms_norm(self.x[windows], self.block.attention_norm.weight, eps)
+        if name in ("wqkv", "wo"):
+            normed = rms_norm(self.x[windows], self.block.attention_norm.weight, eps)
+        else:
+            normed = rms_norm(self.x[windows], self.block.ffn_norm.weight, eps)
         if name == "wo":
-            return self.y[windows]
-        normed = rms_norm(self.x[windows], self.block.ffn_norm.weight, eps)
-        return normed if name == "gate_up" else silu_mul(F.linear(normed, *self.known["gate_up"]))
+            return attention(F.linear(normed, *self.known["wqkv"]), self.config, self.rope)
+        return silu_mul(F.linear(normed, *self.known["gate_up"])) if name == "down" else normed
 
     def go_on(self, name: str) -> None:
-        if name == "gate_up":
-            return  # its output is made again, a part at a time, where `down` reads it
-        if name == "wqkv":
-            H = self.config.n_heads * self.config.head_dim
-            self.y = torch.empty(*self.x.shape[:2], H)
+        if name in ("wqkv", "gate_up"):
+            return  # their outputs are made again, a part at a time, where the next matrix reads them
 
         def work(windows: slice) -> None:
-            result = F.linear(self.input(name, windows), *self.known[name])
-            if name == "wqkv":
-                self.y[windows] = attention(result, self.config, self.rope)
-            else:
-                self.x[windows] += result
+            self.x[windows] += F.linear(self.input(name, windows), *self.known[name])
 
         for _ in over_parts(work, len(self.x)):
             pass
-        if name == "wo":
-            self.y = None
 
 
 def float_weights(block: Block) -> Known:
