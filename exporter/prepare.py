@@ -145,6 +145,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         job = Job(
             request, described.tokenizer, checkpoint.digest, load,
             getattr(torch, dtype), getattr(torch, request.cache_dtype or _cache_dtype(recipe, dtype)),
+            backends,
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
         if work is not None and not backends:  # nothing is written that could fail yet

@@ -15,7 +15,7 @@ from exporter.model import Transformer
 from exporter.progress import note, stage
 from exporter.quality.layerwise import LINEARS
 from exporter.recipe import Recipe
-from exporter.schemes import LinearScheme
+from exporter.schemes import AOTI, EXECUTORCH, LinearScheme
 
 if TYPE_CHECKING:
     from exporter.prepare import ModelRequest
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from exporter.quality.measured import Expected
     from exporter.tokenizer import Tokenizer
 
-# Of a file beyond the packed matrices, the tokenizer, the rotary tables and the norms.
-PROGRAM_BYTES = 350_000
+# Code and metadata of a file: of any, and for each layer. A little above what SmolLM2's 30 layers and
+# Llama 3.2 1B's 16 take.
+PROGRAM_BYTES = {EXECUTORCH: (40_000, 4_000), AOTI: (500_000, 14_000)}
 FIT_ATTEMPTS = 3
 FIT_MARGIN = 1.05
 
@@ -41,6 +42,7 @@ class Job:
     load: Callable[[], Transformer]
     dtype: torch.dtype
     cache_dtype: torch.dtype
+    backends: tuple[str, ...]  # what it is lowered to; none: run eagerly
 
 
 Packed = tuple[LowbitTransformer, Recipe, "Work | None", dict]
@@ -159,7 +161,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
     shared = model.output.weight is model.tok_embeddings.weight
     units = _sensitivities(job, model, shared, calibration)
     most = budget.most_bytes(weights)
-    fixed = len(job.tokenizer.table) + PROGRAM_BYTES + _float_bytes(model)
+    fixed = len(job.tokenizer.table) + _program_bytes(job, model) + _float_bytes(model)
     factor = 1.0
     for attempt in range(FIT_ATTEMPTS):
         found = fit(
@@ -215,6 +217,12 @@ def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
     text = "" if calibration is None else calibration.digest
     key = f"{job.checkpoint_digest} {what} {text} {__version__}"
     return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _program_bytes(job: Job, model: Transformer) -> int:
+    """Of the largest of the files."""
+    code = (PROGRAM_BYTES[backend] for backend in job.backends)
+    return max(fixed + a_layer * model.config.n_layers for fixed, a_layer in code)
 
 
 def _float_bytes(model: Transformer) -> int:

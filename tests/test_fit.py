@@ -125,6 +125,17 @@ def test_plain_rounding_fits_too_and_shares_the_table(folder):
 
 
 @pytest.mark.parametrize(
+    ("flag", "name", "kilobytes"),
+    [("--output-pte", "b.pte", 130), ("--output-aoti-package", "b.pt2", 600)],
+)
+def test_a_size_is_kept_by_every_kind_of_file(flag, name, kilobytes, folder, capsys):
+    words = [str(folder / "m"), flag, str(folder / name), "--calibrate", str(folder / "t.txt")]
+    assert cli.main([*words, "--fit", f"{kilobytes}kB"]) == 0
+    assert (folder / name).stat().st_size <= 1000 * kilobytes
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--fit", "5kB"), "give a larger one"),
