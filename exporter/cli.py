@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -29,12 +30,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit status. Errors are one line on stderr."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        status = _dispatch(list(arguments))
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # stdout's reader, as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_NO_READER
+        try:
+            return _dispatch(list(arguments))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError as error:
+        return _without_reader() or _fail(first_line(error), arguments)
     except UsageError as error:
         note(f"error: {error}")
         return EXIT_USAGE
@@ -46,6 +48,16 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:  # a defect of ours or of a library: still one line
         name = type(error).__name__
         return _fail(f"{name}: {first_line(error)} (--verbose shows where)", arguments)
+
+
+def _without_reader() -> int | None:
+    """The exit status where stdout's reader, as `head`, has gone; None where it is there."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not poll.poll(0):
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is not written yet
+    return EXIT_NO_READER
 
 
 def _interrupt(signal_number, frame):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from exporter.perplexity import (
-    LARGEST_EXPONENT,
     Score,
     Window,
+    perplexity,
     standard_error,
     target_bytes,
 )
@@ -63,35 +63,23 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Summary:
-    """Over all positions; nats."""
+    """Over all positions; KL in nats."""
 
     positions: int
     perplexity: float  # the reference's
     perplexity_ratio: float  # the model's over the reference's
     perplexity_ratio_error: float
-    mean: float
-    standard_error: float
-    median: float
-    p99: float
-    largest: float
+    kl_mean: float
+    kl_error: float
+    kl_median: float
+    kl_p99: float
+    kl_max: float
     top1_agreement: float
     top1_error: float
 
     def figures(self) -> dict[str, float | int]:
         """For JSON."""
-        return {
-            "positions": self.positions,
-            "perplexity": self.perplexity,
-            "perplexity_ratio": self.perplexity_ratio,
-            "perplexity_ratio_error": self.perplexity_ratio_error,
-            "kl_mean": self.mean,
-            "kl_error": self.standard_error,
-            "kl_median": self.median,
-            "kl_p99": self.p99,
-            "kl_max": self.largest,
-            "top1_agreement": self.top1_agreement,
-            "top1_error": self.top1_error,
-        }
+        return asdict(self)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -158,28 +146,26 @@ def target_log_probabilities(
 def summarize(parts: Sequence[Comparison]) -> Summary:
     """Of all positions of `parts`; errors are those of means of independent positions.
 
-    The ratio's is that of the targets' differences, to first order: far less than of either
-    perplexity, since both models find the same tokens hard.
+    The ratio's is that of the targets' differences, to first order: where both models find the same
+    tokens hard, far less than that of either perplexity.
     """
     kl = np.concatenate([part.positions.kl for part in parts])
     same_top = np.concatenate([part.positions.same_top for part in parts])
-    expected, actual = (
-        np.concatenate(values).astype("float64")
-        for values in zip(*((p.reference_log_probs, p.log_probs) for p in parts), strict=True)
-    )
+    expected = np.concatenate([part.reference_log_probs for part in parts]).astype("float64")
+    actual = np.concatenate([part.log_probs for part in parts]).astype("float64")
     count, top1 = len(kl), float(same_top.mean())
     lost = expected - actual
-    ratio = math.exp(min(float(lost.mean()), LARGEST_EXPONENT))
+    ratio = perplexity(float(lost.mean()))
     return Summary(
         positions=count,
-        perplexity=math.exp(min(-float(expected.mean()), LARGEST_EXPONENT)),
+        perplexity=perplexity(-float(expected.mean())),
         perplexity_ratio=ratio,
         perplexity_ratio_error=ratio * _error(lost),
-        mean=float(kl.mean()),
-        standard_error=_error(kl),
-        median=float(np.median(kl)),
-        p99=float(np.percentile(kl, PERCENTILE)),
-        largest=float(kl.max()),
+        kl_mean=float(kl.mean()),
+        kl_error=_error(kl),
+        kl_median=float(np.median(kl)),
+        kl_p99=float(np.percentile(kl, PERCENTILE)),
+        kl_max=float(kl.max()),
         top1_agreement=top1,
         top1_error=math.sqrt(top1 * (1 - top1) / (count - 1)) if count > 1 else math.nan,
     )
@@ -317,7 +303,7 @@ def compared_scores(
     for window in windows:
         start = time.monotonic()
         found = compare(reference, model, window)
-        receive(found)
         size = target_bytes(model.model.tokenizer, window)
         score = score.plus(window, found.log_probs, size, time.monotonic() - start)
+        receive(found)
         yield score

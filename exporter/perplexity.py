@@ -102,7 +102,7 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nll) if self.nll < LARGEST_EXPONENT else math.inf
+        return perplexity(self.nll)
 
     @property
     def perplexity_error(self) -> float:
@@ -131,6 +131,11 @@ class Score:
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,
         }
+
+
+def perplexity(nll: float) -> float:
+    """Of a mean negative log-probability in nats; infinite where float64 cannot hold it."""
+    return math.exp(nll) if nll < LARGEST_EXPONENT else math.inf
 
 
 def standard_error(total: float, squares: float, count: int) -> float:

@@ -170,7 +170,7 @@ class TestResuming:
         assert rest.layers() == 1 and rest.lines[0] == "going on at layer 4 of 4"
 
     @pytest.mark.parametrize("damage", ["layer-0.safetensors", "layer-1.safetensors",
-                                        "streams-2.npy", "done"])  # fmt: skip
+                                        "streams-2.safetensors", "done"])  # fmt: skip
     @pytest.mark.parametrize("kind", ["cut", "missing", "other"])
     def test_a_damaged_folder_counts_as_empty(self, damage, kind, deep, text, tmp_path):
         wanted, tokens, work = recipe("gptq"), text.tokens[:8], Work(tmp_path / "w")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import types
 
 import numpy as np
@@ -127,36 +128,6 @@ def test_bytes_of_targets(tiny_model):
     assert target_bytes(model.tokenizer, window) == len(model.tokenizer.decode(ids[4:]))
 
 
-@pytest.mark.parametrize(("noise", "cached"), [(1.0, torch.float32), (1e-2, torch.float16)])
-def test_divergence_is_accurate(noise, cached):
-    generator = torch.Generator().manual_seed(1)
-    reference = 3 * torch.randn(100, 5000, generator=generator)
-    logits = reference + noise * torch.randn(100, 5000, generator=generator) + 11
-    log_p, log_q = (x.double().log_softmax(-1) for x in (reference, logits))
-    wanted = (log_p.exp() * (log_p - log_q)).sum(-1).numpy()
-    found = divergence.divergence(divergence.log_probabilities(reference).to(cached), logits)
-    assert abs(found.kl.mean() - wanted.mean()) < 1e-6
-    assert (found.same_top == (reference.argmax(-1) == logits.argmax(-1)).numpy()).all()
-    targets = np.arange(100)
-    of_model = divergence.target_log_probabilities(logits, targets, found)
-    of_reference = log_p.numpy()[targets, targets].astype("float32")
-    summary = divergence.summarize([divergence.Comparison(found, of_model, of_reference)])
-    lost = (log_p - log_q).numpy()[targets, targets]
-    assert summary.perplexity == pytest.approx(math.exp(-log_p.numpy()[targets, targets].mean()))
-    assert summary.perplexity_ratio == pytest.approx(math.exp(lost.mean()), rel=1e-4)
-    error = math.exp(lost.mean()) * lost.std() / math.sqrt(99)
-    assert summary.perplexity_ratio_error == pytest.approx(error, rel=1e-2)
-    assert summary.standard_error == pytest.approx(wanted.std() / math.sqrt(99), rel=5e-2)
-    assert summary.p99 == pytest.approx(np.percentile(wanted, 99), rel=5e-2)
-
-
-def test_divergence_refuses_what_cannot_be_compared():
-    with pytest.raises(ValueError, match="cannot be compared"):
-        divergence.divergence(torch.zeros(2, 5), torch.zeros(2, 6))
-    with pytest.raises(ValueError, match="not finite"):
-        divergence.divergence(torch.zeros(1, 2), torch.tensor([[0.0, math.nan]]))
-
-
 @pytest.mark.parametrize("first", [1, 2, 40, 90, 99])
 def test_blocks_are_the_whole_windows_logits(tiny_model, monkeypatch, first):
     monkeypatch.setattr(divergence, "BLOCK", 24)
@@ -170,7 +141,8 @@ def test_blocks_are_the_whole_windows_logits(tiny_model, monkeypatch, first):
         torch.testing.assert_close(torch.cat(blocks), whole, atol=2e-3, rtol=1e-3)
 
 
-def test_the_verbs_figures(fake, tiny_model, text, capsys):
+def test_the_verbs_figures(fake, tiny_model, text, capsys, monkeypatch):
+    monkeypatch.setattr(divergence, "BLOCK", 8)
     assert run("m.pte", "--text", text, "--window", 32, "--reference", tiny_model[0], "--json") == 0
     report = json.loads(capsys.readouterr().out)
     *_, score = scores(fake, text_windows(fake.tokenizer, LONG, 32, None, 128))
@@ -187,6 +159,14 @@ def test_the_verbs_lines(fake, text, capsys):
     said = capsys.readouterr()
     assert "perplexity" in said.out and "±" in said.out and "bits per byte" in said.out
     assert "tokens scored    30 in 2 windows" in said.out
+
+
+def test_the_verbs_lines_beside_a_reference(fake, tiny_model, text, capsys):
+    assert run("m.pte", "--text", text, "--window", 32, "--reference", tiny_model[0]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("perplexity") and lines[1].startswith("of the reference")
+    assert re.fullmatch(r"of the reference [0-9.]+: [+-]0.0[0-9] ± 0.0[0-9] %", lines[1])
+    assert lines[0].split()[1][:6] == lines[1].split()[3][:6]  # the same model
 
 
 def test_divergence_of_another_vocabulary_is_refused(fake, tiny_model, text, capsys):

@@ -236,11 +236,22 @@ class TestExporter:
         assert "Traceback" not in rest and not list(tmp_path.iterdir())
 
 
-def test_a_reader_of_stdout_that_has_enough(artifacts):
-    command = [sys.executable, "-m", "exporter", "inspect", artifacts["pte"]]
+@pytest.mark.parametrize("words", [("inspect", None), ("--help",)])
+def test_a_reader_of_stdout_that_has_enough(words, artifacts):
+    command = [sys.executable, "-m", "exporter", *(word or artifacts["pte"] for word in words)]
+    environment = {name: x for name, x in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_a_pipe_broken_elsewhere_is_an_error(monkeypatch, capfd):
+    def broken(arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(cli, "_dispatch", broken)
+    assert cli.main(["models"]) == FAILURE
+    assert "Broken pipe" in capfd.readouterr().err

@@ -182,7 +182,7 @@ class _Run:
             q, x = (s.input(name, windows).flatten(0, 1) for s in (quantized, exact))
             return torch.stack((q.t() @ q, x.t() @ q))
 
-        with rounded_products():
+        with rounded_products(name):
             found = sum(over_parts(work, len(self.tokens))) / self.tokens.numel()
         return Moments(*found)
 
@@ -192,7 +192,7 @@ class _Run:
             return x.t() @ x, x.abs().sum(0), x.abs().amax(0)
 
         hessian, mean, largest = 0, 0, torch.zeros(())
-        with rounded_products():
+        with rounded_products(name):
             for squares, total, most in over_parts(work, len(self.tokens)):
                 hessian, mean = hessian + squares, mean + total
                 largest = torch.maximum(largest, most)
@@ -244,9 +244,13 @@ class _Run:
 
 
 @contextmanager
-def rounded_products() -> Iterator[None]:
-    """Products of float32 matrices, their elements rounded to bfloat16 where that is faster: for second
-    moments, which are then exactly those of the rounded inputs."""
+def rounded_products(name: str) -> Iterator[None]:
+    """Products of float32 matrices, their elements rounded to bfloat16 where that is faster: for the
+    second moments of the inputs of `name`, which are then those of rounded inputs. Not for `wo`, whose
+    inputs are made meanwhile by attention: a rounded score is another softmax."""
+    if name == "wo":
+        yield
+        return
     backend = torch.backends.mkldnn.matmul
     before = backend.fp32_precision
     backend.fp32_precision = "bf16"

@@ -5,7 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -42,8 +41,9 @@ class Work:
                 found.update(_read_layer(self.folder / f"layer-{i}.safetensors"))
                 if scaled:
                     load_file(self._factors(i))
-            return found, done, _read_streams(self._streams(done))
-        except (OSError, EOFError, ValueError, KeyError, SafetensorError):
+            streams = load_file(self.folder / f"streams-{done}.safetensors")
+            return found, done, (streams["quantized"], streams["float"])
+        except (OSError, ValueError, KeyError, SafetensorError):
             return {}, 0, None
 
     def keep(self, layer: int, made: dict[str, QuantizedWeight], streams: Streams) -> None:
@@ -51,11 +51,12 @@ class Work:
         with disk_full_named(str(self.folder)):
             self.folder.mkdir(exist_ok=True)
             _write_layer(self.folder / f"layer-{layer}.safetensors", made)
-            _write_streams(self._streams(layer + 1), streams)
+            tensors = {"quantized": streams[0].contiguous(), "float": streams[1].contiguous()}
+            save_file(tensors, self.folder / f"streams-{layer + 1}.safetensors")
             part = self.folder / "done.part"
             part.write_text(str(layer + 1))
             os.replace(part, self.folder / "done")
-        self._streams(layer).unlink(missing_ok=True)
+        (self.folder / f"streams-{layer}.safetensors").unlink(missing_ok=True)
 
     def keep_factors(self, layer: int, factors: dict[str, Tensor]) -> None:
         with disk_full_named(str(self.folder)):
@@ -67,29 +68,11 @@ class Work:
         factors = load_file(self._factors(layer))
         smooth_block(block, config, lambda name, _: factors[name])
 
-    def _streams(self, layers: int) -> Path:
-        return self.folder / f"streams-{layers}.npy"
-
     def _factors(self, layer: int) -> Path:
         return self.folder / f"factors-{layer}.safetensors"
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _write_streams(path: Path, streams: Streams) -> None:
-    """One array after the other, without the copies that safetensors' `save_file` makes of them."""
-    with path.open("wb") as file:
-        for stream in streams:
-            array = stream.contiguous().numpy()
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(array.data)
-
-
-def _read_streams(path: Path) -> Streams:
-    with path.open("rb") as file:
-        quantized, exact = (torch.from_numpy(np.load(file)) for _ in range(2))
-    return quantized, exact
 
 
 def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:

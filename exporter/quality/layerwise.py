@@ -90,7 +90,9 @@ class Stream:
 
     `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS, and
     `go_on(name)` moves past it with the weight and bias that `known[name]` holds by then: in the
-    order of LINEARS, each once.
+    order of LINEARS, each once. The inputs of `wo` and `down` are made again each time, from the same
+    place and with what `known` has for `wqkv` and `gate_up`: held for all windows they take more room
+    than the streams.
     """
 
     def __init__(self, x_BTD: Tensor, config: ModelConfig, rope: Rope):
@@ -100,14 +102,13 @@ class Stream:
         self.block, self.known = block, known
 
     def input(self, name: str, windows: slice) -> Tensor:
-        eps = self.config.norm_eps
-        if name in ("wqkv", "wo"):
-            normed = rms_norm(self.x[windows], self.block.attention_norm.weight, eps)
-        else:
-            normed = rms_norm(self.x[windows], self.block.ffn_norm.weight, eps)
+        norm = self.block.attention_norm if name in ("wqkv", "wo") else self.block.ffn_norm
+        normed = rms_norm(self.x[windows], norm.weight, self.config.norm_eps)
         if name == "wo":
             return attention(F.linear(normed, *self.known["wqkv"]), self.config, self.rope)
-        return silu_mul(F.linear(normed, *self.known["gate_up"])) if name == "down" else normed
+        if name == "down":
+            return silu_mul(F.linear(normed, *self.known["gate_up"]))
+        return normed
 
     def go_on(self, name: str) -> None:
         if name in ("wqkv", "gate_up"):

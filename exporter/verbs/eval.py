@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=positive, metavar="N",
         help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--reference", metavar="MODEL",
-        help="also compare with this checkpoint in float32: KL, top-1 agreement")  # fmt: skip
+        help="also compare with this checkpoint in float32: perplexity, KL, top-1 agreement")  # fmt: skip
     add("--tasks", metavar="NAMES", help="tasks of lm-eval, with commas between")
     add("--limit", type=positive, metavar="N", help="the first N questions of each task")
     add("--include-path", type=Path, metavar="FOLDER", help="tasks of your own (YAML)")
@@ -164,11 +164,11 @@ def _lines(score: Score, compared: list) -> list[str]:
         from exporter.divergence import summarize
 
         kl = summarize(compared)
+        above, error = 100 * (kl.perplexity_ratio - 1), 100 * kl.perplexity_ratio_error
+        lines.insert(1, f"of the reference {kl.perplexity:.4f}: {above:+.2f} ± {error:.2f} %")
         lines += [
-            f"of the reference {kl.perplexity:.4f}, which the model's exceeds by "
-            f"{100 * (kl.perplexity_ratio - 1):.2f} ± {100 * kl.perplexity_ratio_error:.2f} %",
-            f"mean KL          {kl.mean:.6f} ± {kl.standard_error:.6f} nats from the reference",
-            f"KL percentiles   median {kl.median:.6f}, 99 % {kl.p99:.6f}, largest {kl.largest:.6f}",
+            f"mean KL          {kl.kl_mean:.6f} ± {kl.kl_error:.6f} nats from the reference",
+            f"KL percentiles   median {kl.kl_median:.6f}, 99 % {kl.kl_p99:.6f}, largest {kl.kl_max:.6f}",
             f"top-1 agreement  {100 * kl.top1_agreement:.2f} ± {100 * kl.top1_error:.2f} %",
         ]
     return lines
