@@ -15,6 +15,10 @@ class Method:
     transforms: tuple[str, ...]
     rounding: str
 
+    def rounded_by(self, rounding: str) -> str:
+        """The text of the same transforms and another rounding."""
+        return "+".join((*self.transforms, rounding))
+
     def needs_calibration(self) -> bool:
         return any(step in CALIBRATED for step in (*self.transforms, self.rounding))
 

@@ -26,8 +26,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--quantize", metavar="JSON|FILE|NAME",
         help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
     add("--fit", metavar="BUDGET",
-        help="choose bits and group sizes of every matrix for a file size (120MB), bits a weight "
-             "(4.0bpw) or a divergence (kl<0.01); by gptq, or the method of --quantize's linear:a8wx")  # fmt: skip
+        help="choose bits, group size and rounding of every matrix for a file size (120MB), bits a "
+             "weight (4.0bpw) or a divergence (kl<0.01)")  # fmt: skip
     add("--calibrate", type=Path, metavar="FILE",
         help="UTF-8 text for the methods gptq, awq and smoothquant (default: text that the model "
              "writes)")  # fmt: skip
@@ -61,8 +61,8 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
         raise UsageError(str(error)) from error
     if options.fit is not None:
         recipe = _to_fit(recipe, options)
-    method = None if recipe.linear is None else parse_method(recipe.linear.method)
-    if options.calibrate is not None and options.fit is None and not (method and method.needs_calibration()):
+    reads_text = recipe.linear is not None and recipe.linear.needs_calibration()
+    if options.calibrate is not None and options.fit is None and not reads_text:
         raise UsageError(
             f"--calibrate {options.calibrate}: the recipe's method looks at no text; leave it out, or "
             f"use a method with {', '.join(CALIBRATED)}"

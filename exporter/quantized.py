@@ -10,7 +10,6 @@ import torch
 
 from exporter import __version__
 from exporter.lowbit_model import LowbitTransformer, PackOptions
-from exporter.methods import parse_method
 from exporter.model import Transformer
 from exporter.progress import note, stage
 from exporter.quality.layerwise import LINEARS
@@ -57,7 +56,7 @@ def packed(job: Job) -> Packed:
     model = job.load()
     linear = recipe.linear
     _check_patterns(linear, model)
-    if job.request.fit is None and (linear is None or parse_method(linear.method).is_plain()):
+    if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
         return _pack(job, model, recipe, {}), recipe, None, {}
     calibration = _calibration(job, model)
     goal = None if job.request.fit is None else _goal(job, model, calibration)
@@ -90,7 +89,7 @@ def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTr
 def _calibration(job: Job, model: Transformer) -> "Calibration | None":
     """The text that the method looks at, of the float model as it is."""
     request = job.request
-    if request.fit is None and not parse_method(request.recipe.linear.method).needs_calibration():
+    if request.fit is None and not request.recipe.linear.needs_calibration():
         return None
     from exporter.quality import calibration
 

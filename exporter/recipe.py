@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.methods import PLAIN, parse_method
+from exporter.methods import PLAIN, ROUNDINGS, parse_method
 from exporter.schemes import (
     AOTI,
     BACKENDS,
@@ -276,13 +276,16 @@ def _layers(support: Support, options: dict) -> tuple[tuple[str, LinearScheme], 
             f'"{support.key}" takes layers as an object from names or patterns to options, '
             f"not {layers!r}"
         )
-    own = {name: value for name, value in options.items() if name not in ("layers", "method")}
-    method = options.get("method", DEFAULT_METHOD)
-    known = tuple(name for name in support.options if name not in ("layers", "method"))
+    own = {name: value for name, value in options.items() if name != "layers"}
+    around = parse_method(own.get("method", DEFAULT_METHOD))
+    known = tuple(name for name in support.options if name != "layers")
     found = []
     for pattern, changed in layers.items():
-        _no_others(f"{support.key}, layers, {pattern}", changed, known)
-        fields = _options(support, {**own, "method": method, **changed})
+        where = f"{support.key}, layers, {pattern}"
+        _no_others(where, changed, known)
+        said = {"method": changed.get("method", around.rounding)}
+        rounding = _one_of(where, said, "method", ROUNDINGS)
+        fields = _options(support, {**own, **changed, "method": around.rounded_by(rounding)})
         found.append((pattern, LinearScheme(support.key, **fields)))
     return tuple(found)
 
@@ -304,6 +307,8 @@ def _said(scheme: Scheme) -> dict:
 def _said_of_layer(scheme: Scheme, around: Scheme) -> dict:
     """The options that give `scheme` where those of `around` hold otherwise."""
     options = {name: value for name, value in _said(scheme).items() if name != "method"}
+    if scheme.method != around.method:
+        options["method"] = parse_method(scheme.method).rounding
     if around.has_weight_zeros and not scheme.has_weight_zeros:
         options["has_weight_zeros"] = False
     return options

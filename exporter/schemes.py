@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from exporter.methods import ROUNDINGS, Method, parse_method
+
 EXECUTORCH, AOTI = "executorch", "aoti"
 BACKENDS = (EXECUTORCH, AOTI)
 
@@ -10,7 +12,7 @@ BACKENDS = (EXECUTORCH, AOTI)
 # bring along.
 LOWBIT, XNNPACK, STOCK = DELEGATES = ("lowbit", "xnnpack", "stock")
 
-DEFAULT_METHOD = "rtn"
+DEFAULT_METHOD = ROUNDINGS[0]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,13 @@ class LinearScheme(Scheme):
     def plain(self) -> "LinearScheme":
         """The same format, rounded to nearest."""
         return replace(self, method=DEFAULT_METHOD, layers=())
+
+    def methods(self) -> list[Method]:
+        """Its own, and those of the layers that have others."""
+        return [parse_method(scheme.method) for scheme in (self, *(s for _, s in self.layers))]
+
+    def needs_calibration(self) -> bool:
+        return any(method.needs_calibration() for method in self.methods())
 
 
 class EmbeddingScheme(Scheme):

@@ -76,15 +76,16 @@ class WeightError:
         return ""
 
 
-def method_of(artifact: Artifact) -> Method:
-    """How the linear layers' weights were made. Raises ValueError for a recipe of another exporter."""
+def methods_of(artifact: Artifact) -> list[Method]:
+    """How the linear layers' weights were made, the same transforms in each. Raises ValueError for a
+    recipe of another exporter."""
     linear = parse_recipe(artifact.metadata.get("quantization") or "{}").linear
-    return parse_method(DEFAULT_METHOD if linear is None else linear.method)
+    return [parse_method(DEFAULT_METHOD)] if linear is None else linear.methods()
 
 
 def transformed(artifact: Artifact) -> str | None:
     """The first transform of the recipe after which weights are not the checkpoint's."""
-    return next((w for w in method_of(artifact).transforms if w in TRANSFORMING), None)
+    return next((w for w in methods_of(artifact)[0].transforms if w in TRANSFORMING), None)
 
 
 def weight_errors(
@@ -95,7 +96,8 @@ def weight_errors(
 
     Raises ValueError for a weight of another shape than the checkpoint's.
     """
-    factor = COMPENSATING_FACTOR if method_of(artifact).rounding == "gptq" else 1.0
+    by_gptq = any(method.rounding == "gptq" for method in methods_of(artifact))
+    factor = COMPENSATING_FACTOR if by_gptq else 1.0
     weights = [tensor for tensor in artifact.packed() if tensor.name != "head"]
     tied = config.tied_embeddings or len(weights) < len(artifact.packed())
     found = [_error(tensor, _original(tensor.name, state, tied), factor) for tensor in weights]

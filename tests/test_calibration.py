@@ -112,6 +112,30 @@ def test_compensation_beats_rounding(method, folder, text, tmp_path):
     assert rounded > 0.05 and kl(method) < 0.9 * rounded
 
 
+@pytest.mark.parametrize(
+    ("around", "inside"), [("gptq", "hqq"), ("hqq", "gptq"), ("rotate+gptq", "rtn")]
+)
+def test_layers_rounded_by_another_method(around, inside, folder, text, tmp_path):
+    """Those of a plain rounding have the numbers that it gives alone, the others those of GPTQ."""
+    layers = {"layers.1.*": {"method": inside}, "output": {"method": inside}}
+    mixed, alone, by_gptq = (
+        packed_bytes(quantized(folder, wanted, text.tokens[:WINDOWS], Work(tmp_path / str(i))))
+        for i, wanted in enumerate((
+            recipe(around, layers=layers),
+            recipe("rotate+rtn" if "rotate" in around else "hqq"),
+            recipe(around if "gptq" in around else inside),
+        ))
+    )  # fmt: skip
+    plain, other = (alone, by_gptq) if "gptq" in around else (by_gptq, alone)
+    inner, outer = (alone, by_gptq) if inside != "gptq" else (by_gptq, alone)
+    for name in ("wqkv", "wo", "gate_up", "down"):
+        first, second = f"layers.0.{name}.weight", f"layers.1.{name}.weight"
+        assert mixed[first] == outer[first] and plain[first] != other[first]
+        if inside != "gptq":
+            assert mixed[second] == inner[second]
+    assert mixed["output.weight"] != outer["output.weight"]
+
+
 @pytest.mark.parametrize("method", ["awq", "smoothquant"])
 def test_scaling_keeps_the_function(method, folder, text, tmp_path):
     model, plain = loaded(folder), loaded(folder)

@@ -13,7 +13,7 @@ from exporter.lowbit_model import pack_integers
 from exporter.lowbit_weights import quantize_linear
 from exporter.ops import load
 from exporter.quality.budget import parse_budget
-from exporter.quality.fit import fit, hull
+from exporter.quality.fit import fit, hull, recipe_of
 from exporter.quality.sensitivity import FORMATS, Choice, Unit, packed_bytes, scheme_of
 from exporter.recipe import parse_recipe
 from exporter.schemes import LinearScheme
@@ -40,7 +40,20 @@ def test_no_budgets(text):
 
 
 def unit(name, *choices):
-    return Unit(name, tuple(Choice(bits, 32, size, kl) for bits, size, kl in choices))
+    return Unit(name, tuple(Choice(bits, 32, "rtn", size, kl) for bits, size, kl in choices))
+
+
+def test_the_best_rounding_of_each_matrix_is_taken_and_written_down():
+    base = parse_recipe('{"linear:a8wx": {"method": "retie+gptq"}}')
+    units = [
+        Unit("layers.0.wo", (Choice(4, 32, "gptq", 10, 0.1), Choice(4, 32, "hqq", 10, 0.2))),
+        Unit("output", (Choice(4, 32, "gptq", 10, 0.2), Choice(4, 32, "hqq", 10, 0.1))),
+    ]
+    recipe = recipe_of(fit(units, 20, None), base, shared=True)
+    methods = {name: scheme.method for name, scheme in recipe.linear.layers}
+    assert methods == {"layers.0.wo": "retie+gptq", "output": "retie+hqq"}
+    assert recipe.embedding.method == "hqq"
+    assert parse_recipe(recipe.to_json()) == recipe
 
 
 UNITS = [
@@ -78,7 +91,7 @@ def test_least_size_under_a_kl():
 @pytest.mark.parametrize(("bits", "size"), FORMATS)
 def test_sizes_are_what_packing_makes(bits, size):
     load()
-    scheme = scheme_of(LinearScheme("linear:a8wx", 32, 4), bits, size)
+    scheme = scheme_of(LinearScheme("linear:a8wx", 32, 4), Choice(bits, size, "rtn", 0, 0.0))
     packed = pack_integers(quantize_linear(torch.randn(40, 96), scheme))
     assert packed.nbytes == packed_bytes(40, 96, bits, size)
 

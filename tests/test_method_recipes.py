@@ -44,7 +44,8 @@ LAYERED = {
     "linear:a8wx": {
         "bitwidth": 3, "groupsize": 32, "has_weight_zeros": True, "method": "hqq",
         "layers": {
-            "layers.0.wqkv": {"bitwidth": 8, "groupsize": 64, "has_weight_zeros": False},
+            "layers.0.wqkv": {"bitwidth": 8, "groupsize": 64, "has_weight_zeros": False,
+                              "method": "rtn"},
             "layers.*.down": {"bitwidth": 2, "groupsize": 16},
             "layers.1.*": {"bitwidth": 5, "groupsize": 32},
             "output": {"bitwidth": 6, "groupsize": 32},
@@ -70,7 +71,7 @@ class TestLayers:
             for s in [linear.for_layer(name)]
         }  # fmt: skip
         assert found == {
-            "layers.0.wqkv": (8, 64, False, "hqq"),
+            "layers.0.wqkv": (8, 64, False, "rtn"),
             "layers.0.wo": (3, 32, True, "hqq"),
             "layers.1.down": (2, 16, True, "hqq"),
             "layers.1.wo": (5, 32, True, "hqq"),
@@ -107,7 +108,8 @@ class TestLayers:
         ("layers", "words"),
         [
             ({"output": {"bits": 4}}, 'layers, output" has no option "bits"; it takes bitwidth'),
-            ({"output": {"method": "gptq"}}, 'no option "method"'),
+            ({"output": {"method": "retie+gptq"}}, "method rtn|hqq|gptq, not 'retie+gptq'"),
+            ({"output": {"method": 4}}, "method rtn|hqq|gptq, not 4"),
             ({"output": {"layers": {}}}, 'no option "layers"'),
             ({"output": {"bitwidth": 9}}, "1 to 8, not 9"),
             ({"output": {"groupsize": 40}}, "multiple of 16, not 40"),

@@ -89,11 +89,10 @@ def apply_method(
     `work` keeps finished layers, so that an interrupted run goes on where it was.
     Raises ValueError where the model does not allow the method.
     """
-    method = parse_method(linear.method)
-    if not method.needs_calibration():
+    if not linear.needs_calibration():
         return {}
     with torch.no_grad():
-        return _Run(model, method, linear, embedding, tokens_BT, work, report).all()
+        return _Run(model, linear, embedding, tokens_BT, work, report).all()
 
 
 @torch.no_grad()
@@ -112,8 +111,9 @@ def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
 
 
 class _Run:
-    def __init__(self, model, method, linear, embedding, tokens_BT, work, report):
-        self.model, self.config, self.method = model, model.config, method
+    def __init__(self, model, linear, embedding, tokens_BT, work, report):
+        self.model, self.config, self.method = model, model.config, parse_method(linear.method)
+        self.by_gptq = any(method.rounding == "gptq" for method in linear.methods())
         self.linear, self.embedding, self.report, self.work = linear, embedding, report, work
         self.rope = Rope(self.config, tokens_BT.shape[1])
         self.tokens = tokens_BT
@@ -141,7 +141,7 @@ class _Run:
             done, spent = i + 1 - first, time.monotonic() - start
             left = spent / done * (len(layers) - i - 1)
             self.report(f"calibrating: layer {i + 1} of {len(layers)}, {left:.0f} s left")
-        if self.method.rounding == "gptq":
+        if self._rounding("output") == "gptq":
             found["output"] = self._output(quantized)
         return found
 
@@ -149,7 +149,7 @@ class _Run:
         """The streams [B, T, D] at the first layer: quantized, float."""
         table = self.model.tok_embeddings.weight
         exact = F.embedding(self.tokens, table)
-        if self.embedding is None or self.method.rounding != "gptq":
+        if self.embedding is None or not self.by_gptq:
             return exact.clone(), exact
         used, place = self.tokens.unique(return_inverse=True)
         rows = dequantize(quantize_embedding(table[used], self.embedding))
@@ -161,15 +161,14 @@ class _Run:
         """Quantize one block for its streams, and move both past it."""
         weights, rounded_weights, made = float_weights(block), {}, {}
         exact.enter(block, weights)
-        if self.method.rounding != "gptq":
+        if not self.by_gptq:
             for name in LINEARS:
                 exact.go_on(name)
             return {}
         quantized.enter(block, rounded_weights)
         for name in LINEARS:
             weight, bias = weights[name]
-            moments = self._moments(name, quantized, exact)
-            made[f"layers.{i}.{name}"] = q = self._rounded(f"layers.{i}.{name}", weight, moments)
+            made[f"layers.{i}.{name}"] = q = self._rounded(i, name, weight, quantized, exact)
             rounded_weights[name] = (dequantize(q), bias)
             quantized.go_on(name)
             exact.go_on(name)
@@ -199,8 +198,17 @@ class _Run:
         count = self.tokens.numel()
         return Sizes(hessian / count, mean / count, largest)
 
-    def _rounded(self, name: str, weight: Tensor, moments: Moments) -> QuantizedWeight:
-        form = weight_format(self.linear.for_layer(name), weight.shape[1])
+    def _rounding(self, name: str) -> str:
+        return parse_method(self.linear.for_layer(name).method).rounding
+
+    def _rounded(
+        self, i: int, name: str, weight: Tensor, quantized: Stream, exact: Stream
+    ) -> QuantizedWeight:
+        scheme = self.linear.for_layer(f"layers.{i}.{name}")
+        if self._rounding(f"layers.{i}.{name}") != "gptq":
+            return quantize_linear(weight, scheme)
+        moments = self._moments(name, quantized, exact)
+        form = weight_format(scheme, weight.shape[1])
         return gptq(corrected(weight, moments), moments.hessian, form)
 
     def _smooth(self, i: int, block: Block, exact: Stream) -> None:

@@ -1,4 +1,4 @@
-"""Formats for every matrix under a budget: the least KL for a size, or the least size for a KL.
+"""Formats and roundings for every matrix under a budget: the least KL for a size, or the least size for a KL.
 
 The choices of a matrix on the lower convex hull of (bytes, KL) are taken up in the order of KL saved
 a byte, over all matrices, until the budget is reached (Shoham and Gersho, 1988, for bit allocation).
@@ -7,7 +7,7 @@ KLs of single matrices are added up: `sensitivity.py` measures them.
 
 from dataclasses import dataclass, replace
 
-from exporter.methods import PLAIN, parse_method
+from exporter.methods import PLAIN
 from exporter.quality.budget import Budget
 from exporter.quality.sensitivity import Choice, Unit, scheme_of
 from exporter.recipe import Recipe
@@ -81,16 +81,15 @@ def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
     """The recipe, as `--quantize` takes it."""
     linear: LinearScheme = base.linear
     layers = tuple(
-        (name, replace(scheme_of(linear, choice.bits, choice.group_size), method=linear.method))
+        (name, scheme_of(linear, choice))
         for name, choice in found.chosen.items()
         if name != "embedding"
     )
     table = found.chosen["output" if shared else "embedding"]
     # Of one table the embedding's rounding must be the output's, or both would be stored.
-    rounding = parse_method(linear.method).rounding
     embedding = EmbeddingScheme(
         "embedding:wx", table.group_size, table.bits, table.bits <= 4,
-        rounding if rounding in PLAIN else DEFAULT_METHOD,
+        table.rounding if table.rounding in PLAIN else DEFAULT_METHOD,
     )  # fmt: skip
     return replace(base, linear=replace(linear, layers=layers), embedding=embedding)
 
@@ -106,5 +105,5 @@ def report_of(
         "packed_bytes": found.bytes,
         "predicted_kl": found.kl * factor,
         "measured_kl": measured,
-        "bits": {name: [c.bits, c.group_size] for name, c in found.chosen.items()},
+        "bits": {name: [c.bits, c.group_size, c.rounding] for name, c in found.chosen.items()},
     }

@@ -1,6 +1,6 @@
-"""What each matrix costs and loses at each format.
+"""What each matrix costs and loses in each format, by each rounding.
 
-A matrix's KL is measured with it alone rounded, at ANCHOR and by the recipe's method; at the other
+A matrix's KL is measured with it alone rounded, at ANCHOR and by each rounding in turn; at the other
 formats it goes with the squared error of the outputs, tr(D H D^T), as formats' errors compare on a few
 matrices: KL is quadratic in small changes of the logits, and those are linear in small changes of one
 matrix's outputs.
@@ -20,7 +20,7 @@ from torch import Tensor
 from exporter.artifact import written_whole
 from exporter.divergence import divergence, log_probabilities
 from exporter.lowbit_weights import dequantize, quantize_linear, weight_format
-from exporter.methods import parse_method
+from exporter.methods import PLAIN, ROUNDINGS, parse_method
 from exporter.model import Transformer
 from exporter.packed_header import laid_out
 from exporter.quality.calibration import Calibration
@@ -35,25 +35,28 @@ from exporter.quality.layerwise import (
     over_parts,
     run_block,
 )
-from exporter.schemes import LinearScheme
+from exporter.schemes import DEFAULT_METHOD, LinearScheme
 
 Report = Callable[[str], None]
 WINDOWS = 2
 ROWS_AT_ONCE = 256
 SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
 MOMENT_WINDOWS = 32
-SENSITIVITY_VERSION = 2  # of how they are measured: what another measured is not read
+SENSITIVITY_VERSION = 3  # of how they are measured: what another measured is not read
 # (bits, group size); with zero points up to 4 bits, as their cost is small and their gain is not.
 FORMATS = tuple((bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64))
 ANCHOR = (4, 64)
+# Of each rounding, each format's squared error of the outputs, of that at ANCHOR.
+Shape = dict[str, dict[tuple[int, int], float]]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A format of one matrix: its packed size, and the KL, in nats, that it adds."""
+    """A format of one matrix and what rounds it: its packed size, and the KL, in nats, that it adds."""
 
     bits: int
     group_size: int
+    rounding: str
     bytes: int
     kl: float
 
@@ -80,7 +83,13 @@ def write_units(path: Path, units: list[Unit]) -> None:
         part.write_text(json.dumps(content), encoding="utf-8")
 
 
-def scheme_of(base: LinearScheme, bits: int, group_size: int) -> LinearScheme:
+def scheme_of(base: LinearScheme, choice: Choice) -> LinearScheme:
+    """`choice` with the transforms of `base`."""
+    method = parse_method(base.method).rounded_by(choice.rounding)
+    return _scheme(replace(base, method=method), choice.bits, choice.group_size)
+
+
+def _scheme(base: LinearScheme, bits: int, group_size: int) -> LinearScheme:
     return replace(
         base, bitwidth=bits, groupsize=group_size, has_weight_zeros=bits <= 4, layers=()
     )
@@ -101,7 +110,8 @@ def sensitivities(
     report: Report,
 ) -> list[Unit]:
     """Every matrix of `model` with its choices, in the order of the model; last `output`, and
-    `embedding` where the two do not share one table.
+    `embedding` where the two do not share one table. The roundings are those that look at no text,
+    and GPTQ where the method of `base` has it.
 
     The inputs' second moments are of MOMENT_WINDOWS windows of `calibration`; KLs are measured on
     WINDOWS others, which it holds out: on text that GPTQ has seen they would look too small.
@@ -109,12 +119,14 @@ def sensitivities(
     return _Sensitivity(model, base, shared, calibration, report).units()
 
 
-def _unit(name: str, weight: Tensor, kl: float, shape: dict[tuple[int, int], float]) -> Unit:
+def _unit(name: str, weight: Tensor, kls: dict[str, float], shape: Shape) -> Unit:
+    """`kls` at ANCHOR, by roundings."""
     return Unit(
         name,
         tuple(
-            Choice(bits, size, packed_bytes(*weight.shape, bits, size), max(kl, 0.0) * factor)
-            for (bits, size), factor in shape.items()
+            Choice(bits, size, rounding, packed_bytes(*weight.shape, bits, size), max(kl, 0.0) * factor)
+            for rounding, kl in kls.items()
+            for (bits, size), factor in shape[rounding].items()
         ),
     )
 
@@ -123,7 +135,7 @@ class _Sensitivity:
     def __init__(self, model, base, shared, calibration, report):
         self.model, self.config, self.base = model, model.config, base.plain()
         self.shared, self.report = shared, report
-        self.by_gptq = parse_method(base.method).rounding == "gptq"
+        self.roundings = ROUNDINGS if parse_method(base.method).rounding == "gptq" else PLAIN
         self.text = calibration.tokens[:MOMENT_WINDOWS]
         self.tokens = calibration.held_out[:WINDOWS]
         self.rope = Rope(self.config, self.tokens.shape[1])
@@ -144,11 +156,13 @@ class _Sensitivity:
             known = float_weights(block)
             for name in LINEARS:
                 weight, bias = known[name]
-                rounded = self._rounded(weight, moments[i][name], *ANCHOR)
-                changed: Known = {**known, name: (rounded, bias)}
-                x = run_block(block, inputs[i], changed, self.config, self.rope)
-                kl = self._kl_after(i + 1, x)
-                units.append(_unit(f"layers.{i}.{name}", weight, kl, shape))
+                kls = {}
+                for rounding in self.roundings:
+                    rounded = self._rounded(weight, moments[i][name], rounding, *ANCHOR)
+                    changed: Known = {**known, name: (rounded, bias)}
+                    x = run_block(block, inputs[i], changed, self.config, self.rope)
+                    kls[rounding] = self._kl_after(i + 1, x)
+                units.append(_unit(f"layers.{i}.{name}", weight, kls, shape))
             moments[i] = {}
             left = (time.monotonic() - start) / (i + 1) * (len(layers) - i - 1)
             self.report(f"measuring sensitivity: layer {i + 1} of {len(layers)}, {left:.0f} s left")
@@ -179,33 +193,44 @@ class _Sensitivity:
 
         return sum(over_parts(work, len(self.text))) / self.text.numel()
 
-    def _shape(self, block, moments: dict[str, Tensor]) -> dict[tuple[int, int], float]:
-        """The outputs' squared error of each format, of that at ANCHOR: the geometric mean over
-        the middle layer's matrices."""
-        known, logs = float_weights(block), dict.fromkeys(FORMATS, 0.0)
+    def _shape(self, block, moments: dict[str, Tensor]) -> Shape:
+        """The geometric mean over the matrices of `block`, the middle layer."""
+        known = float_weights(block)
+        return {rounding: self._shape_of(rounding, known, moments) for rounding in self.roundings}
+
+    def _shape_of(self, rounding: str, known: Known, moments: dict[str, Tensor]):
+        logs = dict.fromkeys(FORMATS, 0.0)
         for name in LINEARS:
             weight = known[name][0]
             weight = weight[:: max(1, len(weight) // SAMPLED_ROWS)].contiguous()
             for form in FORMATS:
-                difference = self._rounded(weight, moments[name], *form) - weight
+                difference = self._rounded(weight, moments[name], rounding, *form) - weight
                 logs[form] += math.log(float(((difference @ moments[name]) * difference).sum()))
         return {form: math.exp((logs[form] - logs[ANCHOR]) / len(LINEARS)) for form in FORMATS}
 
-    def _ends(self, hidden: Tensor, moment: Tensor, shape: dict) -> list[Unit]:
+    def _ends(self, hidden: Tensor, moment: Tensor, shape: Shape) -> list[Unit]:
         """The output layer, and the embedding, together where they share a table."""
         table, output = self.model.tok_embeddings.weight.detach(), self.model.output.weight.detach()
-        of_output = self._kl(self._logits(hidden, self._rounded(output, moment, *ANCHOR)))
+        of_output = {}
+        for rounding in self.roundings:
+            rounded = self._rounded(output, moment, rounding, *ANCHOR)
+            of_output[rounding] = self._kl(self._logits(hidden, rounded))
         used, place = self.tokens.unique(return_inverse=True)
-        rows = dequantize(quantize_linear(table[used], scheme_of(self.base, *ANCHOR)))
-        of_table = self._kl_after(0, F.embedding(place, rows))
+        of_table = {}
+        for rounding in PLAIN:
+            rows = self._rounded(table[used], moment, rounding, *ANCHOR)
+            of_table[rounding] = self._kl_after(0, F.embedding(place, rows))
         if self.shared:
-            return [_unit("output", output, of_output + of_table, shape)]
+            # GPTQ of the output's inputs says nothing of single rows: they count as rounded.
+            both = {r: kl + of_table.get(r, of_table[DEFAULT_METHOD]) for r, kl in of_output.items()}
+            return [_unit("output", output, both, shape)]
         return [_unit("output", output, of_output, shape), _unit("embedding", table, of_table, shape)]
 
-    def _rounded(self, weight: Tensor, moment: Tensor, bits: int, size: int) -> Tensor:
-        """As the recipe's method rounds: what GPTQ leaves goes by other directions than rounding."""
-        scheme = scheme_of(self.base, bits, size)
-        if self.by_gptq:
+    def _rounded(
+        self, weight: Tensor, moment: Tensor, rounding: str, bits: int, size: int
+    ) -> Tensor:
+        scheme = _scheme(replace(self.base, method=rounding), bits, size)
+        if rounding == "gptq":
             return dequantize(gptq(weight, moment, weight_format(scheme, weight.shape[1])))
         return dequantize(quantize_linear(weight, scheme))
 
