@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter.command_line import UsageError, positive
-from exporter.methods import CALIBRATED, parse_method
+from exporter.methods import CALIBRATED
 from exporter.prepare import ModelRequest
 from exporter.quality.budget import parse_budget
 from exporter.recipe import (

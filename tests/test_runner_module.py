@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import torch
 from native import ROOT, export, generate, logits
 
 from exporter import _runner, cli, eager, model_options, prepare
