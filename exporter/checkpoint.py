@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from exporter.checkpoint_weights import (
     check_names_and_shapes,
     first_existing,
 )
-from exporter.config import ModelConfig
+from exporter.config import ModelConfig, parameter_shapes
 from exporter.models import MODELS, KnownModel, model_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -54,13 +54,19 @@ class Checkpoint:
     weights: Weights
     progress: Progress = _ignore
 
-    def state_dict(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Every parameter under its canonical name in `dtype`, on the CPU.
+    def state_dict(
+        self, dtype: torch.dtype, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Parameters by their canonical names in `dtype`, on the CPU; every one, or `names` of them.
 
         Tensors that are stored in `dtype` and in the model's row order are views of the mapped
-        files; the others are converted one at a time, so that one copy is held at most.
+        files, which stay mapped as long as one of a call's does; the others are converted one at a
+        time, so that one copy is held at most.
         """
-        return canonical_state_dict(self.weights, self.config, dtype, self.progress)
+        if names is not None:
+            return canonical_state_dict(self.weights, self.config, dtype, names, _ignore)
+        names = list(parameter_shapes(self.config))
+        return canonical_state_dict(self.weights, self.config, dtype, names, self.progress)
 
     @cached_property
     def digest(self) -> str:

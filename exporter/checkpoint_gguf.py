@@ -61,7 +61,7 @@ def read_checkpoint_gguf(path: Path) -> Source:
     weights = Weights(
         files=(path,),
         shapes={name: tensor.shape for name, tensor in tensors.items()},
-        read=lambda name, dtype: read_tensor(file, name, dtype),
+        open=lambda: lambda name, dtype: read_tensor(file, name, dtype),
         modules=MODULES,
         ignored=IGNORED,
         interleaved=True,

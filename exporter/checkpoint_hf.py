@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from exporter.checkpoint_weights import (
+    Read,
     Source,
     Weights,
     equal_tensors,
@@ -97,40 +98,60 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
     return files
 
 
+# A file's tensors by their names.
+GetTensor = Callable[[str], Tensor]
+
+
 def _map_files(files: tuple[Path, ...]) -> Weights:
     """One mapping over all shards; a name in two of them is an error."""
     shapes: dict[str, tuple[int, ...]] = {}
-    readers: dict[str, tuple[Path, Callable[[str], Tensor]]] = {}
+    place: dict[str, Path] = {}
     for path in files:
-        map_file = _map_safetensors if path.suffix == ".safetensors" else _map_torch
-        file_shapes, read = map_file(path)
+        file_shapes = _shapes(path)
         twice = shapes.keys() & file_shapes.keys()
         if twice:
             raise ValueError(
                 f"{path}: tensor {min(twice)} is also in another shard: download again"
             )
         shapes |= file_shapes
-        readers |= dict.fromkeys(file_shapes, (path, read))
+        place |= dict.fromkeys(file_shapes, path)
 
-    def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
-        path, read = readers[name]
-        return to_dtype(read(name), dtype, name, path)
+    def open_files() -> Read:
+        opened: dict[Path, GetTensor] = {}
 
-    return Weights(files, shapes, read_tensor, MODULES, IGNORED, interleaved=False)
+        def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
+            path = place[name]
+            if path not in opened:
+                opened[path] = _open(path)
+            return to_dtype(opened[path](name), dtype, name, path)
+
+        return read_tensor
+
+    return Weights(files, shapes, open_files, MODULES, IGNORED, interleaved=False)
 
 
-def _map_safetensors(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if path.suffix != ".safetensors":
+        return {name: tuple(tensor.shape) for name, tensor in _torch_tensors(path).items()}
+    with _open_safetensors(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+def _open(path: Path) -> GetTensor:
+    if path.suffix != ".safetensors":
+        return _torch_tensors(path).__getitem__
+    return _open_safetensors(path).get_tensor
+
+
+def _open_safetensors(path: Path):
     try:
-        file = safe_open(path, framework="pt", device="cpu")
+        return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short ({error}): download it again") from error
-    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    return shapes, file.get_tensor
 
 
-def _map_torch(path: Path) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
-    tensors = {k: v for k, v in load_torch_file(path).items() if isinstance(v, Tensor)}
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}, tensors.__getitem__
+def _torch_tensors(path: Path) -> dict[str, Tensor]:
+    return {k: v for k, v in load_torch_file(path).items() if isinstance(v, Tensor)}
 
 
 def _without_tied_output(weights: Weights, config: ModelConfig, config_path: Path) -> Weights:

@@ -131,7 +131,7 @@ def _weights(config: ModelConfig, shards: Sequence[Shard], files: tuple[Path, ..
         ]
         return torch.cat(parts, dim)
 
-    return Weights(files, shapes, read_tensor, MODULES, IGNORED, interleaved=True)
+    return Weights(files, shapes, lambda: read_tensor, MODULES, IGNORED, interleaved=True)
 
 
 def _split_dim(shape: tuple[int, ...], whole: tuple[int, ...] | None, n_shards: int) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,11 +22,15 @@ READERS = 2  # tensors converted at a time; more would hold more memory for litt
 MAX_NAMED = 4  # tensors listed in one message
 
 
+Read = Callable[[str, torch.dtype], Tensor]
+
+
 @dataclass(frozen=True)
 class Weights:
     """A checkpoint's tensors under the names they are stored by.
 
-    `read(name, dtype)` returns one tensor in `dtype`, a view of the mapped file where it can.
+    `open()` gives `read(name, dtype)`, which returns one tensor in `dtype`, a view of the mapped file
+    where it can; the file stays mapped as long as `read` or a view is there.
     `modules` maps canonical module names, `{i}` being the layer, to stored ones. `ignored` holds
     patterns of stored names that carry nothing. `interleaved` says that the rotary pairs of wq and
     wk are neighbouring rows, not half a head apart.
@@ -34,10 +38,14 @@ class Weights:
 
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
-    read: Callable[[str, torch.dtype], Tensor]
+    open: Callable[[], Read]
     modules: Mapping[str, str]
     ignored: tuple[str, ...]
     interleaved: bool
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        """One tensor, of a mapping of its own."""
+        return self.open()(name, dtype)
 
     def stored_name(self, canonical: str) -> str:
         module, suffix = canonical.rsplit(".", 1)
@@ -89,14 +97,18 @@ def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -
 
 
 def canonical_state_dict(
-    weights: Weights, config: ModelConfig, dtype: torch.dtype, progress: Progress
+    weights: Weights,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    names: Sequence[str],
+    progress: Progress,
 ) -> dict[str, Tensor]:
-    """Every parameter under its canonical name in `dtype`, a few converted at a time."""
+    """The parameters `names` under these canonical names in `dtype`, a few converted at a time."""
     report = at_most_once_a_second(progress)
-    names = list(parameter_shapes(config))
+    read_stored = weights.open()
 
     def read(name: str) -> Tensor:
-        tensor = weights.read(weights.stored_name(name), dtype)
+        tensor = read_stored(weights.stored_name(name), dtype)
         if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
             tensor = half_split(tensor, config.head_dim)
         return tensor

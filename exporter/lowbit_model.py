@@ -72,7 +72,7 @@ class LinearFp(PackedLinear):
 
 
 class LowbitBlock(nn.Module):
-    """One layer; takes the weights out of `block`, so that both are never held in full."""
+    """One layer; takes the weights out of `block`."""
 
     def __init__(self, block: Block, config: ModelConfig, options: PackOptions, name: str):
         super().__init__()
@@ -125,7 +125,6 @@ class LowbitTransformer(nn.Module):
         layers = []
         for i in range(config.n_layers):
             layers.append(LowbitBlock(model.layers[i], config, options, f"layers.{i}"))
-            model.layers[i] = nn.Identity()
             report(f"packing: layer {i + 1} of {config.n_layers}")
         self.layers = nn.ModuleList(layers)
         self.head = None if model.head is None else pack_head(model.head, options)

@@ -128,22 +128,18 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
 
     from exporter.export import limits
     from exporter.model import load_model
+    from exporter.streamed_model import stream_model
 
     lowbit = request.delegate == LOWBIT
     context = context_of(request, described)
-
-    def load():
-        with stage("reading the weights"):
-            # Packing starts from float32, which the lowbit kernels compute in.
-            stored = torch.float32 if lowbit else getattr(torch, dtype)
-            return load_model(checkpoint, stored, context)
 
     recipe, work, measured = request.recipe, None, {}
     if lowbit:
         from exporter.quantized import Job, packed
 
         job = Job(
-            request, described.tokenizer, checkpoint.digest, load,
+            request, described.tokenizer, checkpoint.digest,
+            lambda: stream_model(checkpoint, context),
             getattr(torch, dtype), getattr(torch, request.cache_dtype or _cache_dtype(recipe, dtype)),
             backends,
         )  # fmt: skip
@@ -152,7 +148,8 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
             work.remove()
             work = None
     else:
-        model = load()
+        with stage("reading the weights"):
+            model = load_model(checkpoint, getattr(torch, dtype), context)
         if recipe.is_quantized():
             with stage(f"quantizing: {recipe.to_json()}"):
                 from exporter.quantize import quantize

@@ -1,6 +1,7 @@
 """The decoder packed by a recipe: its method's transforms and rounding, and the fit to a budget."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from exporter import __version__
+from exporter.config import parameter_shapes
 from exporter.lowbit_model import LowbitTransformer, PackOptions
 from exporter.model import Transformer
 from exporter.progress import note, stage
@@ -33,7 +35,7 @@ FIT_MARGIN = 1.05
 
 @dataclass(frozen=True)
 class Job:
-    """What is packed: `load` reads the float model anew."""
+    """What is packed: `load` opens the float model anew, of `stream_model`."""
 
     request: "ModelRequest"
     tokenizer: "Tokenizer"
@@ -142,7 +144,7 @@ def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
             f"--fit {job.request.fit}: of {calibration.tokens.numel()} tokens of calibration text too "
             "little can be held out to measure with; give a text of 40,000 tokens or more"
         )
-    weights = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
+    weights = sum(math.prod(shape) for shape in parameter_shapes(model.config).values())
     with stage("the float model's answers"):
         expected = Expected(model, calibration.held_out[WINDOWS:])
     return Goal(parse_budget(job.request.fit), weights, expected)

@@ -19,7 +19,7 @@ from exporter.artifact_reader import Artifact, StoredTensor
 from exporter.lowbit_model import cache_shape
 from exporter.model import Transformer, causal_mask
 from exporter.verify_checks import Check, check
-from exporter.verify_weights import as_bytes, method_of, unpack
+from exporter.verify_weights import as_bytes, transforms_of, unpack
 
 _WEIGHTS_ONLY = ("linear:int4", "linear:int8")  # schemes of the operator linear_wx
 # A part stands out when its error is so many times the median's and not small, or its result has
@@ -184,7 +184,7 @@ def _rotation(artifact: Artifact, model: Transformer) -> Tensor | None:
 
     Source: Schönemann, A generalized solution of the orthogonal Procrustes problem (1966).
     """
-    if "rotate" not in method_of(artifact).transforms:
+    if "rotate" not in transforms_of(artifact):
         return None
     table = unpack(artifact.weight("table"))
     u, _, v = torch.linalg.svd((model.tok_embeddings.weight.float().T @ table).double())

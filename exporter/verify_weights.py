@@ -77,15 +77,19 @@ class WeightError:
 
 
 def methods_of(artifact: Artifact) -> list[Method]:
-    """How the linear layers' weights were made, the same transforms in each. Raises ValueError for a
-    recipe of another exporter."""
+    """How the linear layers' weights were made. Raises ValueError for a recipe of another exporter."""
     linear = parse_recipe(artifact.metadata.get("quantization") or "{}").linear
     return [parse_method(DEFAULT_METHOD)] if linear is None else linear.methods()
 
 
+def transforms_of(artifact: Artifact) -> tuple[str, ...]:
+    """The same for every layer."""
+    return methods_of(artifact)[0].transforms
+
+
 def transformed(artifact: Artifact) -> str | None:
     """The first transform of the recipe after which weights are not the checkpoint's."""
-    return next((w for w in methods_of(artifact)[0].transforms if w in TRANSFORMING), None)
+    return next((w for w in transforms_of(artifact) if w in TRANSFORMING), None)
 
 
 def weight_errors(

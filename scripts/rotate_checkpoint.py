@@ -101,7 +101,7 @@ def _fill(folder: Path, rotated) -> None:
         named |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral",
                   "sliding_window": rotated.config.sliding_window}  # fmt: skip
     write_json(folder / "config.json", {**hf_config(rotated.config, float32), **named})
-    names = Weights((), {}, lambda name, dtype: None, MODULES, (), interleaved=False)
+    names = Weights((), {}, lambda: None, MODULES, (), interleaved=False)
     canonical = {names.stored_name(name): name for name in parameter_shapes(rotated.config)}
     write_weights(
         folder, rotated.config, float32, lambda name, shape: rotated.rows(canonical[name]), note

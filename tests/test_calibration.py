@@ -16,11 +16,12 @@ from exporter import cli
 from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer, PackOptions
-from exporter.model import Transformer, load_model
+from exporter.model import Transformer
 from exporter.quality import calibration
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.recipe import Recipe, parse_recipe
+from exporter.streamed_model import stream_model
 from exporter.tokenizer import read_tokenizer
 
 CONTEXT = 96
@@ -41,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def loaded(folder) -> Transformer:
-    return load_model(open_checkpoint(str(folder)), torch.float32, CONTEXT)
+    return stream_model(open_checkpoint(str(folder)), CONTEXT)
 
 
 @pytest.fixture(scope="module")

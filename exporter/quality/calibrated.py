@@ -4,7 +4,7 @@ Two streams of activations go through the calibration text side by side: one of 
 of the model as far as it is quantized. A matrix is rounded for the inputs of the second, and aims at
 the outputs of the first (GPTAQ, arXiv 2504.02692): its target is
 W + CORRECTION W (C - H) H^-1, with H = E[q q^T] and C = E[x q^T] of quantized inputs q and float ones x.
-Held in memory: the weights, both streams, and one layer's second moments.
+Held in memory: one layer's weights, both streams, and one matrix's second moments.
 """
 
 import time
@@ -34,7 +34,6 @@ from exporter.quality.layerwise import (
     Stream,
     float_weights,
     last_hidden,
-    matrices,
     over_parts,
 )
 from exporter.quality.transforms import (
@@ -82,8 +81,8 @@ def apply_method(
     work: Work,
     report: Report,
 ) -> dict[str, QuantizedWeight]:
-    """Do what `linear.method` says beyond `transform`, which `model` has been through, in place; returns
-    the matrices that it rounded, by the packed model's names (`layers.0.wqkv`, ..., `output`).
+    """Do what `linear.method` says beyond `transform`, which `model`, of `stream_model`, has been through;
+    returns the matrices that it rounded, by the packed model's names (`layers.0.wqkv`, ..., `output`).
 
     `tokens_BT` int64 [B, T] is the calibration text, needed by the methods of `methods.CALIBRATED`.
     `work` keeps finished layers, so that an interrupted run goes on where it was.
@@ -97,7 +96,7 @@ def apply_method(
 
 @torch.no_grad()
 def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
-    """Make the changes to `model`, in place, that need no text: `retie` and `rotate`.
+    """Make the changes to `model`, of `stream_model`, that need no text: `retie` and `rotate`.
 
     Raises ValueError where the model does not allow one.
     """
@@ -106,8 +105,7 @@ def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
         report("  retie: embedding and output are one table already")
     if "rotate" in method.transforms:
         rotate_ends(model)
-        for i, block in enumerate(model.layers):
-            rotate_block(block, model.config, i)
+        model.layers.then(lambda block, i: rotate_block(block, model.config, i))
 
 
 class _Run:
@@ -127,12 +125,12 @@ class _Run:
         elif first:
             self.report(f"going on at layer {first + 1} of {len(layers)}")
         quantized, exact = (Stream(x, self.config, self.rope) for x in at or self._embedded())
+        if scaled:
+            self.factors = {i: self.work.factors(i) for i in range(first)}
+            layers.then(self._scale)
         start = time.monotonic()
-        for i, block in enumerate(layers):
-            if i < first:
-                if scaled:
-                    self.work.scale_again(i, block, self.config)
-                continue
+        for i in range(first, len(layers)):
+            block = layers[i]
             if scaled:
                 self._smooth(i, block, exact)
             made = self._layer(i, block, quantized, exact)
@@ -172,8 +170,6 @@ class _Run:
             rounded_weights[name] = (dequantize(q), bias)
             quantized.go_on(name)
             exact.go_on(name)
-        for layer in (layer for group in matrices(block).values() for layer in group):
-            layer.weight = None  # packed from `made`
         return made
 
     def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
@@ -235,6 +231,12 @@ class _Run:
 
         smooth_block(block, self.config, choose)
         self.work.keep_factors(i, factors)
+        self.factors[i] = factors
+
+    def _scale(self, block: Block, i: int) -> None:
+        """A block that is read again, as it was scaled."""
+        if i in self.factors:
+            smooth_block(block, self.config, lambda name, _: self.factors[i][name])
 
     def _output(self, quantized: Stream) -> QuantizedWeight:
         model = self.model

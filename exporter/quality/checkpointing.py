@@ -11,10 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exporter.artifact import disk_full_named
-from exporter.config import ModelConfig
 from exporter.lowbit_weights import QuantizedWeight, WeightFormat
-from exporter.model import Block
-from exporter.quality.transforms import smooth_block
 
 Streams = tuple[Tensor, Tensor]
 
@@ -63,10 +60,9 @@ class Work:
             self.folder.mkdir(exist_ok=True)
             save_file(factors, self._factors(layer))
 
-    def scale_again(self, layer: int, block: Block, config: ModelConfig) -> None:
-        """Scale a finished layer's block as it was scaled."""
-        factors = load_file(self._factors(layer))
-        smooth_block(block, config, lambda name, _: factors[name])
+    def factors(self, layer: int) -> dict[str, Tensor]:
+        """Of a finished layer."""
+        return load_file(self._factors(layer))
 
     def _factors(self, layer: int) -> Path:
         return self.folder / f"factors-{layer}.safetensors"

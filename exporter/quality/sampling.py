@@ -14,16 +14,17 @@ class BatchDecoder:
     def __init__(self, model: Transformer, batch: int, length: int):
         config = self.config = model.config
         self.model, self.position = model, 0
+        self.blocks = list(model.layers)  # read once, not at each step
         shape = (batch, config.n_kv_heads, length, config.head_dim)
-        self.keys = [torch.empty(shape) for _ in model.layers]
-        self.values = [torch.empty(shape) for _ in model.layers]
+        self.keys = [torch.empty(shape) for _ in self.blocks]
+        self.values = [torch.empty(shape) for _ in self.blocks]
         self.rope = Rope(config, length)
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Logits [B, V] after `tokens_B` at the next position."""
         config, model = self.config, self.model
         x = F.embedding(tokens_B, model.tok_embeddings.weight)
-        for i, block in enumerate(model.layers):
+        for i, block in enumerate(self.blocks):
             a = rms_norm(x, block.attention_norm.weight, config.norm_eps)
             qkv = torch.cat([layer(a) for layer in matrices(block)["wqkv"]], dim=-1)
             x = x + block.attention.wo(self._attention(i, qkv))

@@ -134,6 +134,7 @@ def _unit(name: str, weight: Tensor, kls: dict[str, float], shape: Shape) -> Uni
 class _Sensitivity:
     def __init__(self, model, base, shared, calibration, report):
         self.model, self.config, self.base = model, model.config, base.plain()
+        self.blocks = list(model.layers)  # each is run again for every matrix before it
         self.shared, self.report = shared, report
         self.roundings = ROUNDINGS if parse_method(base.method).rounding == "gptq" else PLAIN
         self.text = calibration.tokens[:MOMENT_WINDOWS]
@@ -141,7 +142,7 @@ class _Sensitivity:
         self.rope = Rope(self.config, self.tokens.shape[1])
 
     def units(self) -> list[Unit]:
-        layers = self.model.layers
+        layers = self.blocks
         moments, hidden_moment = self._moments()
         stream = self._stream(self.tokens)
         inputs = []
@@ -175,14 +176,14 @@ class _Sensitivity:
     def _moments(self) -> tuple[list[dict[str, Tensor]], Tensor]:
         """E[x x^T] of every matrix's inputs, by layer, and of the output's."""
         stream, found = self._stream(self.text), []
-        for i, block in enumerate(self.model.layers):
+        for i, block in enumerate(self.blocks):
             stream.enter(block, float_weights(block))
             found.append({})
             for name in LINEARS:
                 found[-1][name] = self._moment(lambda at, n=name: stream.input(n, at))
                 stream.go_on(name)
             if i % 10 == 9:
-                self.report(f"reading text: layer {i + 1} of {len(self.model.layers)}")
+                self.report(f"reading text: layer {i + 1} of {len(self.blocks)}")
         return found, self._moment(lambda at: self._hidden(stream.x[at]))
 
     def _moment(self, value: Callable[[slice], Tensor]) -> Tensor:
@@ -235,7 +236,7 @@ class _Sensitivity:
         return dequantize(quantize_linear(weight, scheme))
 
     def _kl_after(self, first: int, x: Tensor) -> float:
-        for block in self.model.layers[first:]:
+        for block in self.blocks[first:]:
             x = run_block(block, x, float_weights(block), self.config, self.rope)
         return self._kl(self._logits(self._hidden(x)))
 

@@ -200,7 +200,7 @@ def write_weights(
     `rows(name, shape)` gives a parameter's rows, some at a time, under its stored name.
     """
     stored_name = Weights(
-        files=(), shapes={}, read=lambda name, dtype: Tensor(), modules=MODULES, ignored=(),
+        files=(), shapes={}, open=lambda: None, modules=MODULES, ignored=(),
         interleaved=False,
     ).stored_name  # fmt: skip
     shapes = {stored_name(name): shape for name, shape in parameter_shapes(config).items()}
