@@ -16,6 +16,7 @@ from exporter import cli
 from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer, PackOptions
+from exporter.methods import parse_method
 from exporter.model import Transformer
 from exporter.quality import calibration
 from exporter.quality.calibrated import apply_method, transform
@@ -117,24 +118,22 @@ def test_compensation_beats_rounding(method, folder, text, tmp_path):
     ("around", "inside"), [("gptq", "hqq"), ("hqq", "gptq"), ("rotate+gptq", "rtn")]
 )
 def test_layers_rounded_by_another_method(around, inside, folder, text, tmp_path):
-    """Those of a plain rounding have the numbers that it gives alone, the others those of GPTQ."""
+    """The first layer has the method's numbers, the others their own rounding's."""
+
+    def packed(name: str, wanted: Recipe) -> dict[str, bytes]:
+        return packed_bytes(quantized(folder, wanted, text.tokens[:WINDOWS], Work(tmp_path / name)))
+
     layers = {"layers.1.*": {"method": inside}, "output": {"method": inside}}
-    mixed, alone, by_gptq = (
-        packed_bytes(quantized(folder, wanted, text.tokens[:WINDOWS], Work(tmp_path / str(i))))
-        for i, wanted in enumerate((
-            recipe(around, layers=layers),
-            recipe("rotate+rtn" if "rotate" in around else "hqq"),
-            recipe(around if "gptq" in around else inside),
-        ))
-    )  # fmt: skip
-    plain, other = (alone, by_gptq) if "gptq" in around else (by_gptq, alone)
-    inner, outer = (alone, by_gptq) if inside != "gptq" else (by_gptq, alone)
-    for name in ("wqkv", "wo", "gate_up", "down"):
-        first, second = f"layers.0.{name}.weight", f"layers.1.{name}.weight"
-        assert mixed[first] == outer[first] and plain[first] != other[first]
-        if inside != "gptq":
-            assert mixed[second] == inner[second]
-    assert mixed["output.weight"] != outer["output.weight"]
+    mixed, whole = packed("a", recipe(around, layers=layers)), packed("b", recipe(around))
+    own = [f"layers.1.{name}.weight" for name in ("wqkv", "wo", "gate_up", "down")]
+    own.append("output.weight")
+    for name in own:
+        first = name.replace("layers.1", "layers.0")
+        assert mixed[name] != whole[name]
+        assert first == name or mixed[first] == whole[first]
+    if inside != "gptq":
+        alone = packed("c", recipe("+".join((*parse_method(around).transforms, inside))))
+        assert all(mixed[name] == alone[name] for name in own)
 
 
 @pytest.mark.parametrize("method", ["awq", "smoothquant"])
