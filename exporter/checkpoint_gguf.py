@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def read_checkpoint_gguf(path: Path) -> Source:
     weights = Weights(
         files=(path,),
         shapes={name: tensor.shape for name, tensor in tensors.items()},
-        open=lambda: lambda name, dtype: read_tensor(file, name, dtype),
+        open=lambda: partial(read_tensor, file.mapped_again()),
         modules=MODULES,
         ignored=IGNORED,
         interleaved=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -118,11 +119,13 @@ def _map_files(files: tuple[Path, ...]) -> Weights:
 
     def open_files() -> Read:
         opened: dict[Path, GetTensor] = {}
+        lock = Lock()  # tensors are read by several threads
 
         def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
             path = place[name]
-            if path not in opened:
-                opened[path] = _open(path)
+            with lock:
+                if path not in opened:
+                    opened[path] = _open(path)
             return to_dtype(opened[path](name), dtype, name, path)
 
         return read_tensor

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exporter.checkpoint_weights import (
+    Read,
     Source,
     Weights,
     equal_tensors,
@@ -62,14 +63,10 @@ def read_meta(path: Path) -> Source:
         raise FileNotFoundError(
             f"{folder} holds params.json but no consolidated.*.pth: download the whole checkpoint"
         )
-    contents = [load_torch_file(file) for file in files]
-    if all(isinstance(contents[0].get(key), Mapping) for key in ("model", "model_args")):
-        params, params_path = contents[0]["model_args"], files[0]
-        contents = [contents[0]["model"]]
-    else:
-        params_path = folder / "params.json"
+    params, shards = _open(files)
+    params_path = folder / "params.json" if params is None else files[0]
+    if params is None:
         params = read_json(params_path)
-    shards = [_tensors(content) for content in contents]
     config = _config(params, params_path, shards, files[0])
     weights = _weights(config, shards, files)
     if equal_tensors(weights, EMBEDDING, OUTPUT):
@@ -77,6 +74,14 @@ def read_meta(path: Path) -> Source:
         weights = replace(weights, ignored=(*IGNORED, OUTPUT))
     beside = [first_existing(place, ("tokenizer.model",)) for place in (folder, folder.parent)]
     return Source(config, weights, beside[0] or beside[1], generation={})
+
+
+def _open(files: Sequence[Path]) -> tuple[Mapping[str, object] | None, list[Shard]]:
+    """The parameters that the only file holds itself, or None, and the tensors of all."""
+    contents = [load_torch_file(file) for file in files]
+    if all(isinstance(contents[0].get(key), Mapping) for key in ("model", "model_args")):
+        return contents[0]["model_args"], [_tensors(contents[0]["model"])]
+    return None, [_tensors(content) for content in contents]
 
 
 def _tensors(content: Mapping[str, object]) -> Shard:
@@ -121,17 +126,22 @@ def _weights(config: ModelConfig, shards: Sequence[Shard], files: tuple[Path, ..
             shape[dim] *= len(shards)
         shapes[name] = tuple(shape)
 
-    def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
-        dim = split_dims[name]
-        if dim is None:
-            return to_dtype(shards[0][name], dtype, name, files[0])
-        parts = [
-            to_dtype(_part(shard, name, shards[0][name].shape, file), dtype, name, file)
-            for shard, file in zip(shards, files, strict=True)
-        ]
-        return torch.cat(parts, dim)
+    def open_files() -> Read:
+        _, shards = _open(files)
 
-    return Weights(files, shapes, lambda: read_tensor, MODULES, IGNORED, interleaved=True)
+        def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
+            dim = split_dims[name]
+            if dim is None:
+                return to_dtype(shards[0][name], dtype, name, files[0])
+            parts = [
+                to_dtype(_part(shard, name, shards[0][name].shape, file), dtype, name, file)
+                for shard, file in zip(shards, files, strict=True)
+            ]
+            return torch.cat(parts, dim)
+
+        return read_tensor
+
+    return Weights(files, shapes, open_files, MODULES, IGNORED, interleaved=True)
 
 
 def _split_dim(shape: tuple[int, ...], whole: tuple[int, ...] | None, n_shards: int) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,10 @@ class GGUFFile:
     tensors: Mapping[str, GGUFTensor]
     data: np.memmap
 
+    def mapped_again(self) -> "GGUFFile":
+        """The same with a mapping of its own, which goes with it."""
+        return replace(self, data=_map(self.path))
+
     def float_rows(self, name: str, first: int, last: int) -> np.ndarray:
         """Rows first..last-1 of a tensor as float32 [rows, width]; a vector is one row.
 
@@ -68,7 +72,7 @@ def read_gguf(path: Path) -> GGUFFile:
     """
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: copy or download it again")
-    data = np.memmap(path, dtype=np.uint8, mode="c")  # private: PyTorch wants writable memory
+    data = _map(path)
     try:
         fields, tensors = _read_header(_Cursor(memoryview(data)))
     except (struct.error, UnicodeDecodeError) as error:
@@ -78,6 +82,10 @@ def read_gguf(path: Path) -> GGUFFile:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return GGUFFile(path, fields, tensors, data)
+
+
+def _map(path: Path) -> np.memmap:
+    return np.memmap(path, dtype=np.uint8, mode="c")  # private: PyTorch wants writable memory
 
 
 class _Cursor:

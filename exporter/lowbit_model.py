@@ -84,8 +84,8 @@ class LowbitBlock(nn.Module):
         self.wo = pack_linear([attention.wo], options, f"{name}.wo")
         self.gate_up = pack_linear([ffn.w1, ffn.w3], options, f"{name}.gate_up")
         self.down = pack_linear([ffn.w2], options, f"{name}.down")
-        self.register_buffer("attention_norm", block.attention_norm.weight.detach().float())
-        self.register_buffer("ffn_norm", block.ffn_norm.weight.detach().float())
+        self.register_buffer("attention_norm", _copied(block.attention_norm.weight))
+        self.register_buffer("ffn_norm", _copied(block.ffn_norm.weight))
 
     def forward(
         self,
@@ -130,7 +130,7 @@ class LowbitTransformer(nn.Module):
         self.head = None if model.head is None else pack_head(model.head, options)
         self.output, table = pack_output(model, options, report)
         self.register_buffer("table", table)
-        self.register_buffer("norm", model.norm.weight.detach().float())
+        self.register_buffer("norm", _copied(model.norm.weight))
         angles = rope_angles(config, self.max_seq_length)
         self.register_buffer("rope_cos", angles.cos())
         self.register_buffer("rope_sin", angles.sin())
@@ -241,6 +241,11 @@ def _module(q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: in
 
 def _pack_float(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.ops.lowbit.pack_float(weight.float().contiguous(), dtype)
+
+
+def _copied(weight: Tensor) -> Tensor:
+    """float32, not a view that would keep a checkpoint's file mapped."""
+    return weight.detach().to(torch.float32, copy=True)
 
 
 def _biases(layers: list[nn.Linear]) -> Tensor | None:

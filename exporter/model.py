@@ -247,10 +247,15 @@ def load_model(
     """
     with torch.device("meta"):
         model = Transformer(checkpoint.config, max_seq_length)
-    weights = checkpoint.state_dict(dtype)
-    if checkpoint.config.tied_embeddings:
+    return assigned(model, checkpoint.state_dict(dtype))
+
+
+def assigned(model: Transformer, weights: dict[str, Tensor]) -> Transformer:
+    """`model`, built on `meta`, with `weights` as its parameters, ready to run."""
+    tied = model.config.tied_embeddings
+    if tied:
         weights = {**weights, "output.weight": weights["tok_embeddings.weight"]}
     model.load_state_dict(weights, strict=True, assign=True)
-    if checkpoint.config.tied_embeddings:
+    if tied:
         model.output.weight = model.tok_embeddings.weight
     return model.eval().requires_grad_(False)

@@ -55,7 +55,8 @@ def packed(job: Job) -> Packed:
     Raises ValueError where the model does not allow the recipe or the budget.
     """
     recipe = job.request.recipe
-    model = job.load()
+    with stage("reading the embedding"):
+        model = job.load()
     linear = recipe.linear
     _check_patterns(linear, model)
     if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):

@@ -11,7 +11,7 @@ from torch import nn
 
 from exporter.checkpoint import Checkpoint
 from exporter.config import parameter_shapes
-from exporter.model import Block, Transformer
+from exporter.model import Block, Transformer, assigned
 
 DTYPE = torch.float32  # what the lowbit kernels compute in
 Change = Callable[[Block, int], None]
@@ -59,11 +59,8 @@ def stream_model(checkpoint: Checkpoint, max_seq_length: int) -> Transformer:
     with torch.device("meta"):
         model = Transformer(config, max_seq_length)
     model.layers = StreamedBlocks(checkpoint)
-    names = [n for n in parameter_shapes(config) if not n.startswith("layers.")]
-    state = checkpoint.state_dict(DTYPE, names)
-    if config.tied_embeddings:
-        state["output.weight"] = state["tok_embeddings.weight"]
-    model.load_state_dict(state, assign=True)
-    if config.tied_embeddings:
-        model.output.weight = model.tok_embeddings.weight
-    return model.eval().requires_grad_(False)
+    state = {}
+    for name in parameter_shapes(config):
+        if not name.startswith("layers."):  # one at a time: each goes by itself when it is replaced
+            state |= checkpoint.state_dict(DTYPE, [name])
+    return assigned(model, state)

@@ -76,15 +76,15 @@ class WeightError:
         return ""
 
 
-def methods_of(artifact: Artifact) -> list[Method]:
-    """How the linear layers' weights were made. Raises ValueError for a recipe of another exporter."""
+def method_of(artifact: Artifact, name: str) -> Method:
+    """How a linear layer's weight was made. Raises ValueError for a recipe of another exporter."""
     linear = parse_recipe(artifact.metadata.get("quantization") or "{}").linear
-    return [parse_method(DEFAULT_METHOD)] if linear is None else linear.methods()
+    return parse_method(DEFAULT_METHOD if linear is None else linear.for_layer(name).method)
 
 
 def transforms_of(artifact: Artifact) -> tuple[str, ...]:
     """The same for every layer."""
-    return methods_of(artifact)[0].transforms
+    return method_of(artifact, "output").transforms
 
 
 def transformed(artifact: Artifact) -> str | None:
@@ -100,11 +100,15 @@ def weight_errors(
 
     Raises ValueError for a weight of another shape than the checkpoint's.
     """
-    by_gptq = any(method.rounding == "gptq" for method in methods_of(artifact))
-    factor = COMPENSATING_FACTOR if by_gptq else 1.0
+
+    def factor(tensor: StoredTensor) -> float:
+        name = "output" if "output" in tensor.names else tensor.name
+        by_gptq = name != "table" and method_of(artifact, name).rounding == "gptq"
+        return COMPENSATING_FACTOR if by_gptq else 1.0
+
     weights = [tensor for tensor in artifact.packed() if tensor.name != "head"]
     tied = config.tied_embeddings or len(weights) < len(artifact.packed())
-    found = [_error(tensor, _original(tensor.name, state, tied), factor) for tensor in weights]
+    found = [_error(tensor, _original(tensor.name, state, tied), factor(tensor)) for tensor in weights]
     groups: dict[tuple[str, str], list[float]] = {}
     for one in found:
         groups.setdefault((one.name.rpartition(".")[2], one.format), []).append(one.error)

@@ -179,9 +179,13 @@ class TestResuming:
         tiny.write_json(folder / "config.json", config)
         return folder
 
-    @pytest.mark.parametrize("method", ["gptq", "rotate+awq+gptq", "smoothquant"])
-    def test_an_interrupted_run_goes_on(self, method, deep, text, tmp_path):
-        wanted, tokens = recipe(method), text.tokens[:8]
+    @pytest.mark.parametrize(
+        ("method", "layers"),
+        [("gptq", {}), ("rotate+awq+gptq", {}), ("smoothquant", {}),
+         ("awq+gptq", {"layers.[13].*": {"method": "hqq"}})],
+    )  # fmt: skip
+    def test_an_interrupted_run_goes_on(self, method, layers, deep, text, tmp_path):
+        wanted, tokens = recipe(method, layers=layers), text.tokens[:8]
         whole = Interrupting()
         expected = packed_bytes(quantized(deep, wanted, tokens, Work(tmp_path / "whole"), whole))
         assert whole.layers() == 4
@@ -291,12 +295,16 @@ def verified(capsys, artifact, folder, *arguments: object) -> tuple[int, str, st
 
 
 class TestVerify:
-    @pytest.mark.parametrize("method", ["gptq", "rotate+gptq", "awq", "rotate+awq+gptq"])
-    def test_whole_and_broken(self, method, folder, tmp_path, monkeypatch, capsys):
+    @pytest.mark.parametrize(
+        ("method", "layers"),
+        [("gptq", {}), ("rotate+gptq", {}), ("awq", {}), ("rotate+awq+gptq", {}),
+         ("gptq", {"layers.1.*": {"method": "hqq"}})],
+    )  # fmt: skip
+    def test_whole_and_broken(self, method, layers, folder, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         pte = tmp_path / "m.pte"
         export(folder, "--output-pte", pte, "--max-seq-length", CONTEXT,
-               "--quantize", recipe(method, 4).to_json())  # fmt: skip
+               "--quantize", recipe(method, 4, layers=layers).to_json())  # fmt: skip
         assert generate(pte, "-t", 0, "-n", 4, "-i", "Once")
         lenient = ("--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)
         status, text, line = verified(capsys, pte, folder, *lenient, "--trace")

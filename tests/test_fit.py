@@ -137,6 +137,18 @@ def test_plain_rounding_fits_too_and_shares_the_table(folder):
     assert artifact.weight("table") is artifact.weight("output")
 
 
+def test_an_untied_model_has_two_tables_with_formats_of_their_own(tmp_path):
+    tiny.make_hf(tmp_path / "m", "llama2")
+    (tmp_path / "t.txt").write_text(TEXT)
+    assert export(tmp_path, "--fit", "kl<0.1") == 0
+    artifact = read_artifact(tmp_path / "m.pte")
+    recipe = parse_recipe(str(tmp_path / "m.recipe.json"))
+    for name, scheme in (("table", recipe.embedding), ("output", recipe.linear.for_layer("output"))):
+        packed = artifact.weight(name).packed
+        assert (packed.bits, packed.group_size) == (scheme.bitwidth, scheme.groupsize)
+    assert recipe.embedding.method in ("rtn", "hqq")
+
+
 @pytest.mark.parametrize(
     ("flag", "name", "kilobytes"),
     [("--output-pte", "b.pte", 130), ("--output-aoti-package", "b.pt2", 600)],

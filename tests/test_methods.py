@@ -24,6 +24,7 @@ from exporter.quality.layerwise import LINEARS, Rope, Stream, float_weights, mat
 from exporter.quality.sampling import BatchDecoder
 from exporter.quality.transforms import (
     random_orthogonal,
+    residual_rotation,
     retie,
     rotate_block,
     rotate_ends,
@@ -71,9 +72,10 @@ def weights(model: Transformer) -> list[Tensor]:
 
 
 def rotate(model: Transformer) -> None:
-    rotate_ends(model)
+    rotation = residual_rotation(model.config)
+    rotate_ends(model, rotation)
     for i, block in enumerate(model.layers):
-        rotate_block(block, model.config, i)
+        rotate_block(block, model.config, rotation, i)
 
 
 def smooth(model: Transformer) -> None:

@@ -1,6 +1,5 @@
 """Layers read from the checkpoint when they are asked for: the same model, one layer of it held."""
 
-import gc
 import os
 import re
 from pathlib import Path
@@ -10,7 +9,9 @@ import tiny
 import torch
 
 from exporter.checkpoint import open_checkpoint
+from exporter.lowbit_model import LowbitTransformer, PackOptions
 from exporter.model import load_model
+from exporter.recipe import parse_recipe
 from exporter.streamed_model import stream_model
 
 CONTEXT = 48
@@ -44,12 +45,11 @@ def test_changes_are_made_each_time(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
 def test_a_layer_goes_with_whoever_asked_for_it(tmp_path):
-    """Views of a float32 file are of a mapping that ends with them."""
+    """Views of a float32 file are of a mapping that ends with them; packing keeps none."""
     tiny.make_hf(tmp_path / "m", "smollm2")
     model = stream_model(open_checkpoint(str(tmp_path / "m")), CONTEXT)
 
     def mappings() -> int:
-        gc.collect()
         maps = Path("/proc/self/maps").read_text()
         return len(re.findall(re.escape(os.fspath(tmp_path / "m")), maps))
 
@@ -58,6 +58,11 @@ def test_a_layer_goes_with_whoever_asked_for_it(tmp_path):
     assert mappings() > held
     del block
     assert mappings() == held
+    options = PackOptions(parse_recipe("q4"), torch.float32)
+    packed = LowbitTransformer(model, options, torch.float16, lambda line: None)
+    assert mappings() == held
+    del model
+    assert mappings() == 0 and packed.norm is not None
 
 
 def test_a_file_that_is_damaged_afterwards(tmp_path):

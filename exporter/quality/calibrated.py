@@ -4,18 +4,21 @@ Two streams of activations go through the calibration text side by side: one of 
 of the model as far as it is quantized. A matrix is rounded for the inputs of the second, and aims at
 the outputs of the first (GPTAQ, arXiv 2504.02692): its target is
 W + CORRECTION W (C - H) H^-1, with H = E[q q^T] and C = E[x q^T] of quantized inputs q and float ones x.
-Held in memory: one layer's weights, both streams, and one matrix's second moments.
+Held in memory: one layer's weights, both streams, and one matrix's second moments (four matrices'
+where columns are scaled).
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exporter.config import ModelConfig
 from exporter.lowbit_model import shares_table
 from exporter.lowbit_weights import (
     QuantizedWeight,
@@ -38,6 +41,7 @@ from exporter.quality.layerwise import (
 )
 from exporter.quality.transforms import (
     awq_factors,
+    residual_rotation,
     retie,
     rotate_block,
     rotate_ends,
@@ -47,6 +51,7 @@ from exporter.quality.transforms import (
 from exporter.schemes import EmbeddingScheme, LinearScheme
 
 Report = Callable[[str], None]
+Factors = dict[str, Tensor]  # [K] of each packed matrix
 # Of the difference between the streams that a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1
 # on SmolLM2 at 2 to 5 bits: all of it fits the calibration text too well.
 CORRECTION = 0.5
@@ -104,8 +109,9 @@ def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
     if "retie" in method.transforms and retie(model) is None:
         report("  retie: embedding and output are one table already")
     if "rotate" in method.transforms:
-        rotate_ends(model)
-        model.layers.then(lambda block, i: rotate_block(block, model.config, i))
+        config, rotation = model.config, residual_rotation(model.config)
+        rotate_ends(model, rotation)
+        model.layers.then(lambda block, i: rotate_block(block, config, rotation, i))
 
 
 class _Run:
@@ -127,7 +133,7 @@ class _Run:
         quantized, exact = (Stream(x, self.config, self.rope) for x in at or self._embedded())
         if scaled:
             self.factors = {i: self.work.factors(i) for i in range(first)}
-            layers.then(self._scale)
+            layers.then(partial(_scale, self.factors, self.config))
         start = time.monotonic()
         for i in range(first, len(layers)):
             block = layers[i]
@@ -139,6 +145,7 @@ class _Run:
             done, spent = i + 1 - first, time.monotonic() - start
             left = spent / done * (len(layers) - i - 1)
             self.report(f"calibrating: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+            del block  # before the next one is read
         if self._rounding("output") == "gptq":
             found["output"] = self._output(quantized)
         return found
@@ -162,6 +169,7 @@ class _Run:
         if not self.by_gptq:
             for name in LINEARS:
                 exact.go_on(name)
+            exact.leave()
             return {}
         quantized.enter(block, rounded_weights)
         for name in LINEARS:
@@ -170,6 +178,8 @@ class _Run:
             rounded_weights[name] = (dequantize(q), bias)
             quantized.go_on(name)
             exact.go_on(name)
+        quantized.leave()
+        exact.leave()
         return made
 
     def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
@@ -215,7 +225,7 @@ class _Run:
             sizes[name] = self._sizes(name, exact)
             exact.go_on(name)
         exact.x = before
-        factors: dict[str, Tensor] = {}
+        factors: Factors = {}
 
         def choose(name: str, weight: Tensor) -> Tensor:
             known = sizes[name]
@@ -233,11 +243,6 @@ class _Run:
         self.work.keep_factors(i, factors)
         self.factors[i] = factors
 
-    def _scale(self, block: Block, i: int) -> None:
-        """A block that is read again, as it was scaled."""
-        if i in self.factors:
-            smooth_block(block, self.config, lambda name, _: self.factors[i][name])
-
     def _output(self, quantized: Stream) -> QuantizedWeight:
         model = self.model
 
@@ -251,6 +256,12 @@ class _Run:
         self.report("calibrating: the output layer")
         form = weight_format(self.linear.for_layer("output"), self.config.dim)
         return gptq(model.output.weight.detach(), hessian, form)
+
+
+def _scale(factors: dict[int, Factors], config: ModelConfig, block: Block, i: int) -> None:
+    """Scale a block that is read again as it was scaled."""
+    if i in factors:
+        smooth_block(block, config, lambda name, _: factors[i][name])
 
 
 @contextmanager

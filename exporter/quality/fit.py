@@ -7,7 +7,7 @@ KLs of single matrices are added up: `sensitivity.py` measures them.
 
 from dataclasses import dataclass, replace
 
-from exporter.methods import PLAIN
+from exporter.methods import PLAIN, parse_method
 from exporter.quality.budget import Budget
 from exporter.quality.sensitivity import Choice, Unit, scheme_of
 from exporter.recipe import Recipe
@@ -80,6 +80,8 @@ def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> F
 def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
     """The recipe, as `--quantize` takes it."""
     linear: LinearScheme = base.linear
+    if all(choice.rounding != "gptq" for choice in found.chosen.values()):  # no text is needed
+        linear = replace(linear, method=parse_method(linear.method).rounded_by(DEFAULT_METHOD))
     layers = tuple(
         (name, scheme_of(linear, choice))
         for name, choice in found.chosen.items()

@@ -101,6 +101,10 @@ class Stream:
     def enter(self, block: Block, known: Known) -> None:
         self.block, self.known = block, known
 
+    def leave(self) -> None:
+        """Let go of the block."""
+        del self.block, self.known
+
     def input(self, name: str, windows: slice) -> Tensor:
         norm = self.block.attention_norm if name in ("wqkv", "wo") else self.block.ffn_norm
         normed = rms_norm(self.x[windows], norm.weight, self.config.norm_eps)

@@ -36,10 +36,9 @@ def residual_rotation(config: ModelConfig) -> Tensor:
     return random_orthogonal(config.dim, ROTATION_SEED)
 
 
-def rotate_ends(model: Transformer) -> None:
-    """Rotate the embedding and the output layer. A tied output stays tied: what was the last norm's
-    weight becomes the matrix `head` before it."""
-    rotation = residual_rotation(model.config)
+def rotate_ends(model: Transformer, rotation: Tensor) -> None:
+    """Rotate the embedding and the output layer by `residual_rotation`. A tied output stays tied: what
+    was the last norm's weight becomes the matrix `head` before it."""
     gain = model.norm.weight.detach().double()
     tied = model.output.weight is model.tok_embeddings.weight
     table = _parameter(model.tok_embeddings.weight.double() @ rotation)
@@ -53,9 +52,10 @@ def rotate_ends(model: Transformer) -> None:
     model.norm.weight = _parameter(torch.ones_like(gain))
 
 
-def rotate_block(block: Block, config: ModelConfig, number: int) -> None:
-    """Fold the norms into the matrices after them and rotate residual stream and values."""
-    rotation, d = residual_rotation(config), config.head_dim
+def rotate_block(block: Block, config: ModelConfig, rotation: Tensor, number: int) -> None:
+    """Fold the norms into the matrices after them and rotate the residual stream, by
+    `residual_rotation`, and the values of layer `number`."""
+    d = config.head_dim
     attention, ffn = block.attention, block.feed_forward
     for norm, layers in (
         (block.attention_norm, (attention.wq, attention.wk, attention.wv)),

@@ -21,6 +21,7 @@ from torch import Tensor
 from exporter import checkpoint_gguf
 from exporter.artifact import check_writable, written_whole
 from exporter.checkpoint import open_checkpoint
+from exporter.checkpoint_weights import at_most_once_a_second
 from exporter.config import ModelConfig, parameter_shapes
 from exporter.config_gguf import llama3_divisors
 from exporter.gguf_file import read_gguf
@@ -31,7 +32,6 @@ KINDS = {
     "fp16": (torch.float16, gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "fp32": (torch.float32, gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
 }
-BYTES_BEFORE_REOPENING = 1 << 28
 TOKENIZER = "tokenizer."
 
 
@@ -70,18 +70,14 @@ def write_gguf(
         writer.write_ti_data_to_file()
         if factors is not None:
             writer.write_tensor_data(factors)
-        pending = 0
+        report, weights = at_most_once_a_second(progress), checkpoint.weights
         for index, (name, shape) in enumerate(shapes.items()):
-            if pending > BYTES_BEFORE_REOPENING:  # lets go of the pages mapped for earlier tensors
-                checkpoint, pending = open_checkpoint(model), 0
-                progress(f"writing {path.name}: {index} of {len(shapes)} tensors")
-            weights = checkpoint.weights
+            report(f"writing {path.name}: {index} of {len(shapes)} tensors")
             wanted = torch.float32 if len(shape) == 1 else torch_dtype
             tensor = weights.read(weights.stored_name(name), wanted)
             if not weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
                 tensor = interleaved(tensor, config.head_dim)
             tensor = tensor.contiguous()
-            pending += tensor.nbytes
             writer.write_tensor_data(tensor.flatten().view(torch.uint8).numpy())
         writer.close()
 
