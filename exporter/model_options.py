@@ -20,6 +20,9 @@ from exporter.recipe import (
 from exporter.schemes import DELEGATES, LOWBIT, LinearScheme
 
 
+OWN = "self"  # instead of a file: what the model writes
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """`--quantize` and what else decides the model that MODEL becomes."""
     add = parser.add_argument
@@ -28,9 +31,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--fit", metavar="BUDGET",
         help="choose bits, group size and rounding of every matrix for a file size (120MB), bits a "
              "weight (4.0bpw) or a divergence (kl<0.01)")  # fmt: skip
-    add("--calibrate", type=Path, metavar="FILE",
-        help="UTF-8 text for the methods gptq, awq and smoothquant (default: text that the model "
-             "writes)")  # fmt: skip
+    add("--calibrate", action="append", default=[], metavar="FILE",
+        help=f"UTF-8 text for the methods gptq, awq and smoothquant, or {OWN}: text that the model "
+             f"writes (default); more than once: as much of each")  # fmt: skip
     add("--delegate", default=LOWBIT, choices=DELEGATES,
         help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
              "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
@@ -62,9 +65,9 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
     if options.fit is not None:
         recipe = _to_fit(recipe, options)
     reads_text = recipe.linear is not None and recipe.linear.needs_calibration()
-    if options.calibrate is not None and options.fit is None and not reads_text:
+    if options.calibrate and options.fit is None and not reads_text:
         raise UsageError(
-            f"--calibrate {options.calibrate}: the recipe's method looks at no text; leave it out, or "
+            f"--calibrate {options.calibrate[0]}: the recipe's method looks at no text; leave it out, or "
             f"use a method with {', '.join(CALIBRATED)}"
         )
     return ModelRequest(
@@ -77,7 +80,7 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
         delegate=options.delegate,
         cache_dtype=cache_dtype,
         fit=options.fit,
-        calibrate=options.calibrate,
+        calibrate=tuple(None if word == OWN else Path(word) for word in options.calibrate),
     )
 
 

@@ -35,7 +35,8 @@ class ModelRequest:
     delegate: str = LOWBIT
     cache_dtype: str | None = None  # None: float32 for unquantized float32 models, else float16
     fit: str | None = None  # a budget, for quality/budget.py
-    calibrate: Path | None = None  # None: text that the model writes
+    # Texts; None in it, or nothing at all: what the model writes.
+    calibrate: tuple[Path | None, ...] = ()
     work_folder: Path = Path(".")  # where an unfinished calibration is kept
 
 

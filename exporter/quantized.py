@@ -97,11 +97,11 @@ def _calibration(job: Job, model: Transformer) -> "Calibration | None":
     from exporter.quality import calibration
 
     with stage("reading the calibration text"):
-        if request.calibrate is not None:
-            found = calibration.from_file(request.calibrate, job.tokenizer, model.max_seq_length)
-        else:
+        if not request.calibrate:
             note("  no --calibrate FILE: calibrating with text that the model writes")
-            found = calibration.sampled(model, job.tokenizer, model.max_seq_length)
+        found = calibration.calibration_of(
+            request.calibrate or (None,), model, job.tokenizer, model.max_seq_length
+        )
         note(f"  {found.tokens.numel()} tokens, in windows of {found.tokens.shape[1]}")
     return found
 

@@ -100,6 +100,24 @@ class TestSampledText:
         assert calibration.from_file(path, tokenizer, CONTEXT).digest != found.digest
 
 
+    def test_as_much_of_a_file_as_of_its_own(self, folder, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        tokenizer = read_tokenizer(open_checkpoint(str(folder)).tokenizer_path)
+        path = tmp_path / "t.txt"
+        path.write_text("The capital of France is Paris. " * 1000, encoding="utf-8")
+        found = calibration.calibration_of((path, None), loaded(folder), tokenizer, CONTEXT)
+        windows = torch.cat((found.tokens, found.held_out))
+        own = windows[:, 0] == tokenizer.bos_id
+        assert int(own.sum()) == int((~own).sum()) == (calibration.WINDOWS + calibration.HELD_OUT) // 2
+        assert 0 < int((found.held_out[:, 0] == tokenizer.bos_id).sum()) < len(found.held_out)
+        words = [folder, "--output-pte", "m.pte", "--max-seq-length", CONTEXT, "--calibrate", path,
+                 "--calibrate", "self", "--quantize", recipe("gptq").to_json()]  # fmt: skip
+        assert cli.main([str(word) for word in words]) == 0
+        said = capsys.readouterr().err
+        assert f"{found.tokens.numel()} tokens, in windows of {CONTEXT}" in said
+        assert "no --calibrate FILE" not in said
+
+
 @pytest.mark.parametrize("method", ["gptq", "rotate+gptq", "rotate+awq+gptq"])
 def test_compensation_beats_rounding(method, folder, text, tmp_path):
     """Mean KL over held-out positions at 3 bits; measured 0.65 to 0.75 of rounding's."""

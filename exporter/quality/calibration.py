@@ -1,10 +1,11 @@
-"""The text that a method looks at: a file's, or what the float model itself writes.
+"""The text that a method looks at: files', what the float model itself writes, or both.
 
 Text sampled from the model stands for what it will see when there is none at hand ("Self-calibration
 for language model quantization and pruning", arXiv 2410.17170): in its own languages and formats.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,11 +38,36 @@ class Calibration:
         return hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest()
 
 
+def calibration_of(
+    sources: Sequence[Path | None], model: Transformer, tokenizer: "Tokenizer", context: int
+) -> Calibration:
+    """Windows of the files `sources`, the same number of each; None: of what `model` writes.
+
+    Raises what `from_file` and `sampled` raise.
+    """
+    if len(sources) == 1:
+        (path,) = sources
+        if path is None:
+            return sampled(model, tokenizer, context)
+        return from_file(path, tokenizer, context)
+    each, length = (WINDOWS + HELD_OUT) // len(sources), min(WINDOW, context)
+    return _split(torch.cat([
+        _written(model, tokenizer, each, length) if path is None
+        else _of_file(path, tokenizer, each, length)
+        for path in sources
+    ]))  # fmt: skip
+
+
 def from_file(path: Path, tokenizer: "Tokenizer", context: int) -> Calibration:
     """Windows spread evenly over a UTF-8 text.
 
     Raises ValueError or OSError with the remedy for a text that is not UTF-8, or shorter than a window.
     """
+    return _split(_of_file(path, tokenizer, WINDOWS + HELD_OUT, min(WINDOW, context)))
+
+
+def _of_file(path: Path, tokenizer: "Tokenizer", most: int, length: int) -> Tensor:
+    """At most `most` windows [B, length]."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -53,17 +79,15 @@ def from_file(path: Path, tokenizer: "Tokenizer", context: int) -> Calibration:
     except IsADirectoryError:
         raise IsADirectoryError(f"--calibrate {path}: it is a folder; give a text file") from None
     ids = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
-    length = min(WINDOW, context)
     if len(ids) < length:
         raise ValueError(
             f"--calibrate {path}: the text has {len(ids)} tokens, less than a window of {length}; "
             "give a longer one"
         )
     windows = ids[: len(ids) // length * length].view(-1, length)
-    wanted = WINDOWS + HELD_OUT
-    if len(windows) > wanted:
-        windows = windows[torch.linspace(0, len(windows) - 1, wanted).round().long()]
-    return _split(windows)
+    if len(windows) > most:
+        windows = windows[torch.linspace(0, len(windows) - 1, most).round().long()]
+    return windows
 
 
 def _split(windows: Tensor) -> Calibration:
@@ -75,24 +99,28 @@ def _split(windows: Tensor) -> Calibration:
     return Calibration(windows[~held_out].contiguous(), windows[held_out].contiguous())
 
 
-@torch.no_grad()
 def sampled(model: Transformer, tokenizer: "Tokenizer", context: int) -> Calibration:
     """Text that the float model writes by itself at temperature 1, from a fixed seed.
 
     Each window begins with the token that begins a text, or with one drawn from all.
     Raises ValueError when the model computes values that are not finite.
     """
-    length = min(SAMPLED_WINDOW, context)
+    return _split(_written(model, tokenizer, SAMPLED_WINDOWS, min(SAMPLED_WINDOW, context)))
+
+
+@torch.no_grad()
+def _written(model: Transformer, tokenizer: "Tokenizer", count: int, length: int) -> Tensor:
+    """`count` windows [B, length]."""
     generator = torch.Generator().manual_seed(SEED)
     vocabulary = min(tokenizer.n_pieces, model.config.vocab_size)
     if tokenizer.bos_id is not None:
-        first = torch.full((SAMPLED_WINDOWS,), tokenizer.bos_id)
+        first = torch.full((count,), tokenizer.bos_id)
     else:
-        first = torch.randint(vocabulary, (SAMPLED_WINDOWS,), generator=generator)
+        first = torch.randint(vocabulary, (count,), generator=generator)
     from exporter.quality.sampling import BatchDecoder
 
-    decoder = BatchDecoder(model, SAMPLED_WINDOWS, length)
-    tokens = torch.empty(SAMPLED_WINDOWS, length, dtype=torch.int64)
+    decoder = BatchDecoder(model, count, length)
+    tokens = torch.empty(count, length, dtype=torch.int64)
     tokens[:, 0] = first
     for t in range(1, length):
         probabilities = F.softmax(decoder.step(tokens[:, t - 1])[:, :vocabulary], dim=-1)
@@ -103,4 +131,4 @@ def sampled(model: Transformer, tokenizer: "Tokenizer", context: int) -> Calibra
         tokens[:, t] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         if t % 32 == 0:
             note(f"  writing calibration text: token {t} of {length}")
-    return _split(tokens)
+    return tokens
