@@ -63,10 +63,10 @@ class Checkpoint:
         files, which stay mapped as long as one of a call's does; the others are converted one at a
         time, so that one copy is held at most.
         """
-        if names is not None:  # a layer's, too few to report
-            return canonical_state_dict(self.weights, self.config, dtype, names, _ignore)
-        names = list(parameter_shapes(self.config))
-        return canonical_state_dict(self.weights, self.config, dtype, names, self.progress)
+        progress = _ignore  # a layer is too little to report
+        if names is None:
+            names, progress = list(parameter_shapes(self.config)), self.progress
+        return canonical_state_dict(self.weights, self.config, dtype, names, progress)
 
     @cached_property
     def digest(self) -> str:

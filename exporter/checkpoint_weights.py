@@ -146,7 +146,8 @@ def equal_tensors(weights: Weights, first: str, second: str) -> bool:
     """Whether two stored matrices are equal; those that differ mostly do so in the first row."""
     if weights.shapes[first] != weights.shapes[second]:
         return False
-    a, b = (weights.read(name, torch.float32) for name in (first, second))
+    read = weights.open()
+    a, b = (read(name, torch.float32) for name in (first, second))
     return torch.equal(a[0], b[0]) and torch.equal(a, b)
 
 
