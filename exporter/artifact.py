@@ -17,7 +17,7 @@ from pathlib import Path
 from exporter.config import ModelConfig
 
 SCHEMA_VERSION = "2"
-KERNEL_LAYOUT_VERSION = "1"  # of kernels/layout.h
+KERNEL_LAYOUT_VERSION = "2"  # of kernels/layout.h
 TOKENIZER_KEY = "tokenizer"
 # What the runner accepts, from 0 up.
 SAMPLING_RANGES = {"temperature": 100, "top_p": 1, "top_k": 1 << 24, "min_p": 1}

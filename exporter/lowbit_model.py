@@ -207,10 +207,11 @@ def pack_output(
 
 def pack_integers(q: QuantizedWeight) -> Tensor:
     """The packed bytes uint8 [bytes] of `kernels/layout.h`."""
-    real = q.format.zeros == "real"
+    form = q.format
     return torch.ops.lowbit.pack_integer(
-        q.values, q.scales, q.zeros, q.format.bits, q.format.group_size, real
-    )
+        q.values, q.scales, q.zeros, form.bits, form.group_size, form.zeros == "real",
+        form.scale_dtype == "int8",
+    )  # fmt: skip
 
 
 def shares_table(

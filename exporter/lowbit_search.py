@@ -8,6 +8,8 @@ A weight's error counts by the weight's magnitude plus the group's mean magnitud
 alike gives smaller squares and a worse model: on SmolLM2 a fifth more KL at 3 and 4 bits.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -40,9 +42,11 @@ class Search:
         self.has_zeros = has_zeros and bits > 1
         self._trial: _Trial | None = None
 
-    def __call__(self, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """For float32 groups [M, size]: u, uint8 of the same shape; scales [M] with the 11
-        significant bits of float16; zero points [M] in 0..2^bits - 1.
+    def __call__(
+        self, groups: Tensor, stored: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """For float32 groups [M, size]: u, uint8 of the same shape; scales [M], of `stored`, which
+        gives those of the format that are nearest to scales [M]; zero points [M] in 0..2^bits - 1.
 
         A group with values that are not finite gets a scale that is not.
         """
@@ -53,6 +57,7 @@ class Search:
         scale, zero = _least_squared_error(trial, self.has_zeros)
         if self.method == "hqq":
             scale, zero = _half_quadratic(trial, scale, zero, self.has_zeros)
+        scale = stored(scale)
         u = torch.empty(groups.shape, dtype=torch.uint8)
         u.copy_(trial.nearest(scale, zero).t())
         return u, scale, zero
@@ -62,6 +67,19 @@ def to_half_precision(values: Tensor) -> Tensor:
     """`values` rounded to the 11 significant bits of a float16, of any exponent."""
     spread = values * (2**13 + 1)  # Veltkamp's splitting
     return spread - (spread - values)
+
+
+def to_row_steps(scales: Tensor) -> Tensor:
+    """Scales [N, G] rounded to -127..127 steps, a row's step the one that its largest scale needs, of
+    11 significant bits: kernels/layout.h's int8 scales."""
+    step = to_half_precision(scales.abs().amax(1, keepdim=True) / 127)
+    safe = torch.where(step == 0, torch.ones_like(step), step)
+    return torch.div(scales, safe).round_().clamp_(-127, 127).mul_(step)
+
+
+def stored_scales(scales: Tensor, scale_dtype: str) -> Tensor:
+    """Scales [N, G] as near as packing keeps them: `float16` of any exponent, or `int8` steps of a row."""
+    return to_row_steps(scales) if scale_dtype == "int8" else to_half_precision(scales)
 
 
 class _Trial:
@@ -79,8 +97,10 @@ class _Trial:
         self.importance.add_(self.importance.mean(0))
 
     def nearest(self, scale: Tensor, zero: Tensor) -> Tensor:
-        """The nearest u, as floats [size, M], valid until the next call of any method."""
-        torch.addcmul(zero, self.groups, scale.reciprocal(), out=self._exact)
+        """The nearest u, as floats [size, M], valid until the next call of any method. Of a scale of 0
+        any is as near."""
+        inverse = torch.where(scale == 0, scale, scale.reciprocal())
+        torch.addcmul(zero, self.groups, inverse, out=self._exact)
         return torch.round(self._exact, out=self._nearest).clamp_(0, self.limit)
 
     def errors(self, scale: Tensor, zero: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporter.lowbit_search import Search
+from exporter.lowbit_search import Search, stored_scales
 from exporter.methods import PLAIN, parse_method
 from exporter.schemes import EmbeddingScheme, LinearScheme, Scheme
 
@@ -27,6 +27,7 @@ class WeightFormat:
     bits: int
     group_size: int  # a multiple of 16; channelwise = the columns, rounded up
     zeros: str  # "none" | "integer" | "real"
+    scale_dtype: str = "float16"  # or "int8", not with real zeros
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,8 @@ def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
     row = -(-columns // GROUP_UNIT) * GROUP_UNIT
     group_size = min(scheme.groupsize or row, row)
     zeros = "integer" if scheme.has_weight_zeros else "none"
-    return WeightFormat(
-        scheme.bitwidth, group_size, "real" if scheme.key == "linear:int4" else zeros
-    )
+    zeros = "real" if scheme.key == "linear:int4" else zeros
+    return WeightFormat(scheme.bitwidth, group_size, zeros, scheme.scale_dtype)
 
 
 def can_share(linear: LinearScheme, embedding: EmbeddingScheme, columns: int) -> bool:
@@ -99,19 +99,28 @@ def dequantize(q: QuantizedWeight) -> Tensor:
 
 
 def rounded(q: QuantizedWeight) -> QuantizedWeight:
-    """What packing keeps of `q`: scales and real zeros as float16 times one power of two.
+    """What packing keeps of `q`: scales and real zeros as float16 times one power of two, or int8 scales
+    in steps of their row that are.
 
     The power brings the largest magnitude to 2^13..2^14, as kernels/pack.cpp has it.
     """
-    real = q.zeros if q.format.zeros == "real" else None
-    largest = max(float(part.abs().amax()) for part in (q.scales, real) if part is not None)
+    if q.format.scale_dtype == "int8":
+        steps = q.scales.abs().amax(1, keepdim=True) / 127
+        (kept,) = _halves(steps)
+        safe = torch.where(kept == 0, torch.ones_like(kept), kept)
+        return replace(q, scales=(q.scales / safe).round().clamp(-127, 127) * kept)
+    if q.format.zeros == "real":
+        scales, zeros = _halves(q.scales, q.zeros)
+        return replace(q, scales=scales, zeros=zeros)
+    return replace(q, scales=_halves(q.scales)[0])
+
+
+def _halves(*parts: Tensor) -> list[Tensor]:
+    """Each as float16 times one power of two."""
+    largest = max(float(part.abs().amax()) for part in parts)
     exponent = torch.frexp(torch.tensor(largest)).exponent - 14 if largest else torch.tensor(0)
     exponent = exponent.clamp(-126, 127)
-
-    def kept(part: Tensor) -> Tensor:
-        return torch.ldexp(torch.ldexp(part, -exponent).half().float(), exponent)
-
-    return replace(q, scales=kept(q.scales), zeros=q.zeros if real is None else kept(real))
+    return [torch.ldexp(torch.ldexp(part, -exponent).half().float(), exponent) for part in parts]
 
 
 def _quantize(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
@@ -167,8 +176,12 @@ def _quantizer(algorithm: str, form: WeightFormat) -> Quantizer:
 def _searched(
     search: Search, rows: Tensor, form: WeightFormat
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    u, scale, zero = search(rows.view(-1, form.group_size))
     shape = (rows.shape[0], -1)
+
+    def stored(scale: Tensor) -> Tensor:
+        return stored_scales(scale.view(shape), form.scale_dtype).view(-1)
+
+    u, scale, zero = search(rows.view(-1, form.group_size), stored)
     return u.view(shape), scale.view(shape), zero.view(shape) if form.zeros == "integer" else None
 
 

@@ -4,13 +4,14 @@ import struct
 from dataclasses import dataclass
 
 MAGIC = b"LOWBITW\0"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 HEADER_BYTES = 64
 ROW_BLOCK, COLUMN_BLOCK = 16, 32
 KINDS = ("integer", "float32", "float16", "bfloat16")
 ZEROS = ("none", "integer", "real")
+SCALES = ("float16", "int8")
 
-_HEADER = struct.Struct("<8s5Ii4Q")
+_HEADER = struct.Struct("<8s5Ii3Q2I")
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class PackedHeader:
     """What a packed weight is: `kind` of KINDS, `zeros` of ZEROS, [rows, columns] weights.
 
     `group_size` is 0 for the float kinds. `panel_bytes` a panel of 16 rows; in an integer panel
-    the scales, float16 [groups][16], lie at `scales_at`, the integers at `data_at`.
+    the scales [groups][16], `scale_dtype` of SCALES, lie at `scales_at`, the integers at `data_at`;
+    with int8 scales the rows' steps, float16 [16], at its beginning.
     """
 
     kind: str
     bits: int
     group_size: int
     zeros: str
+    scale_dtype: str
     scale_exponent: int
     rows: int
     columns: int
@@ -44,7 +47,8 @@ class PackedHeader:
             return self.kind
         groups = "a group a row" if self.groups == 1 else f"groups of {self.group_size}"
         zeros = {"none": "no zeros", "integer": "zeros", "real": "float zeros"}[self.zeros]
-        return f"{self.bits} {'bit' if self.bits == 1 else 'bits'}, {groups}, {zeros}"
+        scales = ", int8 scales" if self.scale_dtype == "int8" else ""
+        return f"{self.bits} {'bit' if self.bits == 1 else 'bits'}, {groups}, {zeros}{scales}"
 
 
 def is_packed(data: memoryview | bytes) -> bool:
@@ -59,21 +63,24 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
     """
     if len(data) < HEADER_BYTES or not is_packed(data):
         raise ValueError(f"{name} is not a packed weight: the file is damaged; export it again")
-    _, version, kind, bits, group_size, zeros, exponent, rows, columns, size, _ = (
+    _, version, kind, bits, group_size, zeros, exponent, rows, columns, size, scales, _ = (
         _HEADER.unpack_from(data)
     )
-    if version != LAYOUT_VERSION:
+    if not 1 <= version <= LAYOUT_VERSION:
         raise ValueError(
-            f"{name} has the packed layout {version}, this version reads {LAYOUT_VERSION}: "
+            f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}: "
             "use the exporter that wrote it"
         )
     integer = kind == 0
     good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]
     good_group = group_size > 0 and group_size % 16 == 0 if integer else group_size == 0
-    if not (good_bits and good_group and zeros < len(ZEROS) and 0 < rows < 1 << 31
+    good_scales = scales == version - 1 and (not scales or integer and zeros < 2)
+    if not (good_bits and good_group and good_scales and zeros < len(ZEROS) and 0 < rows < 1 << 31
             and 0 < columns < 1 << 31):  # fmt: skip
         raise ValueError(f"{name} has a damaged header; export the artifact again")
-    header = laid_out(KINDS[kind], bits, group_size, ZEROS[zeros], exponent, rows, columns)
+    header = laid_out(
+        KINDS[kind], bits, group_size, ZEROS[zeros], SCALES[scales], exponent, rows, columns
+    )
     if not header.bytes == size == len(data):
         raise ValueError(
             f"{name} has {len(data)} bytes where its header means {header.bytes}: "
@@ -83,8 +90,9 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
 
 
 def laid_out(
-    kind: str, bits: int, group_size: int, zeros: str, exponent: int, rows: int, columns: int
-) -> PackedHeader:
+    kind: str, bits: int, group_size: int, zeros: str, scale_dtype: str, exponent: int, rows: int,
+    columns: int,
+) -> PackedHeader:  # fmt: skip
     """Where everything lies; the same arithmetic as `layout_of` in kernels/layout.cpp."""
     panels = -(-rows // ROW_BLOCK)
     if kind != "integer":
@@ -93,15 +101,16 @@ def laid_out(
     else:
         groups = -(-columns // group_size)
         padded = -(-groups * group_size // COLUMN_BLOCK) * COLUMN_BLOCK
-        scales_at = 64
-        zeros_at = scales_at + _aligned(groups * ROW_BLOCK * 2)
+        scales_at, scale_bytes = (32, 1) if scale_dtype == "int8" else (64, 2)
+        zeros_at = _aligned(scales_at + groups * ROW_BLOCK * scale_bytes)
         halves = zeros == "integer" and bits <= 4
         zero_rows = {"none": 0, "integer": -(-groups // 2) if halves else groups,
                      "real": 2 * groups}[zeros]  # fmt: skip
         data_at = zeros_at + _aligned(zero_rows * ROW_BLOCK)
         panel = data_at + padded // COLUMN_BLOCK * bits * 64
     return PackedHeader(
-        kind, bits, group_size, zeros, exponent, rows, columns, HEADER_BYTES + panels * panel,
+        kind, bits, group_size, zeros, scale_dtype, exponent, rows, columns,
+        HEADER_BYTES + panels * panel,
         groups, panel, scales_at, zeros_at, data_at,
     )  # fmt: skip
 

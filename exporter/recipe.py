@@ -17,6 +17,7 @@ from exporter.schemes import (
     DEFAULT_METHOD,
     EXECUTORCH,
     LOWBIT,
+    SCALE_DTYPES,
     STOCK,
     SUPPORT,
     EmbeddingScheme,
@@ -251,6 +252,9 @@ def _options(support: Support, options: dict) -> dict:
         "has_weight_zeros": zeros,
         "method": _method(support.key, options.get("method", DEFAULT_METHOD)),
     }
+    if "scale_dtype" in support.options:
+        said = {"scale_dtype": options.get("scale_dtype", SCALE_DTYPES[0])}
+        found["scale_dtype"] = _one_of(support.key, said, "scale_dtype", SCALE_DTYPES)
     if "layers" in support.options:
         found["layers"] = _layers(support, options)
     return found
@@ -295,6 +299,8 @@ def _said(scheme: Scheme) -> dict:
     options = {"bitwidth": scheme.bitwidth, "groupsize": scheme.groupsize}
     if scheme.has_weight_zeros:
         options["has_weight_zeros"] = True
+    if scheme.scale_dtype != SCALE_DTYPES[0]:
+        options["scale_dtype"] = scheme.scale_dtype
     if scheme.method != DEFAULT_METHOD:
         options["method"] = scheme.method
     layers = getattr(scheme, "layers", ())
@@ -311,6 +317,8 @@ def _said_of_layer(scheme: Scheme, around: Scheme) -> dict:
         options["method"] = parse_method(scheme.method).rounding
     if around.has_weight_zeros and not scheme.has_weight_zeros:
         options["has_weight_zeros"] = False
+    if scheme.scale_dtype != around.scale_dtype:
+        options["scale_dtype"] = scheme.scale_dtype
     return options
 
 

@@ -13,6 +13,8 @@ BACKENDS = (EXECUTORCH, AOTI)
 LOWBIT, XNNPACK, STOCK = DELEGATES = ("lowbit", "xnnpack", "stock")
 
 DEFAULT_METHOD = ROUNDINGS[0]
+# How packed weights store their groups' scales; the first where a recipe does not say.
+SCALE_DTYPES = ("float16", "int8")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Scheme:
     bitwidth: int
     has_weight_zeros: bool = False
     method: str = DEFAULT_METHOD  # words of methods.py
+    scale_dtype: str = SCALE_DTYPES[0]
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ _ANY_BITS = tuple(range(1, 9))
 _GROUPS = ("groupsize",)
 _BITS = ("bitwidth", "groupsize")
 _ZEROS = (*_BITS, "has_weight_zeros")
-_NATIVE = (*_ZEROS, "method")
+_NATIVE = (*_ZEROS, "scale_dtype", "method")
 _LAYERED = (*_NATIVE, "layers")
 _OURS, _EITHER = (LOWBIT,), (LOWBIT, STOCK)
 

@@ -247,10 +247,15 @@ def _limit(tensor: StoredTensor, norm2: float) -> float:
     header = tensor.packed
     if header.kind != "integer":
         return _FLOAT_ERROR[header.kind]
-    shape, strides = (header.panels(), header.groups, ROW_BLOCK), (header.panel_bytes, 32, 2)
+    dtype = np.dtype(header.scale_dtype)
+    shape = (header.panels(), header.groups, ROW_BLOCK)
+    strides = (header.panel_bytes, ROW_BLOCK * dtype.itemsize, dtype.itemsize)
     scales = np.ndarray(
-        shape, np.float16, tensor.data, HEADER_BYTES + header.scales_at, strides
+        shape, dtype, tensor.data, HEADER_BYTES + header.scales_at, strides
     ).astype(np.float64)
+    if header.scale_dtype == "int8":
+        steps = (header.panels(), 1, ROW_BLOCK), (header.panel_bytes, 0, 2)
+        scales *= np.ndarray(steps[0], np.float16, tensor.data, HEADER_BYTES, steps[1])
     scales = np.ldexp(scales, header.scale_exponent)
     widths = np.full(header.groups, header.group_size, np.float64)
     widths[-1] = header.columns - (header.groups - 1) * header.group_size

@@ -25,6 +25,8 @@ std::string format_error(const Format& f) {
                number(kMaxGroupSize);
       }
       if (f.zeros > Zeros::real) return "zeros is " + number(static_cast<uint32_t>(f.zeros));
+      if (f.scales > Scales::int8) return "scales is " + number(static_cast<uint32_t>(f.scales));
+      if (f.scales == Scales::int8 && f.zeros == Zeros::real) return "int8 scales have real zeros";
       return "";
     case Kind::float32:
     case Kind::float16:
@@ -32,7 +34,9 @@ std::string format_error(const Format& f) {
       if (f.bits != (f.kind == Kind::float32 ? 32 : 16)) {
         return "bits is " + number(f.bits) + ", not the float kind's";
       }
-      if (f.group_size != 0 || f.zeros != Zeros::none) return "a float kind has groups or zeros";
+      if (f.group_size != 0 || f.zeros != Zeros::none || f.scales != Scales::float16) {
+        return "a float kind has groups, zeros or int8 scales";
+      }
       return "";
   }
   return "kind is " + number(static_cast<uint32_t>(f.kind)) + ", unknown to this version";
@@ -59,8 +63,9 @@ PackedWeight layout_of(const Format& format, int64_t rows, int64_t columns) {
   w.groups = (columns + group_size - 1) / group_size;
   w.padded_columns = rounded_up(w.groups * group_size, kColumnBlock);
   const auto groups = static_cast<size_t>(w.groups);
-  w.scales_at = 64;
-  w.zeros_at = w.scales_at + aligned(groups * kRowBlock * sizeof(uint16_t));
+  w.scales_at = kRowBlock * (w.int8_scales() ? sizeof(uint16_t) : sizeof(float));
+  const size_t scale_bytes = w.int8_scales() ? sizeof(int8_t) : sizeof(uint16_t);
+  w.zeros_at = aligned(w.scales_at + groups * kRowBlock * scale_bytes);
   const size_t zero_rows = format.zeros == Zeros::none ? 0
                            : w.half_byte_zeros()       ? (groups + 1) / 2
                            : format.zeros == Zeros::integer ? groups
@@ -78,11 +83,14 @@ std::string view(const void* data, size_t size, PackedWeight* weight) {
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) {
     return "not a packed weight (its first bytes are not LOWBITW)";
   }
-  if (header.version != kLayoutVersion) {
-    return "packed layout " + std::to_string(header.version) + "; this program reads " +
+  if (header.version < 1 || header.version > kLayoutVersion) {
+    return "packed layout " + std::to_string(header.version) + "; this program reads 1 to " +
            std::to_string(kLayoutVersion);
   }
-  const Format format{header.kind, header.bits, header.group_size, header.zeros};
+  const Format format{header.kind, header.bits, header.group_size, header.zeros, header.scales};
+  if (header.version != layout_version(format)) {
+    return "packed layout " + std::to_string(header.version) + " with the scales of another";
+  }
   if (std::string error = format_error(format); !error.empty()) return "packed weight: " + error;
   const auto rows = static_cast<int64_t>(header.rows);
   const auto columns = static_cast<int64_t>(header.columns);
@@ -102,6 +110,8 @@ std::string view(const void* data, size_t size, PackedWeight* weight) {
   *weight = w;
   return "";
 }
+
+uint32_t layout_version(const Format& format) { return format.scales == Scales::int8 ? 2 : 1; }
 
 size_t packed_size(const Format& format, int64_t rows, int64_t columns) {
   if (std::string error = format_error(format); !error.empty()) throw std::invalid_argument(error);

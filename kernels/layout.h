@@ -13,9 +13,14 @@
 //   data      for each 32 columns, `bits` times 64 bytes (below)
 // each padded to 64 bytes. Columns are padded to a whole number of groups, and that to 32.
 //
+// With int8 scales, instead of sums and scales, padded together:
+//   steps     float16 [16], a row's
+//   scales    int8 [G][16], in steps of the row
+// Activations then have a scale a group, whose zero point is 0: nothing would read the rows' sums.
+//
 // A weight is (u - z) scale 2^scale_exponent: u unsigned of `bits` bits, z = 2^(bits - 1) without
 // zeros or the stored integer. With real zeros it is ((u - 2^(bits - 1)) scale + zero)
-// 2^scale_exponent.
+// 2^scale_exponent; with int8 scales (u - z) (scale step) 2^scale_exponent, scale step being exact.
 //
 // 32 columns are 8 quads of 4; a quad of 16 rows is 64 values, row r's at 4 r..4 r + 3. A 64-byte
 // vector holds at each byte 8 / w quads of a w-bit plane, the first in its low bits:
@@ -31,13 +36,15 @@
 
 namespace lowbit {
 
-inline constexpr uint32_t kLayoutVersion = 1;
+// A weight's version is the first that reads it: 2 with int8 scales.
+inline constexpr uint32_t kLayoutVersion = 2;
 inline constexpr int64_t kRowBlock = 16;
 inline constexpr int64_t kColumnBlock = 32;
 inline constexpr size_t kHeaderBytes = 64;
 
 enum class Kind : uint32_t { integer = 0, float32 = 1, float16 = 2, bfloat16 = 3 };
 enum class Zeros : uint32_t { none = 0, integer = 1, real = 2 };
+enum class Scales : uint32_t { float16 = 0, int8 = 1 };  // int8 without real zeros
 
 struct Header {
   char magic[8];  // "LOWBITW" and a zero byte
@@ -49,7 +56,8 @@ struct Header {
   int32_t scale_exponent;
   uint64_t rows, columns;
   uint64_t bytes;  // of the whole, this header included
-  uint64_t reserved;
+  Scales scales;   // float16 in version 1
+  uint32_t reserved;
 };
 static_assert(sizeof(Header) == kHeaderBytes);
 
@@ -59,6 +67,7 @@ struct Format {
   uint32_t bits = 4;
   uint32_t group_size = 32;
   Zeros zeros = Zeros::none;
+  Scales scales = Scales::float16;
 };
 
 // A checked view of packed bytes.
@@ -70,11 +79,12 @@ struct PackedWeight {
   float scale;             // 2^scale_exponent
   const uint8_t* panels;
   size_t panel_bytes;
-  size_t scales_at, zeros_at, data_at;  // offsets in a panel
+  size_t scales_at, zeros_at, data_at;  // offsets in a panel, which begins with sums or steps
 
   int64_t panel_count() const { return (rows + kRowBlock - 1) / kRowBlock; }
   // Whether two groups' integer zeros share a byte.
   bool half_byte_zeros() const { return format.zeros == Zeros::integer && format.bits <= 4; }
+  bool int8_scales() const { return format.scales == Scales::int8; }
   const uint8_t* panel(int64_t i) const { return panels + i * panel_bytes; }
 };
 
@@ -85,13 +95,16 @@ PackedWeight layout_of(const Format& format, int64_t rows, int64_t columns);
 // Returns "" or what is wrong.
 std::string view(const void* data, size_t size, PackedWeight* weight);
 
+// The version of weights of this format.
+uint32_t layout_version(const Format& format);
+
 // Size of the packed bytes. Throws std::invalid_argument that names the value for a format that
 // the layout does not have or a shape without rows or columns.
 size_t packed_size(const Format& format, int64_t rows, int64_t columns);
 
 // Packs quantized integers.
 //   values [N, K]: u, unsigned, below 2^bits
-//   scales float32 [N, G], rounded to float16 here; G = ceil(K / group_size)
+//   scales float32 [N, G], rounded here to what the format stores; G = ceil(K / group_size)
 //   zeros  null, or float32 [N, G]: whole numbers in 0..2^bits - 1 (integer), any (real)
 //   out    packed_size bytes
 // Throws std::invalid_argument for a value out of range or a scale that is not finite.

@@ -47,10 +47,10 @@ void for_each_plane(const Planes& planes, int64_t r, int64_t k, Visit visit) {
 }
 
 void write_header(const PackedWeight& w, int exponent, size_t bytes, uint8_t* out) {
-  const Header header{"LOWBITW",      kLayoutVersion,      w.format.kind, w.format.bits,
-                      w.format.group_size, w.format.zeros, exponent,
-                      static_cast<uint64_t>(w.rows),       static_cast<uint64_t>(w.columns),
-                      bytes,          0};
+  const Header header{"LOWBITW",      layout_version(w.format), w.format.kind, w.format.bits,
+                      w.format.group_size, w.format.zeros,      exponent,
+                      static_cast<uint64_t>(w.rows),            static_cast<uint64_t>(w.columns),
+                      bytes,          w.format.scales,          0};
   std::memcpy(out, &header, sizeof(header));
 }
 
@@ -72,6 +72,24 @@ uint16_t scaled_half(float value, int exponent) {
   return float_to_half(std::ldexp(value, -exponent));
 }
 
+// The steps of rows of int8 scales [N, G]: a 127th of each row's largest.
+std::vector<float> steps_of(const float* scales, int64_t rows, int64_t groups) {
+  std::vector<float> steps(static_cast<size_t>(rows));
+  for (int64_t row = 0; row < rows; ++row) {
+    float largest = 0;
+    for (int64_t g = 0; g < groups; ++g) {
+      largest = std::max(largest, std::fabs(scales[row * groups + g]));
+    }
+    steps[static_cast<size_t>(row)] = largest / 127;
+  }
+  return steps;
+}
+
+int8_t in_steps(float scale, float step) {
+  if (step == 0) return 0;
+  return static_cast<int8_t>(std::clamp(std::nearbyint(scale / step), -127.0f, 127.0f));
+}
+
 }  // namespace
 
 void pack_integer(const Format& format, int64_t rows, int64_t columns, const uint8_t* values,
@@ -83,6 +101,11 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
   const PackedWeight w = layout_of(format, rows, columns);
   const int64_t n_groups = rows * w.groups;
   int exponent = common_exponent(scales, n_groups, "scale");
+  std::vector<float> steps;
+  if (w.int8_scales()) {
+    steps = steps_of(scales, rows, w.groups);
+    exponent = common_exponent(steps.data(), rows, "step");
+  }
   if (format.zeros == Zeros::real) {
     exponent = std::max(exponent, common_exponent(zeros, n_groups, "zero"));
   }
@@ -96,12 +119,24 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
   for (int64_t row = 0; row < rows; ++row) {
     uint8_t* panel = bytes_out + kHeaderBytes + (row / kRowBlock) * w.panel_bytes;
     const int64_t r = row % kRowBlock;
-    auto* panel_sums = reinterpret_cast<float*>(panel);
-    auto* panel_scales = reinterpret_cast<uint16_t*>(panel + w.scales_at);
+    const float* row_scales = scales + row * w.groups;
+    float step = 0;
+    if (w.int8_scales()) {
+      const uint16_t half = scaled_half(steps[static_cast<size_t>(row)], exponent);
+      reinterpret_cast<uint16_t*>(panel)[r] = half;
+      step = std::ldexp(half_to_float(half), exponent);
+    }
     double sum = 0;
     for (int64_t g = 0; g < w.groups; ++g) {
-      const uint16_t scale = scaled_half(scales[row * w.groups + g], exponent);
-      panel_scales[g * kRowBlock + r] = scale;
+      float scale = 0;  // as stored
+      if (w.int8_scales()) {
+        const int8_t steps = in_steps(row_scales[g], step);
+        reinterpret_cast<int8_t*>(panel + w.scales_at)[g * kRowBlock + r] = steps;
+      } else {
+        const uint16_t half = scaled_half(row_scales[g], exponent);
+        reinterpret_cast<uint16_t*>(panel + w.scales_at)[g * kRowBlock + r] = half;
+        scale = half_to_float(half);
+      }
       float zero = middle, offset = 0;
       if (format.zeros == Zeros::integer) {
         zero = zeros[row * w.groups + g];
@@ -136,9 +171,9 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
         });
       }
       const auto count = static_cast<double>(end - begin);
-      sum += half_to_float(scale) * (static_cast<double>(group_sum) - count * zero) + count * offset;
+      sum += scale * (static_cast<double>(group_sum) - count * zero) + count * offset;
     }
-    panel_sums[r] = static_cast<float>(sum);
+    if (!w.int8_scales()) reinterpret_cast<float*>(panel)[r] = static_cast<float>(sum);
   }
 }
 
@@ -191,9 +226,14 @@ void unpack_row(const PackedWeight& w, int64_t row, float* values) {
   }
   const uint32_t bits = w.format.bits;
   const Planes planes = planes_of(bits);
-  const auto* scales = reinterpret_cast<const uint16_t*>(panel + w.scales_at);
+  const float step =
+      w.int8_scales() ? half_to_float(reinterpret_cast<const uint16_t*>(panel)[r]) : 0;
   for (int64_t g = 0; g < w.groups; ++g) {
-    const float scale = half_to_float(scales[g * kRowBlock + r]);
+    const uint8_t* scales = panel + w.scales_at;
+    const float scale =
+        w.int8_scales()
+            ? static_cast<float>(reinterpret_cast<const int8_t*>(scales)[g * kRowBlock + r]) * step
+            : half_to_float(reinterpret_cast<const uint16_t*>(scales)[g * kRowBlock + r]);
     int zero = 1 << (bits - 1);
     float offset = 0;
     if (w.format.zeros == Zeros::integer) {

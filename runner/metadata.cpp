@@ -138,10 +138,11 @@ void check_versions(const Reader& in, const std::string& path, std::string_view 
     throw Error(path + ": made for the backend '" + shortened(in.text(keys::kBackend)) +
                 "', this is the runner for '" + std::string(backend) + "'");
   }
-  const std::string& layout = in.text(keys::kKernelLayoutVersion);
-  if (layout != kKernelLayoutVersionOfThisRunner) {
-    throw Error(path + ": kernel layout version " + shortened(layout) + ", this runner has " +
-                std::string(kKernelLayoutVersionOfThisRunner) +
+  const int64_t layout = in.integer(keys::kKernelLayoutVersion, 1, 1'000'000);
+  if (layout > kNewestKernelLayoutVersion) {
+    throw Error(path + ": kernel layout version " + std::to_string(layout) +
+                " is newer than this runner, which reads up to " +
+                std::to_string(kNewestKernelLayoutVersion) +
                 "; export the model again or use the runner of that release");
   }
 }

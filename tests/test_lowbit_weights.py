@@ -14,7 +14,9 @@ from exporter.lowbit_weights import (
     rounded,
     weight_format,
 )
-from exporter.schemes import EmbeddingScheme, LinearScheme
+from exporter.lowbit_model import pack_integers
+from exporter.ops import load
+from exporter.schemes import SCALE_DTYPES, EmbeddingScheme, LinearScheme
 
 BITS = range(1, 9)
 HALF_ROUNDING = 2.0**-11  # a float16's relative error
@@ -36,8 +38,11 @@ def weights(rows: int = 48, columns: int = 256, seed: int = 0) -> torch.Tensor:
     return weight
 
 
-def native(bits: int, zeros: bool = False, method: str = "rtn", groupsize: int = 32):
-    return LinearScheme("linear:a8wx", groupsize, bits, zeros, method)
+def native(
+    bits: int, zeros: bool = False, method: str = "rtn", groupsize: int = 32,
+    scale_dtype: str = "float16",
+):  # fmt: skip
+    return LinearScheme("linear:a8wx", groupsize, bits, zeros, method, scale_dtype)
 
 
 def torchao(bits: int, zeros: bool = False, groupsize: int = 32):
@@ -67,12 +72,13 @@ def importance(weight: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros"])
 @pytest.mark.parametrize("method", ["rtn", "hqq"])
+@pytest.mark.parametrize("scale_dtype", SCALE_DTYPES)
 @pytest.mark.parametrize("bits", BITS)
 class TestNative:
-    def test_values_are_what_the_layout_takes(self, bits, method, zeros):
+    def test_values_are_what_the_layout_takes(self, bits, scale_dtype, method, zeros):
         weight = weights()
-        q = quantize_linear(weight, native(bits, zeros, method))
-        assert q.format == WeightFormat(bits, 32, "integer" if zeros else "none")
+        q = quantize_linear(weight, native(bits, zeros, method, 32, scale_dtype))
+        assert q.format == WeightFormat(bits, 32, "integer" if zeros else "none", scale_dtype)
         assert q.values.dtype == torch.uint8 and q.values.shape == weight.shape
         assert int(q.values.max()) < 2**bits and q.scales.dtype == torch.float32
         assert torch.equal(rounded(q).scales, q.scales)  # packing changes nothing
@@ -82,15 +88,22 @@ class TestNative:
             assert q.zeros.min() >= 0 and q.zeros.max() < 2**bits
         assert torch.equal(dequantize(q)[4], torch.zeros(256))
 
-    def test_each_weight_has_its_nearest_level(self, bits, method, zeros):
+    def test_what_is_packed_is_what_was_chosen(self, bits, scale_dtype, method, zeros):
+        load()
+        q = quantize_linear(weights(20, 100), native(bits, zeros, method, 32, scale_dtype))
+        assert torch.equal(torch.ops.lowbit.unpack(pack_integers(q)), dequantize(q))
+
+    def test_each_weight_has_its_nearest_level(self, bits, scale_dtype, method, zeros):
         """Within half a step, or at the last level where the weight lies beyond it."""
         weight = weights()
-        q = quantize_linear(weight, native(bits, zeros, method))
+        q = quantize_linear(weight, native(bits, zeros, method, 32, scale_dtype))
         step = per_weight(q.scales, q)
         position = (weight / step + per_weight(levels_of(q), q)).nan_to_num(0.0)
         nearest = position.clamp(0, 2**bits - 1)
         slack = ROUNDING * 2**bits
         near = (q.values - nearest).abs() <= 0.5 + slack
+        # A group whose scale is no step of its row at all is 0, whatever its integers.
+        near |= step == 0
         # A scale too small for float16 beside the tensor's largest was flushed after the choice.
         assert near[step.abs() > step.abs().max() * 2.0**-16].all()
 
@@ -121,6 +134,21 @@ def test_symmetric_covers_the_extreme(bits):
     errors = torch.where(clipped, worst[..., None], worst[..., None] / 2)
     bound = (importance(weight) * errors**2).sum(-1)
     assert (group_errors(weight, q) <= bound * (1 + ROUNDING)).all()
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_int8_scales_cost_little(bits):
+    """A scale is off by half a step of its row at most. Weights find their nearest level again, all but a
+    group's extreme, which the last level may fall short of by 2^(bits - 1) such halves."""
+    weight = weights()[8:]
+    found = [quantize_linear(weight, native(bits, scale_dtype=kind)) for kind in SCALE_DTYPES]
+    most = found[0].scales.abs().amax(1, keepdim=True) / 254
+    assert ((found[1].scales - found[0].scales).abs() <= most * 1.01).all()
+    steps = found[1].scales / (found[1].scales.abs().amax(1, keepdim=True) / 127)
+    assert torch.allclose(steps, steps.round(), atol=1e-4)
+    squares = [float((weight - dequantize(q)).square().sum()) for q in found]
+    extremes = float((2 ** (bits - 1) * most).square().sum()) * found[0].scales.shape[1]
+    assert squares[1] < 1.02 * squares[0] + extremes
 
 
 def test_one_bit_keeps_the_better_side():
@@ -231,7 +259,8 @@ class TestTorchao:
 
 
 SCHEMES = [
-    native(4), native(3, True), native(2, False, "hqq"), torchao(5), torchao(3, True),
+    native(4), native(3, True), native(2, False, "hqq"), native(5, scale_dtype="int8"),
+    torchao(5), torchao(3, True),
     LinearScheme("linear:int4", 32, 4), LinearScheme("linear:int8", 32, 8),
 ]  # fmt: skip
 
@@ -308,3 +337,6 @@ def test_one_table_only_where_it_is_the_same():
     assert not can_share(linear, EmbeddingScheme("embedding:wx", 32, 4, True), 576)
     assert not can_share(linear, EmbeddingScheme("embedding:wx", 32, 4, False, "hqq"), 576)
     assert not can_share(linear, EmbeddingScheme("embedding:wx", 32, 5), 576)
+    int8 = EmbeddingScheme("embedding:wx", 32, 4, scale_dtype="int8")
+    assert not can_share(linear, int8, 576)
+    assert can_share(native(4, scale_dtype="int8"), int8, 576)

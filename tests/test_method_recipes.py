@@ -48,6 +48,7 @@ LAYERED = {
                               "method": "rtn"},
             "layers.*.down": {"bitwidth": 2, "groupsize": 16},
             "layers.1.*": {"bitwidth": 5, "groupsize": 32},
+            "layers.0.gate_up": {"bitwidth": 3, "groupsize": 32, "scale_dtype": "int8"},
             "output": {"bitwidth": 6, "groupsize": 32},
         },
     },
@@ -102,7 +103,17 @@ class TestLayers:
             "output": (6, 32, "integer"),
             "table": (4, 32, "none"),
         }
+        of_int8 = [name for name, h in headers.items() if h.scale_dtype == "int8"]
+        assert of_int8 == ["layers.0.gate_up"]
         assert any("different formats" in line for line in said)
+
+    def test_a_layer_may_go_back_to_float16_scales(self):
+        layers = {"output": {"bitwidth": 4, "groupsize": 32, "scale_dtype": "float16"}}
+        parts = {"linear:a8wx": {"bitwidth": 4, "scale_dtype": "int8", "layers": layers}}
+        recipe = parse_recipe(json.dumps(parts))
+        assert recipe.linear.for_layer("output").scale_dtype == "float16"
+        assert recipe.linear.for_layer("layers.0.wo").scale_dtype == "int8"
+        assert parse_recipe(recipe.to_json()) == recipe
 
     @pytest.mark.parametrize(
         ("layers", "words"),

@@ -30,7 +30,7 @@ from exporter.quality.transforms import (
     rotate_ends,
     smooth_block,
 )
-from exporter.schemes import LinearScheme
+from exporter.schemes import SCALE_DTYPES, LinearScheme
 from scripts import rotate_checkpoint
 from scripts.bench.command_line import exit_status
 
@@ -188,10 +188,11 @@ def layer(rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 class TestGptq:
     @pytest.mark.parametrize("bits", [2, 3, 4])
     @pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros"])
+    @pytest.mark.parametrize("scale_dtype", SCALE_DTYPES)
     @pytest.mark.parametrize(("columns", "group"), [(96, 32), (80, 32), (72, 48), (64, 64)])
-    def test_each_step_lowers_the_error(self, bits, zeros, columns, group):
+    def test_each_step_lowers_the_error(self, bits, zeros, columns, group, scale_dtype):
         weight, hessian = layer(48, columns)
-        scheme = LinearScheme("linear:a8wx", group, bits, zeros)
+        scheme = LinearScheme("linear:a8wx", group, bits, zeros, scale_dtype=scale_dtype)
         form = weight_format(scheme, columns)
         found = [quantize_linear(weight, scheme)]
         for options in (GptqOptions(rounds=0), GptqOptions(rounds=1), GptqOptions()):

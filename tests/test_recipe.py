@@ -69,6 +69,8 @@ def test_short_recipes_ask_for_one_format(name):
         {"linear:a8wxdq": {"bitwidth": 3, "groupsize": 48, "has_weight_zeros": True}},
         {"linear:a8wxdq": {"bitwidth": 1, "groupsize": 0}},
         {"linear:a8wx": {"bitwidth": 7, "groupsize": 16, "method": "hqq"}},
+        {"linear:a8wx": {"bitwidth": 4, "groupsize": 32, "scale_dtype": "int8"}},
+        {"embedding:wx": {"bitwidth": 4, "groupsize": 32, "scale_dtype": "int8"}},
         {
             "embedding:wx": {
                 "bitwidth": 2,
@@ -105,6 +107,9 @@ def test_defaults():
         ('{"linear:a8wxdq": {"bitwidth": 9}}', "1 to 8, not 9"),
         ('{"linear:a8wxdq": {"bitwidth": 4.0}}', "1 to 8, not 4.0"),
         ('{"linear:a8wxdq": {"bitwidth": true}}', "1 to 8, not True"),
+        ('{"linear:a8wx": {"scale_dtype": "fp8"}}', "scale_dtype float16|int8, not 'fp8'"),
+        ('{"linear:a8wx": {"scale_dtype": 8}}', "scale_dtype float16|int8, not 8"),
+        ('{"linear:a8wxdq": {"scale_dtype": "int8"}}', 'has no option "scale_dtype"'),
         ('{"linear:a8wxdq": {"groupsize": 40}}', "multiple of 16, not 40"),
         ('{"linear:a8wxdq": {"groupsize": -16}}', "-16"),
         ('{"linear:a8wxdq": {"groupsize": "32"}}', "'32'"),

@@ -9,7 +9,7 @@ where columns are scaled).
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +36,8 @@ from exporter.quality.layerwise import (
     Rope,
     Stream,
     float_weights,
-    last_hidden,
     over_parts,
+    rms_norm,
 )
 from exporter.quality.transforms import (
     awq_factors,
@@ -147,7 +147,7 @@ class _Run:
             self.report(f"calibrating: layer {i + 1} of {len(layers)}, {left:.0f} s left")
             del block  # before the next one is read
         if self._rounding("output") == "gptq":
-            found["output"] = self._output(quantized)
+            found["output"] = self._output(quantized, exact)
         return found
 
     def _embedded(self) -> tuple[Tensor, Tensor]:
@@ -183,13 +183,19 @@ class _Run:
         return made
 
     def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
+        with rounded_products(name):
+            return self._moments_of(
+                lambda windows: (s.input(name, windows) for s in (quantized, exact))
+            )
+
+    def _moments_of(self, inputs: Callable[[slice], Iterable[Tensor]]) -> Moments:
+        """Of `inputs(windows)`: a matrix's quantized ones and its float ones [B, T, K]."""
+
         def work(windows: slice) -> Tensor:
-            q, x = (s.input(name, windows).flatten(0, 1) for s in (quantized, exact))
+            q, x = (values.flatten(0, 1) for values in inputs(windows))
             return torch.stack((q.t() @ q, x.t() @ q))
 
-        with rounded_products(name):
-            found = sum(over_parts(work, len(self.tokens))) / self.tokens.numel()
-        return Moments(*found)
+        return Moments(*(sum(over_parts(work, len(self.tokens))) / self.tokens.numel()))
 
     def _sizes(self, name: str, exact: Stream) -> Sizes:
         def work(windows: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -243,19 +249,27 @@ class _Run:
         self.work.keep_factors(i, factors)
         self.factors[i] = factors
 
-    def _output(self, quantized: Stream) -> QuantizedWeight:
-        model = self.model
-
-        def work(windows: slice) -> Tensor:
-            h = last_hidden(model, quantized.x[windows]).flatten(0, 1)
-            return h.t() @ h
-
-        hessian = sum(over_parts(work, len(self.tokens))) / self.tokens.numel()
-        if shares_table(model, self.linear, self.embedding):
-            hessian.diagonal().add_(EMBEDDING_SHARE * hessian.diagonal().mean())
+    def _output(self, quantized: Stream, exact: Stream) -> QuantizedWeight:
+        """The output layer. What the last layers got wrong, the matrix before it makes up for where there
+        is one; a table that is the embedding, too, stays as it is."""
         self.report("calibrating: the output layer")
+        model, eps = self.model, self.config.norm_eps
+        moments = self._moments_of(
+            lambda windows: (rms_norm(s.x[windows], model.norm.weight, eps)
+                             for s in (quantized, exact))
+        )  # fmt: skip
+        weight, hessian = model.output.weight.detach(), moments.hessian
+        shared = shares_table(model, self.linear, self.embedding)
+        if model.head is not None:
+            head = corrected(model.head.weight.detach(), moments)
+            model.head.weight = torch.nn.Parameter(head, requires_grad=False)
+            hessian = head @ hessian @ head.t()
+        elif not shared:
+            weight = corrected(weight, moments)
+        if shared:
+            hessian.diagonal().add_(EMBEDDING_SHARE * hessian.diagonal().mean())
         form = weight_format(self.linear.for_layer("output"), self.config.dim)
-        return gptq(model.output.weight.detach(), hessian, form)
+        return gptq(weight, hessian, form)
 
 
 def _scale(factors: dict[int, Factors], config: ModelConfig, block: Block, i: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ class Work:
 def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:
     tensors, forms = {}, {}
     for name, q in made.items():
-        forms[name] = json.dumps([q.format.bits, q.format.group_size, q.format.zeros])
+        forms[name] = json.dumps(astuple(q.format))
         tensors[f"{name}:values"], tensors[f"{name}:scales"] = q.values, q.scales
         if q.zeros is not None:
             tensors[f"{name}:zeros"] = q.zeros

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from exporter.methods import PLAIN, parse_method
 from exporter.quality.budget import Budget
-from exporter.quality.sensitivity import Choice, Unit, scheme_of
+from exporter.quality.sensitivity import SCALE_DTYPE, Choice, Unit, scheme_of
 from exporter.recipe import Recipe
 from exporter.schemes import DEFAULT_METHOD, EmbeddingScheme, LinearScheme
 
@@ -90,8 +90,9 @@ def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
     table = found.chosen["output" if shared else "embedding"]
     # Of one table the embedding's rounding must be the output's, or both would be stored.
     embedding = EmbeddingScheme(
-        "embedding:wx", table.group_size, table.bits, table.bits <= 4,
-        table.rounding if table.rounding in PLAIN else DEFAULT_METHOD,
+        "embedding:wx", table.group_size, table.bits,
+        method=table.rounding if table.rounding in PLAIN else DEFAULT_METHOD,
+        scale_dtype=SCALE_DTYPE,
     )  # fmt: skip
     return replace(base, linear=replace(linear, layers=layers), embedding=embedding)
 

@@ -9,7 +9,7 @@ For inputs x the error of a layer is tr((W - Q) H (W - Q)^T) with H = E[x x^T]. 
 3. Coordinate descent over the integers (QuantEase, arXiv 2309.01885): each one set to the best level
    with all others as they are.
 
-Steps 2 and 3 alternate; neither can raise the error before scales are rounded to float16.
+Steps 2 and 3 alternate; neither can raise the error before scales are rounded to what is stored.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.lowbit_search import to_half_precision
+from exporter.lowbit_search import stored_scales
 from exporter.lowbit_weights import QuantizedWeight, WeightFormat, one_torch_thread, rounded
 
 BLOCK = 64  # columns whose errors are moved on together
@@ -115,7 +115,7 @@ def _rows(
     columns = W.t().contiguous()
     u = _gptq(columns, order, factor, grid)
     for _ in range(options.rounds):
-        grid.scales = _refit(columns, H, u, grid)
+        grid.scales = stored_scales(_refit(columns, H, u, grid), form.scale_dtype).t().contiguous()
         u = _descend(columns, H, u, grid)
     return u, grid
 
@@ -148,7 +148,7 @@ class _Grid:
 
 
 def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor]:
-    """Scales, of float16's 11 bits, and zeros [N, G] with the least error weighted by columns.
+    """Scales, as `form` stores them, and zeros [N, G] with the least error weighted by columns.
 
     `W` float32 [N, K], K a multiple of the group size; `importance` float32 [K].
     """
@@ -159,7 +159,6 @@ def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Te
     has_zeros = form.zeros == "integer" and form.bits > 1
     best = None
     for scale, zero in _candidates(groups, form.bits, has_zeros):
-        scale = to_half_precision(scale)
         safe = torch.where(scale == 0, torch.ones_like(scale), scale)
         u = torch.round(groups / safe[..., None] + zero[..., None]).clamp_(0, limit)
         difference = (u - zero[..., None]) * scale[..., None] - groups
@@ -169,7 +168,7 @@ def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Te
             continue
         better = error < best[2]
         best = [torch.where(better, *pair) for pair in zip((scale, zero, error), best, strict=True)]
-    return best[0], best[1]
+    return stored_scales(best[0], form.scale_dtype), best[1]
 
 
 def _candidates(groups: Tensor, bits: int, has_zeros: bool):
@@ -213,7 +212,7 @@ def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
 
 
 def _refit(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
-    """The scales [G, n] of least error for the integers u [K, n]."""
+    """The scales [n, G] of least error for the integers u [K, n]."""
     K, n = W.shape
     size, G = grid.size, K // grid.size
     V = grid.levels(u)
@@ -227,7 +226,7 @@ def _refit(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
     diagonal.add_(torch.where(used, 1e-6 * diagonal, torch.ones_like(diagonal)))
     scales, failed = torch.linalg.solve_ex(A, b)
     good = used & scales.isfinite() & (failed == 0)[:, None]
-    return to_half_precision(torch.where(good, scales, grid.scales.t())).t().contiguous()
+    return torch.where(good, scales, grid.scales.t())
 
 
 def _descend(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:

@@ -45,9 +45,11 @@ MOMENT_WINDOWS = 32
 # What GPTQ leaves of a matrix's KL once each layer makes up for those before it, which rounding one
 # matrix alone does not show: measured over predicted KL of two whole fits of SmolLM2, 0.73 both.
 GPTQ_LEAVES = 0.73
-SENSITIVITY_VERSION = 4  # of how they are measured: what another measured is not read
-# (bits, group size); with zero points up to 4 bits, as their cost is small and their gain is not.
+SENSITIVITY_VERSION = 5  # of how they are measured: what another measured is not read
+# (bits, group size); with int8 scales and no zero points: small groups follow the weights better for the
+# same room.
 FORMATS = tuple((bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64))
+SCALE_DTYPE = "int8"
 ANCHOR = (4, 64)
 # Of each rounding, each format's squared error of the outputs, of that at ANCHOR.
 Shape = dict[str, dict[tuple[int, int], float]]
@@ -94,14 +96,14 @@ def scheme_of(base: LinearScheme, choice: Choice) -> LinearScheme:
 
 def _scheme(base: LinearScheme, bits: int, group_size: int) -> LinearScheme:
     return replace(
-        base, bitwidth=bits, groupsize=group_size, has_weight_zeros=bits <= 4, layers=()
-    )
+        base, bitwidth=bits, groupsize=group_size, has_weight_zeros=False, scale_dtype=SCALE_DTYPE,
+        layers=(),
+    )  # fmt: skip
 
 
 def packed_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
     """Of a matrix as `scheme_of` has it."""
-    zeros = "integer" if bits <= 4 else "none"
-    return laid_out("integer", bits, group_size, zeros, 0, rows, columns).bytes
+    return laid_out("integer", bits, group_size, "none", SCALE_DTYPE, 0, rows, columns).bytes
 
 
 @torch.no_grad()

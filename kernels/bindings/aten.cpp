@@ -162,7 +162,7 @@ Tensor attention_op(const Tensor& qkv, const Tensor& cos, const Tensor& sin, Ten
 // --- Packing --------------------------------------------------------------------------------------
 
 Tensor pack_integer_op(const Tensor& values, const Tensor& scales, const OptionalTensor& zeros,
-                       int64_t bits, int64_t group_size, bool real_zeros) {
+                       int64_t bits, int64_t group_size, bool real_zeros, bool int8_scales) {
   TORCH_CHECK(values.dim() == 2 && values.scalar_type() == at::kByte && values.is_contiguous(),
               "pack_integer takes contiguous uint8 values [N, K]");
   TORCH_CHECK(bits >= 1 && bits <= 8 && group_size >= 16 && group_size % 16 == 0,
@@ -175,7 +175,8 @@ Tensor pack_integer_op(const Tensor& values, const Tensor& scales, const Optiona
   TORCH_CHECK(fits(scales) && (!zeros || fits(*zeros)),
               "pack_integer takes contiguous float32 scales and zeros [N, G]");
   const Format format{Kind::integer, static_cast<uint32_t>(bits), static_cast<uint32_t>(group_size),
-                      !zeros ? Zeros::none : real_zeros ? Zeros::real : Zeros::integer};
+                      !zeros ? Zeros::none : real_zeros ? Zeros::real : Zeros::integer,
+                      int8_scales ? Scales::int8 : Scales::float16};
   Tensor out = at::empty(
       {static_cast<int64_t>(packed_size(format, values.size(0), values.size(1)))}, at::kByte);
   pack_integer(format, values.size(0), values.size(1), values.const_data_ptr<uint8_t>(),
@@ -246,7 +247,7 @@ TORCH_LIBRARY(lowbit, m) {
     m.def(torch::schema(out.c_str()));
   }
   m.def("pack_integer(Tensor values, Tensor scales, Tensor? zeros, int bits, int group_size, "
-        "bool real_zeros) -> Tensor");
+        "bool real_zeros, bool int8_scales) -> Tensor");
   m.def("pack_float(Tensor values, ScalarType dtype) -> Tensor");
   m.def("unpack(Tensor weight) -> Tensor");
   m.def("isa() -> str", isa_op);

@@ -96,6 +96,9 @@ void call_linear_a8wx(Host& host, TensorRef x, TensorRef weight, const TensorRef
   const char* op = "linear_a8wx";
   const Linear l = check_linear(op, x, weight, bias, out_features, out);
   if (l.weight.format.kind != Kind::integer) fail(op, "the weight is not of packed integers");
+  if (token_scales && l.weight.int8_scales()) {
+    fail(op, "the weight has int8 scales, which take activations with a scale a group");
+  }
   const auto scales = token_scales ? ActivationScales::token : ActivationScales::group;
   linear_a8wx(host, data<const float>(x), l.tokens, l.weight, scales, l.bias, data<float>(out));
 }
@@ -108,6 +111,7 @@ void call_linear_wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* 
   if (l.weight.format.kind != Kind::integer || (bits != 4 && bits != 8)) {
     fail(op, "the weight is not of packed integers of 4 or 8 bits");
   }
+  if (l.weight.int8_scales()) fail(op, "the weight has int8 scales: linear_a8wx takes those");
   linear_wx(host, data<const float>(x), l.tokens, l.weight, l.bias, data<float>(out));
 }
 

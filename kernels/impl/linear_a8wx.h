@@ -101,10 +101,32 @@ typename V::I32 integer_zeros(const PackedWeight& w, const uint8_t* panel, int64
   return g % 2 == 0 ? V::iand(both, V::iset(0xf)) : V::template shift_right<4>(both);
 }
 
+// A group's scales; int8 ones in steps of their rows.
+template <class V>
+typename V::F32 group_scales(const PackedWeight& w, const uint8_t* panel, int64_t g) {
+  const uint8_t* scales = panel + w.scales_at;
+  if (w.int8_scales()) return V::load_i8(reinterpret_cast<const int8_t*>(scales) + g * 16);
+  return V::load_half(reinterpret_cast<const uint16_t*>(scales) + g * 16);
+}
+
 // A group's real zeros.
 template <class V>
 typename V::F32 real_zeros(const PackedWeight& w, const uint8_t* panel, int64_t g) {
   return V::load_half(reinterpret_cast<const uint16_t*>(panel + w.zeros_at) + g * 16);
+}
+
+// What the 16 rows of a panel have gathered of a token, in the end: less the token's zero point, or
+// times the rows' steps; and times the token's factor.
+template <class V>
+typename V::F32 scaled_rows(const PackedWeight& w, const uint8_t* panel, typename V::F32 gathered,
+                            const Int8Activations& x, int64_t token) {
+  const auto factor = V::set(x.factors[token]);
+  if (w.int8_scales()) {
+    const auto steps = V::load_half(reinterpret_cast<const uint16_t*>(panel));
+    return V::mul(V::mul(gathered, steps), factor);
+  }
+  const auto sums = V::load(reinterpret_cast<const float*>(panel));
+  return V::mul(V::fma(V::set(x.offsets[token]), sums, gathered), factor);
 }
 
 // Into the second-level cache: the nearest has too few places for what is on its way.
@@ -174,9 +196,10 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
       values += 32 * N;
     }
     for (int b = 0; b < B; ++b) {
-      if constexpr (N == 1) prefetch(panels[b] + ahead + w.scales_at + g * 32);
-      const auto weight_scale =
-          V::load_half(reinterpret_cast<const uint16_t*>(panels[b] + w.scales_at) + g * 16);
+      if constexpr (N == 1) {
+        prefetch(panels[b] + ahead + w.scales_at + g * (w.int8_scales() ? 16 : 32));
+      }
+      const auto weight_scale = group_scales<V>(w, panels[b], g);
 #pragma GCC unroll 16
       for (int t = 0; t < N; ++t) {
         const auto scale = V::mul(weight_scale, V::set(scales[t]));
@@ -195,12 +218,10 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   for (int b = 0; b < B; ++b) {
     const int64_t row = (panel + b) * kRowBlock;
     const int64_t n = w.rows - row;
-    const auto row_sums = V::load(reinterpret_cast<const float*>(panels[b]));
     const auto row_bias = bias ? load_first<V>(bias + row, n) : V::zero();
 #pragma GCC unroll 16
     for (int t = 0; t < N; ++t) {
-      auto y = V::fma(V::set(x.offsets[token + t]), row_sums, acc[b][t]);
-      y = V::mul(y, V::set(x.factors[token + t]));
+      auto y = scaled_rows<V>(w, panels[b], acc[b][t], x, token + t);
       if (bias) y = V::add(y, row_bias);
       store_first<V>(out + (token + t) * w.rows + row, y, n);
     }

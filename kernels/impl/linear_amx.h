@@ -97,12 +97,11 @@ void add_groups(const int32_t (*sums)[2][2][256], int tile, int second, const In
                 int64_t n, float* totals) {
   const float* scales = x.scales + token * w.groups + group * kAmxTokens;
   const float* scaled_sums = x.scaled_sums + token * w.groups + group * kAmxTokens;
-  const auto* weight_scales = reinterpret_cast<const uint16_t*>(panel + w.scales_at) + group * 16;
   typename V::F32 acc[kAmxTokens];
 #pragma GCC unroll 16
   for (int t = 0; t < kAmxTokens; ++t) acc[t] = V::load(totals + 16 * t);
   for (int64_t g = 0; g < n; ++g) {
-    const auto weight_scale = V::load_half(weight_scales + g * 16);
+    const auto weight_scale = group_scales<V>(w, panel, group + g);
     const int32_t* from = sums[g][tile][second];
 #pragma GCC unroll 16
     for (int t = 0; t < kAmxTokens; ++t) {
@@ -125,10 +124,8 @@ template <class V>
 void finish_tile(const float* totals, const Int8Activations& x, int64_t token, const PackedWeight& w,
                  const float* bias, float* out, int64_t panel) {
   const int64_t row = panel * kRowBlock, n = w.rows - row;
-  const auto row_sums = V::load(reinterpret_cast<const float*>(w.panel(panel)));
   for (int t = 0; t < kAmxTokens; ++t) {
-    auto y = V::fma(V::set(x.offsets[token + t]), row_sums, V::load(totals + 16 * t));
-    y = V::mul(y, V::set(x.factors[token + t]));
+    auto y = scaled_rows<V>(w, w.panel(panel), V::load(totals + 16 * t), x, token + t);
     if (bias) y = V::add(y, load_first<V>(bias + row, n));
     store_first<V>(out + (token + t) * w.rows + row, y, n);
   }

@@ -20,6 +20,7 @@ namespace kernel_test {
 using lowbit::Format;
 using lowbit::Kind;
 using lowbit::PackedWeight;
+using lowbit::Scales;
 using lowbit::Zeros;
 
 // Half the distance between 1 and the next float: what one rounding changes, relatively.
@@ -84,7 +85,7 @@ inline std::vector<float> unwritten(int64_t n) {
 }
 
 // A matrix [N, K] of packed integers. Scales and zeros are small multiples of 2^-12, which float16
-// holds exactly: weight (n, k) is centred(n, k) scale(n, g) + offset(n, g), without rounding.
+// holds exactly, and int8 scales up to 127 steps of their row: weight (n, k) is centred(n, k) scale(n, g) + offset(n, g), without rounding.
 struct Weight {
   Format format;
   int64_t rows, columns, groups;
@@ -116,6 +117,15 @@ inline Weight random_weight(Random& random, const Format& format, int64_t rows, 
   w.scales.resize(static_cast<size_t>(rows * w.groups));
   for (uint8_t& u : w.values) u = static_cast<uint8_t>(random.next() & ((1u << format.bits) - 1));
   for (float& s : w.scales) s = static_cast<float>(1 + random.below(1024)) * 0x1p-12f;
+  if (format.scales == Scales::int8) {
+    for (int64_t n = 0; n < rows; ++n) {
+      const float step = static_cast<float>(1 + random.below(16)) * 0x1p-12f;
+      for (int64_t g = 0; g < w.groups; ++g) {
+        w.scales[w.at(n, g)] = static_cast<float>(random.below(255) - 127) * step;
+      }
+      w.scales[w.at(n, random.below(static_cast<int>(w.groups)))] = 127 * step;
+    }
+  }
   if (format.zeros != Zeros::none) w.zeros.resize(w.scales.size());
   for (float& z : w.zeros) {
     z = format.zeros == Zeros::integer ? static_cast<float>(random.below(1 << format.bits))
@@ -137,6 +147,7 @@ void for_each_format(int64_t columns, F f) {
     for (uint32_t group_size : {16u, 32u, 48u, 64u, 128u, channelwise}) {
       for (Zeros zeros : {Zeros::none, Zeros::integer, Zeros::real}) {
         f(Format{Kind::integer, bits, group_size, zeros});
+        if (zeros != Zeros::real) f(Format{Kind::integer, bits, group_size, zeros, Scales::int8});
       }
     }
   }
@@ -147,7 +158,8 @@ inline std::string describe(const Format& f, int64_t rows, int64_t columns) {
   const char* zeros[] = {"none", "integer", "real"};
   return std::string(kinds[static_cast<int>(f.kind)]) + " of " + std::to_string(f.bits) +
          " bits, groups of " + std::to_string(f.group_size) + ", zeros " +
-         zeros[static_cast<int>(f.zeros)] + ", [" + std::to_string(rows) + ", " +
+         zeros[static_cast<int>(f.zeros)] + (f.scales == Scales::int8 ? ", int8 scales" : "") +
+         ", [" + std::to_string(rows) + ", " +
          std::to_string(columns) + "]";
 }
 

@@ -77,6 +77,7 @@ Tensor packed(const Format& format, int64_t rows = kRows, int64_t columns = kCol
 
 const Format kInteger{Kind::integer, 4, 32, Zeros::none};
 const Format kThreeBits{Kind::integer, 3, 32, Zeros::none};
+const Format kInt8Scales{Kind::integer, 4, 32, Zeros::none, Scales::int8};
 const Format kFloat{Kind::float16, 16, 0, Zeros::none};
 
 // A call of one of the linears.
@@ -133,13 +134,20 @@ void check_linear(const char* op, const Format& format, const Linear& linear) {
 
 TEST(linears) {
   SerialHost host;
-  for (const bool token : {false, true}) {
-    check_linear("linear_a8wx", kThreeBits,
-                 [&](Tensor x, Tensor w, Tensor* bias, int64_t rows, Tensor out) {
-                   const TensorRef b = bias ? TensorRef(*bias) : TensorRef{};
-                   lowbit::call_linear_a8wx(host, x, w, bias ? &b : nullptr, rows, token, out);
-                 });
-  }
+  const auto a8wx = [&](bool token) -> Linear {
+    return [&host, token](Tensor x, Tensor w, Tensor* bias, int64_t rows, Tensor out) {
+      const TensorRef b = bias ? TensorRef(*bias) : TensorRef{};
+      lowbit::call_linear_a8wx(host, x, w, bias ? &b : nullptr, rows, token, out);
+    };
+  };
+  check_linear("linear_a8wx", kThreeBits, a8wx(false));
+  check_linear("linear_a8wx", kThreeBits, a8wx(true));
+  check_linear("linear_a8wx", kInt8Scales, a8wx(false));
+  check_refused("linear_a8wx",
+                {{"a scale a token, and int8 scales", [&] {
+                    a8wx(true)(floats({kTokens, kColumns}), packed(kInt8Scales), nullptr, kRows,
+                               floats({kTokens, kRows}));
+                  }}});
   const Linear wx = [&](Tensor x, Tensor w, Tensor* bias, int64_t rows, Tensor out) {
     const TensorRef b = bias ? TensorRef(*bias) : TensorRef{};
     lowbit::call_linear_wx(host, x, w, bias ? &b : nullptr, rows, out);
@@ -148,6 +156,10 @@ TEST(linears) {
   check_refused("linear_wx", {{"3 bits", [&] {
                                  wx(floats({kTokens, kColumns}), packed(kThreeBits), nullptr, kRows,
                                     floats({kTokens, kRows}));
+                               }},
+                              {"int8 scales", [&] {
+                                 wx(floats({kTokens, kColumns}), packed(kInt8Scales), nullptr,
+                                    kRows, floats({kTokens, kRows}));
                                }}});
   check_linear("linear_fp", kFloat,
                [&](Tensor x, Tensor w, Tensor* bias, int64_t rows, Tensor out) {

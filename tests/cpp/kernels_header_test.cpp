@@ -40,6 +40,10 @@ const std::vector<Bytes>& samples() {
             random_weight(random, {Kind::integer, bits, bits % 2 == 0 ? 32u : 16u, zeros}, 17, 40)
                 .bytes);
       }
+      for (const Zeros zeros : {Zeros::none, Zeros::integer}) {
+        const Format format{Kind::integer, bits, bits % 2 == 0 ? 32u : 16u, zeros, Scales::int8};
+        result.push_back(random_weight(random, format, 17, 40).bytes);
+      }
     }
     for (const Kind kind : {Kind::float32, Kind::float16, Kind::bfloat16}) {
       const Format format{kind, kind == Kind::float32 ? 32u : 16u, 0, Zeros::none};
@@ -62,8 +66,8 @@ bool lies_within(const PackedWeight& w, const Exact& bytes) {
     return static_cast<size_t>(w.columns) * 16 * (w.format.bits / 8) <= w.panel_bytes;
   }
   const auto groups = static_cast<size_t>(w.groups);
-  return groups * w.format.group_size >= static_cast<size_t>(w.columns) && w.scales_at >= 64 &&
-         w.zeros_at >= w.scales_at + groups * 32 && w.data_at >= w.zeros_at &&
+  return groups * w.format.group_size >= static_cast<size_t>(w.columns) && w.scales_at >= (w.int8_scales() ? 32 : 64) &&
+         w.zeros_at >= w.scales_at + groups * (w.int8_scales() ? 16 : 32) && w.data_at >= w.zeros_at &&
          w.data_at + static_cast<size_t>(w.padded_columns) * w.format.bits * 2 <= w.panel_bytes;
 }
 
@@ -80,10 +84,11 @@ void use(const PackedWeight& w) {
     return lowbit::linear_fp(host, x.data(), kTokens, w, nullptr, out.data());
   }
   for (const auto scales : {lowbit::ActivationScales::group, lowbit::ActivationScales::token}) {
+    if (w.int8_scales() && scales == lowbit::ActivationScales::token) continue;  // calls.cpp refuses
     lowbit::linear_a8wx(host, x.data(), kTokens, w, scales, nullptr, out.data());
     lowbit::linear_a8wx(host, x.data(), 1, w, scales, nullptr, out.data());
   }
-  if (w.format.bits == 4 || w.format.bits == 8) {
+  if ((w.format.bits == 4 || w.format.bits == 8) && !w.int8_scales()) {
     lowbit::linear_wx(host, x.data(), kTokens, w, nullptr, out.data());
   }
 }
@@ -160,6 +165,12 @@ TEST(each_field_altered) {
     for (const uint32_t other : {3u, 4u, 0xffffffffu}) {
       CHECK(!taken(with(bytes, offsetof(Header, zeros), other)));
     }
+    const auto scales = field<uint32_t>(bytes, offsetof(Header, scales));
+    for (const uint32_t other : {0u, 1u, 2u, 0xffffffffu}) {
+      CHECK_EQ(taken(with(bytes, offsetof(Header, scales), other)), other == scales);
+    }
+    CHECK(!taken(with(bytes, offsetof(Header, version), 2 - scales)));
+    if (scales == 1) CHECK(!taken(with(bytes, offsetof(Header, zeros), 2u)));  // real ones
     for (const int32_t other : {-127, 128, INT32_MIN, INT32_MAX}) {
       CHECK(!taken(with(bytes, offsetof(Header, scale_exponent), other)));
     }

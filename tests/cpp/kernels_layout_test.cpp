@@ -27,8 +27,9 @@ std::vector<float> unpacked(const PackedWeight& w) {
 
 // Packs one row of `n` zero values with these scales and zeros, groups of 16.
 std::vector<uint8_t> pack_row(int64_t n, std::vector<float> scales, std::vector<float> zeros = {},
-                              Zeros kind = Zeros::integer, std::vector<uint8_t> values = {}) {
-  const Format format{Kind::integer, 4, 16, zeros.empty() ? Zeros::none : kind};
+                              Zeros kind = Zeros::integer, std::vector<uint8_t> values = {},
+                              Scales stored = Scales::float16) {
+  const Format format{Kind::integer, 4, 16, zeros.empty() ? Zeros::none : kind, stored};
   std::vector<uint8_t> bytes(lowbit::packed_size(format, 1, n));
   values.resize(static_cast<size_t>(n));
   lowbit::pack_integer(format, 1, n, values.data(), scales.data(),
@@ -98,17 +99,52 @@ TEST(scales_of_any_size_keep_eleven_bits) {
   }
 }
 
+// int8 scales are within half a 127th of the row's largest, whatever the other rows' are.
+TEST(scales_in_steps_of_their_row) {
+  Random random(37);
+  const Format format{Kind::integer, 5, 32, Zeros::none, Scales::int8};
+  constexpr int64_t kRows = 17, kColumns = 100;
+  Weight w = random_weight(random, format, kRows, kColumns);
+  std::vector<float> largest(kRows);
+  for (int64_t n = 0; n < kRows; ++n) {
+    for (int64_t g = 0; g < w.groups; ++g) {
+      float& s = w.scales[w.at(n, g)];
+      s = std::ldexp(random.value(), -static_cast<int>(n));
+      largest[static_cast<size_t>(n)] = std::max(largest[static_cast<size_t>(n)], std::fabs(s));
+    }
+  }
+  lowbit::pack_integer(format, kRows, kColumns, w.values.data(), w.scales.data(), nullptr,
+                       w.bytes.data());
+  CHECK_EQ(lowbit::view(w.bytes.data(), w.bytes.size(), &w.packed), "");
+  const auto values = unpacked(w.packed);
+  Worst worst;
+  for (int64_t i = 0; i < kRows * kColumns; ++i) {
+    const int64_t n = i / kColumns, k = i % kColumns;
+    // Half a step, and a step that is 2^-11 of itself off 127 times.
+    const double bound = largest[static_cast<size_t>(n)] * (0.5 / 127 + 0x1p-11);
+    worst.see(i, values[static_cast<size_t>(i)], w.weight(n, k),
+              std::abs(w.centred(n, k)) * bound + 1e-30);
+  }
+  CHECK(worst.share <= 1);
+  CHECK(worst.share > 0.1);  // the bound is of the right size
+}
+
 TEST(scales_at_the_ends_of_float) {
   constexpr float kLargest = std::numeric_limits<float>::max();
   constexpr float kSmallest = std::numeric_limits<float>::denorm_min();
-  for (const float scale : {0.0f, kSmallest, 1e-40f, 1e-38f, 1e38f, kLargest, -2.5f}) {
-    const auto bytes = pack_row(16, {scale}, {}, Zeros::none, {8, 9, 7});
-    PackedWeight w;
-    CHECK_EQ(lowbit::view(bytes.data(), bytes.size(), &w), "");
-    const auto values = unpacked(w);
-    CHECK_EQ(values[0], 0.0f);
-    CHECK(std::fabs(values[1] - scale) <= std::fabs(scale) * 0x1p-11f || scale == kLargest);
-    CHECK_EQ(values[2], -values[1]);
+  for (const Scales stored : {Scales::float16, Scales::int8}) {
+    for (const float scale : {0.0f, kSmallest, 1e-40f, 1e-38f, 1e38f, kLargest, -2.5f}) {
+      const auto bytes = pack_row(16, {scale}, {}, Zeros::none, {8, 9, 7}, stored);
+      PackedWeight w;
+      CHECK_EQ(lowbit::view(bytes.data(), bytes.size(), &w), "");
+      const auto values = unpacked(w);
+      CHECK_EQ(values[0], 0.0f);
+      // A 127th of what is near float's smallest has fewer bits than 11, down to none.
+      const float least = stored == Scales::int8 ? 64 * kSmallest : 0;
+      CHECK(std::fabs(values[1] - scale) <= std::fabs(scale) * 0x1p-11f + least ||
+            scale == kLargest);
+      CHECK_EQ(values[2], -values[1]);
+    }
   }
 }
 
@@ -174,8 +210,10 @@ TEST(float16_rounds_to_nearest_ties_to_even) {
 }
 
 TEST(unfit_formats_are_named) {
-  const auto size = [](Kind kind, uint32_t bits, uint32_t group_size, uint32_t zeros) {
-    return lowbit::packed_size({kind, bits, group_size, static_cast<Zeros>(zeros)}, 4, 4);
+  const auto size = [](Kind kind, uint32_t bits, uint32_t group_size, uint32_t zeros,
+                       uint32_t scales = 0) {
+    return lowbit::packed_size(
+        {kind, bits, group_size, static_cast<Zeros>(zeros), static_cast<Scales>(scales)}, 4, 4);
   };
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 0, 32, 0), "bits is 0");
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 9, 32, 0), "bits is 9");
@@ -183,6 +221,9 @@ TEST(unfit_formats_are_named) {
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 40, 0), "group size is 40");
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 0xfffffff0, 0), "4294967280");
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 32, 3), "zeros is 3");
+  CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 32, 0, 2), "scales is 2");
+  CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 32, 2, 1), "real zeros");
+  CHECK_THROWS(std::invalid_argument, size(Kind::float16, 16, 0, 0, 1), "int8 scales");
   CHECK_THROWS(std::invalid_argument, size(Kind::float16, 32, 0, 0), "bits is 32");
   CHECK_THROWS(std::invalid_argument, size(Kind::float32, 32, 16, 0), "groups");
   CHECK_THROWS(std::invalid_argument, size(static_cast<Kind>(4), 16, 0, 0), "kind is 4");
