@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the two English texts that quality is measured with, from Debian's packages.
+"""Makes the English texts that quality is measured with, from Debian's packages.
 
     .venv/bin/python scripts/calibration_texts.py FOLDER
 
-FOLDER/jargon.txt, to evaluate on, is the Jargon File of `jargon-text`; FOLDER/handbook.txt, to
-calibrate with, is the English HTML of `debian-handbook`. Needs apt-get and dpkg-deb; nothing is
-installed. Prints the texts' sizes, and their lengths in tokens of --model.
+FOLDER/jargon.txt, to evaluate on, is the Jargon File of `jargon-text`. To calibrate with:
+FOLDER/handbook.txt, a manual, the English HTML of `debian-handbook`; and FOLDER/essays.txt, prose on
+politics and history, the sections of `anarchism`. Needs apt-get and dpkg-deb; nothing is installed. Prints the texts' sizes, and their lengths in tokens of --model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from itertools import groupby
 from pathlib import Path
@@ -27,9 +27,10 @@ if not __package__:  # run as a file, not imported: make the repository's packag
 from exporter.artifact import written_whole  # noqa: E402
 from scripts.bench.command_line import Parser, exit_status, first_line, note  # noqa: E402
 
-PACKAGES = ("jargon-text", "debian-handbook")
+PACKAGES = ("jargon-text", "debian-handbook", "anarchism")
 JARGON = "usr/share/doc/jargon-text/jargon.txt.gz"
 HANDBOOK = "usr/share/doc/debian-handbook/html/en-US"
+ESSAYS = "usr/share/doc/anarchism/html"
 TOKENS_WANTED = 100_000
 
 BLOCKS = frozenset("body dd div dl dt h1 h2 h3 h4 h5 h6 li ol p pre table td th tr ul".split())
@@ -139,6 +140,12 @@ def pages_in_order(folder: Path) -> list[Path]:
     return [folder / name for name in names if re.fullmatch(r"[\w.-]+\.html", name)]
 
 
+def text_of(pages: Iterable[Path]) -> str:
+    """The pages' text, one after the other; bytes that are not UTF-8 are replaced."""
+    texts = (page_text(page.read_text(encoding="utf-8", errors="replace")) for page in pages)
+    return "\n\n".join(texts) + "\n"
+
+
 def _parsed(html: str) -> _Text:
     parser = _Text()
     parser.feed(html)
@@ -177,15 +184,12 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         unpacked = Path(scratch)
         unpacked.chmod(0o755)  # apt-get downloads as a user of its own
-        note(f"fetching {' and '.join(PACKAGES)}")
+        note(f"fetching {', '.join(PACKAGES)}")
         fetch(PACKAGES, unpacked)
         texts = {
             "jargon.txt": jargon_prose(gzip.decompress((unpacked / JARGON).read_bytes()).decode()),
-            "handbook.txt": "\n\n".join(
-                page_text(page.read_text(encoding="utf-8"))
-                for page in pages_in_order(unpacked / HANDBOOK)
-            )
-            + "\n",
+            "handbook.txt": text_of(pages_in_order(unpacked / HANDBOOK)),
+            "essays.txt": text_of(sorted((unpacked / ESSAYS).glob("sec*.html"))),
         }
     from exporter.checkpoint import open_checkpoint  # torch takes seconds
     from exporter.tokenizer import read_tokenizer
