@@ -72,9 +72,18 @@ def to_half_precision(values: Tensor) -> Tensor:
 def to_row_steps(scales: Tensor) -> Tensor:
     """Scales [N, G] rounded to -127..127 steps, a row's step the one that its largest scale needs, of
     11 significant bits: kernels/layout.h's int8 scales."""
-    step = to_half_precision(scales.abs().amax(1, keepdim=True) / 127)
-    safe = torch.where(step == 0, torch.ones_like(step), step)
-    return torch.div(scales, safe).round_().clamp_(-127, 127).mul_(step)
+    return in_steps(scales, to_half_precision(row_steps(scales)))
+
+
+def row_steps(scales: Tensor) -> Tensor:
+    """What 127 of are the largest of each row of scales [N, G]: [N, 1]."""
+    return scales.abs().amax(1, keepdim=True) / 127
+
+
+def in_steps(scales: Tensor, steps: Tensor) -> Tensor:
+    """Scales [N, G] rounded to -127..127 of their row's step [N, 1]."""
+    safe = torch.where(steps == 0, torch.ones_like(steps), steps)
+    return torch.div(scales, safe).round_().clamp_(-127, 127).mul_(steps)
 
 
 def stored_scales(scales: Tensor, scale_dtype: str) -> Tensor:

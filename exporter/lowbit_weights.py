@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporter.lowbit_search import Search, stored_scales
+from exporter.lowbit_search import Search, in_steps, row_steps, stored_scales
 from exporter.methods import PLAIN, parse_method
 from exporter.schemes import EmbeddingScheme, LinearScheme, Scheme
 
@@ -105,10 +105,8 @@ def rounded(q: QuantizedWeight) -> QuantizedWeight:
     The power brings the largest magnitude to 2^13..2^14, as kernels/pack.cpp has it.
     """
     if q.format.scale_dtype == "int8":
-        steps = q.scales.abs().amax(1, keepdim=True) / 127
-        (kept,) = _halves(steps)
-        safe = torch.where(kept == 0, torch.ones_like(kept), kept)
-        return replace(q, scales=(q.scales / safe).round().clamp(-127, 127) * kept)
+        (steps,) = _halves(row_steps(q.scales))
+        return replace(q, scales=in_steps(q.scales, steps))
     if q.format.zeros == "real":
         scales, zeros = _halves(q.scales, q.zeros)
         return replace(q, scales=scales, zeros=zeros)

@@ -130,8 +130,8 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
     for (int64_t g = 0; g < w.groups; ++g) {
       float scale = 0;  // as stored
       if (w.int8_scales()) {
-        const int8_t steps = in_steps(row_scales[g], step);
-        reinterpret_cast<int8_t*>(panel + w.scales_at)[g * kRowBlock + r] = steps;
+        const int8_t scale_in_steps = in_steps(row_scales[g], step);
+        reinterpret_cast<int8_t*>(panel + w.scales_at)[g * kRowBlock + r] = scale_in_steps;
       } else {
         const uint16_t half = scaled_half(row_scales[g], exponent);
         reinterpret_cast<uint16_t*>(panel + w.scales_at)[g * kRowBlock + r] = half;

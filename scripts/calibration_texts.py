@@ -140,9 +140,9 @@ def pages_in_order(folder: Path) -> list[Path]:
     return [folder / name for name in names if re.fullmatch(r"[\w.-]+\.html", name)]
 
 
-def text_of(pages: Iterable[Path]) -> str:
-    """The pages' text, one after the other; bytes that are not UTF-8 are replaced."""
-    texts = (page_text(page.read_text(encoding="utf-8", errors="replace")) for page in pages)
+def text_of(pages: Iterable[Path], errors: str = "strict") -> str:
+    """The pages' text, one after the other. `errors`: of `bytes.decode`, for what is not UTF-8."""
+    texts = (page_text(page.read_text(encoding="utf-8", errors=errors)) for page in pages)
     return "\n\n".join(texts) + "\n"
 
 
@@ -189,7 +189,7 @@ def main(arguments: list[str]) -> int:
         texts = {
             "jargon.txt": jargon_prose(gzip.decompress((unpacked / JARGON).read_bytes()).decode()),
             "handbook.txt": text_of(pages_in_order(unpacked / HANDBOOK)),
-            "essays.txt": text_of(sorted((unpacked / ESSAYS).glob("sec*.html"))),
+            "essays.txt": text_of(sorted((unpacked / ESSAYS).glob("sec*.html")), "replace"),
         }
     from exporter.checkpoint import open_checkpoint  # torch takes seconds
     from exporter.tokenizer import read_tokenizer

@@ -18,7 +18,7 @@ from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer, PackOptions
 from exporter.methods import parse_method
 from exporter.model import Transformer
-from exporter.quality import calibration
+from exporter.quality import calibrated, calibration
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.recipe import Recipe, parse_recipe
@@ -343,6 +343,37 @@ class TestVerify:
             half = "feed_forward" if name.endswith("down") else "attention"
             part = name if name == "output" else f"{name.rpartition('.')[0]}.{half}"
             assert (f"trace of {part}: " if moved else f"{name}: ") in line, line
+
+    @pytest.mark.parametrize("method", ["rotate+gptq", "gptq"])
+    def test_the_output_makes_up_for_the_layers(self, method, tmp_path, monkeypatch):
+        """Of a tied model by the matrix before it, of another by itself: its squared error
+        tr(W' H W'^T - 2 W' C^T W^T) for the inputs that the quantized layers give falls."""
+        tied = method != "gptq"
+        tiny.make_hf(tmp_path / "m", "smollm2" if tied else "llama2")
+        model, calls = loaded(tmp_path / "m"), []
+
+        def recorded(weight, moments):
+            calls.append((weight, moments, corrected(weight, moments)))
+            return calls[-1][2]
+
+        corrected = calibrated.corrected
+        monkeypatch.setattr(calibrated, "corrected", recorded)
+        wanted = parse_recipe(json.dumps({"linear:a8wx": {"bitwidth": 2, "method": method}}))
+        transform(model, wanted.linear, str)
+        tokens = torch.randint(model.config.vocab_size, (12, 64), generator=torch.manual_seed(3))
+        apply_method(model, wanted.linear, None, tokens, Work(tmp_path / "work"), str)
+        before, moments, after = calls[-1]
+        assert len(calls) == 4 * len(model.layers) + 1
+        if tied:
+            assert torch.equal(after, model.head.weight)
+        else:
+            assert model.head is None and after.shape == model.output.weight.shape
+
+        def error(weight: Tensor) -> float:
+            cross = (weight @ moments.cross.T) * before
+            return float(((weight @ moments.hessian) * weight).sum() - 2 * cross.sum())
+
+        assert error(after) < error(before)
 
     def test_one_table_of_an_untied_copy(self, folder, tmp_path, monkeypatch, capsys):
         """`retie`: embedding, and the output through a small matrix, against two tables."""

@@ -212,7 +212,9 @@ def test_pages_follow_one_another_whatever_their_bytes(tmp_path: Path):
     (tmp_path / "a.html").write_bytes(b"<p>caf\xe9 one</p>")
     (tmp_path / "b.html").write_text("<p>two</p>")
     pages = [tmp_path / "a.html", tmp_path / "b.html"]
-    assert calibration_texts.text_of(pages) == "caf\N{REPLACEMENT CHARACTER} one\n\ntwo\n"
+    with pytest.raises(UnicodeDecodeError):
+        calibration_texts.text_of(pages)
+    assert calibration_texts.text_of(pages, "replace") == "caf\N{REPLACEMENT CHARACTER} one\n\ntwo\n"
 
 
 def test_apts_own_words_are_passed_on(tmp_path: Path, monkeypatch, capsys):

@@ -125,6 +125,21 @@ def test_doubled_scales_of_one_panel_in_a_package(folder, tmp_path, capsys):
     assert "error" in line or "rows 48 to 63" in line
 
 
+def test_doubled_steps_of_int8_scales_are_named(folder, tmp_path, capsys):
+    artifact = tmp_path / "m.pte"
+    form = {"bitwidth": 4, "scale_dtype": "int8"}
+    export(folder, "--output-pte", artifact, "--max-seq-length", CONTEXT,
+           "--quantize", json.dumps({"linear:a8wx": form, "embedding:wx": form}))  # fmt: skip
+    assert run(capsys, artifact, folder, "--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)[0] == 0
+    tensor = read_artifact(artifact).weight("layers.1.gate_up")
+    start = tensor.offset + 64 + 3 * tensor.packed.panel_bytes
+    steps = np.frombuffer(artifact.read_bytes(), np.float16, 16, start) * np.float16(2)
+    broken = patched(artifact, tmp_path, (start, steps.tobytes()))
+    status, _, line = run(capsys, broken, folder)
+    assert status == 1 and "layers.1.gate_up: " in line
+    assert "error" in line or "rows 48 to 63" in line
+
+
 def test_a_wrong_stop_token_is_named(whole, folder, tmp_path, capsys):
     broken = replaced(whole, tmp_path, b"[1]", b"[7]")
     status, _, line = run(capsys, broken, folder)

@@ -300,5 +300,5 @@ def corrected(weight: Tensor, moments: Moments) -> Tensor:
     H = moments.hessian.double()
     H.diagonal().add_(CORRECTION_DAMPING * H.diagonal().mean().clamp(min=1e-12))
     difference = (moments.cross - moments.hessian).double()
-    moved = torch.linalg.solve(H, difference.T @ weight.double().T).T
-    return (weight + CORRECTION * moved).float()
+    moved = torch.linalg.solve(H, difference.T).T  # (C - H) H^-1, [K, K] however many rows there are
+    return torch.addmm(weight, weight, moved.float(), alpha=CORRECTION)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from exporter.methods import PLAIN, parse_method
 from exporter.quality.budget import Budget
-from exporter.quality.sensitivity import SCALE_DTYPE, Choice, Unit, scheme_of
+from exporter.quality.sensitivity import Choice, Unit, scale_dtype, scheme_of
 from exporter.recipe import Recipe
 from exporter.schemes import DEFAULT_METHOD, EmbeddingScheme, LinearScheme
 
@@ -92,7 +92,7 @@ def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
     embedding = EmbeddingScheme(
         "embedding:wx", table.group_size, table.bits,
         method=table.rounding if table.rounding in PLAIN else DEFAULT_METHOD,
-        scale_dtype=SCALE_DTYPE,
+        scale_dtype=scale_dtype(table.bits),
     )  # fmt: skip
     return replace(base, linear=replace(linear, layers=layers), embedding=embedding)
 

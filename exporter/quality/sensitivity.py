@@ -46,10 +46,9 @@ MOMENT_WINDOWS = 32
 # matrix alone does not show: measured over predicted KL of two whole fits of SmolLM2, 0.73 both.
 GPTQ_LEAVES = 0.73
 SENSITIVITY_VERSION = 5  # of how they are measured: what another measured is not read
-# (bits, group size); with int8 scales and no zero points: small groups follow the weights better for the
-# same room.
+# (bits, group size), without zero points, with the scales of `scale_dtype`: small groups follow the
+# weights better for the same room.
 FORMATS = tuple((bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64))
-SCALE_DTYPE = "int8"
 ANCHOR = (4, 64)
 # Of each rounding, each format's squared error of the outputs, of that at ANCHOR.
 Shape = dict[str, dict[tuple[int, int], float]]
@@ -96,14 +95,19 @@ def scheme_of(base: LinearScheme, choice: Choice) -> LinearScheme:
 
 def _scheme(base: LinearScheme, bits: int, group_size: int) -> LinearScheme:
     return replace(
-        base, bitwidth=bits, groupsize=group_size, has_weight_zeros=False, scale_dtype=SCALE_DTYPE,
-        layers=(),
+        base, bitwidth=bits, groupsize=group_size, has_weight_zeros=False,
+        scale_dtype=scale_dtype(bits), layers=(),
     )  # fmt: skip
+
+
+def scale_dtype(bits: int) -> str:
+    """int8 costs half; at 8 bits a scale must be more exact than a 127th of its row's largest."""
+    return "int8" if bits < 8 else "float16"
 
 
 def packed_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
     """Of a matrix as `scheme_of` has it."""
-    return laid_out("integer", bits, group_size, "none", SCALE_DTYPE, 0, rows, columns).bytes
+    return laid_out("integer", bits, group_size, "none", scale_dtype(bits), 0, rows, columns).bytes
 
 
 @torch.no_grad()
