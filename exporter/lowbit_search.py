@@ -70,8 +70,8 @@ def to_half_precision(values: Tensor) -> Tensor:
 
 
 def to_row_steps(scales: Tensor) -> Tensor:
-    """Scales [N, G] rounded to -127..127 steps, a row's step the one that its largest scale needs, of
-    11 significant bits: kernels/layout.h's int8 scales."""
+    """Scales [N, G] rounded to -127..127 steps of their row: kernels/layout.h's int8 scales. The step, of
+    11 significant bits, is the one that the row's largest scale needs."""
     return in_steps(scales, to_half_precision(row_steps(scales)))
 
 
@@ -87,7 +87,7 @@ def in_steps(scales: Tensor, steps: Tensor) -> Tensor:
 
 
 def stored_scales(scales: Tensor, scale_dtype: str) -> Tensor:
-    """Scales [N, G] as near as packing keeps them: `float16` of any exponent, or `int8` steps of a row."""
+    """Scales [N, G] as packing keeps them: `float16` of any exponent, or `int8` steps of a row."""
     return to_row_steps(scales) if scale_dtype == "int8" else to_half_precision(scales)
 
 
@@ -106,8 +106,8 @@ class _Trial:
         self.importance.add_(self.importance.mean(0))
 
     def nearest(self, scale: Tensor, zero: Tensor) -> Tensor:
-        """The nearest u, as floats [size, M], valid until the next call of any method. Of a scale of 0
-        any is as near."""
+        """The nearest u, as floats [size, M], valid until the next call of any method; any u where the
+        scale is 0."""
         inverse = torch.where(scale == 0, scale, scale.reciprocal())
         torch.addcmul(zero, self.groups, inverse, out=self._exact)
         return torch.round(self._exact, out=self._nearest).clamp_(0, self.limit)

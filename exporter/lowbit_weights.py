@@ -99,8 +99,8 @@ def dequantize(q: QuantizedWeight) -> Tensor:
 
 
 def rounded(q: QuantizedWeight) -> QuantizedWeight:
-    """What packing keeps of `q`: scales and real zeros as float16 times one power of two, or int8 scales
-    in steps of their row that are.
+    """What packing keeps of `q`: scales and real zeros as float16 times one power of two; of int8 scales
+    the rows' steps so.
 
     The power brings the largest magnitude to 2^13..2^14, as kernels/pack.cpp has it.
     """

@@ -4,8 +4,9 @@
     .venv/bin/python scripts/calibration_texts.py FOLDER
 
 FOLDER/jargon.txt, to evaluate on, is the Jargon File of `jargon-text`. To calibrate with:
-FOLDER/handbook.txt, a manual, the English HTML of `debian-handbook`; and FOLDER/essays.txt, prose on
-politics and history, the sections of `anarchism`. Needs apt-get and dpkg-deb; nothing is installed. Prints the texts' sizes, and their lengths in tokens of --model.
+FOLDER/handbook.txt, a manual, is the English HTML of `debian-handbook`; FOLDER/essays.txt, prose on
+politics and history, the sections of `anarchism`. Needs apt-get and dpkg-deb; nothing is installed.
+Prints the texts' sizes, and their lengths in tokens of --model.
 """
 
 from __future__ import annotations

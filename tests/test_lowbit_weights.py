@@ -138,7 +138,7 @@ def test_symmetric_covers_the_extreme(bits):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_int8_scales_cost_little(bits):
-    """A scale is off by half a step of its row at most. Weights find their nearest level again, all but a
+    """A scale is off by half a step of its row at most. Weights find their nearest level again, but a
     group's extreme, which the last level may fall short of by 2^(bits - 1) such halves."""
     weight = weights()[8:]
     found = [quantize_linear(weight, native(bits, scale_dtype=kind)) for kind in SCALE_DTYPES]

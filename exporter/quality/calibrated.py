@@ -250,8 +250,8 @@ class _Run:
         self.factors[i] = factors
 
     def _output(self, quantized: Stream, exact: Stream) -> QuantizedWeight:
-        """The output layer. What the last layers got wrong, the matrix before it makes up for where there
-        is one; a table that is the embedding, too, stays as it is."""
+        """The output layer. The matrix before it, where there is one, makes up for what the last layers
+        got wrong; a table that is the embedding, too, stays as it is."""
         self.report("calibrating: the output layer")
         model, eps = self.model, self.config.norm_eps
         moments = self._moments_of(
@@ -300,5 +300,5 @@ def corrected(weight: Tensor, moments: Moments) -> Tensor:
     H = moments.hessian.double()
     H.diagonal().add_(CORRECTION_DAMPING * H.diagonal().mean().clamp(min=1e-12))
     difference = (moments.cross - moments.hessian).double()
-    moved = torch.linalg.solve(H, difference.T).T  # (C - H) H^-1, [K, K] however many rows there are
+    moved = torch.linalg.solve(H, difference.T).T  # (C - H) H^-1
     return torch.addmm(weight, weight, moved.float(), alpha=CORRECTION)

@@ -85,7 +85,8 @@ inline std::vector<float> unwritten(int64_t n) {
 }
 
 // A matrix [N, K] of packed integers. Scales and zeros are small multiples of 2^-12, which float16
-// holds exactly, and int8 scales up to 127 steps of their row: weight (n, k) is centred(n, k) scale(n, g) + offset(n, g), without rounding.
+// holds exactly, and int8 scales up to 127 such steps of their row: weight (n, k) is
+// centred(n, k) scale(n, g) + offset(n, g), without rounding.
 struct Weight {
   Format format;
   int64_t rows, columns, groups;

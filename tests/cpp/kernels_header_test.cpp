@@ -66,8 +66,9 @@ bool lies_within(const PackedWeight& w, const Exact& bytes) {
     return static_cast<size_t>(w.columns) * 16 * (w.format.bits / 8) <= w.panel_bytes;
   }
   const auto groups = static_cast<size_t>(w.groups);
-  return groups * w.format.group_size >= static_cast<size_t>(w.columns) && w.scales_at >= (w.int8_scales() ? 32 : 64) &&
-         w.zeros_at >= w.scales_at + groups * (w.int8_scales() ? 16 : 32) && w.data_at >= w.zeros_at &&
+  const size_t before = w.int8_scales() ? 32 : 64, scales = groups * (w.int8_scales() ? 16 : 32);
+  return groups * w.format.group_size >= static_cast<size_t>(w.columns) && w.scales_at >= before &&
+         w.zeros_at >= w.scales_at + scales && w.data_at >= w.zeros_at &&
          w.data_at + static_cast<size_t>(w.padded_columns) * w.format.bits * 2 <= w.panel_bytes;
 }
 
@@ -84,7 +85,8 @@ void use(const PackedWeight& w) {
     return lowbit::linear_fp(host, x.data(), kTokens, w, nullptr, out.data());
   }
   for (const auto scales : {lowbit::ActivationScales::group, lowbit::ActivationScales::token}) {
-    if (w.int8_scales() && scales == lowbit::ActivationScales::token) continue;  // calls.cpp refuses
+    // calls.cpp refuses it.
+    if (w.int8_scales() && scales == lowbit::ActivationScales::token) continue;
     lowbit::linear_a8wx(host, x.data(), kTokens, w, scales, nullptr, out.data());
     lowbit::linear_a8wx(host, x.data(), 1, w, scales, nullptr, out.data());
   }

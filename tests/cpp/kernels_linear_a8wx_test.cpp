@@ -112,8 +112,9 @@ Expected expect(const std::vector<float>& x, const Quantized& q, const Weight& w
 
 // Integer sums are exact. In float, a group's sum is converted, multiplied by a scale that is a
 // product, and added: 2 + 1 roundings, and so for what its zeros add; the zero point times the
-// row's stored sum is one term more, or the product with the row's step one rounding. All are added in some order, with at most 2 G additions, then
-// multiplied by the token's scale, itself a product, and the bias is added. A rounding changes at
+// row's stored sum is one term more, or the product with the row's step one rounding. All are added
+// in some order, with at most 2 G additions, then multiplied by the token's scale, itself a product,
+// and the bias is added. A rounding changes at
 // most one of the terms, or a sum of them, by kUnit. The terms' magnitudes count a token's zero
 // point twice, for operators that add and subtract it.
 double rounding(const Weight& w, const Expected& e, double bias) {
