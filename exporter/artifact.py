@@ -17,7 +17,6 @@ from pathlib import Path
 from exporter.config import ModelConfig
 
 SCHEMA_VERSION = "2"
-KERNEL_LAYOUT_VERSION = "2"  # of kernels/layout.h
 TOKENIZER_KEY = "tokenizer"
 # What the runner accepts, from 0 up.
 SAMPLING_RANGES = {"temperature": 100, "top_p": 1, "top_k": 1 << 24, "min_p": 1}
@@ -64,12 +63,13 @@ def sampling_defaults(generation: Mapping[str, object]) -> str:
     return json.dumps(kept)
 
 
-def versions(exporter: str, **libraries: str) -> dict[str, str]:
-    """The version keys; a library that took no part has the value ""."""
+def versions(exporter: str, kernel_layout: int, **libraries: str) -> dict[str, str]:
+    """The version keys: `kernel_layout` of kernels/layout.h is the first that reads all packed weights; a
+    library that took no part has the value ""."""
     named = {f"{name}_version": version for name, version in libraries.items()}
     return {
         "schema_version": SCHEMA_VERSION,
-        "kernel_layout_version": KERNEL_LAYOUT_VERSION,
+        "kernel_layout_version": str(kernel_layout),
         "exporter_version": exporter,
         **named,
     }

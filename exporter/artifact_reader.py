@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporter.packed_header import PackedHeader, is_packed, read_header
+from exporter.packed_header import PackedMatrix, is_packed, read_matrix
 
 PTE, PT2, SO = KINDS = ("pte", "pt2", "so")
 
@@ -32,8 +32,8 @@ _LAYERS = ("wqkv", "wo", "gate_up", "down")
 class StoredTensor:
     """A constant of the program: `names` are canonical, several where it is used as several.
 
-    `data` is a view of the mapped file, which begins at `offset` of it; `packed` is the header of
-    a weight that `kernels/layout.h` lays out, whose own `shape` is that of its bytes.
+    `data` is a view of the mapped file, which begins at `offset` of it; `packed` are the headers
+    of a matrix that `kernels/layout.h` lays out, whose own `shape` is that of its bytes.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ class StoredTensor:
     shape: tuple[int, ...]
     data: memoryview = field(repr=False, compare=False)
     offset: int
-    packed: PackedHeader | None
+    packed: PackedMatrix | None
 
     @property
     def name(self) -> str:
@@ -157,7 +157,7 @@ def stored(
     header = None
     if (is_linear(names[0]) or "table" in names) and dtype == "uint8" or is_packed(data):
         try:
-            header = read_header(data, names[0])
+            header = read_matrix(data, names[0])
         except ValueError as error:
             raise Damaged(str(error)) from None
     return StoredTensor(names, dtype, shape, data, offset, header)

@@ -19,6 +19,7 @@ from exporter.lowbit_weights import (
     quantize_linear,
 )
 from exporter.model import Block, Transformer, rope_angles
+from exporter.packed_header import is_packed, read_matrix
 from exporter.recipe import Recipe
 from exporter.schemes import EmbeddingScheme, LinearScheme
 
@@ -154,6 +155,15 @@ class LowbitTransformer(nn.Module):
         return [torch.zeros(shape, dtype=self.cache_dtype) for _ in range(2 * len(self.layers))]
 
 
+def layout_version(model: nn.Module) -> int:
+    """The first of kernels/layout.h that reads all packed weights of `model`; 1 where it has none."""
+    found = [1]
+    for name, buffer in model.named_buffers():
+        if buffer.dtype == torch.uint8 and is_packed(data := memoryview(buffer.numpy())):
+            found.append(read_matrix(data, name).version)
+    return max(found)
+
+
 def cache_shape(config: ModelConfig, length: int, dtype: torch.dtype) -> tuple[int, int, int]:
     """[K, blocks, elements of a block]: `kernels/lowbit.h`, Cache."""
     padded = -(-config.head_dim // 16) * 16
@@ -208,6 +218,8 @@ def pack_output(
 def pack_integers(q: QuantizedWeight) -> Tensor:
     """The packed bytes uint8 [bytes] of `kernels/layout.h`."""
     form = q.format
+    if form.bits_from_row:
+        return torch.ops.lowbit.pack_stack([pack_integers(part) for part in q.parts()])
     return torch.ops.lowbit.pack_integer(
         q.values, q.scales, q.zeros, form.bits, form.group_size, form.zeros == "real",
         form.scale_dtype == "int8",

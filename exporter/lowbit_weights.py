@@ -1,11 +1,12 @@
 """Weights → the integers, scales and zero points that `kernels/layout.h` packs."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,6 +29,16 @@ class WeightFormat:
     group_size: int  # a multiple of 16; channelwise = the columns, rounded up
     zeros: str  # "none" | "integer" | "real"
     scale_dtype: str = "float16"  # or "int8", not with real zeros
+    # (row, bits): rows from there on have `bits` instead: kernels/layout.h's stack.
+    bits_from_row: tuple[tuple[int, int], ...] = ()
+
+    def parts(self, rows: int) -> "list[tuple[slice, WeightFormat]]":
+        """The ranges of rows of one width, of `rows` in all, and each one's format."""
+        starts = [(0, self.bits), *self.bits_from_row, (rows, 0)]
+        return [
+            (slice(start, end), replace(self, bits=bits, bits_from_row=()))
+            for (start, bits), (end, _) in pairwise(starts)
+        ]
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,25 @@ class QuantizedWeight:
     values: Tensor  # u, uint8 [N, K]
     scales: Tensor  # float32 [N, G]
     zeros: Tensor | None  # float32 [N, G]
+
+    def parts(self) -> "list[QuantizedWeight]":
+        """The ranges of rows of one width."""
+        return [
+            QuantizedWeight(
+                form, self.values[rows], self.scales[rows],
+                None if self.zeros is None else self.zeros[rows],
+            )
+            for rows, form in self.format.parts(len(self.values))
+        ]  # fmt: skip
+
+
+def joined(form: WeightFormat, parts: Sequence[QuantizedWeight]) -> QuantizedWeight:
+    """The weight of format `form` whose `parts` these are."""
+    zeros = None if form.zeros == "none" else torch.cat([part.zeros for part in parts])
+    return QuantizedWeight(
+        form, torch.cat([part.values for part in parts]),
+        torch.cat([part.scales for part in parts]), zeros,
+    )  # fmt: skip
 
 
 # float32 rows [R, P] of whole groups → u of the same shape, scales and zeros [R, G].
@@ -70,7 +100,20 @@ def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
     group_size = min(scheme.groupsize or row, row)
     zeros = "integer" if scheme.has_weight_zeros else "none"
     zeros = "real" if scheme.key == "linear:int4" else zeros
-    return WeightFormat(scheme.bitwidth, group_size, zeros, scheme.scale_dtype)
+    return WeightFormat(
+        scheme.bitwidth, group_size, zeros, scheme.scale_dtype, scheme.bitwidth_from_row
+    )
+
+
+def quantize_rows(table: Tensor, rows: Tensor, scheme: EmbeddingScheme) -> Tensor:
+    """`rows`, int64 ascending, of the table [N, K] quantized, and as floats again."""
+    parts = []
+    for own, form in weight_format(scheme, table.shape[1]).parts(len(table)):
+        inside = rows[(rows >= own.start) & (rows < own.stop)]
+        if len(inside):
+            plain = replace(scheme, bitwidth=form.bits, bitwidth_from_row=())
+            parts.append(dequantize(quantize_embedding(table[inside], plain)))
+    return torch.cat(parts)
 
 
 def can_share(linear: LinearScheme, embedding: EmbeddingScheme, columns: int) -> bool:
@@ -82,6 +125,8 @@ def can_share(linear: LinearScheme, embedding: EmbeddingScheme, columns: int) ->
 
 def dequantize(q: QuantizedWeight) -> Tensor:
     """float32 [N, K]."""
+    if q.format.bits_from_row:
+        return torch.cat([dequantize(part) for part in q.parts()])
     size, columns = q.format.group_size, q.values.shape[1]
     middle = 2.0 ** (q.format.bits - 1)
     out = torch.empty(q.values.shape)
@@ -104,6 +149,8 @@ def rounded(q: QuantizedWeight) -> QuantizedWeight:
 
     The power brings the largest magnitude to 2^13..2^14, as kernels/pack.cpp has it.
     """
+    if q.format.bits_from_row:
+        return joined(q.format, [rounded(part) for part in q.parts()])
     if q.format.scale_dtype == "int8":
         (steps,) = _halves(row_steps(q.scales))
         return replace(q, scales=in_steps(q.scales, steps))
@@ -124,6 +171,11 @@ def _halves(*parts: Tensor) -> list[Tensor]:
 def _quantize(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
     n, k = weight.shape
     form, algorithm = weight_format(scheme, k), _algorithm(scheme)
+    if form.bits_from_row:
+        return joined(form, [
+            _quantize(weight[rows], replace(scheme, bitwidth=part.bits, bitwidth_from_row=()))
+            for rows, part in form.parts(n)
+        ])  # fmt: skip
     n_groups = -(-k // form.group_size)
     values = torch.empty(n, k, dtype=torch.uint8)
     scales = torch.empty(n, n_groups)

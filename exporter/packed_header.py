@@ -1,10 +1,11 @@
-"""The header of a packed weight: `kernels/layout.h`'s, read without torch or the kernels."""
+"""The headers of a packed weight: `kernels/layout.h`'s, read without torch or the kernels."""
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-MAGIC = b"LOWBITW\0"
-LAYOUT_VERSION = 2
+MAGIC, STACK_MAGIC = b"LOWBITW\0", b"LOWBITS\0"
+LAYOUT_VERSION = 3
+MOST_PARTS = 8
 HEADER_BYTES = 64
 ROW_BLOCK, COLUMN_BLOCK = 16, 32
 KINDS = ("integer", "float32", "float16", "bfloat16")
@@ -12,17 +13,23 @@ ZEROS = ("none", "integer", "real")
 SCALES = ("float16", "int8")
 
 _HEADER = struct.Struct("<8s5Ii3Q2I")
+_BYTES = 9  # of _HEADER's fields
+_STACK_HEADER = struct.Struct("<8s2I3Q24x")
 
 
 @dataclass(frozen=True)
 class PackedHeader:
-    """What a packed weight is: `kind` of KINDS, `zeros` of ZEROS, [rows, columns] weights.
+    """What a packed weight is: `kind` of KINDS, `zeros` of ZEROS, [rows, columns] weights; one of several
+    where rows have several formats: `version` is its own, `at` where it begins, `first_row` its first.
 
     `group_size` is 0 for the float kinds. `panel_bytes` a panel of 16 rows; in an integer panel
     the scales [groups][16], `scale_dtype` of SCALES, lie at `scales_at`, the integers at `data_at`;
     with int8 scales the rows' steps, float16 [16], at its beginning.
     """
 
+    version: int
+    at: int
+    first_row: int
     kind: str
     bits: int
     group_size: int
@@ -51,26 +58,86 @@ class PackedHeader:
         return f"{self.bits} {'bit' if self.bits == 1 else 'bits'}, {groups}, {zeros}{scales}"
 
 
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix [rows, columns] in packed weights of consecutive rows: one, or a stack's. `version` is the
+    first of the layout that reads it."""
+
+    parts: tuple[PackedHeader, ...]
+
+    @property
+    def version(self) -> int:
+        return LAYOUT_VERSION if len(self.parts) > 1 else self.parts[0].version
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def columns(self) -> int:
+        return self.parts[0].columns
+
+    @property
+    def kind(self) -> str:
+        return self.parts[0].kind
+
+    @property
+    def bits(self) -> float:
+        """A weight's, scales and zeros apart: the mean."""
+        return sum(part.bits * part.rows for part in self.parts) / self.rows
+
+    def text(self) -> str:
+        """As a header's, and what changes at which row: `6 bits, 5 bits from row 1024, groups of 32, no
+        zeros`."""
+        first, *others = self.parts
+        width, comma, rest = first.text().partition(", ")
+        changes = [
+            f"{part.text().removesuffix(comma + rest)} from row {part.first_row}" for part in others
+        ]
+        return ", ".join([width, *changes]) + comma + rest
+
+
 def is_packed(data: memoryview | bytes) -> bool:
-    """Whether the bytes begin as a packed weight does."""
-    return bytes(data[: len(MAGIC)]) == MAGIC
+    """Whether the bytes begin as packed weights do."""
+    return bytes(data[: len(MAGIC)]) in (MAGIC, STACK_MAGIC)
+
+
+def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
+    """The headers of the packed matrix `name`, checked against themselves and the bytes' length.
+
+    Raises ValueError that names the matrix.
+    """
+    if bytes(data[: len(MAGIC)]) != STACK_MAGIC or len(data) < HEADER_BYTES:
+        return PackedMatrix((read_header(data, name),))
+    _, version, count, rows, columns, size = _STACK_HEADER.unpack_from(data)
+    if version != LAYOUT_VERSION:
+        raise ValueError(_unknown(name, version))
+    parts, at, row = [], HEADER_BYTES, 0
+    while at < len(data) and len(parts) < MOST_PARTS:
+        own = data[at:]
+        if len(own) < HEADER_BYTES:
+            break
+        part = read_header(own[: _HEADER.unpack_from(own)[_BYTES]], name)
+        parts.append(replace(part, at=at, first_row=row))
+        at, row = at + part.bytes, row + part.rows
+    if not (len(parts) == count > 0 and at == size == len(data) and row == rows
+            and all(part.columns == columns for part in parts)):  # fmt: skip
+        raise ValueError(f"{name} has a damaged header; export the artifact again")
+    return PackedMatrix(tuple(parts))
 
 
 def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
-    """The header of the packed weight `name`, checked against itself and the bytes' length.
+    """The header of one packed weight of the matrix `name`, checked against itself and the bytes' length.
 
-    Raises ValueError that names the weight.
+    Raises ValueError that names the matrix.
     """
-    if len(data) < HEADER_BYTES or not is_packed(data):
+    if len(data) < HEADER_BYTES or bytes(data[: len(MAGIC)]) != MAGIC:
         raise ValueError(f"{name} is not a packed weight: the file is damaged; export it again")
     _, version, kind, bits, group_size, zeros, exponent, rows, columns, size, scales, _ = (
         _HEADER.unpack_from(data)
     )
     if not 1 <= version <= LAYOUT_VERSION:
-        raise ValueError(
-            f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}: "
-            "use the exporter that wrote it"
-        )
+        raise ValueError(_unknown(name, version))
     integer = kind == 0
     good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]
     good_group = group_size > 0 and group_size % 16 == 0 if integer else group_size == 0
@@ -87,6 +154,13 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
             "the file is damaged; export it again"
         )
     return header
+
+
+def _unknown(name: str, version: int) -> str:
+    return (
+        f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}: "
+        "use the exporter that wrote it"
+    )
 
 
 def laid_out(
@@ -108,8 +182,9 @@ def laid_out(
                      "real": 2 * groups}[zeros]  # fmt: skip
         data_at = zeros_at + _aligned(zero_rows * ROW_BLOCK)
         panel = data_at + padded // COLUMN_BLOCK * bits * 64
+    version = 2 if scale_dtype == "int8" else 1
     return PackedHeader(
-        kind, bits, group_size, zeros, scale_dtype, exponent, rows, columns,
+        version, 0, 0, kind, bits, group_size, zeros, scale_dtype, exponent, rows, columns,
         HEADER_BYTES + panels * panel,
         groups, panel, scales_at, zeros_at, data_at,
     )  # fmt: skip

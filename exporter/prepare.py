@@ -128,6 +128,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     import torch
 
     from exporter.export import limits
+    from exporter.lowbit_model import layout_version
     from exporter.model import load_model
     from exporter.streamed_model import stream_model
 
@@ -160,6 +161,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     metadata = {
         **versions(
             __version__,
+            layout_version(model),
             torch=torch.__version__,
             torchao=version("torchao") if recipe.is_quantized() else "",
             executorch=version("executorch") if EXECUTORCH in backends else "",

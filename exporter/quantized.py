@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from exporter import __version__
-from exporter.config import parameter_shapes
+from exporter.config import ModelConfig, parameter_shapes
 from exporter.lowbit_model import LowbitTransformer, PackOptions
 from exporter.model import Transformer
 from exporter.progress import note, stage
@@ -59,6 +59,7 @@ def packed(job: Job) -> Packed:
         model = job.load()
     linear = recipe.linear
     _check_patterns(linear, model)
+    _check_rows(recipe, model.config)
     if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
         return _pack(job, model, recipe, {}), recipe, None, {}
     calibration = _calibration(job, model)
@@ -81,6 +82,26 @@ def _check_patterns(linear: LinearScheme | None, model: Transformer) -> None:
                 f'"{linear.key}", layers: no matrix of this model is called "{pattern}"; they are '
                 f"{names[0]} to {names[-1]} ({', '.join(LINEARS)}) and output"
             )
+
+
+def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
+    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
+    rows = {"wqkv": heads, "wo": config.dim, "gate_up": 2 * config.hidden_dim, "down": config.dim}
+    matrices = {f"layers.{i}.{n}": rows[n] for i in range(config.n_layers) for n in LINEARS}
+    linear, embedding = recipe.linear, recipe.embedding
+    schemes = [] if linear is None else [
+        (linear.for_layer(name), name, n)
+        for name, n in {**matrices, "output": config.vocab_size}.items()
+    ]  # fmt: skip
+    if embedding is not None:
+        schemes.append((embedding, "the embedding", config.vocab_size))
+    for scheme, name, n in schemes:
+        for row, _ in scheme.bitwidth_from_row:
+            if row >= n:
+                raise ValueError(
+                    f'"{scheme.key}", bitwidth_from_row: {name} has {n} rows, so row {row} is none of '
+                    "them; leave it out"
+                )
 
 
 def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:

@@ -39,6 +39,8 @@ RECIPE_FOLDER = Path(__file__).parent / "recipes"
 SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
 # Our kernels take groups of any multiple of 16; the others' want 32.
 GROUPSIZE_UNIT, OTHERS_GROUPSIZE_UNIT = 16, 32
+OF_LAYER = ("bitwidth_from_row",)  # a table's, and of linear layers those of `layers`
+MOST_WIDTHS = 8  # of one weight's rows: kMaxStack of kernels/layout.h
 CACHE_DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
@@ -227,9 +229,12 @@ def _one_of(key: str, options: dict, name: str, accepted: tuple[str, ...]) -> st
     return value
 
 
-def _options(support: Support, options: dict) -> dict:
-    """The fields of a scheme. Raises ValueError that names the value and what is taken."""
-    _no_others(support.key, options, support.options)
+def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) -> dict:
+    """The fields of a scheme; `of_layer` are options that only a layer's has.
+
+    Raises ValueError that names the value and what is taken.
+    """
+    _no_others(support.key, options, (*support.options, *of_layer))
     groupsize = options.get("groupsize", support.default_groupsize)
     if groupsize is None and support.channelwise:
         groupsize = 0
@@ -255,9 +260,37 @@ def _options(support: Support, options: dict) -> dict:
     if "scale_dtype" in support.options:
         said = {"scale_dtype": options.get("scale_dtype", SCALE_DTYPES[0])}
         found["scale_dtype"] = _one_of(support.key, said, "scale_dtype", SCALE_DTYPES)
+    found["bitwidth_from_row"] = _from_rows(support, options)
     if "layers" in support.options:
         found["layers"] = _layers(support, options)
     return found
+
+
+def _from_rows(support: Support, options: dict) -> tuple[tuple[int, int], ...]:
+    """The rows from which on a weight has other widths, ascending."""
+    widths = options.get("bitwidth_from_row", {})
+    if not isinstance(widths, dict):
+        raise ValueError(
+            f'"{support.key}" takes bitwidth_from_row as an object from rows to widths, '
+            f"not {widths!r}"
+        )
+    if len(widths) > MOST_WIDTHS - 1:
+        raise ValueError(
+            f'"{support.key}" takes at most {MOST_WIDTHS - 1} rows in bitwidth_from_row, '
+            f"not {len(widths)}"
+        )
+    for row, bits in widths.items():
+        decimal = row.isascii() and row.isdecimal() and not row.startswith("0")
+        if not decimal or int(row) % GROUPSIZE_UNIT:
+            raise ValueError(
+                f'"{support.key}" takes rows of bitwidth_from_row that are multiples of '
+                f"{GROUPSIZE_UNIT}, from {GROUPSIZE_UNIT} on, not {row!r}"
+            )
+        if type(bits) is not int or bits not in support.bitwidths:
+            raise ValueError(
+                f'"{support.key}" takes bitwidth {support.bits()} from row {row} on, not {bits!r}'
+            )
+    return tuple(sorted((int(row), bits) for row, bits in widths.items()))
 
 
 def _method(key: str, method: object) -> str:
@@ -282,14 +315,15 @@ def _layers(support: Support, options: dict) -> tuple[tuple[str, LinearScheme], 
         )
     own = {name: value for name, value in options.items() if name != "layers"}
     around = parse_method(own.get("method", DEFAULT_METHOD))
-    known = tuple(name for name in support.options if name != "layers")
+    known = (*(name for name in support.options if name != "layers"), *OF_LAYER)
     found = []
     for pattern, changed in layers.items():
         where = f"{support.key}, layers, {pattern}"
         _no_others(where, changed, known)
         said = {"method": changed.get("method", around.rounding)}
         rounding = _one_of(where, said, "method", ROUNDINGS)
-        fields = _options(support, {**own, **changed, "method": around.rounded_by(rounding)})
+        said = {**own, **changed, "method": around.rounded_by(rounding)}
+        fields = _options(support, said, OF_LAYER)
         found.append((pattern, LinearScheme(support.key, **fields)))
     return tuple(found)
 
@@ -303,10 +337,12 @@ def _said(scheme: Scheme) -> dict:
         options["scale_dtype"] = scheme.scale_dtype
     if scheme.method != DEFAULT_METHOD:
         options["method"] = scheme.method
+    if scheme.bitwidth_from_row:
+        options["bitwidth_from_row"] = {str(row): bits for row, bits in scheme.bitwidth_from_row}
     layers = getattr(scheme, "layers", ())
     if layers:
         options["layers"] = {pattern: _said_of_layer(other, scheme) for pattern, other in layers}
-    known = support_of(scheme.key).options
+    known = (*support_of(scheme.key).options, *OF_LAYER)
     return {name: value for name, value in options.items() if name in known}
 
 

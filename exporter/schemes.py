@@ -27,6 +27,8 @@ class Scheme:
     has_weight_zeros: bool = False
     method: str = DEFAULT_METHOD  # words of methods.py
     scale_dtype: str = SCALE_DTYPES[0]
+    # (row, bits): from that row on, the weight's rows have `bits` instead; rows ascending.
+    bitwidth_from_row: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ _BITS = ("bitwidth", "groupsize")
 _ZEROS = (*_BITS, "has_weight_zeros")
 _NATIVE = (*_ZEROS, "scale_dtype", "method")
 _LAYERED = (*_NATIVE, "layers")
+_TABLE = (*_NATIVE, "bitwidth_from_row")
 _OURS, _EITHER = (LOWBIT,), (LOWBIT, STOCK)
 
 # `--help`, README and every refusal are made from it.
@@ -98,7 +101,7 @@ SUPPORT = (
     Support("linear:int4", (4,), _GROUPS, 128, False, _OURS, _EITHER,
             "weights only; stock is fast with bf16, slow otherwise"),
     Support("linear:int8", (8,), _GROUPS, 0, True, _OURS, _EITHER, "weights only"),
-    Support("embedding:wx", _ANY_BITS, _NATIVE, 32, True, _OURS, _OURS,
+    Support("embedding:wx", _ANY_BITS, _TABLE, 32, True, _OURS, _OURS,
             "one table with a tied output of the same format"),
     Support("embedding", (4, 8), _BITS, 0, True, (LOWBIT, XNNPACK, STOCK), _EITHER,
             "torchao's numbers"),

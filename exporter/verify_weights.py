@@ -20,7 +20,7 @@ from torch import Tensor
 from exporter.artifact_reader import Artifact, StoredTensor
 from exporter.config import ModelConfig
 from exporter.methods import Method, parse_method
-from exporter.packed_header import HEADER_BYTES, ROW_BLOCK
+from exporter.packed_header import HEADER_BYTES, ROW_BLOCK, PackedHeader
 from exporter.recipe import parse_recipe
 from exporter.schemes import DEFAULT_METHOD
 from exporter.verify_checks import Check, check, skipped
@@ -45,7 +45,7 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class WeightError:
-    """Of one packed weight against the checkpoint's matrix: the relative Frobenius error, what is
+    """Of one packed weight, or rows of one format, against the checkpoint's matrix: the relative Frobenius error, what is
     allowed, the gain (its part along the original, 1 is the same length), the panel whose gain is
     farthest from 1, and the median error of its kind and format."""
 
@@ -108,7 +108,10 @@ def weight_errors(
 
     weights = [tensor for tensor in artifact.packed() if tensor.name != "head"]
     tied = config.tied_embeddings or len(weights) < len(artifact.packed())
-    found = [_error(tensor, _original(tensor.name, state, tied), factor(tensor)) for tensor in weights]
+    found = [
+        error for tensor in weights
+        for error in _errors(tensor, _original(tensor.name, state, tied), factor(tensor))
+    ]  # fmt: skip
     groups: dict[tuple[str, str], list[float]] = {}
     for one in found:
         groups.setdefault((one.name.rpartition(".")[2], one.format), []).append(one.error)
@@ -204,14 +207,27 @@ def _bias(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> Tensor
     return torch.cat(parts)
 
 
-def _error(tensor: StoredTensor, original: Tensor, factor: float) -> WeightError:
-    header = tensor.packed
-    if tuple(original.shape) != (header.rows, header.columns):
+def _errors(tensor: StoredTensor, original: Tensor, factor: float) -> Iterator[WeightError]:
+    """Of each range of rows of one format."""
+    matrix = tensor.packed
+    if tuple(original.shape) != (matrix.rows, matrix.columns):
         raise ValueError(
-            f"{tensor.name} is [{header.rows}, {header.columns}] in the artifact and "
+            f"{tensor.name} is [{matrix.rows}, {matrix.columns}] in the artifact and "
             f"{list(original.shape)} in the checkpoint: give the checkpoint it was exported from"
         )
     actual = unpack(tensor)
+    for header in matrix.parts:
+        rows = slice(header.first_row, header.first_row + header.rows)
+        name = tensor.name
+        if len(matrix.parts) > 1:
+            name += f" (rows {rows.start} to {rows.stop - 1})"
+        data = tensor.data[header.at : header.at + header.bytes]
+        yield _error(name, header, data, original[rows], actual[rows], factor)
+
+
+def _error(
+    name: str, header: PackedHeader, data: memoryview, original: Tensor, actual: Tensor, factor: float
+) -> WeightError:  # fmt: skip
     panels = header.panels()
     norm2, along, error2 = (torch.zeros(panels, dtype=torch.float64) for _ in range(3))
     for first in range(0, panels, _PANELS_AT_ONCE):
@@ -224,10 +240,10 @@ def _error(tensor: StoredTensor, original: Tensor, factor: float) -> WeightError
     gains = torch.where(norm2 > 1e-6 * total / panels, along / norm2.clamp_min(1e-30), 1.0)
     worst = int((gains.nan_to_num(1e9) - 1).abs().argmax())
     return WeightError(
-        tensor.name,
+        name,
         header.text(),
         math.sqrt(float(error2.sum()) / total),
-        factor * _limit(tensor, total),
+        factor * _limit(header, data, total),
         float(along.sum()) / total,
         worst,
         float(gains[worst]),
@@ -242,20 +258,19 @@ def _by_panel(rows: Tensor) -> Tensor:
     return padded.view(-1, ROW_BLOCK).sum(1)
 
 
-def _limit(tensor: StoredTensor, norm2: float) -> float:
+def _limit(header: PackedHeader, data: memoryview, norm2: float) -> float:
     """The relative error that the stored scales allow."""
-    header = tensor.packed
     if header.kind != "integer":
         return _FLOAT_ERROR[header.kind]
     dtype = np.dtype(header.scale_dtype)
     shape = (header.panels(), header.groups, ROW_BLOCK)
     strides = (header.panel_bytes, ROW_BLOCK * dtype.itemsize, dtype.itemsize)
     scales = np.ndarray(
-        shape, dtype, tensor.data, HEADER_BYTES + header.scales_at, strides
+        shape, dtype, data, HEADER_BYTES + header.scales_at, strides
     ).astype(np.float64)
     if header.scale_dtype == "int8":
         steps = (header.panels(), 1, ROW_BLOCK), (header.panel_bytes, 0, 2)
-        scales *= np.ndarray(steps[0], np.float16, tensor.data, HEADER_BYTES, steps[1])
+        scales *= np.ndarray(steps[0], np.float16, data, HEADER_BYTES, steps[1])
     scales = np.ldexp(scales, header.scale_exponent)
     widths = np.full(header.groups, header.group_size, np.float64)
     widths[-1] = header.columns - (header.groups - 1) * header.group_size

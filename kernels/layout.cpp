@@ -8,7 +8,7 @@
 namespace lowbit {
 namespace {
 
-constexpr char kMagic[8] = "LOWBITW";
+constexpr char kMagic[8] = "LOWBITW", kStackMagic[8] = "LOWBITS";
 constexpr int64_t kMaxDimension = int64_t{1} << 31;
 constexpr uint32_t kMaxGroupSize = 65536;  // a group's sum of 255 * 128 a column fits in int32
 
@@ -42,6 +42,11 @@ std::string format_error(const Format& f) {
   return "kind is " + number(static_cast<uint32_t>(f.kind)) + ", unknown to this version";
 }
 
+std::string unknown(uint32_t version) {
+  return "packed layout " + std::to_string(version) + "; this program reads 1 to " +
+         std::to_string(kLayoutVersion);
+}
+
 bool shape_fits(int64_t rows, int64_t columns) {
   return rows > 0 && columns > 0 && rows < kMaxDimension && columns < kMaxDimension;
 }
@@ -53,6 +58,7 @@ PackedWeight layout_of(const Format& format, int64_t rows, int64_t columns) {
   w.format = format;
   w.rows = rows;
   w.columns = columns;
+  w.output_width = rows;
   w.scale = 1;
   if (format.kind != Kind::integer) {
     w.padded_columns = columns;
@@ -83,10 +89,7 @@ std::string view(const void* data, size_t size, PackedWeight* weight) {
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) {
     return "not a packed weight (its first bytes are not LOWBITW)";
   }
-  if (header.version < 1 || header.version > kLayoutVersion) {
-    return "packed layout " + std::to_string(header.version) + "; this program reads 1 to " +
-           std::to_string(kLayoutVersion);
-  }
+  if (header.version < 1 || header.version > kLayoutVersion) return unknown(header.version);
   const Format format{header.kind, header.bits, header.group_size, header.zeros, header.scales};
   if (header.version != layout_version(format)) {
     return "packed layout " + std::to_string(header.version) + " with the scales of another";
@@ -108,6 +111,43 @@ std::string view(const void* data, size_t size, PackedWeight* weight) {
   w.scale = std::ldexp(1.0f, header.scale_exponent);
   w.panels = static_cast<const uint8_t*>(data) + kHeaderBytes;
   *weight = w;
+  return "";
+}
+
+std::string PackedStack::view(const void* data, size_t size) {
+  if (size < kHeaderBytes || std::memcmp(data, kStackMagic, sizeof(kStackMagic)) != 0) {
+    count_ = 1;
+    return lowbit::view(data, size, &weights_[0]);
+  }
+  StackHeader header;
+  std::memcpy(&header, data, sizeof(header));
+  if (header.version != kLayoutVersion) return unknown(header.version);
+  if (header.count < 1 || header.count > kMaxStack) {
+    return "a stack of " + std::to_string(header.count) + " packed weights, not 1 to " +
+           std::to_string(kMaxStack);
+  }
+  count_ = header.count;
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  size_t at = kHeaderBytes;
+  int64_t rows = 0;
+  for (uint32_t i = 0; i < header.count; ++i) {
+    // The weight's own header says where it ends; its view checks that against its shape.
+    Header own;
+    if (size - at < sizeof(own)) return "a stack of packed weights that ends early";
+    std::memcpy(&own, bytes + at, sizeof(own));
+    if (own.bytes > size - at) return "a stack of packed weights that ends early";
+    PackedWeight& w = weights_[i];
+    if (std::string error = lowbit::view(bytes + at, own.bytes, &w); !error.empty()) return error;
+    if (w.columns != weights_[0].columns) return "a stack of packed weights of several widths";
+    at += own.bytes;
+    rows += w.rows;
+  }
+  if (header.bytes != size || at != size || header.rows != static_cast<uint64_t>(rows) ||
+      header.columns != static_cast<uint64_t>(columns())) {
+    return "a stack of packed weights of " + std::to_string(size) +
+           " bytes that does not have the size or shape of its header";
+  }
+  for (PackedWeight& w : weights_) w.output_width = rows;
   return "";
 }
 

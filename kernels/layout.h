@@ -29,15 +29,21 @@
 //   3 = 2 + 1, 5 = 4 + 1, 6 = 4 + 2, 7 = 4 + 2 + 1: the low plane first, one after the other.
 //
 // A panel of the other kinds: [K][16] values, padded to 64 bytes.
+//
+// A matrix whose rows have several formats is a stack: the struct StackHeader below, and its weights
+// of consecutive rows, each as above with its own header, end to end.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace lowbit {
 
-// A weight's version is the first that reads it: 2 with int8 scales.
-inline constexpr uint32_t kLayoutVersion = 2;
+// A weight's version is the first that reads it: 2 with int8 scales, 3 for a stack.
+inline constexpr uint32_t kLayoutVersion = 3;
 inline constexpr int64_t kRowBlock = 16;
 inline constexpr int64_t kColumnBlock = 32;
 inline constexpr size_t kHeaderBytes = 64;
@@ -61,6 +67,18 @@ struct Header {
 };
 static_assert(sizeof(Header) == kHeaderBytes);
 
+struct StackHeader {
+  char magic[8];  // "LOWBITS" and a zero byte
+  uint32_t version;
+  uint32_t count;  // of weights, 1 to kMaxStack
+  uint64_t rows, columns;
+  uint64_t bytes;  // of the whole, this header included
+  uint64_t reserved[3];
+};
+static_assert(sizeof(StackHeader) == kHeaderBytes);
+
+inline constexpr uint32_t kMaxStack = 8;
+
 // What a weight is to be packed as.
 struct Format {
   Kind kind = Kind::integer;
@@ -74,6 +92,7 @@ struct Format {
 struct PackedWeight {
   Format format;
   int64_t rows, columns;
+  int64_t output_width;    // how far apart two tokens' outputs lie: rows, or those of a whole stack
   int64_t groups;          // a row; 0 for the float kinds
   int64_t padded_columns;  // what the panel's data covers
   float scale;             // 2^scale_exponent
@@ -95,6 +114,21 @@ PackedWeight layout_of(const Format& format, int64_t rows, int64_t columns);
 // Returns "" or what is wrong.
 std::string view(const void* data, size_t size, PackedWeight* weight);
 
+// A checked view of a stack's weights, or of one weight.
+class PackedStack {
+ public:
+  // As `view`; one weight is a stack of one.
+  std::string view(const void* data, size_t size);
+
+  std::span<const PackedWeight> weights() const { return {weights_.data(), count_}; }
+  int64_t rows() const { return weights_[0].output_width; }
+  int64_t columns() const { return weights_[0].columns; }
+
+ private:
+  std::array<PackedWeight, kMaxStack> weights_{};
+  size_t count_ = 0;
+};
+
 // The version of weights of this format.
 uint32_t layout_version(const Format& format);
 
@@ -114,6 +148,9 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
 // Packs float32 values [N, K], rounded to the format's kind.
 void pack_float(const Format& format, int64_t rows, int64_t columns, const float* values,
                 void* out);
+
+// Packed weights of one width as a stack. Throws std::invalid_argument for other bytes.
+std::vector<uint8_t> pack_stack(std::span<const std::span<const uint8_t>> weights);
 
 // The inverse: the weights that the kernels use, float32 [N, K].
 void unpack(const PackedWeight& weight, float* values);

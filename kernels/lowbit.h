@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/layout.h"
 
@@ -41,7 +42,8 @@ enum class ActivationScales {
 };
 
 // out [T, N] = x [T, K] weight^T + bias. `bias` is float32 [N] or null.
-// Weights of kind `integer`: activations are quantized to int8 and multiplied as integers.
+// Weights of kind `integer`: activations are quantized to int8 and multiplied as integers. Two
+// tokens' outputs lie `weight.output_width` apart: one weight of a stack fills its own columns.
 void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
                  ActivationScales scales, const float* bias, float* out);
 // Weights of kind `integer` (4 and 8 bits): activations stay float.
@@ -51,9 +53,14 @@ void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& w
 void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
                const float* bias, float* out);
 
-// out [T, K] = the weight's rows `tokens`, of any kind. Returns false when a token is not a row.
+// out [T, K] = the rows `tokens` of a stack of weights of any kind, of the same width. Returns false
+// when a token is not a row.
 [[nodiscard]] bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
-                             const PackedWeight& weight, float* out);
+                             std::span<const PackedWeight> weights, float* out);
+[[nodiscard]] inline bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
+                                    const PackedWeight& weight, float* out) {
+  return embedding(host, tokens, n_tokens, std::span(&weight, 1), out);
+}
 
 // out [T, D] = x / sqrt(mean(x^2) + eps) * weight.
 void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const float* weight,

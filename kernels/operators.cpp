@@ -126,13 +126,21 @@ void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& w
   });
 }
 
-bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens, const PackedWeight& weight,
-               float* out) {
+bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
+               std::span<const PackedWeight> weights, float* out) {
+  int64_t rows = 0;
+  for (const PackedWeight& w : weights) rows += w.rows;
   for (int64_t t = 0; t < n_tokens; ++t) {
-    if (tokens[t] < 0 || tokens[t] >= weight.rows) return false;
+    if (tokens[t] < 0 || tokens[t] >= rows) return false;
   }
-  parallel(host, n_tokens, row_grain(weight.columns), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) unpack_row(weight, tokens[t], out + t * weight.columns);
+  const int64_t width = weights[0].columns;
+  parallel(host, n_tokens, row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      int64_t row = tokens[t];
+      const PackedWeight* w = weights.data();
+      for (; row >= w->rows; ++w) row -= w->rows;
+      unpack_row(*w, row, out + t * width);
+    }
   });
   return true;
 }

@@ -207,6 +207,26 @@ void pack_float(const Format& format, int64_t rows, int64_t columns, const float
   }
 }
 
+std::vector<uint8_t> pack_stack(std::span<const std::span<const uint8_t>> weights) {
+  StackHeader header{"LOWBITS", kLayoutVersion, static_cast<uint32_t>(weights.size()), 0, 0,
+                     kHeaderBytes, {}};
+  std::vector<uint8_t> out(kHeaderBytes);
+  for (const std::span<const uint8_t> weight : weights) {
+    PackedWeight w;
+    const std::string error = view(weight.data(), weight.size(), &w);
+    if (!error.empty()) throw std::invalid_argument(error);
+    header.rows += static_cast<uint64_t>(w.rows);
+    header.columns = static_cast<uint64_t>(w.columns);
+    header.bytes += weight.size();
+    out.insert(out.end(), weight.begin(), weight.end());
+  }
+  std::memcpy(out.data(), &header, sizeof(header));
+  PackedStack stack;
+  const std::string error = stack.view(out.data(), out.size());
+  if (!error.empty()) throw std::invalid_argument(error);
+  return out;
+}
+
 void unpack_row(const PackedWeight& w, int64_t row, float* values) {
   const uint8_t* panel = w.panel(row / kRowBlock);
   const int64_t r = row % kRowBlock;

@@ -93,7 +93,7 @@ inline constexpr std::array kCommonKeys = {
 };
 
 inline constexpr int kNewestSchemaVersion = 2;
-inline constexpr int kNewestKernelLayoutVersion = 2;
+inline constexpr int kNewestKernelLayoutVersion = 3;
 
 inline constexpr std::string_view kExecutorchBackend = "executorch";
 inline constexpr std::string_view kAotiBackend = "aoti";

@@ -334,7 +334,7 @@ class TestVerify:
         for name in ("layers.1.down", "layers.0.wqkv", "output"):
             tensor = artifact.weight(name)
             content = bytearray(pte.read_bytes())
-            exponent = tensor.packed.scale_exponent + 1
+            exponent = tensor.packed.parts[0].scale_exponent + 1
             struct.pack_into("<i", content, tensor.offset + EXPONENT_AT, exponent)
             broken = tmp_path / "broken.pte"
             broken.write_bytes(content)
@@ -396,3 +396,48 @@ class TestVerify:
         status, _, line = verified(capsys, tmp_path / "a.pte", tmp_path / "copy",
                                    "--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)  # fmt: skip
         assert status == 0, line
+
+    @pytest.mark.parametrize("method", ["rtn", "gptq"])
+    def test_a_shared_table_of_several_widths(self, method, folder, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        table = {"bitwidth": 6, "scale_dtype": "int8", "bitwidth_from_row": {"32": 5, "160": 4}}
+        form = {"bitwidth": 5, "method": method, "layers": {"output": table}}
+        words = ["--max-seq-length", CONTEXT,
+                 "--quantize", json.dumps({"linear:a8wx": form, "embedding:wx": table})]  # fmt: skip
+        lenient = ("--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)
+        texts = []
+        for kind, name in (("--output-pte", "m.pte"), ("--output-aoti-package", "m.pt2")):
+            export(folder, kind, name, *words)
+            artifact = read_artifact(tmp_path / name)
+            assert artifact.weight("table") is artifact.weight("output")
+            assert [(p.first_row, p.bits) for p in artifact.weight("table").packed.parts] == [
+                (0, 6), (32, 5), (160, 4),
+            ]  # fmt: skip
+            assert artifact.metadata["kernel_layout_version"] == "3"
+            status, text, line = verified(capsys, tmp_path / name, folder, *lenient, "--trace")
+            assert status == 0 and "pass  packed weights" in text, line
+            texts.append(generate(tmp_path / name, "-t", 0, "-n", 8, "-i", "Once"))
+        assert texts[0] == texts[1]
+        pte = tmp_path / "m.pte"
+        part = read_artifact(pte).weight("table").packed.parts[1]
+        content = bytearray(pte.read_bytes())
+        at = read_artifact(pte).weight("table").offset + part.at + EXPONENT_AT
+        struct.pack_into("<i", content, at, part.scale_exponent + 1)
+        (tmp_path / "b.pte").write_bytes(content)
+        status, _, line = verified(capsys, tmp_path / "b.pte", folder, *lenient)
+        assert status == 1
+        gain = re.search(r"output \(rows 32 to 159\): (\S+) times the checkpoint's", line)
+        assert float(gain[1]) == pytest.approx(2, abs=0.1)  # GPTQ's own is near 1
+
+    def test_rows_that_a_table_does_not_have(self, folder, tmp_path, monkeypatch, capfd):
+        monkeypatch.chdir(tmp_path)
+        form = {"bitwidth": 6, "bitwidth_from_row": {"320": 4}}
+        for parts, name in (
+            ({"embedding:wx": form}, "the embedding"),
+            ({"linear:a8wx": {"layers": {"output": form}}}, "output"),
+            ({"linear:a8wx": {"layers": {"layers.1.gate_up": form}}}, "layers.1.gate_up"),
+        ):
+            words = [str(folder), "--output-pte", "m.pte", "--quantize", json.dumps(parts)]
+            assert cli.main(words) == 1
+            line = capfd.readouterr().err.splitlines()[-1]
+            assert line.startswith("error: ") and f"{name} has " in line and "row 320 is" in line

@@ -120,7 +120,7 @@ def test_a_divergence_is_kept_and_the_recipe_makes_the_same_file(folder, capsys)
     recipe = parse_recipe(str(folder / "m.recipe.json"))
     artifact = read_artifact(folder / "m.pte")
     for name, scheme in recipe.linear.layers:
-        packed = artifact.weight(name).packed
+        (packed,) = artifact.weight(name).packed.parts
         assert (packed.bits, packed.group_size) == (scheme.bitwidth, scheme.groupsize)
     assert artifact.weight("table") is artifact.weight("output")
     assert export(folder, "--quantize", str(folder / "m.recipe.json")) == 0
@@ -144,7 +144,7 @@ def test_an_untied_model_has_two_tables_with_formats_of_their_own(tmp_path):
     artifact = read_artifact(tmp_path / "m.pte")
     recipe = parse_recipe(str(tmp_path / "m.recipe.json"))
     for name, scheme in (("table", recipe.embedding), ("output", recipe.linear.for_layer("output"))):
-        packed = artifact.weight(name).packed
+        (packed,) = artifact.weight(name).packed.parts
         assert (packed.bits, packed.group_size) == (scheme.bitwidth, scheme.groupsize)
     assert recipe.embedding.method in ("rtn", "hqq")
 

@@ -75,7 +75,7 @@ def test_headers_are_what_the_kernels_unpack(files):
         weight = torch.frombuffer(bytearray(tensor.data), dtype=torch.uint8)
         unpacked = torch.ops.lowbit.unpack(weight)
         assert tuple(unpacked.shape) == (tensor.packed.rows, tensor.packed.columns)
-    table = read_artifact(files[0]).weight("table").packed
+    (table,) = read_artifact(files[0]).weight("table").packed.parts
     assert (table.bits, table.group_size, table.zeros) == (8, 32, "none")
 
 

@@ -1,6 +1,7 @@
 """Quantized weights: torchao's numbers where it has them, bounds from the arithmetic elsewhere."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from exporter.lowbit_weights import (
     dequantize,
     quantize_embedding,
     quantize_linear,
+    quantize_rows,
     rounded,
     weight_format,
 )
 from exporter.lowbit_model import pack_integers
 from exporter.ops import load
+from exporter.packed_header import read_matrix
 from exporter.schemes import SCALE_DTYPES, EmbeddingScheme, LinearScheme
 
 BITS = range(1, 9)
@@ -289,6 +292,59 @@ def test_no_group_is_longer_than_a_row(zeros):
         scheme = EmbeddingScheme("embedding:wx", groupsize, 4, zeros)
         assert weight_format(scheme, 40) == quantize_embedding(weight, scheme).format
         assert weight_format(scheme, 40).group_size == 48
+
+
+@pytest.mark.parametrize("scale_dtype", SCALE_DTYPES)
+@pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zeros"])
+class TestWidthsByRow:
+    """Rows of each width are as if they were a weight of their own."""
+
+    SCHEME = EmbeddingScheme("embedding:wx", 32, 8, bitwidth_from_row=((16, 5), (64, 2)))
+    ROWS = {8: slice(0, 16), 5: slice(16, 64), 2: slice(64, 100)}
+
+    def scheme(self, zeros, scale_dtype) -> EmbeddingScheme:
+        return replace(self.SCHEME, has_weight_zeros=zeros, scale_dtype=scale_dtype)
+
+    def alone(self, weight, bits, zeros, scale_dtype):
+        own = EmbeddingScheme("embedding:wx", 32, bits, zeros, scale_dtype=scale_dtype)
+        return quantize_embedding(weight[self.ROWS[bits]], own)
+
+    def test_integers_and_floats(self, zeros, scale_dtype):
+        weight = weights(100, 72)
+        q = quantize_embedding(weight, self.scheme(zeros, scale_dtype))
+        assert torch.equal(rounded(q).scales, q.scales)
+        for part, bits in zip(q.parts(), self.ROWS, strict=True):
+            own = self.alone(weight, bits, zeros, scale_dtype)
+            assert part.format == own.format and torch.equal(part.values, own.values)
+            assert torch.equal(part.scales, own.scales)
+            assert torch.equal(dequantize(q)[self.ROWS[bits]], dequantize(own))
+
+    def test_packed(self, zeros, scale_dtype):
+        load()
+        q = quantize_embedding(weights(100, 72), self.scheme(zeros, scale_dtype))
+        packed = pack_integers(q)
+        assert torch.equal(torch.ops.lowbit.unpack(packed), dequantize(q))
+        matrix = read_matrix(packed.numpy().tobytes(), "table")
+        assert (matrix.rows, matrix.columns, matrix.version) == (100, 72, 3)
+        assert matrix.bits == (16 * 8 + 48 * 5 + 36 * 2) / 100
+        assert matrix.text().startswith("8 bits, 5 bits from row 16, 2 bits from row 64, groups of 32")
+        ids = torch.tensor([[0, 15, 16, 63, 64, 99]])
+        assert torch.equal(torch.ops.lowbit.embedding(packed, ids, 72), dequantize(q)[ids[0]])
+        x, bias = torch.randn(3, 72, generator=torch.manual_seed(1)), torch.arange(100.0)
+        products = torch.ops.lowbit.linear_a8wx(x, packed, bias, 100, False)
+        apart = [
+            torch.ops.lowbit.linear_a8wx(x, pack_integers(part), None, len(part.values), False)
+            for part in q.parts()
+        ]
+        assert torch.equal(products, torch.cat(apart, 1) + bias)
+
+    def test_some_rows(self, zeros, scale_dtype):
+        """int8 scales are each row's own affair, so a few rows are what they are in the whole."""
+        table, scheme = weights(100, 64), self.scheme(zeros, "int8")
+        whole = dequantize(quantize_embedding(table, scheme))
+        for ids in (torch.tensor([3, 15, 16, 64, 99]), torch.tensor([70]), torch.arange(100)):
+            rows = quantize_rows(table, ids, scheme)
+            assert torch.allclose(rows, whole[ids], rtol=HALF_ROUNDING, atol=0)
 
 
 @pytest.mark.parametrize("method", ["rtn", "hqq"])

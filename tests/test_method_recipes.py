@@ -115,6 +115,13 @@ class TestLayers:
         assert recipe.linear.for_layer("layers.0.wo").scale_dtype == "int8"
         assert parse_recipe(recipe.to_json()) == recipe
 
+    def test_widths_by_row_are_a_layers(self):
+        layers = {"output": {"bitwidth": 6, "groupsize": 32, "bitwidth_from_row": {"160": 4, "32": 5}}}
+        recipe = parse_recipe(json.dumps({"linear:a8wx": {"bitwidth": 4, "layers": layers}}))
+        assert recipe.linear.for_layer("output").bitwidth_from_row == ((32, 5), (160, 4))
+        assert recipe.linear.for_layer("layers.0.wo").bitwidth_from_row == ()
+        assert parse_recipe(recipe.to_json()) == recipe
+
     @pytest.mark.parametrize(
         ("layers", "words"),
         [

@@ -211,6 +211,16 @@ class TestGptq:
         assert errors[1] < 0.8 * errors[0]
         assert errors[3] < errors[2] < errors[1]
 
+    def test_rows_of_several_widths_are_as_if_alone(self):
+        weight, hessian = layer(70, 64)
+        form = WeightFormat(6, 32, "none", "int8", ((16, 4), (48, 2)))
+        q = gptq(weight, hessian, form)
+        assert q.format == form
+        for part, (rows, own) in zip(q.parts(), form.parts(70), strict=True):
+            alone = gptq(weight[rows], hessian, own)
+            assert torch.equal(part.values, alone.values)
+            assert torch.equal(part.scales, alone.scales)
+
     def test_output_error_is_that_of_the_outputs(self):
         weight, _ = layer(8, 32)
         inputs = torch.randn(100, 32, generator=torch.Generator().manual_seed(2))

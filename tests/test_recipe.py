@@ -71,6 +71,7 @@ def test_short_recipes_ask_for_one_format(name):
         {"linear:a8wx": {"bitwidth": 7, "groupsize": 16, "method": "hqq"}},
         {"linear:a8wx": {"bitwidth": 4, "groupsize": 32, "scale_dtype": "int8"}},
         {"embedding:wx": {"bitwidth": 4, "groupsize": 32, "scale_dtype": "int8"}},
+        {"embedding:wx": {"bitwidth": 6, "groupsize": 32, "bitwidth_from_row": {"48": 5, "160": 4}}},
         {
             "embedding:wx": {
                 "bitwidth": 2,
@@ -110,6 +111,18 @@ def test_defaults():
         ('{"linear:a8wx": {"scale_dtype": "fp8"}}', "scale_dtype float16|int8, not 'fp8'"),
         ('{"linear:a8wx": {"scale_dtype": 8}}', "scale_dtype float16|int8, not 8"),
         ('{"linear:a8wxdq": {"scale_dtype": "int8"}}', 'has no option "scale_dtype"'),
+        ('{"embedding:wx": {"bitwidth_from_row": {"40": 4}}}', "multiples of 16, from 16 on, not '40'"),
+        ('{"embedding:wx": {"bitwidth_from_row": {"0": 4}}}', "not '0'"),
+        ('{"embedding:wx": {"bitwidth_from_row": {"016": 4}}}', "not '016'"),
+        ('{"embedding:wx": {"bitwidth_from_row": {"-16": 4}}}', "not '-16'"),
+        ('{"embedding:wx": {"bitwidth_from_row": {"16": 9}}}', "1 to 8 from row 16 on, not 9"),
+        ('{"embedding:wx": {"bitwidth_from_row": {"16": true}}}', "not True"),
+        ('{"embedding:wx": {"bitwidth_from_row": 4}}', "as an object from rows to widths, not 4"),
+        (
+            json.dumps({"embedding:wx": {"bitwidth_from_row": {str(16 * i): 4 for i in range(1, 9)}}}),
+            "at most 7 rows in bitwidth_from_row, not 8",
+        ),
+        ('{"linear:a8wx": {"bitwidth_from_row": {"16": 4}}}', 'no option "bitwidth_from_row"'),
         ('{"linear:a8wxdq": {"groupsize": 40}}', "multiple of 16, not 40"),
         ('{"linear:a8wxdq": {"groupsize": -16}}', "-16"),
         ('{"linear:a8wxdq": {"groupsize": "32"}}', "'32'"),

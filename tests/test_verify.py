@@ -98,7 +98,7 @@ def test_a_whole_artifact_is_verified(whole, folder, capsys):
 @pytest.mark.parametrize("name", ["layers.1.down", "layers.0.wqkv", "output"])
 def test_doubled_scales_are_named(whole, folder, tmp_path, capsys, name):
     tensor = read_artifact(whole).weight(name)
-    exponent = struct.pack("<i", tensor.packed.scale_exponent + 1)
+    exponent = struct.pack("<i", tensor.packed.parts[0].scale_exponent + 1)
     broken = patched(whole, tmp_path, (tensor.offset + EXPONENT_AT, exponent))
     status, text, line = run(capsys, broken, folder)
     assert status == 1 and f"{name}: 2.00 times the checkpoint's" in line
@@ -115,7 +115,7 @@ def test_doubled_scales_of_one_panel_in_a_package(folder, tmp_path, capsys):
            "--max-seq-length", CONTEXT)  # fmt: skip
     assert run(capsys, package, folder, "--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)[0] == 0
     tensor = read_artifact(package).weight("layers.1.gate_up")
-    header = tensor.packed
+    (header,) = tensor.packed.parts
     start = tensor.offset + 64 + 3 * header.panel_bytes + header.scales_at
     count = header.groups * 16
     scales = np.frombuffer(package.read_bytes(), np.float16, count, start) * np.float16(2)
@@ -132,7 +132,7 @@ def test_doubled_steps_of_int8_scales_are_named(folder, tmp_path, capsys):
            "--quantize", json.dumps({"linear:a8wx": form, "embedding:wx": form}))  # fmt: skip
     assert run(capsys, artifact, folder, "--max-kl", 5, "--min-top1", 0, "--min-cosine", 0)[0] == 0
     tensor = read_artifact(artifact).weight("layers.1.gate_up")
-    start = tensor.offset + 64 + 3 * tensor.packed.panel_bytes
+    start = tensor.offset + 64 + 3 * tensor.packed.parts[0].panel_bytes
     steps = np.frombuffer(artifact.read_bytes(), np.float16, 16, start) * np.float16(2)
     broken = patched(artifact, tmp_path, (start, steps.tobytes()))
     status, _, line = run(capsys, broken, folder)
@@ -310,7 +310,7 @@ def test_a_rotated_model_is_traced_in_its_own_basis(whole, folder):
 
     down = artifact.weight("layers.0.down")
     data = bytearray(down.data)
-    struct.pack_into("<i", data, EXPONENT_AT, down.packed.scale_exponent + 1)
+    struct.pack_into("<i", data, EXPONENT_AT, down.packed.parts[0].scale_exponent + 1)
     broken = replace(down, data=memoryview(bytes(data)))
     weights = tuple(broken if t is down else t for t in artifact.weights)
     parts = trace(replace(artifact, weights=weights), model, tokens, lambda line: None)

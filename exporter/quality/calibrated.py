@@ -23,8 +23,8 @@ from exporter.lowbit_model import shares_table
 from exporter.lowbit_weights import (
     QuantizedWeight,
     dequantize,
-    quantize_embedding,
     quantize_linear,
+    quantize_rows,
     weight_format,
 )
 from exporter.methods import parse_method
@@ -157,8 +157,7 @@ class _Run:
         if self.embedding is None or not self.by_gptq:
             return exact.clone(), exact
         used, place = self.tokens.unique(return_inverse=True)
-        rows = dequantize(quantize_embedding(table[used], self.embedding))
-        return F.embedding(place, rows), exact
+        return F.embedding(place, quantize_rows(table, used, self.embedding)), exact
 
     def _layer(
         self, i: int, block: Block, quantized: Stream, exact: Stream

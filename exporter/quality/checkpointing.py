@@ -82,6 +82,11 @@ def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:
     save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=forms or None)
 
 
+def _format(said: str) -> WeightFormat:
+    *plain, bits_from_row = json.loads(said)
+    return WeightFormat(*plain, tuple(map(tuple, bits_from_row)))
+
+
 def _read_layer(path: Path) -> dict[str, QuantizedWeight]:
     from safetensors import safe_open
 
@@ -90,7 +95,7 @@ def _read_layer(path: Path) -> dict[str, QuantizedWeight]:
         names = set(file.keys())
         return {
             name: QuantizedWeight(
-                WeightFormat(*json.loads(form)),
+                _format(form),
                 file.get_tensor(f"{name}:values"),
                 file.get_tensor(f"{name}:scales").to(torch.float32),
                 file.get_tensor(f"{name}:zeros") if f"{name}:zeros" in names else None,

@@ -61,14 +61,19 @@ def gptq(
     values = torch.empty(N, K, dtype=torch.uint8)
     scales, zeros = (torch.empty(N, padded // form.group_size) for _ in range(2))
 
-    def work(rows: slice) -> None:
+    def work(part: tuple[slice, WeightFormat]) -> None:
+        rows, own = part
         with torch.no_grad():
             W = F.pad(weight[rows], (0, padded - K))
-            u, grid = _rows(W, H, order, factor, form, options)
+            u, grid = _rows(W, H, order, factor, own, options)
             values[rows] = u[:K].t().to(torch.uint8)
             scales[rows], zeros[rows] = grid.scales.t(), grid.zeros.t()
 
-    parts = [slice(start, start + ROWS_AT_ONCE) for start in range(0, N, ROWS_AT_ONCE)]
+    parts = [
+        (slice(start, min(start + ROWS_AT_ONCE, whole.stop)), own)
+        for whole, own in form.parts(N)
+        for start in range(whole.start, whole.stop, ROWS_AT_ONCE)
+    ]
     with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, parts))
     kept = None if form.zeros == "none" else zeros

@@ -5,7 +5,10 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "kernels/bindings/calls.h"
 
@@ -203,14 +206,30 @@ Tensor pack_float_op(const Tensor& values, at::ScalarType dtype) {
   return out;
 }
 
+Tensor pack_stack_op(at::TensorList weights) {
+  std::vector<std::span<const uint8_t>> parts;
+  for (const Tensor& weight : weights) {
+    TORCH_CHECK(ref(weight).type == Type::uint8 && weight.dim() == 1, "pack_stack takes uint8 bytes");
+    parts.emplace_back(weight.const_data_ptr<uint8_t>(), weight.nbytes());
+  }
+  const std::vector<uint8_t> bytes = pack_stack(parts);
+  Tensor out = at::empty({static_cast<int64_t>(bytes.size())}, at::kByte);
+  std::copy(bytes.begin(), bytes.end(), out.mutable_data_ptr<uint8_t>());
+  return out;
+}
+
 Tensor unpack_op(const Tensor& weight) {
-  PackedWeight w;
+  PackedStack stack;
   const TensorRef bytes = ref(weight);
   TORCH_CHECK(bytes.type == Type::uint8, "unpack takes uint8 bytes");
-  const std::string error = view(bytes.data, weight.nbytes(), &w);
+  const std::string error = stack.view(bytes.data, weight.nbytes());
   TORCH_CHECK(error.empty(), error);
-  Tensor out = matrix(w.rows, w.columns);
-  unpack(w, out.mutable_data_ptr<float>());
+  Tensor out = matrix(stack.rows(), stack.columns());
+  auto* values = out.mutable_data_ptr<float>();
+  for (const PackedWeight& w : stack.weights()) {
+    unpack(w, values);
+    values += w.rows * w.columns;
+  }
   return out;
 }
 
@@ -249,6 +268,7 @@ TORCH_LIBRARY(lowbit, m) {
   m.def("pack_integer(Tensor values, Tensor scales, Tensor? zeros, int bits, int group_size, "
         "bool real_zeros, bool int8_scales) -> Tensor");
   m.def("pack_float(Tensor values, ScalarType dtype) -> Tensor");
+  m.def("pack_stack(Tensor[] weights) -> Tensor");
   m.def("unpack(Tensor weight) -> Tensor");
   m.def("isa() -> str", isa_op);
 }
@@ -276,6 +296,7 @@ TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
   m.impl("attention.out", attention_out);
   m.impl("pack_integer", pack_integer_op);
   m.impl("pack_float", pack_float_op);
+  m.impl("pack_stack", pack_stack_op);
   m.impl("unpack", unpack_op);
 }
 

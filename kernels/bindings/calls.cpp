@@ -39,31 +39,41 @@ T* data(const TensorRef& t) {
   return static_cast<T*>(t.data);
 }
 
-PackedWeight packed(const char* op, const TensorRef& weight) {
+PackedStack packed(const char* op, const TensorRef& weight) {
   expect(op, "weight", weight, Type::uint8, {-1});
-  PackedWeight view_of;
-  const std::string error = view(weight.data, static_cast<size_t>(weight.sizes[0]), &view_of);
+  PackedStack stack;
+  const std::string error = stack.view(weight.data, static_cast<size_t>(weight.sizes[0]));
   if (!error.empty()) fail(op, error);
-  return view_of;
+  return stack;
 }
 
 struct Linear {
   int64_t tokens;
-  PackedWeight weight;
+  PackedStack stack;
   const float* bias;
+
+  const PackedWeight& weight() const { return stack.weights()[0]; }
 };
 
 Linear check_linear(const char* op, const TensorRef& x, const TensorRef& weight,
                     const TensorRef* bias, int64_t out_features, const TensorRef& out) {
-  const PackedWeight w = packed(op, weight);
-  if (w.rows != out_features) {
-    fail(op, "the weight has " + std::to_string(w.rows) + " rows, not " +
+  const PackedStack w = packed(op, weight);
+  if (w.rows() != out_features) {
+    fail(op, "the weight has " + std::to_string(w.rows()) + " rows, not " +
                  std::to_string(out_features));
   }
-  expect(op, "x", x, Type::float32, {-1, w.columns});
-  expect(op, "out", out, Type::float32, {x.sizes[0], w.rows});
-  if (bias != nullptr) expect(op, "bias", *bias, Type::float32, {w.rows});
+  expect(op, "x", x, Type::float32, {-1, w.columns()});
+  expect(op, "out", out, Type::float32, {x.sizes[0], w.rows()});
+  if (bias != nullptr) expect(op, "bias", *bias, Type::float32, {w.rows()});
   return {x.sizes[0], w, bias != nullptr ? data<const float>(*bias) : nullptr};
+}
+
+// A linear layer of one weight, for the operators that take no stack.
+Linear check_single(const char* op, const TensorRef& x, const TensorRef& weight,
+                    const TensorRef* bias, int64_t out_features, const TensorRef& out) {
+  Linear l = check_linear(op, x, weight, bias, out_features, out);
+  if (l.stack.weights().size() > 1) fail(op, "the weight is a stack: linear_a8wx takes those");
+  return l;
 }
 
 int64_t check_gate(const char* op, const TensorRef& gate_up, const TensorRef& out) {
@@ -95,42 +105,50 @@ void call_linear_a8wx(Host& host, TensorRef x, TensorRef weight, const TensorRef
                       int64_t out_features, bool token_scales, TensorRef out) {
   const char* op = "linear_a8wx";
   const Linear l = check_linear(op, x, weight, bias, out_features, out);
-  if (l.weight.format.kind != Kind::integer) fail(op, "the weight is not of packed integers");
-  if (token_scales && l.weight.int8_scales()) {
-    fail(op, "the weight has int8 scales, which take activations with a scale a group");
+  for (const PackedWeight& w : l.stack.weights()) {
+    if (w.format.kind != Kind::integer) fail(op, "the weight is not of packed integers");
+    if (token_scales && w.int8_scales()) {
+      fail(op, "the weight has int8 scales, which take activations with a scale a group");
+    }
   }
   const auto scales = token_scales ? ActivationScales::token : ActivationScales::group;
-  linear_a8wx(host, data<const float>(x), l.tokens, l.weight, scales, l.bias, data<float>(out));
+  int64_t row = 0;
+  for (const PackedWeight& w : l.stack.weights()) {
+    linear_a8wx(host, data<const float>(x), l.tokens, w, scales,
+                l.bias != nullptr ? l.bias + row : nullptr, data<float>(out) + row);
+    row += w.rows;
+  }
 }
 
 void call_linear_wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
                     int64_t out_features, TensorRef out) {
   const char* op = "linear_wx";
-  const Linear l = check_linear(op, x, weight, bias, out_features, out);
-  const uint32_t bits = l.weight.format.bits;
-  if (l.weight.format.kind != Kind::integer || (bits != 4 && bits != 8)) {
+  const Linear l = check_single(op, x, weight, bias, out_features, out);
+  const uint32_t bits = l.weight().format.bits;
+  if (l.weight().format.kind != Kind::integer || (bits != 4 && bits != 8)) {
     fail(op, "the weight is not of packed integers of 4 or 8 bits");
   }
-  if (l.weight.int8_scales()) fail(op, "the weight has int8 scales: linear_a8wx takes those");
-  linear_wx(host, data<const float>(x), l.tokens, l.weight, l.bias, data<float>(out));
+  if (l.weight().int8_scales()) fail(op, "the weight has int8 scales: linear_a8wx takes those");
+  linear_wx(host, data<const float>(x), l.tokens, l.weight(), l.bias, data<float>(out));
 }
 
 void call_linear_fp(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
                     int64_t out_features, TensorRef out) {
   const char* op = "linear_fp";
-  const Linear l = check_linear(op, x, weight, bias, out_features, out);
-  if (l.weight.format.kind == Kind::integer) fail(op, "the weight is of packed integers");
-  linear_fp(host, data<const float>(x), l.tokens, l.weight, l.bias, data<float>(out));
+  const Linear l = check_single(op, x, weight, bias, out_features, out);
+  if (l.weight().format.kind == Kind::integer) fail(op, "the weight is of packed integers");
+  linear_fp(host, data<const float>(x), l.tokens, l.weight(), l.bias, data<float>(out));
 }
 
 void call_embedding(Host& host, TensorRef weight, TensorRef tokens, int64_t width, TensorRef out) {
   const char* op = "embedding";
-  const PackedWeight w = packed(op, weight);
-  if (w.columns != width) fail(op, "the table's width is " + std::to_string(w.columns));
+  const PackedStack w = packed(op, weight);
+  if (w.columns() != width) fail(op, "the table's width is " + std::to_string(w.columns()));
   expect(op, "tokens", tokens, Type::int64, {1, -1});
   expect(op, "out", out, Type::float32, {tokens.sizes[1], width});
-  if (!embedding(host, data<const int64_t>(tokens), tokens.sizes[1], w, data<float>(out))) {
-    fail(op, "a token is not in 0.." + std::to_string(w.rows - 1));
+  if (!embedding(host, data<const int64_t>(tokens), tokens.sizes[1], w.weights(),
+                 data<float>(out))) {
+    fail(op, "a token is not in 0.." + std::to_string(w.rows() - 1));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -161,6 +162,30 @@ TEST(linears) {
                                  wx(floats({kTokens, kColumns}), packed(kInt8Scales), nullptr,
                                     kRows, floats({kTokens, kRows}));
                                }}});
+  const auto stack = [](const Format& format) {
+    const Tensor a = packed(format, 1), b = packed(format, kRows - 1);
+    const std::span<const uint8_t> parts[] = {
+        {a.bytes.data(), static_cast<size_t>(a.sizes[0])},
+        {b.bytes.data(), static_cast<size_t>(b.sizes[0])}};
+    Tensor t(Type::uint8, {0});
+    t.bytes = lowbit::pack_stack(parts);
+    t.sizes[0] = static_cast<int64_t>(t.bytes.size());
+    return t;
+  };
+  const auto x = floats({kTokens, kColumns}), out = floats({kTokens, kRows});
+  a8wx(false)(x, stack(kThreeBits), nullptr, kRows, out);
+  check_refused("linear_a8wx", {{"a stack of floats", [&] {
+                                   a8wx(false)(x, stack(kFloat), nullptr, kRows, out);
+                                 }},
+                                {"a stack of other rows", [&] {
+                                   a8wx(false)(x, stack(kThreeBits), nullptr, kRows - 1,
+                                               floats({kTokens, kRows - 1}));
+                                 }},
+                                {"a scale a token, and a stack of int8 scales", [&] {
+                                   a8wx(true)(x, stack(kInt8Scales), nullptr, kRows, out);
+                                 }}});
+  check_refused("linear_wx",
+                {{"a stack", [&] { wx(x, stack(kInteger), nullptr, kRows, out); }}});
   check_linear("linear_fp", kFloat,
                [&](Tensor x, Tensor w, Tensor* bias, int64_t rows, Tensor out) {
                  const TensorRef b = bias ? TensorRef(*bias) : TensorRef{};

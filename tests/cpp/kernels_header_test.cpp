@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -123,7 +124,85 @@ T field(const Bytes& bytes, size_t offset) {
   return value;
 }
 
+// The same of a stack: each of its weights lies behind the one before it.
+bool stack_taken(const Bytes& bytes) {
+  const Exact exact(bytes);
+  lowbit::PackedStack stack;
+  const std::string error = stack.view(exact.data.get(), exact.size);
+  if (!error.empty()) {
+    CHECK(error.find('\n') == std::string::npos);
+    return false;
+  }
+  const uint8_t* at = exact.data.get() + kHeaderBytes;
+  const uint8_t* end = exact.data.get() + exact.size;
+  int64_t rows = 0;
+  for (const PackedWeight& w : stack.weights()) {
+    CHECK(w.panels >= at && w.columns == stack.columns() && w.output_width == stack.rows());
+    at = w.panels + static_cast<size_t>(w.panel_count()) * w.panel_bytes;
+    CHECK(at <= end);
+    rows += w.rows;
+  }
+  CHECK_EQ(rows, stack.rows());
+  SerialHost host;
+  const int64_t last = rows - 1;
+  std::vector<float> row(static_cast<size_t>(stack.columns()));
+  CHECK(lowbit::embedding(host, &last, 1, stack.weights(), row.data()));
+  return true;
+}
+
+// Three weights, the second of one row.
+const Bytes& sample_stack() {
+  static const Bytes bytes = [] {
+    Random random(40);
+    const Bytes weights[] = {
+        random_weight(random, {Kind::integer, 6, 32, Zeros::none}, 17, 40).bytes,
+        random_weight(random, {Kind::integer, 3, 16, Zeros::integer}, 1, 40).bytes,
+        random_weight(random, {Kind::integer, 4, 32, Zeros::none, Scales::int8}, 16, 40).bytes};
+    const std::span<const uint8_t> parts[] = {weights[0], weights[1], weights[2]};
+    return lowbit::pack_stack(parts);
+  }();
+  return bytes;
+}
+
 }  // namespace
+
+TEST(a_stack_truncated_at_each_length) {
+  const Bytes& bytes = sample_stack();
+  CHECK(stack_taken(bytes));
+  for (size_t n = 0; n < bytes.size(); ++n) {
+    CHECK(!stack_taken(Bytes(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(n))));
+  }
+  Bytes longer = bytes;
+  longer.resize(bytes.size() + 64);
+  CHECK(!stack_taken(longer));
+}
+
+TEST(each_field_of_a_stack_altered) {
+  using Stack = lowbit::StackHeader;
+  const Bytes& bytes = sample_stack();
+  for (size_t i = 0; i < offsetof(Stack, reserved); ++i) {
+    CHECK(!stack_taken(with(bytes, i, static_cast<uint8_t>(bytes[i] ^ 1))));
+  }
+  for (const uint32_t count : {0u, 2u, 4u, 8u, 9u, 0xffffffffu}) {
+    CHECK(!stack_taken(with(bytes, offsetof(Stack, count), count)));
+  }
+  const size_t own = kHeaderBytes + offsetof(Header, bytes);  // the first weight's
+  for (const uint64_t size : {uint64_t{0}, uint64_t{63}, uint64_t{64}, ~uint64_t{0}, ~uint64_t{63}}) {
+    CHECK(!stack_taken(with(bytes, own, size)));
+  }
+}
+
+TEST(random_damage_to_a_stack) {
+  Random random(41);
+  for (int i = 0; i < 20'000; ++i) {
+    Bytes bytes = sample_stack();
+    for (int64_t n = 1 + random.below(3); n > 0; --n) {
+      const auto at = static_cast<size_t>(random.below(static_cast<int64_t>(bytes.size())));
+      bytes[at] = static_cast<uint8_t>(random.next());
+    }
+    stack_taken(bytes);
+  }
+}
 
 TEST(sound_weights_are_taken) {
   for (const Bytes& bytes : samples()) CHECK(taken(bytes));

@@ -261,4 +261,55 @@ TEST(unfit_contents_are_named) {
                "float kind");
 }
 
+namespace {
+
+// A weight of each width, of `rows` rows, as one stack.
+std::vector<uint8_t> stacked(const std::vector<Weight>& weights) {
+  std::vector<std::span<const uint8_t>> parts;
+  for (const Weight& w : weights) parts.emplace_back(w.bytes);
+  return lowbit::pack_stack(parts);
+}
+
+}  // namespace
+
+TEST(a_stack_is_its_weights) {
+  Random random(38);
+  std::vector<Weight> weights;
+  for (const uint32_t bits : {7u, 5u, 2u}) {
+    weights.push_back(random_weight(random, {Kind::integer, bits, 32, Zeros::none}, 16 + bits, 100));
+  }
+  const auto bytes = stacked(weights);
+  lowbit::PackedStack stack;
+  CHECK_EQ(stack.view(bytes.data(), bytes.size()), "");
+  CHECK_EQ(stack.rows(), int64_t{3 * 16 + 14});
+  CHECK_EQ(stack.columns(), int64_t{100});
+  CHECK_EQ(stack.weights().size(), weights.size());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const PackedWeight& w = stack.weights()[i];
+    CHECK_EQ(w.format.bits, weights[i].format.bits);
+    CHECK_EQ(w.output_width, stack.rows());
+    const auto values = unpacked(w), expected = unpacked(weights[i].packed);
+    CHECK(same_bits(values.data(), expected.data(), static_cast<int64_t>(values.size())));
+  }
+  // One weight is a stack of one.
+  CHECK_EQ(stack.view(weights[0].bytes.data(), weights[0].bytes.size()), "");
+  CHECK_EQ(stack.weights().size(), size_t{1});
+  CHECK_EQ(stack.rows(), weights[0].rows);
+  PackedWeight one;
+  CHECK(lowbit::view(bytes.data(), bytes.size(), &one) != "");
+}
+
+TEST(what_cannot_be_stacked) {
+  Random random(39);
+  const Format format{Kind::integer, 4, 32, Zeros::none};
+  const Weight w = random_weight(random, format, 16, 64);
+  CHECK_THROWS(std::invalid_argument, stacked({w, random_weight(random, format, 16, 96)}),
+               "several widths");
+  CHECK_THROWS(std::invalid_argument, stacked({}), "0 packed weights");
+  CHECK_THROWS(std::invalid_argument, stacked(std::vector<Weight>(9, w)), "9 packed weights");
+  const auto bytes = stacked({w, w});
+  const std::span<const uint8_t> nested[] = {bytes};
+  CHECK_THROWS(std::invalid_argument, lowbit::pack_stack(nested), "LOWBITW");
+}
+
 CHECK_MAIN()

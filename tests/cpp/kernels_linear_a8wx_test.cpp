@@ -242,8 +242,48 @@ void check_prompts(ActivationScales kind) {
   }
 }
 
+// Each weight of a stack gives the columns that it gives alone.
+void check_stack(ActivationScales kind) {
+  Random random(3);
+  SerialHost host;
+  constexpr int64_t kColumns = 100;
+  for (const int64_t tokens : {1, 4, 13, 50}) {
+    const auto x = random.values(tokens * kColumns);
+    std::vector<Weight> weights;
+    std::vector<std::span<const uint8_t>> parts;
+    for (const auto& [bits, rows] : {std::pair{8u, 33}, {6u, 16}, {5u, 1}, {4u, 70}}) {
+      const bool small = kind == ActivationScales::group && bits < 8;
+      weights.push_back(random_weight(random,
+                                      {Kind::integer, bits, bits == 6 ? 48u : 32u, Zeros::none,
+                                       small ? Scales::int8 : Scales::float16},
+                                      rows, kColumns));
+    }
+    for (const Weight& w : weights) parts.emplace_back(w.bytes);
+    const auto bytes = lowbit::pack_stack(parts);
+    lowbit::PackedStack stack;
+    CHECK_EQ(stack.view(bytes.data(), bytes.size()), "");
+    auto out = unwritten(tokens * stack.rows());
+    int64_t row = 0;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      const int64_t rows = weights[i].rows;
+      lowbit::linear_a8wx(host, x.data(), tokens, stack.weights()[i], kind, nullptr,
+                          out.data() + row);
+      const auto alone = run(x, tokens, weights[i], kind, nullptr);
+      for (int64_t t = 0; t < tokens; ++t) {
+        CHECK(same_bits(&out[static_cast<size_t>(t * stack.rows() + row)],
+                        &alone[static_cast<size_t>(t * rows)], rows));
+      }
+      row += rows;
+    }
+  }
+}
+
 }  // namespace
 
+TEST(stacks) {
+  check_stack(ActivationScales::group);
+  check_stack(ActivationScales::token);
+}
 TEST(with_a_scale_a_group) { check_all(ActivationScales::group, "linear_a8wx, group scales"); }
 TEST(with_a_scale_a_token) { check_all(ActivationScales::token, "linear_a8wx, token scales"); }
 TEST(prompts_with_a_scale_a_group) { check_prompts(ActivationScales::group); }

@@ -9,7 +9,7 @@ from tempfile import NamedTemporaryFile
 from unittest.mock import patch
 
 from exporter import pt2_package
-from exporter.artifact import KERNEL_LAYOUT_VERSION, SCHEMA_VERSION
+from exporter.artifact import SCHEMA_VERSION
 from exporter.pt2_package import MODEL, Pt2Writer
 
 ROOM = 512  # for the metadata to grow in place
@@ -59,7 +59,7 @@ PLAIN = {
     "torchao_version": "0",
     "executorch_version": "",
     "checkpoint_digest": "ab",
-    "kernel_layout_version": KERNEL_LAYOUT_VERSION,
+    "kernel_layout_version": "1",
     "runtime": "lean",
     "targets": [target("baseline", MODEL)],
     "host_functions": ["aoti_torch_get_dim"],
