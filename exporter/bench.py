@@ -233,7 +233,9 @@ def _described(recipe: Recipe) -> str:
     words = []
     for scheme in recipe.schemes():
         group = f" g{scheme.groupsize}" if scheme.groupsize else " channelwise"
-        words.append(f"{scheme.key} {scheme.bitwidth} bits{group}")
+        widths = [scheme.bitwidth, *(bits for _, bits in scheme.bitwidth_from_row)]
+        bits = str(widths[0]) if len(widths) == 1 else f"{max(widths)} to {min(widths)}"
+        words.append(f"{scheme.key} {bits} bits{group}")
     return ", ".join(reversed(words))
 
 

@@ -33,7 +33,9 @@ class WeightFormat:
     bits_from_row: tuple[tuple[int, int], ...] = ()
 
     def parts(self, rows: int) -> "list[tuple[slice, WeightFormat]]":
-        """The ranges of rows of one width, of `rows` in all, and each one's format."""
+        """The ranges of rows of as many bits, of `rows` in all, and each one's format."""
+        if self.bits_from_row and self.bits_from_row[-1][0] >= rows:
+            raise ValueError(f"a weight of {rows} rows has no row {self.bits_from_row[-1][0]}")
         starts = [(0, self.bits), *self.bits_from_row, (rows, 0)]
         return [
             (slice(start, end), replace(self, bits=bits, bits_from_row=()))
@@ -55,7 +57,7 @@ class QuantizedWeight:
     zeros: Tensor | None  # float32 [N, G]
 
     def parts(self) -> "list[QuantizedWeight]":
-        """The ranges of rows of one width."""
+        """The ranges of rows of as many bits."""
         return [
             QuantizedWeight(
                 form, self.values[rows], self.scales[rows],
@@ -168,12 +170,15 @@ def _halves(*parts: Tensor) -> list[Tensor]:
     return [torch.ldexp(torch.ldexp(part, -exponent).half().float(), exponent) for part in parts]
 
 
-def _quantize(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
+def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWeight:
     n, k = weight.shape
     form, algorithm = weight_format(scheme, k), _algorithm(scheme)
     if form.bits_from_row:
         return joined(form, [
-            _quantize(weight[rows], replace(scheme, bitwidth=part.bits, bitwidth_from_row=()))
+            _quantize(
+                weight[rows], replace(scheme, bitwidth=part.bits, bitwidth_from_row=()),
+                first_row + rows.start,
+            )
             for rows, part in form.parts(n)
         ])  # fmt: skip
     n_groups = -(-k // form.group_size)
@@ -198,7 +203,7 @@ def _quantize(weight: Tensor, scheme: Scheme) -> QuantizedWeight:
     broken = torch.nonzero(~scales.isfinite().all(1))
     if len(broken):
         raise ValueError(
-            f"the weight's row {int(broken[0])} has values that are not finite; "
+            f"the weight's row {first_row + int(broken[0])} has values that are not finite; "
             "the checkpoint is damaged: fetch it again"
         )
     result = QuantizedWeight(form, values, scales, zeros)

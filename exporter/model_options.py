@@ -95,6 +95,10 @@ def _to_fit(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     linear = recipe.linear or LinearScheme("linear:a8wx", 64, 4, True, "gptq")
     if linear.key != "linear:a8wx":
         raise UsageError(f'--fit chooses formats of linear:a8wx, not of "{linear.key}"')
+    if recipe.embedding is not None and recipe.embedding.bitwidth_from_row:
+        raise UsageError(
+            '--fit chooses the table\'s format: leave "bitwidth_from_row" out of --quantize'
+        )
     if linear.layers:
         raise UsageError('--fit chooses every layer\'s format: leave "layers" out of --quantize')
     return replace(recipe, linear=linear)

@@ -4,8 +4,8 @@ import struct
 from dataclasses import dataclass, replace
 
 MAGIC, STACK_MAGIC = b"LOWBITW\0", b"LOWBITS\0"
-LAYOUT_VERSION = 3
-MOST_PARTS = 8
+LAYOUT_VERSION = STACK_VERSION = 3
+MOST_PARTS = 8  # of a stack
 HEADER_BYTES = 64
 ROW_BLOCK, COLUMN_BLOCK = 16, 32
 KINDS = ("integer", "float32", "float16", "bfloat16")
@@ -13,7 +13,7 @@ ZEROS = ("none", "integer", "real")
 SCALES = ("float16", "int8")
 
 _HEADER = struct.Struct("<8s5Ii3Q2I")
-_BYTES = 9  # of _HEADER's fields
+_BYTES_FIELD = 9
 _STACK_HEADER = struct.Struct("<8s2I3Q24x")
 
 
@@ -27,9 +27,6 @@ class PackedHeader:
     with int8 scales the rows' steps, float16 [16], at its beginning.
     """
 
-    version: int
-    at: int
-    first_row: int
     kind: str
     bits: int
     group_size: int
@@ -44,6 +41,9 @@ class PackedHeader:
     scales_at: int
     zeros_at: int
     data_at: int
+    version: int
+    at: int = 0
+    first_row: int = 0
 
     def panels(self) -> int:
         return -(-self.rows // ROW_BLOCK)
@@ -67,7 +67,7 @@ class PackedMatrix:
 
     @property
     def version(self) -> int:
-        return LAYOUT_VERSION if len(self.parts) > 1 else self.parts[0].version
+        return STACK_VERSION if len(self.parts) > 1 else self.parts[0].version
 
     @property
     def rows(self) -> int:
@@ -82,9 +82,9 @@ class PackedMatrix:
         return self.parts[0].kind
 
     @property
-    def bits(self) -> float:
-        """A weight's, scales and zeros apart: the mean."""
-        return sum(part.bits * part.rows for part in self.parts) / self.rows
+    def bits(self) -> int:
+        """A weight's, scales and zeros apart; where rows differ the most, which those that are used have."""
+        return max(part.bits for part in self.parts)
 
     def text(self) -> str:
         """As a header's, and what changes at which row: `6 bits, 5 bits from row 1024, groups of 32, no
@@ -110,17 +110,20 @@ def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
     if bytes(data[: len(MAGIC)]) != STACK_MAGIC or len(data) < HEADER_BYTES:
         return PackedMatrix((read_header(data, name),))
     _, version, count, rows, columns, size = _STACK_HEADER.unpack_from(data)
-    if version != LAYOUT_VERSION:
-        raise ValueError(_unknown(name, version))
+    if version != STACK_VERSION:
+        raise ValueError(
+            f"{name} is a stack of the packed layout {version}, this version reads {STACK_VERSION}: "
+            "use the exporter that wrote it"
+        )
     parts, at, row = [], HEADER_BYTES, 0
     while at < len(data) and len(parts) < MOST_PARTS:
         own = data[at:]
         if len(own) < HEADER_BYTES:
             break
-        part = read_header(own[: _HEADER.unpack_from(own)[_BYTES]], name)
+        part = read_header(own[: _HEADER.unpack_from(own)[_BYTES_FIELD]], name)
         parts.append(replace(part, at=at, first_row=row))
         at, row = at + part.bytes, row + part.rows
-    if not (len(parts) == count > 0 and at == size == len(data) and row == rows
+    if not (len(parts) == count > 1 and at == size == len(data) and row == rows
             and all(part.columns == columns for part in parts)):  # fmt: skip
         raise ValueError(f"{name} has a damaged header; export the artifact again")
     return PackedMatrix(tuple(parts))
@@ -137,11 +140,14 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
         _HEADER.unpack_from(data)
     )
     if not 1 <= version <= LAYOUT_VERSION:
-        raise ValueError(_unknown(name, version))
+        raise ValueError(
+            f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}: "
+            "use the exporter that wrote it"
+        )
     integer = kind == 0
     good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]
     good_group = group_size > 0 and group_size % 16 == 0 if integer else group_size == 0
-    good_scales = scales == version - 1 and (not scales or integer and zeros < 2)
+    good_scales = scales == version - 1 < len(SCALES) and (not scales or integer and zeros < 2)
     if not (good_bits and good_group and good_scales and zeros < len(ZEROS) and 0 < rows < 1 << 31
             and 0 < columns < 1 << 31):  # fmt: skip
         raise ValueError(f"{name} has a damaged header; export the artifact again")
@@ -154,13 +160,6 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
             "the file is damaged; export it again"
         )
     return header
-
-
-def _unknown(name: str, version: int) -> str:
-    return (
-        f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}: "
-        "use the exporter that wrote it"
-    )
 
 
 def laid_out(
@@ -184,9 +183,9 @@ def laid_out(
         panel = data_at + padded // COLUMN_BLOCK * bits * 64
     version = 2 if scale_dtype == "int8" else 1
     return PackedHeader(
-        version, 0, 0, kind, bits, group_size, zeros, scale_dtype, exponent, rows, columns,
+        kind, bits, group_size, zeros, scale_dtype, exponent, rows, columns,
         HEADER_BYTES + panels * panel,
-        groups, panel, scales_at, zeros_at, data_at,
+        groups, panel, scales_at, zeros_at, data_at, version,
     )  # fmt: skip
 
 

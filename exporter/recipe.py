@@ -7,10 +7,12 @@ A recipe is what `--quantize` takes, with the keys the field uses (torchchat's `
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.methods import PLAIN, ROUNDINGS, parse_method
+from exporter.packed_header import MOST_PARTS, ROW_BLOCK
 from exporter.schemes import (
     AOTI,
     BACKENDS,
@@ -40,7 +42,6 @@ SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
 # Our kernels take groups of any multiple of 16; the others' want 32.
 GROUPSIZE_UNIT, OTHERS_GROUPSIZE_UNIT = 16, 32
 OF_LAYER = ("bitwidth_from_row",)  # a table's, and of linear layers those of `layers`
-MOST_WIDTHS = 8  # of one weight's rows: kMaxStack of kernels/layout.h
 CACHE_DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "int8": "int8"}
 
 
@@ -234,6 +235,10 @@ def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) ->
 
     Raises ValueError that names the value and what is taken.
     """
+    if "bitwidth_from_row" in options and "layers" in support.options and not of_layer:
+        raise ValueError(
+            f'"{support.key}" takes bitwidth_from_row for one matrix: put it under "layers", "output"'
+        )
     _no_others(support.key, options, (*support.options, *of_layer))
     groupsize = options.get("groupsize", support.default_groupsize)
     if groupsize is None and support.channelwise:
@@ -268,29 +273,36 @@ def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) ->
 
 def _from_rows(support: Support, options: dict) -> tuple[tuple[int, int], ...]:
     """The rows from which on a weight has other widths, ascending."""
-    widths = options.get("bitwidth_from_row", {})
-    if not isinstance(widths, dict):
+    given = options.get("bitwidth_from_row", {})
+    if not isinstance(given, dict):
         raise ValueError(
-            f'"{support.key}" takes bitwidth_from_row as an object from rows to widths, '
-            f"not {widths!r}"
+            f'"{support.key}" takes bitwidth_from_row as an object from rows to widths, not {given!r}'
         )
-    if len(widths) > MOST_WIDTHS - 1:
+    if len(given) > MOST_PARTS - 1:
         raise ValueError(
-            f'"{support.key}" takes at most {MOST_WIDTHS - 1} rows in bitwidth_from_row, '
-            f"not {len(widths)}"
+            f'"{support.key}" takes at most {MOST_PARTS - 1} rows in bitwidth_from_row, '
+            f"not {len(given)}"
         )
-    for row, bits in widths.items():
-        decimal = row.isascii() and row.isdecimal() and not row.startswith("0")
-        if not decimal or int(row) % GROUPSIZE_UNIT:
+    for row, bits in given.items():
+        if not re.fullmatch(r"[1-9][0-9]{0,9}", row) or int(row) % ROW_BLOCK:
             raise ValueError(
                 f'"{support.key}" takes rows of bitwidth_from_row that are multiples of '
-                f"{GROUPSIZE_UNIT}, from {GROUPSIZE_UNIT} on, not {row!r}"
+                f"{ROW_BLOCK}, from {ROW_BLOCK} on, not {row!r}"
             )
         if type(bits) is not int or bits not in support.bitwidths:
             raise ValueError(
                 f'"{support.key}" takes bitwidth {support.bits()} from row {row} on, not {bits!r}'
             )
-    return tuple(sorted((int(row), bits) for row, bits in widths.items()))
+    found = tuple(sorted((int(row), bits) for row, bits in given.items()))
+    before = options.get("bitwidth", support.bitwidths[-1])
+    for row, bits in found:
+        if bits == before:
+            raise ValueError(
+                f'"{support.key}" has {bits} bits before row {row} already: leave that row out of '
+                "bitwidth_from_row"
+            )
+        before = bits
+    return found
 
 
 def _method(key: str, method: object) -> str:

@@ -45,9 +45,9 @@ _SOURCES = {
 
 @dataclass(frozen=True)
 class WeightError:
-    """Of one packed weight, or rows of one format, against the checkpoint's matrix: the relative Frobenius error, what is
-    allowed, the gain (its part along the original, 1 is the same length), the panel whose gain is
-    farthest from 1, and the median error of its kind and format."""
+    """Of one packed weight, or its rows of one format, against the checkpoint's: the relative Frobenius
+    error, what is allowed, the gain (its part along the original, 1 is the same length), the panel of the
+    whole weight whose gain is farthest from 1, and the median error of its kind and format."""
 
     name: str
     format: str
@@ -245,7 +245,7 @@ def _error(
         math.sqrt(float(error2.sum()) / total),
         factor * _limit(header, data, total),
         float(along.sum()) / total,
-        worst,
+        header.first_row // ROW_BLOCK + worst,
         float(gains[worst]),
         0.0,
     )

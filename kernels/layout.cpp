@@ -42,11 +42,6 @@ std::string format_error(const Format& f) {
   return "kind is " + number(static_cast<uint32_t>(f.kind)) + ", unknown to this version";
 }
 
-std::string unknown(uint32_t version) {
-  return "packed layout " + std::to_string(version) + "; this program reads 1 to " +
-         std::to_string(kLayoutVersion);
-}
-
 bool shape_fits(int64_t rows, int64_t columns) {
   return rows > 0 && columns > 0 && rows < kMaxDimension && columns < kMaxDimension;
 }
@@ -58,7 +53,7 @@ PackedWeight layout_of(const Format& format, int64_t rows, int64_t columns) {
   w.format = format;
   w.rows = rows;
   w.columns = columns;
-  w.output_width = rows;
+  w.output_stride = rows;
   w.scale = 1;
   if (format.kind != Kind::integer) {
     w.padded_columns = columns;
@@ -89,7 +84,10 @@ std::string view(const void* data, size_t size, PackedWeight* weight) {
   if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) {
     return "not a packed weight (its first bytes are not LOWBITW)";
   }
-  if (header.version < 1 || header.version > kLayoutVersion) return unknown(header.version);
+  if (header.version < 1 || header.version > kLayoutVersion) {
+    return "packed layout " + std::to_string(header.version) + "; this program reads 1 to " +
+           std::to_string(kLayoutVersion);
+  }
   const Format format{header.kind, header.bits, header.group_size, header.zeros, header.scales};
   if (header.version != layout_version(format)) {
     return "packed layout " + std::to_string(header.version) + " with the scales of another";
@@ -121,9 +119,12 @@ std::string PackedStack::view(const void* data, size_t size) {
   }
   StackHeader header;
   std::memcpy(&header, data, sizeof(header));
-  if (header.version != kLayoutVersion) return unknown(header.version);
-  if (header.count < 1 || header.count > kMaxStack) {
-    return "a stack of " + std::to_string(header.count) + " packed weights, not 1 to " +
+  if (header.version != kStackVersion) {
+    return "a stack of packed weights of layout " + std::to_string(header.version) +
+           "; this program reads " + std::to_string(kStackVersion);
+  }
+  if (header.count < 2 || header.count > kMaxStack) {
+    return "a stack of " + std::to_string(header.count) + " packed weights, not 2 to " +
            std::to_string(kMaxStack);
   }
   count_ = header.count;
@@ -138,7 +139,10 @@ std::string PackedStack::view(const void* data, size_t size) {
     if (own.bytes > size - at) return "a stack of packed weights that ends early";
     PackedWeight& w = weights_[i];
     if (std::string error = lowbit::view(bytes + at, own.bytes, &w); !error.empty()) return error;
-    if (w.columns != weights_[0].columns) return "a stack of packed weights of several widths";
+    if (w.columns != weights_[0].columns) {
+      return "a stack of packed weights of " + std::to_string(weights_[0].columns) + " and " +
+             std::to_string(w.columns) + " columns";
+    }
     at += own.bytes;
     rows += w.rows;
   }
@@ -147,7 +151,7 @@ std::string PackedStack::view(const void* data, size_t size) {
     return "a stack of packed weights of " + std::to_string(size) +
            " bytes that does not have the size or shape of its header";
   }
-  for (PackedWeight& w : weights_) w.output_width = rows;
+  for (PackedWeight& w : weights_) w.output_stride = rows;
   return "";
 }
 

@@ -38,12 +38,11 @@
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
 namespace lowbit {
 
 // A weight's version is the first that reads it: 2 with int8 scales, 3 for a stack.
-inline constexpr uint32_t kLayoutVersion = 3;
+inline constexpr uint32_t kLayoutVersion = 3, kStackVersion = 3;
 inline constexpr int64_t kRowBlock = 16;
 inline constexpr int64_t kColumnBlock = 32;
 inline constexpr size_t kHeaderBytes = 64;
@@ -70,7 +69,7 @@ static_assert(sizeof(Header) == kHeaderBytes);
 struct StackHeader {
   char magic[8];  // "LOWBITS" and a zero byte
   uint32_t version;
-  uint32_t count;  // of weights, 1 to kMaxStack
+  uint32_t count;  // of weights, 2 to kMaxStack
   uint64_t rows, columns;
   uint64_t bytes;  // of the whole, this header included
   uint64_t reserved[3];
@@ -92,7 +91,7 @@ struct Format {
 struct PackedWeight {
   Format format;
   int64_t rows, columns;
-  int64_t output_width;    // how far apart two tokens' outputs lie: rows, or those of a whole stack
+  int64_t output_stride;   // between two tokens' outputs: rows, or those of a whole stack
   int64_t groups;          // a row; 0 for the float kinds
   int64_t padded_columns;  // what the panel's data covers
   float scale;             // 2^scale_exponent
@@ -121,7 +120,7 @@ class PackedStack {
   std::string view(const void* data, size_t size);
 
   std::span<const PackedWeight> weights() const { return {weights_.data(), count_}; }
-  int64_t rows() const { return weights_[0].output_width; }
+  int64_t rows() const { return weights_[0].output_stride; }
   int64_t columns() const { return weights_[0].columns; }
 
  private:
@@ -149,8 +148,10 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
 void pack_float(const Format& format, int64_t rows, int64_t columns, const float* values,
                 void* out);
 
-// Packed weights of one width as a stack. Throws std::invalid_argument for other bytes.
-std::vector<uint8_t> pack_stack(std::span<const std::span<const uint8_t>> weights);
+// Packed weights with as many columns each as a stack, of stack_size bytes. Throws
+// std::invalid_argument for other bytes.
+size_t stack_size(std::span<const std::span<const uint8_t>> weights);
+void pack_stack(std::span<const std::span<const uint8_t>> weights, void* out);
 
 // The inverse: the weights that the kernels use, float32 [N, K].
 void unpack(const PackedWeight& weight, float* values);

@@ -43,7 +43,7 @@ enum class ActivationScales {
 
 // out [T, N] = x [T, K] weight^T + bias. `bias` is float32 [N] or null.
 // Weights of kind `integer`: activations are quantized to int8 and multiplied as integers. Two
-// tokens' outputs lie `weight.output_width` apart: one weight of a stack fills its own columns.
+// tokens' outputs lie `weight.output_stride` apart: one weight of a stack fills its own columns.
 void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
                  ActivationScales scales, const float* bias, float* out);
 // Weights of kind `integer` (4 and 8 bits): activations stay float.

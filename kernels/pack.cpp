@@ -207,24 +207,28 @@ void pack_float(const Format& format, int64_t rows, int64_t columns, const float
   }
 }
 
-std::vector<uint8_t> pack_stack(std::span<const std::span<const uint8_t>> weights) {
-  StackHeader header{"LOWBITS", kLayoutVersion, static_cast<uint32_t>(weights.size()), 0, 0,
-                     kHeaderBytes, {}};
-  std::vector<uint8_t> out(kHeaderBytes);
+size_t stack_size(std::span<const std::span<const uint8_t>> weights) {
+  size_t bytes = kHeaderBytes;
+  for (const std::span<const uint8_t> weight : weights) bytes += weight.size();
+  return bytes;
+}
+
+void pack_stack(std::span<const std::span<const uint8_t>> weights, void* out) {
+  StackHeader header{"LOWBITS", kStackVersion, static_cast<uint32_t>(weights.size()), 0, 0,
+                     stack_size(weights), {}};
+  auto* at = static_cast<uint8_t*>(out) + kHeaderBytes;
   for (const std::span<const uint8_t> weight : weights) {
     PackedWeight w;
     const std::string error = view(weight.data(), weight.size(), &w);
     if (!error.empty()) throw std::invalid_argument(error);
     header.rows += static_cast<uint64_t>(w.rows);
     header.columns = static_cast<uint64_t>(w.columns);
-    header.bytes += weight.size();
-    out.insert(out.end(), weight.begin(), weight.end());
+    at = std::copy(weight.begin(), weight.end(), at);
   }
-  std::memcpy(out.data(), &header, sizeof(header));
+  std::memcpy(out, &header, sizeof(header));
   PackedStack stack;
-  const std::string error = stack.view(out.data(), out.size());
+  const std::string error = stack.view(out, header.bytes);
   if (!error.empty()) throw std::invalid_argument(error);
-  return out;
 }
 
 void unpack_row(const PackedWeight& w, int64_t row, float* values) {

@@ -184,5 +184,8 @@ def test_refusals(folder, capsys):
     layers = '{"linear:a8wx": {"layers": {"output": {"bitwidth": 8}}}}'
     assert cli.main([*words, "--quantize", layers]) == 2
     assert 'leave "layers" out' in capsys.readouterr().err
+    rows = '{"embedding:wx": {"bitwidth": 8, "bitwidth_from_row": {"32": 4}}}'
+    assert cli.main([*words, "--quantize", rows]) == 2
+    assert 'leave "bitwidth_from_row" out' in capsys.readouterr().err
     assert cli.main(["eval", str(folder / "m"), "--text", str(text), "--fit", "4bpw"]) == 1
     assert "is for an export" in capsys.readouterr().err

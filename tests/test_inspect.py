@@ -12,9 +12,12 @@ from exporter import cli, ops
 from exporter.artifact_memory import estimate
 from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
-from exporter.lowbit_model import LowbitTransformer, PackOptions
+from exporter.lowbit_model import LowbitTransformer, PackOptions, pack_integers
+from exporter.lowbit_weights import quantize_embedding
 from exporter.model import load_model
+from exporter.packed_header import read_matrix
 from exporter.recipe import parse_recipe
+from exporter.schemes import EmbeddingScheme
 
 RECIPE = {
     "linear:a8wx": {"bitwidth": 4, "groupsize": 32, "has_weight_zeros": True},
@@ -203,6 +206,53 @@ def test_a_wrong_header_is_named(files, tmp_path, capsys):
     struct.pack_into("<I", content, artifact.weight("layers.0.wo").offset + 20, 48)
     (tmp_path / "b.pte").write_bytes(content)
     assert "layers.0.wo" in failing(capsys, tmp_path / "b.pte")
+
+
+class TestStack:
+    """A matrix of rows of 6, 5 and 4 bits."""
+
+    @pytest.fixture(scope="class")
+    def stack(self) -> bytes:
+        ops.load()
+        scheme = EmbeddingScheme("embedding:wx", 32, 6, bitwidth_from_row=((16, 5), (48, 4)))
+        weight = torch.randn(70, 64, generator=torch.manual_seed(1))
+        return pack_integers(quantize_embedding(weight, scheme)).numpy().tobytes()
+
+    def test_truncated_at_each_length(self, stack):
+        assert [part.bits for part in read_matrix(stack, "w").parts] == [6, 5, 4]
+        for length in (*range(0, len(stack), 7), len(stack) - 1):
+            with pytest.raises(ValueError, match="^w "):
+                read_matrix(stack[:length], "w")
+        with pytest.raises(ValueError, match="^w "):
+            read_matrix(stack + bytes(64), "w")
+
+    @pytest.mark.parametrize("part", range(4))
+    def test_each_field_altered(self, stack, part):
+        """Of the stack's header, then of each weight's."""
+        start = [0, *(p.at for p in read_matrix(stack, "w").parts)][part]
+        words = {8: (0, 1, 2, 3, 4), 12: (0, 1, 9, 1 << 31)}  # version; count, or kind
+        sizes = {at: (0, 63, 80, 1 << 63) for at in ((32, 40, 48) if part else (16, 24, 32))}
+        for at, values in {**words, **sizes}.items():
+            form = "<I" if at in words else "<Q"
+            for value in values:
+                content = bytearray(stack)
+                if value == struct.unpack_from(form, content, start + at)[0]:
+                    continue
+                struct.pack_into(form, content, start + at, value)
+                with pytest.raises(ValueError, match="^w "):
+                    read_matrix(bytes(content), "w")
+
+    def test_random_damage_is_a_value_error(self, stack):
+        generator = torch.Generator().manual_seed(5)
+        for _ in range(2000):
+            content = bytearray(stack)
+            place = int(torch.randint(len(stack), (), generator=generator))
+            content[place] = int(torch.randint(256, (), generator=generator))
+            content[place % 64] = int(torch.randint(256, (), generator=generator))
+            try:
+                read_matrix(bytes(content), "w")
+            except ValueError as error:
+                assert "\n" not in str(error)
 
 
 def test_a_context_that_is_too_long(files, capsys):

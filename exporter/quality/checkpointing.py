@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -41,7 +41,7 @@ class Work:
                     load_file(self._factors(i))
             streams = load_file(self.folder / f"streams-{done}.safetensors")
             return found, done, (streams["quantized"], streams["float"])
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             return {}, 0, None
 
     def keep(self, layer: int, made: dict[str, QuantizedWeight], streams: Streams) -> None:
@@ -75,7 +75,7 @@ class Work:
 def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:
     tensors, forms = {}, {}
     for name, q in made.items():
-        forms[name] = json.dumps(astuple(q.format))
+        forms[name] = json.dumps(asdict(q.format))
         tensors[f"{name}:values"], tensors[f"{name}:scales"] = q.values, q.scales
         if q.zeros is not None:
             tensors[f"{name}:zeros"] = q.zeros
@@ -83,8 +83,10 @@ def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:
 
 
 def _format(said: str) -> WeightFormat:
-    *plain, bits_from_row = json.loads(said)
-    return WeightFormat(*plain, tuple(map(tuple, bits_from_row)))
+    fields = json.loads(said)
+    if not isinstance(fields, dict):
+        raise ValueError("a format of an older version")
+    return WeightFormat(**{**fields, "bits_from_row": tuple(map(tuple, fields["bits_from_row"]))})
 
 
 def _read_layer(path: Path) -> dict[str, QuantizedWeight]:

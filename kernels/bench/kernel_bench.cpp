@@ -1,6 +1,7 @@
 // Times of the kernels beside the machine's limits, measured in the same run:
-//   kernel_bench [--threads N] [--bits B] [--group G] [--shapes FILE] [--json] [--bandwidth]
-// For each shape, with integer zero points as `q4` has them: one token (GB/s of weights against the
+//   kernel_bench [--threads N] [--bits B] [--group G] [--int8-scales] [--shapes FILE] [--json]
+//                [--bandwidth]
+// For each shape, with integer zero points as `q4` has them, or int8 scales and none: one token (GB/s of weights against the
 // read bandwidth) and 512 tokens (GMAC/s against dot-product instructions back to back, which
 // AMX can exceed).
 
@@ -29,7 +30,7 @@ struct Options {
   int threads = 0;
   uint32_t bits = 4, group = 32;
   std::string shapes = "kernels/bench/shapes.txt";
-  bool json = false, bandwidth_only = false;
+  bool int8_scales = false, json = false, bandwidth_only = false;
 };
 
 struct Shape {
@@ -111,15 +112,16 @@ std::vector<uint8_t> random_weight(const lowbit::Format& format, const Shape& sh
   for (auto& s : scales) s = static_cast<float>(random() % 1000) * 1e-5f;
   std::vector<float> zeros(scales.size());
   for (auto& z : zeros) z = static_cast<float>(random() & ((1u << format.bits) - 1));
-  lowbit::pack_integer(format, shape.rows, shape.columns, values.data(), scales.data(), zeros.data(),
-                       packed.data());
+  lowbit::pack_integer(format, shape.rows, shape.columns, values.data(), scales.data(),
+                       format.zeros == lowbit::Zeros::none ? nullptr : zeros.data(), packed.data());
   return packed;
 }
 
 void bench_shape(ThreadPool& pool, const Options& o, const Shape& shape, double bandwidth,
                  double peak) {
   const lowbit::Format format{lowbit::Kind::integer, o.bits, o.group,
-                              lowbit::Zeros::integer};
+                              o.int8_scales ? lowbit::Zeros::none : lowbit::Zeros::integer,
+                              o.int8_scales ? lowbit::Scales::int8 : lowbit::Scales::float16};
   const std::vector<uint8_t> one = random_weight(format, shape);
   // Copies beyond any cache, taken in turn: decoding meets each weight once a token.
   const size_t copies = std::max<size_t>(1, (size_t{800} << 20) / one.size());
@@ -167,6 +169,8 @@ Options parse(int argc, char** argv) {
     const bool has_value = i + 1 < argc;
     if (flag == "--json") {
       o.json = true;
+    } else if (flag == "--int8-scales") {
+      o.int8_scales = true;
     } else if (flag == "--bandwidth") {
       o.bandwidth_only = true;
     } else if (flag == "--threads" && has_value) {

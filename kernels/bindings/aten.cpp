@@ -5,7 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <algorithm>
 #include <memory>
 #include <span>
 #include <vector>
@@ -212,9 +211,8 @@ Tensor pack_stack_op(at::TensorList weights) {
     TORCH_CHECK(ref(weight).type == Type::uint8 && weight.dim() == 1, "pack_stack takes uint8 bytes");
     parts.emplace_back(weight.const_data_ptr<uint8_t>(), weight.nbytes());
   }
-  const std::vector<uint8_t> bytes = pack_stack(parts);
-  Tensor out = at::empty({static_cast<int64_t>(bytes.size())}, at::kByte);
-  std::copy(bytes.begin(), bytes.end(), out.mutable_data_ptr<uint8_t>());
+  Tensor out = at::empty({static_cast<int64_t>(stack_size(parts))}, at::kByte);
+  pack_stack(parts, out.mutable_data_ptr());
   return out;
 }
 

@@ -223,7 +223,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
     for (int t = 0; t < N; ++t) {
       auto y = scaled_rows<V>(w, panels[b], acc[b][t], x, token + t);
       if (bias) y = V::add(y, row_bias);
-      store_first<V>(out + (token + t) * w.output_width + row, y, n);
+      store_first<V>(out + (token + t) * w.output_stride + row, y, n);
     }
   }
 }

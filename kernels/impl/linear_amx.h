@@ -127,7 +127,7 @@ void finish_tile(const float* totals, const Int8Activations& x, int64_t token, c
   for (int t = 0; t < kAmxTokens; ++t) {
     auto y = scaled_rows<V>(w, w.panel(panel), V::load(totals + 16 * t), x, token + t);
     if (bias) y = V::add(y, load_first<V>(bias + row, n));
-    store_first<V>(out + (token + t) * w.output_width + row, y, n);
+    store_first<V>(out + (token + t) * w.output_stride + row, y, n);
   }
 }
 

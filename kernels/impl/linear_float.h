@@ -44,7 +44,7 @@ void store_totals(const Totals<V, N, B>& totals, int64_t token, const PackedWeig
     for (int t = 0; t < N; ++t) {
       auto y = V::mul(totals.at[b][t], V::set(factor));
       if (bias) y = V::add(y, load_first<V>(bias + row, n));
-      store_first<V>(out + (token + t) * w.rows + row, y, n);
+      store_first<V>(out + (token + t) * w.output_stride + row, y, n);
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -138,6 +139,12 @@ inline Weight random_weight(Random& random, const Format& format, int64_t rows, 
   const std::string error = lowbit::view(w.bytes.data(), w.bytes.size(), &w.packed);
   if (!error.empty()) throw std::runtime_error(error);
   return w;
+}
+
+inline std::vector<uint8_t> stacked(const std::vector<std::span<const uint8_t>>& weights) {
+  std::vector<uint8_t> bytes(lowbit::stack_size(weights));
+  lowbit::pack_stack(weights, bytes.data());
+  return bytes;
 }
 
 // Every format of packed integers for a width of `columns`; the last group size is channelwise.

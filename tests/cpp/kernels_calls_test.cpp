@@ -164,11 +164,9 @@ TEST(linears) {
                                }}});
   const auto stack = [](const Format& format) {
     const Tensor a = packed(format, 1), b = packed(format, kRows - 1);
-    const std::span<const uint8_t> parts[] = {
-        {a.bytes.data(), static_cast<size_t>(a.sizes[0])},
-        {b.bytes.data(), static_cast<size_t>(b.sizes[0])}};
     Tensor t(Type::uint8, {0});
-    t.bytes = lowbit::pack_stack(parts);
+    t.bytes = stacked({{a.bytes.data(), static_cast<size_t>(a.sizes[0])},
+                       {b.bytes.data(), static_cast<size_t>(b.sizes[0])}});
     t.sizes[0] = static_cast<int64_t>(t.bytes.size());
     return t;
   };

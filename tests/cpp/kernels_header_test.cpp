@@ -137,7 +137,7 @@ bool stack_taken(const Bytes& bytes) {
   const uint8_t* end = exact.data.get() + exact.size;
   int64_t rows = 0;
   for (const PackedWeight& w : stack.weights()) {
-    CHECK(w.panels >= at && w.columns == stack.columns() && w.output_width == stack.rows());
+    CHECK(w.panels >= at && w.columns == stack.columns() && w.output_stride == stack.rows());
     at = w.panels + static_cast<size_t>(w.panel_count()) * w.panel_bytes;
     CHECK(at <= end);
     rows += w.rows;
@@ -158,8 +158,7 @@ const Bytes& sample_stack() {
         random_weight(random, {Kind::integer, 6, 32, Zeros::none}, 17, 40).bytes,
         random_weight(random, {Kind::integer, 3, 16, Zeros::integer}, 1, 40).bytes,
         random_weight(random, {Kind::integer, 4, 32, Zeros::none, Scales::int8}, 16, 40).bytes};
-    const std::span<const uint8_t> parts[] = {weights[0], weights[1], weights[2]};
-    return lowbit::pack_stack(parts);
+    return stacked({weights[0], weights[1], weights[2]});
   }();
   return bytes;
 }
@@ -183,7 +182,7 @@ TEST(each_field_of_a_stack_altered) {
   for (size_t i = 0; i < offsetof(Stack, reserved); ++i) {
     CHECK(!stack_taken(with(bytes, i, static_cast<uint8_t>(bytes[i] ^ 1))));
   }
-  for (const uint32_t count : {0u, 2u, 4u, 8u, 9u, 0xffffffffu}) {
+  for (const uint32_t count : {0u, 1u, 2u, 4u, 8u, 9u, 0xffffffffu}) {
     CHECK(!stack_taken(with(bytes, offsetof(Stack, count), count)));
   }
   const size_t own = kHeaderBytes + offsetof(Header, bytes);  // the first weight's

@@ -264,10 +264,10 @@ TEST(unfit_contents_are_named) {
 namespace {
 
 // A weight of each width, of `rows` rows, as one stack.
-std::vector<uint8_t> stacked(const std::vector<Weight>& weights) {
+std::vector<uint8_t> stack_of(const std::vector<Weight>& weights) {
   std::vector<std::span<const uint8_t>> parts;
   for (const Weight& w : weights) parts.emplace_back(w.bytes);
-  return lowbit::pack_stack(parts);
+  return stacked(parts);
 }
 
 }  // namespace
@@ -278,7 +278,7 @@ TEST(a_stack_is_its_weights) {
   for (const uint32_t bits : {7u, 5u, 2u}) {
     weights.push_back(random_weight(random, {Kind::integer, bits, 32, Zeros::none}, 16 + bits, 100));
   }
-  const auto bytes = stacked(weights);
+  const auto bytes = stack_of(weights);
   lowbit::PackedStack stack;
   CHECK_EQ(stack.view(bytes.data(), bytes.size()), "");
   CHECK_EQ(stack.rows(), int64_t{3 * 16 + 14});
@@ -287,7 +287,7 @@ TEST(a_stack_is_its_weights) {
   for (size_t i = 0; i < weights.size(); ++i) {
     const PackedWeight& w = stack.weights()[i];
     CHECK_EQ(w.format.bits, weights[i].format.bits);
-    CHECK_EQ(w.output_width, stack.rows());
+    CHECK_EQ(w.output_stride, stack.rows());
     const auto values = unpacked(w), expected = unpacked(weights[i].packed);
     CHECK(same_bits(values.data(), expected.data(), static_cast<int64_t>(values.size())));
   }
@@ -303,13 +303,13 @@ TEST(what_cannot_be_stacked) {
   Random random(39);
   const Format format{Kind::integer, 4, 32, Zeros::none};
   const Weight w = random_weight(random, format, 16, 64);
-  CHECK_THROWS(std::invalid_argument, stacked({w, random_weight(random, format, 16, 96)}),
-               "several widths");
-  CHECK_THROWS(std::invalid_argument, stacked({}), "0 packed weights");
-  CHECK_THROWS(std::invalid_argument, stacked(std::vector<Weight>(9, w)), "9 packed weights");
-  const auto bytes = stacked({w, w});
-  const std::span<const uint8_t> nested[] = {bytes};
-  CHECK_THROWS(std::invalid_argument, lowbit::pack_stack(nested), "LOWBITW");
+  CHECK_THROWS(std::invalid_argument, stack_of({w, random_weight(random, format, 16, 96)}),
+               "64 and 96 columns");
+  CHECK_THROWS(std::invalid_argument, stack_of({}), "0 packed weights");
+  CHECK_THROWS(std::invalid_argument, stack_of({w}), "1 packed weights, not 2 to 8");
+  CHECK_THROWS(std::invalid_argument, stack_of(std::vector<Weight>(9, w)), "9 packed weights");
+  const auto bytes = stack_of({w, w});
+  CHECK_THROWS(std::invalid_argument, stacked({bytes, bytes}), "LOWBITW");
 }
 
 CHECK_MAIN()

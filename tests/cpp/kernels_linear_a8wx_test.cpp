@@ -259,7 +259,7 @@ void check_stack(ActivationScales kind) {
                                       rows, kColumns));
     }
     for (const Weight& w : weights) parts.emplace_back(w.bytes);
-    const auto bytes = lowbit::pack_stack(parts);
+    const auto bytes = stacked(parts);
     lowbit::PackedStack stack;
     CHECK_EQ(stack.view(bytes.data(), bytes.size()), "");
     auto out = unwritten(tokens * stack.rows());
