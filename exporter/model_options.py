@@ -34,6 +34,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--calibrate", action="append", default=[], metavar="FILE",
         help=f"UTF-8 text for the methods gptq, awq and smoothquant, or {OWN}: text that the model "
              f"writes (default); more than once: as much of each")  # fmt: skip
+    add("--calibration-tokens", type=positive, metavar="N",
+        help="how many tokens of that text (default 65536, and 16384 where the model writes all): more "
+             "is better, and takes longer")  # fmt: skip
     add("--delegate", default=LOWBIT, choices=DELEGATES,
         help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
              "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
@@ -70,6 +73,11 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
             f"--calibrate {options.calibrate[0]}: the recipe's method looks at no text; leave it out, or "
             f"use a method with {', '.join(CALIBRATED)}"
         )
+    if options.calibration_tokens is not None and options.fit is None and not reads_text:
+        raise UsageError(
+            f"--calibration-tokens {options.calibration_tokens}: the recipe's method looks at no text; "
+            f"leave it out, or use a method with {', '.join(CALIBRATED)}"
+        )
     return ModelRequest(
         model=model,
         recipe=recipe,
@@ -81,6 +89,7 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
         cache_dtype=cache_dtype,
         fit=options.fit,
         calibrate=tuple(None if word == OWN else Path(word) for word in options.calibrate),
+        calibration_tokens=options.calibration_tokens,
     )
 
 

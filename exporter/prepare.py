@@ -37,6 +37,7 @@ class ModelRequest:
     fit: str | None = None  # a budget, for quality/budget.py
     # Texts; None in it, or nothing at all: what the model writes.
     calibrate: tuple[Path | None, ...] = ()
+    calibration_tokens: int | None = None
     work_folder: Path = Path(".")  # where an unfinished calibration is kept
 
 

@@ -121,7 +121,8 @@ def _calibration(job: Job, model: Transformer) -> "Calibration | None":
         if not request.calibrate:
             note("  no --calibrate FILE: calibrating with text that the model writes")
         found = calibration.calibration_of(
-            request.calibrate or (None,), model, job.tokenizer, model.max_seq_length
+            request.calibrate or (None,), model, job.tokenizer, model.max_seq_length,
+            request.calibration_tokens,
         )
         note(f"  {found.tokens.numel()} tokens, in windows of {found.tokens.shape[1]}")
     return found

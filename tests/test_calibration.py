@@ -28,6 +28,7 @@ from exporter.tokenizer import read_tokenizer
 CONTEXT = 96
 EXPONENT_AT = 28  # of the packed header
 WINDOWS = 24  # of calibration
+ALL_WINDOWS = 128 + 8  # of a text: those that are held out, too
 
 
 def recipe(method: str, bits: int = 3, **more: object) -> Recipe:
@@ -92,13 +93,23 @@ class TestSampledText:
         path = tmp_path / "t.txt"
         path.write_text("The capital of France is Paris. " * 400, encoding="utf-8")
         ids = tokenizer.encode(path.read_text())
-        found = calibration.from_file(path, tokenizer, CONTEXT)
-        count = min(len(ids) // CONTEXT, calibration.WINDOWS + calibration.HELD_OUT)
+        found = calibration.calibration_of((path,), loaded(folder), tokenizer, CONTEXT)
+        count = min(len(ids) // CONTEXT, ALL_WINDOWS)
         assert len(found.tokens) + len(found.held_out) == count
         assert len(found.held_out) >= 1 and found.tokens[0].tolist() == ids[:CONTEXT]
         path.write_text("Once upon a time " * 400, encoding="utf-8")
-        assert calibration.from_file(path, tokenizer, CONTEXT).digest != found.digest
+        other = calibration.calibration_of((path,), loaded(folder), tokenizer, CONTEXT)
+        assert other.digest != found.digest
 
+    @pytest.mark.parametrize("sources", [("t.txt",), (None,), ("t.txt", None)])
+    def test_as_many_tokens_as_are_asked_for(self, sources, folder, tmp_path):
+        tokenizer = read_tokenizer(open_checkpoint(str(folder)).tokenizer_path)
+        (tmp_path / "t.txt").write_text("The capital of France is Paris. " * 1000, encoding="utf-8")
+        paths = [None if name is None else tmp_path / name for name in sources]
+        for tokens, windows, held_out in ((64 * CONTEXT + 5, 64, 4), (3 * CONTEXT, 3, 1), (1, 1, 1)):
+            found = calibration.calibration_of(paths, loaded(folder), tokenizer, CONTEXT, tokens)
+            assert found.tokens.shape == (windows, CONTEXT)
+            assert found.held_out.shape == (held_out, CONTEXT)
 
     def test_as_much_of_a_file_as_of_its_own(self, folder, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
@@ -108,14 +119,15 @@ class TestSampledText:
         found = calibration.calibration_of((path, None), loaded(folder), tokenizer, CONTEXT)
         windows = torch.cat((found.tokens, found.held_out))
         own = windows[:, 0] == tokenizer.bos_id
-        assert int(own.sum()) == int((~own).sum()) == (calibration.WINDOWS + calibration.HELD_OUT) // 2
+        assert int(own.sum()) == int((~own).sum()) == ALL_WINDOWS // 2
         assert 0 < int((found.held_out[:, 0] == tokenizer.bos_id).sum()) < len(found.held_out)
         words = [folder, "--output-pte", "m.pte", "--max-seq-length", CONTEXT, "--calibrate", path,
                  "--calibrate", "self", "--quantize", recipe("gptq").to_json()]  # fmt: skip
-        assert cli.main([str(word) for word in words]) == 0
-        said = capsys.readouterr().err
-        assert f"{found.tokens.numel()} tokens, in windows of {CONTEXT}" in said
-        assert "no --calibrate FILE" not in said
+        for more, count in (([], found.tokens.numel()), (["--calibration-tokens", 6144], 6144)):
+            assert cli.main([str(word) for word in (*words, *more)]) == 0
+            said = capsys.readouterr().err
+            assert f"{count} tokens, in windows of {CONTEXT}" in said
+            assert "no --calibrate FILE" not in said
 
 
 @pytest.mark.parametrize("method", ["gptq", "rotate+gptq", "rotate+awq+gptq"])

@@ -176,6 +176,8 @@ class TestCommandLine:
         for recipe in (linear("rotate+hqq"), table | {"embedding:wx": {}}):
             status, line = self.failing(capsys, folder, recipe, "--calibrate", text)
             assert status == 2 and "t.txt" in line and "leave it out" in line
+            status, line = self.failing(capsys, folder, recipe, "--calibration-tokens", 4096)
+            assert status == 2 and "--calibration-tokens 4096" in line and "leave it out" in line
 
     def test_texts(self, folder, tmp_path, capsys):
         recipe = {"linear:a8wx": {"bitwidth": 4, "method": "gptq"}}

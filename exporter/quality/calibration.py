@@ -20,8 +20,9 @@ from exporter.progress import note
 if TYPE_CHECKING:
     from exporter.tokenizer import Tokenizer
 
-WINDOW, WINDOWS, HELD_OUT = 512, 128, 8
-SAMPLED_WINDOW, SAMPLED_WINDOWS = 256, 64
+WINDOW, WINDOWS = 512, 128  # 65,536 tokens
+SAMPLED_WINDOW, SAMPLED_WINDOWS = 256, 64  # where nothing else is read and no number is asked for
+HELD_OUT = 16  # beside so many windows of a file, one more
 SEED = 1
 
 
@@ -39,31 +40,28 @@ class Calibration:
 
 
 def calibration_of(
-    sources: Sequence[Path | None], model: Transformer, tokenizer: "Tokenizer", context: int
+    sources: Sequence[Path | None],
+    model: Transformer,
+    tokenizer: "Tokenizer",
+    context: int,
+    tokens: int | None = None,
 ) -> Calibration:
-    """Windows of the files `sources`, the same number of each; None: of what `model` writes.
+    """Windows of the files `sources`, the same number of each; None: of what `model` writes. `tokens`: how
+    many to calibrate with, in whole windows, as far as the files have them.
 
-    Raises what `from_file` and `sampled` raise.
+    Raises ValueError or OSError with the remedy for a text that is not UTF-8, or shorter than a window, and
+    what `sampled` raises.
     """
-    if len(sources) == 1:
-        (path,) = sources
-        if path is None:
-            return sampled(model, tokenizer, context)
-        return from_file(path, tokenizer, context)
-    each, length = (WINDOWS + HELD_OUT) // len(sources), min(WINDOW, context)
+    if tuple(sources) == (None,) and tokens is None:
+        return sampled(model, tokenizer, context)
+    length = min(WINDOW, context)
+    windows = WINDOWS if tokens is None else max(1, tokens // length)
+    each = max(1, (windows + max(1, windows // HELD_OUT)) // len(sources))
     return _split(torch.cat([
         _written(model, tokenizer, each, length) if path is None
         else _of_file(path, tokenizer, each, length)
         for path in sources
     ]))  # fmt: skip
-
-
-def from_file(path: Path, tokenizer: "Tokenizer", context: int) -> Calibration:
-    """Windows spread evenly over a UTF-8 text.
-
-    Raises ValueError or OSError with the remedy for a text that is not UTF-8, or shorter than a window.
-    """
-    return _split(_of_file(path, tokenizer, WINDOWS + HELD_OUT, min(WINDOW, context)))
 
 
 def _of_file(path: Path, tokenizer: "Tokenizer", most: int, length: int) -> Tensor:
@@ -92,8 +90,7 @@ def _of_file(path: Path, tokenizer: "Tokenizer", most: int, length: int) -> Tens
 
 def _split(windows: Tensor) -> Calibration:
     """Every so many windows one is held out; of one window, none."""
-    every = max(2, WINDOWS // HELD_OUT + 1)
-    held_out = torch.arange(len(windows)) % every == every - 1
+    held_out = torch.arange(len(windows)) % (HELD_OUT + 1) == HELD_OUT
     if len(windows) > 1 and not bool(held_out.any()):
         held_out[-1] = True
     return Calibration(windows[~held_out].contiguous(), windows[held_out].contiguous())

@@ -32,7 +32,7 @@ class GptqOptions:
 
     damping: float = 0.01
     act_order: bool = True
-    rounds: int = 2
+    rounds: int = 4
 
 
 class SingularHessian(ValueError):
