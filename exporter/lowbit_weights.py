@@ -33,7 +33,7 @@ class WeightFormat:
     bits_from_row: tuple[tuple[int, int], ...] = ()
 
     def parts(self, rows: int) -> "list[tuple[slice, WeightFormat]]":
-        """The ranges of rows of as many bits, of `rows` in all, and each one's format."""
+        """The ranges of rows with one number of bits, of `rows` in all, and each one's format."""
         if self.bits_from_row and self.bits_from_row[-1][0] >= rows:
             raise ValueError(f"a weight of {rows} rows has no row {self.bits_from_row[-1][0]}")
         starts = [(0, self.bits), *self.bits_from_row, (rows, 0)]
@@ -57,7 +57,7 @@ class QuantizedWeight:
     zeros: Tensor | None  # float32 [N, G]
 
     def parts(self) -> "list[QuantizedWeight]":
-        """The ranges of rows of as many bits."""
+        """The ranges of rows with one number of bits."""
         return [
             QuantizedWeight(
                 form, self.values[rows], self.scales[rows],
@@ -109,6 +109,7 @@ def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
 
 def quantize_rows(table: Tensor, rows: Tensor, scheme: EmbeddingScheme) -> Tensor:
     """`rows`, int64 ascending, of the table [N, K] quantized, and as floats again."""
+    _check_finite(table[rows], rows)
     parts = []
     for own, form in weight_format(scheme, table.shape[1]).parts(len(table)):
         inside = rows[(rows >= own.start) & (rows < own.stop)]
@@ -200,14 +201,19 @@ def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWe
 
     with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, [_quantizer(algorithm, form) for _ in range(workers)]))
-    broken = torch.nonzero(~scales.isfinite().all(1))
-    if len(broken):
-        raise ValueError(
-            f"the weight's row {first_row + int(broken[0])} has values that are not finite; "
-            "the checkpoint is damaged: fetch it again"
-        )
+    _check_finite(scales, range(first_row, first_row + n))
     result = QuantizedWeight(form, values, scales, zeros)
     return rounded(result) if algorithm in PLAIN else result
+
+
+def _check_finite(values: Tensor, rows: Sequence[int]) -> None:
+    """Raise ValueError that names the first of `rows` whose values [n, ...] are not finite."""
+    broken = torch.nonzero(~values.isfinite().all(1))
+    if len(broken):
+        raise ValueError(
+            f"the weight's row {int(rows[int(broken[0])])} has values that are not finite; "
+            "the checkpoint is damaged: fetch it again"
+        )
 
 
 def _algorithm(scheme: Scheme) -> str:

@@ -35,8 +35,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"UTF-8 text for the methods gptq, awq and smoothquant, or {OWN}: text that the model "
              f"writes (default); more than once: as much of each")  # fmt: skip
     add("--calibration-tokens", type=positive, metavar="N",
-        help="how many tokens of that text (default 65536, and 16384 where the model writes all): more "
-             "is better, and takes longer")  # fmt: skip
+        help="how many tokens of that text, in windows of 512 (default 65536; 64 windows of 256 where the "
+             "model writes all): more take longer and more memory")  # fmt: skip
     add("--delegate", default=LOWBIT, choices=DELEGATES,
         help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
              "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
@@ -68,15 +68,13 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
     if options.fit is not None:
         recipe = _to_fit(recipe, options)
     reads_text = recipe.linear is not None and recipe.linear.needs_calibration()
-    if options.calibrate and options.fit is None and not reads_text:
+    given = [f"--calibrate {name}" for name in options.calibrate]
+    if options.calibration_tokens is not None:
+        given.append(f"--calibration-tokens {options.calibration_tokens}")
+    if given and options.fit is None and not reads_text:
         raise UsageError(
-            f"--calibrate {options.calibrate[0]}: the recipe's method looks at no text; leave it out, or "
-            f"use a method with {', '.join(CALIBRATED)}"
-        )
-    if options.calibration_tokens is not None and options.fit is None and not reads_text:
-        raise UsageError(
-            f"--calibration-tokens {options.calibration_tokens}: the recipe's method looks at no text; "
-            f"leave it out, or use a method with {', '.join(CALIBRATED)}"
+            f"{given[0]}: the recipe's method looks at no text; leave it out, or use a method with "
+            f"{', '.join(CALIBRATED)}"
         )
     return ModelRequest(
         model=model,

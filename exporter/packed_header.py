@@ -82,9 +82,9 @@ class PackedMatrix:
         return self.parts[0].kind
 
     @property
-    def bits(self) -> int:
-        """A weight's, scales and zeros apart; where rows differ the most, which those that are used have."""
-        return max(part.bits for part in self.parts)
+    def bits(self) -> float:
+        """A weight's, scales and zeros apart: the mean."""
+        return sum(part.bits * part.rows for part in self.parts) / self.rows
 
     def text(self) -> str:
         """As a header's, and what changes at which row: `6 bits, 5 bits from row 1024, groups of 32, no

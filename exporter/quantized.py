@@ -165,7 +165,8 @@ def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
     if len(calibration.held_out) <= WINDOWS:
         raise ValueError(
             f"--fit {job.request.fit}: of {calibration.tokens.numel()} tokens of calibration text too "
-            "little can be held out to measure with; give a text of 40,000 tokens or more"
+            "little can be held out to measure with; give a text of 40,000 tokens or more, and as many "
+            "--calibration-tokens or none"
         )
     weights = sum(math.prod(shape) for shape in parameter_shapes(model.config).values())
     with stage("the float model's answers"):
@@ -238,8 +239,10 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
 
 def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
     """Names work on one checkpoint, `what`, one text and one version of ours."""
+    from exporter.quality.gptq import GptqOptions
+
     text = "" if calibration is None else calibration.digest
-    key = f"{job.checkpoint_digest} {what} {text} {__version__}"
+    key = f"{job.checkpoint_digest} {what} {text} {GptqOptions()} {__version__}"
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

@@ -237,7 +237,7 @@ def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) ->
     """
     if "bitwidth_from_row" in options and "layers" in support.options and not of_layer:
         raise ValueError(
-            f'"{support.key}" takes bitwidth_from_row for one matrix: put it under "layers", "output"'
+            f'"{support.key}" takes bitwidth_from_row for one matrix: put it under "layers", such as "output"'
         )
     _no_others(support.key, options, (*support.options, *of_layer))
     groupsize = options.get("groupsize", support.default_groupsize)
@@ -265,13 +265,13 @@ def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) ->
     if "scale_dtype" in support.options:
         said = {"scale_dtype": options.get("scale_dtype", SCALE_DTYPES[0])}
         found["scale_dtype"] = _one_of(support.key, said, "scale_dtype", SCALE_DTYPES)
-    found["bitwidth_from_row"] = _from_rows(support, options)
+    found["bitwidth_from_row"] = _from_rows(support, options, bitwidth)
     if "layers" in support.options:
         found["layers"] = _layers(support, options)
     return found
 
 
-def _from_rows(support: Support, options: dict) -> tuple[tuple[int, int], ...]:
+def _from_rows(support: Support, options: dict, bitwidth: int) -> tuple[tuple[int, int], ...]:
     """The rows from which on a weight has other widths, ascending."""
     given = options.get("bitwidth_from_row", {})
     if not isinstance(given, dict):
@@ -294,7 +294,7 @@ def _from_rows(support: Support, options: dict) -> tuple[tuple[int, int], ...]:
                 f'"{support.key}" takes bitwidth {support.bits()} from row {row} on, not {bits!r}'
             )
     found = tuple(sorted((int(row), bits) for row, bits in given.items()))
-    before = options.get("bitwidth", support.bitwidths[-1])
+    before = bitwidth
     for row, bits in found:
         if bits == before:
             raise ValueError(

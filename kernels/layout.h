@@ -148,7 +148,7 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
 void pack_float(const Format& format, int64_t rows, int64_t columns, const float* values,
                 void* out);
 
-// Packed weights with as many columns each as a stack, of stack_size bytes. Throws
+// Packed weights of one number of columns as a stack, of stack_size bytes. Throws
 // std::invalid_argument for other bytes.
 size_t stack_size(std::span<const std::span<const uint8_t>> weights);
 void pack_stack(std::span<const std::span<const uint8_t>> weights, void* out);

@@ -100,6 +100,8 @@ def test_names_of_schemes():
         return bench.scheme_name({**METADATA, "quantization": quantization, **more})
 
     assert name("{}") == "float32"
+    by_row = json.dumps({"embedding:wx": {"bitwidth": 7, "bitwidth_from_row": {"16": 4, "64": 6}}})
+    assert name(by_row) == "embedding:wx 7 to 4 bits g32"
     from exporter.recipe import parse_recipe
 
     assert name(parse_recipe("q3").to_json()) == "q3"

@@ -14,10 +14,12 @@ from exporter import cli
 from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer, PackOptions
+from exporter.lowbit_weights import WeightFormat, dequantize
 from exporter.model import Transformer
 from exporter.packed_header import read_matrix
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
+from exporter.quality.gptq import gptq
 from exporter.recipe import parse_recipe
 from exporter.streamed_model import stream_model
 
@@ -41,6 +43,18 @@ def log_probabilities(model, windows: Tensor) -> Tensor:
     with torch.no_grad():
         logits = [model(w[None], torch.tensor([0]), rows, model.new_caches()) for w in windows]
     return torch.log_softmax(torch.cat(logits), -1)
+
+
+def test_a_stack_is_kept_with_finished_layers(tmp_path):
+    form = WeightFormat(6, 32, "none", "int8", ((16, 5), (48, 3)))
+    weight = torch.randn(70, 64, generator=torch.manual_seed(5))
+    made = gptq(weight, torch.eye(64), form)
+    streams = (torch.zeros(1, 2, 64), torch.ones(1, 2, 64))
+    Work(tmp_path / "w").keep(0, {"layers.0.gate_up": made}, streams)
+    found, done, _ = Work(tmp_path / "w").resume(scaled=False)
+    again = found["layers.0.gate_up"]
+    assert done == 1 and again.format == form
+    assert torch.equal(dequantize(again), dequantize(made))
 
 
 def verified(capsys, artifact, folder, *arguments: object) -> tuple[int, str, str]:
@@ -71,7 +85,7 @@ def test_rows_of_several_bits_by_each_method(method, folder, tmp_path):
     expected = log_probabilities(loaded(folder), tokens[:2])
     actual = log_probabilities(model, tokens[:2])
     kl = float((expected.exp() * (expected - actual)).sum(-1).mean())
-    assert 0 < kl < 1  # of 3 bits in a quarter to two thirds of its rows; nothing is elsewhere
+    assert kl < 1  # rows in the wrong places give several nats
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])

@@ -326,7 +326,7 @@ class TestWidthsByRow:
         assert torch.equal(torch.ops.lowbit.unpack(packed), dequantize(q))
         matrix = read_matrix(packed.numpy().tobytes(), "table")
         assert (matrix.rows, matrix.columns, matrix.version) == (100, 72, 3)
-        assert matrix.bits == 8
+        assert matrix.bits == (16 * 8 + 48 * 5 + 36 * 2) / 100
         assert matrix.text().startswith("8 bits, 5 bits from row 16, 2 bits from row 64, groups of 32")
         ids = torch.tensor([[0, 15, 16, 63, 64, 99]])
         assert torch.equal(torch.ops.lowbit.embedding(packed, ids, 72), dequantize(q)[ids[0]])
@@ -350,6 +350,8 @@ class TestWidthsByRow:
         table[70, 3] = math.nan
         with pytest.raises(ValueError, match="row 70 has values that are not finite"):
             quantize_embedding(table, self.scheme(zeros, scale_dtype))
+        with pytest.raises(ValueError, match="row 70 has values that are not finite"):
+            quantize_rows(table, torch.tensor([3, 16, 70, 80]), self.scheme(zeros, scale_dtype))
 
 
 @pytest.mark.parametrize("method", ["rtn", "hqq"])

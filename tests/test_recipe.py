@@ -122,7 +122,7 @@ def test_defaults():
             json.dumps({"embedding:wx": {"bitwidth_from_row": {str(16 * i): 4 for i in range(1, 9)}}}),
             "at most 7 rows in bitwidth_from_row, not 8",
         ),
-        ('{"linear:a8wx": {"bitwidth_from_row": {"16": 4}}}', 'put it under "layers", "output"'),
+        ('{"linear:a8wx": {"bitwidth_from_row": {"16": 4}}}', 'put it under "layers", such as "output"'),
         ('{"linear:a8wxdq": {"bitwidth_from_row": {"16": 4}}}', 'no option "bitwidth_from_row"'),
         (
             '{"embedding:wx": {"bitwidth": 5, "bitwidth_from_row": {"16": 4, "32": 4}}}',

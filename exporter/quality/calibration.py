@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 WINDOW, WINDOWS = 512, 128  # 65,536 tokens
 SAMPLED_WINDOW, SAMPLED_WINDOWS = 256, 64  # where nothing else is read and no number is asked for
-HELD_OUT = 16  # beside so many windows of a file, one more
+PER_HELD_OUT = 16  # windows to calibrate with for each that is held out
+WRITTEN_AT_ONCE = 136  # windows whose caches are held while the model writes
 SEED = 1
 
 
@@ -56,7 +57,7 @@ def calibration_of(
         return sampled(model, tokenizer, context)
     length = min(WINDOW, context)
     windows = WINDOWS if tokens is None else max(1, tokens // length)
-    each = max(1, (windows + max(1, windows // HELD_OUT)) // len(sources))
+    each = max(1, (windows + max(1, windows // PER_HELD_OUT)) // len(sources))
     return _split(torch.cat([
         _written(model, tokenizer, each, length) if path is None
         else _of_file(path, tokenizer, each, length)
@@ -90,7 +91,7 @@ def _of_file(path: Path, tokenizer: "Tokenizer", most: int, length: int) -> Tens
 
 def _split(windows: Tensor) -> Calibration:
     """Every so many windows one is held out; of one window, none."""
-    held_out = torch.arange(len(windows)) % (HELD_OUT + 1) == HELD_OUT
+    held_out = torch.arange(len(windows)) % (PER_HELD_OUT + 1) == PER_HELD_OUT
     if len(windows) > 1 and not bool(held_out.any()):
         held_out[-1] = True
     return Calibration(windows[~held_out].contiguous(), windows[held_out].contiguous())
@@ -109,6 +110,15 @@ def sampled(model: Transformer, tokenizer: "Tokenizer", context: int) -> Calibra
 def _written(model: Transformer, tokenizer: "Tokenizer", count: int, length: int) -> Tensor:
     """`count` windows [B, length]."""
     generator = torch.Generator().manual_seed(SEED)
+    return torch.cat([
+        _written_at_once(model, tokenizer, min(WRITTEN_AT_ONCE, count - start), length, generator)
+        for start in range(0, count, WRITTEN_AT_ONCE)
+    ])  # fmt: skip
+
+
+def _written_at_once(
+    model: Transformer, tokenizer: "Tokenizer", count: int, length: int, generator: torch.Generator
+) -> Tensor:
     vocabulary = min(tokenizer.n_pieces, model.config.vocab_size)
     if tokenizer.bos_id is not None:
         first = torch.full((count,), tokenizer.bos_id)

@@ -20,7 +20,7 @@ Streams = tuple[Tensor, Tensor]
 class Work:
     """A folder with a file a finished layer, and the streams after the last one.
 
-    The folder belongs to one model, recipe and text: its name says which (`fingerprint`).
+    The folder belongs to one model, recipe and text: its name says which.
     """
 
     def __init__(self, folder: Path):
@@ -84,8 +84,6 @@ def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:
 
 def _format(said: str) -> WeightFormat:
     fields = json.loads(said)
-    if not isinstance(fields, dict):
-        raise ValueError("a format of an older version")
     return WeightFormat(**{**fields, "bits_from_row": tuple(map(tuple, fields["bits_from_row"]))})
 
 

@@ -1,9 +1,9 @@
 // Times of the kernels beside the machine's limits, measured in the same run:
-//   kernel_bench [--threads N] [--bits B] [--group G] [--int8-scales] [--shapes FILE] [--json]
-//                [--bandwidth]
-// For each shape, with integer zero points as `q4` has them, or int8 scales and none: one token (GB/s of weights against the
-// read bandwidth) and 512 tokens (GMAC/s against dot-product instructions back to back, which
-// AMX can exceed).
+//   kernel_bench [--threads N] [--bits B] [--group G] [--int8-scales] [--shapes FILE]
+//                [--json] [--bandwidth]
+// For each shape, with integer zero points as `q4` has them, or int8 scales and none: one token
+// (GB/s of weights against the read bandwidth) and 512 tokens (GMAC/s against dot-product
+// instructions back to back, which AMX can exceed).
 
 #include <algorithm>
 #include <chrono>
@@ -203,13 +203,14 @@ int main(int argc, char** argv) try {
   }
   memory = {};
   const double peak = dot_peak(pool);
+  const char* scales = o.int8_scales ? "int8" : "float16";
   if (o.json) {
-    std::printf("{\"isa\": \"%s\", \"threads\": %d, \"read_gb_per_s\": %.2f, "
-                "\"peak_gmac_per_s\": %.1f}\n",
-                lowbit::isa_name(), pool.threads(), bandwidth, peak);
+    std::printf("{\"isa\": \"%s\", \"threads\": %d, \"scales\": \"%s\", "
+                "\"read_gb_per_s\": %.2f, \"peak_gmac_per_s\": %.1f}\n",
+                lowbit::isa_name(), pool.threads(), scales, bandwidth, peak);
   } else {
-    std::printf("%s, %d threads, %u bits, groups of %u: reads %.1f GB/s, peak %.0f GMAC/s\n",
-                lowbit::isa_name(), pool.threads(), o.bits, o.group, bandwidth, peak);
+    std::printf("%s, %d threads, %u bits, groups of %u, %s scales: reads %.1f GB/s, peak %.0f GMAC/s\n",
+                lowbit::isa_name(), pool.threads(), o.bits, o.group, scales, bandwidth, peak);
   }
   for (const Shape& shape : read_shapes(o.shapes)) bench_shape(pool, o, shape, bandwidth, peak);
   return 0;
