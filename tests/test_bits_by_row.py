@@ -8,23 +8,15 @@ import pytest
 import tiny
 import torch
 from native import export, generate
-from torch import Tensor
+from quantized_tiny import CONTEXT, EXPONENT_AT, loaded, log_probabilities, quantized, verified
 
 from exporter import cli
 from exporter.artifact_reader import read_artifact
-from exporter.checkpoint import open_checkpoint
-from exporter.lowbit_model import LowbitTransformer, PackOptions
 from exporter.lowbit_weights import WeightFormat, dequantize
-from exporter.model import Transformer
 from exporter.packed_header import read_matrix
-from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.quality.gptq import gptq
 from exporter.recipe import parse_recipe
-from exporter.streamed_model import stream_model
-
-CONTEXT = 96
-EXPONENT_AT = 28  # of the packed header
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +24,6 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint") / "m"
     tiny.make_hf(folder, "smollm2")
     return folder
-
-
-def loaded(folder) -> Transformer:
-    return stream_model(open_checkpoint(str(folder)), CONTEXT)
-
-
-def log_probabilities(model, windows: Tensor) -> Tensor:
-    rows = torch.arange(windows.shape[1])
-    with torch.no_grad():
-        logits = [model(w[None], torch.tensor([0]), rows, model.new_caches()) for w in windows]
-    return torch.log_softmax(torch.cat(logits), -1)
 
 
 def test_a_stack_is_kept_with_finished_layers(tmp_path):
@@ -57,15 +38,6 @@ def test_a_stack_is_kept_with_finished_layers(tmp_path):
     assert torch.equal(dequantize(again), dequantize(made))
 
 
-def verified(capsys, artifact, folder, *arguments: object) -> tuple[int, str, str]:
-    """Exit status, all that was printed, and its last line."""
-    capsys.readouterr()
-    words = ["verify", artifact, "--checkpoint", folder, *arguments]
-    status = cli.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return status, captured.out, (captured.out or captured.err).splitlines()[-1]
-
-
 @pytest.mark.parametrize("method", ["rtn", "hqq", "awq+gptq", "rotate+gptq"])
 def test_rows_of_several_bits_by_each_method(method, folder, tmp_path):
     by_row = {"bitwidth": 6, "bitwidth_from_row": {"32": 5, "96": 3}}
@@ -73,11 +45,8 @@ def test_rows_of_several_bits_by_each_method(method, folder, tmp_path):
     linear = {"bitwidth": 5, "method": method, "layers": layers}
     table = {**by_row, "method": "hqq"} if method == "hqq" else by_row
     wanted = parse_recipe(json.dumps({"linear:a8wx": linear, "embedding:wx": table}))
-    model = loaded(folder)
-    tokens = torch.randint(model.config.vocab_size, (26, 64), generator=torch.manual_seed(4))
-    transform(model, wanted.linear, str)
-    found = apply_method(model, wanted.linear, wanted.embedding, tokens[2:], Work(tmp_path / "w"), str)
-    model = LowbitTransformer(model, PackOptions(wanted, torch.float32, found), torch.float16, str)
+    tokens = torch.randint(tiny.VOCAB, (26, 64), generator=torch.manual_seed(4))
+    model = quantized(folder, wanted, tokens[2:], Work(tmp_path / "w"))
     assert model.table is model.output.weight
     for packed in (model.table, model.layers[1].gate_up.weight):
         parts = read_matrix(packed.numpy().tobytes(), "w").parts

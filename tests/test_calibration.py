@@ -9,24 +9,22 @@ import pytest
 import tiny
 import torch
 from native import export, generate
+from quantized_tiny import CONTEXT, EXPONENT_AT, loaded, log_probabilities, quantized, verified
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exporter import cli
 from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
-from exporter.lowbit_model import LowbitTransformer, PackOptions
+from exporter.lowbit_model import LowbitTransformer
 from exporter.methods import parse_method
 from exporter.model import Transformer
 from exporter.quality import calibrated, calibration
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.recipe import Recipe, parse_recipe
-from exporter.streamed_model import stream_model
 from exporter.tokenizer import read_tokenizer
 
-CONTEXT = 96
-EXPONENT_AT = 28  # of the packed header
 WINDOWS = 24  # of calibration
 ALL_WINDOWS = 128 + 8  # of a text: those that are held out, too
 
@@ -43,10 +41,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def loaded(folder) -> Transformer:
-    return stream_model(open_checkpoint(str(folder)), CONTEXT)
-
-
 @pytest.fixture(scope="module")
 def text(folder) -> calibration.Calibration:
     """What the model writes; some of it held out."""
@@ -54,23 +48,8 @@ def text(folder) -> calibration.Calibration:
     return calibration.sampled(loaded(folder), tokenizer, CONTEXT)
 
 
-def quantized(folder, wanted: Recipe, tokens: Tensor, work: Work, report=lambda line: None):
-    model = loaded(folder)
-    transform(model, wanted.linear, report)
-    found = apply_method(model, wanted.linear, wanted.embedding, tokens, work, report)
-    options = PackOptions(wanted, torch.float32, found)
-    return LowbitTransformer(model, options, torch.float16, lambda line: None)
-
-
 def packed_bytes(model: LowbitTransformer) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
-
-
-def log_probabilities(model, windows: Tensor) -> Tensor:
-    rows = torch.arange(windows.shape[1])
-    with torch.no_grad():
-        logits = [model(w[None], torch.tensor([0]), rows, model.new_caches()) for w in windows]
-    return torch.log_softmax(torch.cat(logits), -1)
 
 
 class TestSampledText:
@@ -313,15 +292,6 @@ class TestExports:
             assert cli.main([str(word) for word in (*words, *more)]) == 1
             line = capsys.readouterr().err.splitlines()[-1]
             assert line.startswith("error: ") and said in line and "fetch it again" in line, line
-
-
-def verified(capsys, artifact, folder, *arguments: object) -> tuple[int, str, str]:
-    """Exit status, all that was printed, and its last line."""
-    capsys.readouterr()
-    words = ["verify", artifact, "--checkpoint", folder, *arguments]
-    status = cli.main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return status, captured.out, (captured.out or captured.err).splitlines()[-1]
 
 
 class TestVerify:
