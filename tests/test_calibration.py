@@ -18,7 +18,6 @@ from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer
 from exporter.methods import parse_method
-from exporter.model import Transformer
 from exporter.quality import calibrated, calibration
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
