@@ -59,12 +59,14 @@ class QuantizedWeight:
     def parts(self) -> "list[QuantizedWeight]":
         """The ranges of rows with one number of bits."""
         return [
-            QuantizedWeight(
-                form, self.values[rows], self.scales[rows],
-                None if self.zeros is None else self.zeros[rows],
-            )
+            replace(self.rows(rows), format=form)
             for rows, form in self.format.parts(len(self.values))
-        ]  # fmt: skip
+        ]
+
+    def rows(self, rows: slice | Tensor) -> "QuantizedWeight":
+        """Those of its rows, in the whole weight's format."""
+        zeros = None if self.zeros is None else self.zeros[rows]
+        return QuantizedWeight(self.format, self.values[rows], self.scales[rows], zeros)
 
 
 def joined(form: WeightFormat, parts: Sequence[QuantizedWeight]) -> QuantizedWeight:

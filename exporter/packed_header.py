@@ -105,7 +105,7 @@ def is_packed(data: memoryview | bytes) -> bool:
 def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
     """The headers of the packed matrix `name`, checked against themselves and the bytes' length.
 
-    Raises ValueError that names the matrix.
+    Raises ValueError that names the matrix and says what is wrong.
     """
     if bytes(data[: len(MAGIC)]) != STACK_MAGIC or len(data) < HEADER_BYTES:
         return PackedMatrix((read_header(data, name),))
@@ -125,17 +125,17 @@ def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
         at, row = at + part.bytes, row + part.rows
     if not (len(parts) == count > 1 and at == size == len(data) and row == rows
             and all(part.columns == columns for part in parts)):  # fmt: skip
-        raise ValueError(f"{name} has a damaged header; export the artifact again")
+        raise ValueError(f"{name} has a damaged header")
     return PackedMatrix(tuple(parts))
 
 
 def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
     """The header of one packed weight of the matrix `name`, checked against itself and the bytes' length.
 
-    Raises ValueError that names the matrix.
+    Raises ValueError that names the matrix and says what is wrong.
     """
     if len(data) < HEADER_BYTES or bytes(data[: len(MAGIC)]) != MAGIC:
-        raise ValueError(f"{name} is not a packed weight: the file is damaged; export it again")
+        raise ValueError(f"{name} is not a packed weight")
     _, version, kind, bits, group_size, zeros, exponent, rows, columns, size, scales, _ = (
         _HEADER.unpack_from(data)
     )
@@ -150,15 +150,12 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
     good_scales = scales == version - 1 < len(SCALES) and (not scales or integer and zeros < 2)
     if not (good_bits and good_group and good_scales and zeros < len(ZEROS) and 0 < rows < 1 << 31
             and 0 < columns < 1 << 31):  # fmt: skip
-        raise ValueError(f"{name} has a damaged header; export the artifact again")
+        raise ValueError(f"{name} has a damaged header")
     header = laid_out(
         KINDS[kind], bits, group_size, ZEROS[zeros], SCALES[scales], exponent, rows, columns
     )
     if not header.bytes == size == len(data):
-        raise ValueError(
-            f"{name} has {len(data)} bytes where its header means {header.bytes}: "
-            "the file is damaged; export it again"
-        )
+        raise ValueError(f"{name} has {len(data)} bytes where its header means {header.bytes}")
     return header
 
 

@@ -160,17 +160,19 @@ def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
     """Of the float model as it is. Raises ValueError where the text is too short to hold some out."""
     from exporter.quality.budget import parse_budget
     from exporter.quality.measured import Expected
-    from exporter.quality.sensitivity import WINDOWS
+    from exporter.quality.calibration import PER_HELD_OUT
+    from exporter.quality.sensitivity import windows_needed
 
-    if len(calibration.held_out) <= WINDOWS:
+    if len(calibration.tokens) < windows_needed():
+        needed = windows_needed() * calibration.tokens.shape[1]
         raise ValueError(
-            f"--fit {job.request.fit}: of {calibration.tokens.numel()} tokens of calibration text too "
-            "little can be held out to measure with; give a text of 40,000 tokens or more, and as many "
-            "--calibration-tokens or none"
+            f"--fit {job.request.fit}: {calibration.tokens.numel()} tokens of calibration text are too few "
+            f"to measure with; give a text of {needed + needed // PER_HELD_OUT:,} tokens or more, and "
+            f"--calibration-tokens {needed} or more, or none"
         )
     weights = sum(math.prod(shape) for shape in parameter_shapes(model.config).values())
     with stage("the float model's answers"):
-        expected = Expected(model, calibration.held_out[WINDOWS:])
+        expected = Expected(model, calibration.held_out)
     return Goal(parse_budget(job.request.fit), weights, expected)
 
 
@@ -199,7 +201,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
         lowbit = _pack(job, model, recipe, quantized)
         with stage("measuring"):
             measured = expected.kl_of(lowbit)
-        report = report_of(found, budget, weights, factor, measured)
+        report = report_of(found, budget, weights, fixed, factor, measured)
         note(f"  KL predicted {report['predicted_kl']:.4f}, measured {measured:.4f} nats")
         if budget.kl is None or measured <= budget.kl:
             return lowbit, recipe, work, report
@@ -217,12 +219,8 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
 
 def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Calibration"):
     """Measured, or as an earlier fit of the same model, method and text measured them."""
-    from exporter.quality.sensitivity import (
-        SENSITIVITY_VERSION,
-        read_units,
-        sensitivities,
-        write_units,
-    )
+    from exporter.quality.choices import read_units, write_units
+    from exporter.quality.sensitivity import SENSITIVITY_VERSION, sensitivities
 
     linear = job.request.recipe.linear
     digest = _digest(job, f"{SENSITIVITY_VERSION} {linear.method}", calibration)

@@ -10,11 +10,12 @@ import torch
 from exporter import cli
 from exporter.artifact_reader import read_artifact
 from exporter.lowbit_model import pack_integers
-from exporter.lowbit_weights import quantize_linear
+from exporter.lowbit_weights import can_share, quantize_linear
 from exporter.ops import load
 from exporter.quality.budget import parse_budget
+from exporter.quality.choices import FORMATS, Choice, Unit, packed_bytes, scheme_of
 from exporter.quality.fit import fit, hull, recipe_of
-from exporter.quality.sensitivity import FORMATS, Choice, Unit, packed_bytes, scheme_of
+from exporter.quality.layerwise import LINEARS
 from exporter.recipe import parse_recipe
 from exporter.schemes import LinearScheme
 
@@ -47,12 +48,19 @@ def test_the_best_rounding_of_each_matrix_is_taken_and_written_down():
     base = parse_recipe('{"linear:a8wx": {"method": "retie+gptq"}}')
     units = [
         Unit("layers.0.wo", (Choice(4, 32, "gptq", 10, 0.1), Choice(4, 32, "hqq", 10, 0.2))),
-        Unit("output", (Choice(4, 32, "gptq", 10, 0.2), Choice(4, 32, "hqq", 10, 0.1))),
-    ]
-    recipe = recipe_of(fit(units, 20, None), base, shared=True)
-    methods = {name: scheme.method for name, scheme in recipe.linear.layers}
-    assert methods == {"layers.0.wo": "retie+gptq", "output": "retie+hqq"}
+        Unit("layers.0.down", (Choice(3, 64, "gptq", 10, 0.1),)),
+        Unit("layers.1.wo", (Choice(4, 32, "gptq", 10, 0.1),)),
+        Unit("output", (Choice(4, 32, "gptq", 10, 0.2),
+                        Choice(5, 32, "hqq", 10, 0.1, ((16, 4), (48, 3))))),
+    ]  # fmt: skip
+    recipe = recipe_of(fit(units, 40, None), base, shared=True)
+    assert [name for name, _ in recipe.linear.layers] == ["layers.0.down", "output"]
+    assert recipe.linear.for_layer("layers.0.down").bitwidth == 3
+    assert recipe.linear.for_layer("layers.0.wo").method == "retie+gptq"
+    assert recipe.linear.for_layer("output").method == "retie+hqq"
     assert recipe.embedding.method == "hqq"
+    assert recipe.embedding.bitwidth_from_row == ((16, 4), (48, 3))
+    assert can_share(recipe.linear, recipe.embedding, 64)
     assert parse_recipe(recipe.to_json()) == recipe
 
 
@@ -69,7 +77,7 @@ def test_hull_drops_what_a_mixture_beats():
 
 @pytest.mark.parametrize(
     ("most", "bits", "kl"),
-    [(20, [2, 2], 1.3), (29, [2, 2], 1.3), (30, [4, 2], 0.5), (40, [4, 4], 0.3), (60, [8, 4], 0.1),
+    [(20, [2, 2], 1.3), (29, [3, 2], 1.2), (30, [4, 2], 0.5), (40, [4, 4], 0.3), (60, [8, 4], 0.1),
      (1000, [8, 8], 0.09)],
 )  # fmt: skip
 def test_least_kl_under_a_size(most, bits, kl):
@@ -110,6 +118,13 @@ def export(folder, *arguments):
     return cli.main(words)
 
 
+def has_format(weight, scheme) -> bool:
+    parts = weight.packed.parts
+    widths = [(part.first_row, part.bits) for part in parts]
+    groups = {part.group_size for part in parts}
+    return widths == [(0, scheme.bitwidth), *scheme.bitwidth_from_row] and groups == {scheme.groupsize}
+
+
 def test_a_divergence_is_kept_and_the_recipe_makes_the_same_file(folder, capsys):
     assert export(folder, "--fit", "kl<0.05") == 0
     content = json.loads((folder / "m.recipe.json").read_text())
@@ -117,11 +132,12 @@ def test_a_divergence_is_kept_and_the_recipe_makes_the_same_file(folder, capsys)
     assert report["measured_kl"] <= 0.05 and report["predicted_kl"] > 0
     first = (folder / "m.pte").read_bytes()
     assert report["file_bytes"] == {"m.pte": len(first)}
+    assert len(first) <= report["predicted_bytes"] < 2 * len(first)
     recipe = parse_recipe(str(folder / "m.recipe.json"))
     artifact = read_artifact(folder / "m.pte")
-    for name, scheme in recipe.linear.layers:
-        (packed,) = artifact.weight(name).packed.parts
-        assert (packed.bits, packed.group_size) == (scheme.bitwidth, scheme.groupsize)
+    names = [f"layers.{i}.{name}" for i in range(2) for name in LINEARS] + ["output"]
+    for name in names:
+        assert has_format(artifact.weight(name), recipe.linear.for_layer(name)), name
     assert artifact.weight("table") is artifact.weight("output")
     assert export(folder, "--quantize", str(folder / "m.recipe.json")) == 0
     again = read_artifact(folder / "m.pte")
@@ -144,8 +160,7 @@ def test_an_untied_model_has_two_tables_with_formats_of_their_own(tmp_path):
     artifact = read_artifact(tmp_path / "m.pte")
     recipe = parse_recipe(str(tmp_path / "m.recipe.json"))
     for name, scheme in (("table", recipe.embedding), ("output", recipe.linear.for_layer("output"))):
-        (packed,) = artifact.weight(name).packed.parts
-        assert (packed.bits, packed.group_size) == (scheme.bitwidth, scheme.groupsize)
+        assert has_format(artifact.weight(name), scheme)
     assert recipe.embedding.method in ("rtn", "hqq")
 
 
@@ -178,7 +193,7 @@ def test_refusals(folder, capsys):
     text.write_text(TEXT[:3000])
     words = [str(folder / "m"), "--output-pte", str(folder / "x.pte"), "--fit", "kl<0.1"]
     assert cli.main([*words, "--calibrate", str(text)]) == 1
-    assert "give a text of 40,000 tokens" in capsys.readouterr().err
+    assert "give a text of 13,056 tokens or more, and --calibration-tokens 12288" in capsys.readouterr().err
     assert cli.main([*words, "--delegate", "stock"]) == 2
     assert "--fit is for --delegate lowbit" in capsys.readouterr().err
     layers = '{"linear:a8wx": {"layers": {"output": {"bitwidth": 8}}}}'

@@ -9,8 +9,7 @@ where columns are scaled).
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,8 +35,9 @@ from exporter.quality.layerwise import (
     Rope,
     Stream,
     float_weights,
-    over_parts,
     rms_norm,
+    second_moment,
+    sum_over_parts,
 )
 from exporter.quality.transforms import (
     awq_factors,
@@ -52,6 +52,7 @@ from exporter.schemes import EmbeddingScheme, LinearScheme
 
 Report = Callable[[str], None]
 Factors = dict[str, Tensor]  # [K] of each packed matrix
+Inputs = tuple[Tensor, Tensor]  # of a matrix [B, T, K]: quantized, float
 # Of the difference between the streams that a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1
 # on SmolLM2 at 2 to 5 bits: all of it fits the calibration text too well.
 CORRECTION = 0.5
@@ -176,38 +177,42 @@ class _Run:
             made[f"layers.{i}.{name}"] = q = self._rounded(i, name, weight, quantized, exact)
             rounded_weights[name] = (dequantize(q), bias)
             quantized.go_on(name)
-            exact.go_on(name)
         quantized.leave()
         exact.leave()
         return made
 
     def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
-        with rounded_products(name):
-            return self._moments_of(
-                lambda windows: (s.input(name, windows) for s in (quantized, exact))
-            )
+        """Of the inputs of a matrix, past which `exact` has been moved then."""
 
-    def _moments_of(self, inputs: Callable[[slice], Iterable[Tensor]]) -> Moments:
+        def inputs(windows: slice) -> Inputs:
+            return quantized.input(name, windows), exact.take(name, windows)
+
+        return self._moments_of(inputs)
+
+    def _moments_of(self, inputs: Callable[[slice], Inputs]) -> Moments:
         """Of `inputs(windows)`: a matrix's quantized ones and its float ones [B, T, K]."""
 
-        def work(windows: slice) -> Tensor:
-            q, x = (values.flatten(0, 1) for values in inputs(windows))
-            return torch.stack((q.t() @ q, x.t() @ q))
+        def products(pair: Inputs) -> Tensor:
+            q, x = (values.flatten(0, 1) for values in pair)
+            return torch.stack((second_moment(q), x.t() @ q))
 
-        return Moments(*(sum(over_parts(work, len(self.tokens))) / self.tokens.numel()))
+        total = sum_over_parts(inputs, products, len(self.tokens))
+        return Moments(*(total / self.tokens.numel()))
 
     def _sizes(self, name: str, exact: Stream) -> Sizes:
-        def work(windows: slice) -> tuple[Tensor, Tensor, Tensor]:
-            x = exact.input(name, windows).flatten(0, 1)
-            return x.t() @ x, x.abs().sum(0), x.abs().amax(0)
+        """Of the inputs of a matrix, past which `exact` has been moved then."""
+        largest = []
 
-        hessian, mean, largest = 0, 0, torch.zeros(())
-        with rounded_products(name):
-            for squares, total, most in over_parts(work, len(self.tokens)):
-                hessian, mean = hessian + squares, mean + total
-                largest = torch.maximum(largest, most)
-        count = self.tokens.numel()
-        return Sizes(hessian / count, mean / count, largest)
+        def inputs(windows: slice) -> Tensor:
+            x = exact.take(name, windows)
+            largest.append(x.abs().amax((0, 1)))
+            return x.flatten(0, 1)
+
+        def products(x: Tensor) -> Tensor:
+            return torch.cat((second_moment(x), x.abs().sum(0, keepdim=True)))
+
+        total = sum_over_parts(inputs, products, len(self.tokens)) / self.tokens.numel()
+        return Sizes(total[:-1], total[-1], torch.stack(largest).amax(0))
 
     def _rounding(self, name: str) -> str:
         return parse_method(self.linear.for_layer(name).method).rounding
@@ -215,8 +220,10 @@ class _Run:
     def _rounded(
         self, i: int, name: str, weight: Tensor, quantized: Stream, exact: Stream
     ) -> QuantizedWeight:
+        """The matrix for its streams; moves `exact` past it."""
         scheme = self.linear.for_layer(f"layers.{i}.{name}")
         if self._rounding(f"layers.{i}.{name}") != "gptq":
+            exact.go_on(name)
             return quantize_linear(weight, scheme)
         moments = self._moments(name, quantized, exact)
         form = weight_format(scheme, weight.shape[1])
@@ -228,7 +235,6 @@ class _Run:
         sizes = {}
         for name in LINEARS:
             sizes[name] = self._sizes(name, exact)
-            exact.go_on(name)
         exact.x = before
         factors: Factors = {}
 
@@ -254,8 +260,8 @@ class _Run:
         self.report("calibrating: the output layer")
         model, eps = self.model, self.config.norm_eps
         moments = self._moments_of(
-            lambda windows: (rms_norm(s.x[windows], model.norm.weight, eps)
-                             for s in (quantized, exact))
+            lambda windows: tuple(rms_norm(s.x[windows], model.norm.weight, eps)
+                                  for s in (quantized, exact))
         )  # fmt: skip
         weight, hessian = model.output.weight.detach(), moments.hessian
         shared = shares_table(model, self.linear, self.embedding)
@@ -266,32 +272,21 @@ class _Run:
         elif not shared:
             weight = corrected(weight, moments)
         if shared:
-            hessian.diagonal().add_(EMBEDDING_SHARE * hessian.diagonal().mean())
+            hessian = table_moment(hessian)
         form = weight_format(self.linear.for_layer("output"), self.config.dim)
         return gptq(weight, hessian, form)
+
+
+def table_moment(hessian: Tensor) -> Tensor:
+    """What a table that is embedding and output at once is rounded for, of the second moment [K, K] of
+    the output's inputs."""
+    return hessian + EMBEDDING_SHARE * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
 def _scale(factors: dict[int, Factors], config: ModelConfig, block: Block, i: int) -> None:
     """Scale a block that is read again as it was scaled."""
     if i in factors:
         smooth_block(block, config, lambda name, _: factors[i][name])
-
-
-@contextmanager
-def rounded_products(name: str) -> Iterator[None]:
-    """Products of float32 matrices, their elements rounded to bfloat16 where that is faster: for the
-    second moments of the inputs of `name`, which are then those of rounded inputs. Not for `wo`, whose
-    inputs are made meanwhile by attention: a rounded score is another softmax."""
-    if name == "wo":
-        yield
-        return
-    backend = torch.backends.mkldnn.matmul
-    before = backend.fp32_precision
-    backend.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        backend.fp32_precision = before
 
 
 def corrected(weight: Tensor, moments: Moments) -> Tensor:

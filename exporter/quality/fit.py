@@ -2,16 +2,18 @@
 
 The choices of a matrix on the lower convex hull of (bytes, KL) are taken up in the order of KL saved
 a byte, over all matrices, until the budget is reached (Shoham and Gersho, 1988, for bit allocation).
-KLs of single matrices are added up: `sensitivity.py` measures them.
+What a size leaves then goes to single choices, on a hull or not. KLs of single matrices are added up:
+`sensitivity.py` measures them.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
 
-from exporter.methods import PLAIN, parse_method
+from exporter.methods import PLAIN
 from exporter.quality.budget import Budget
-from exporter.quality.sensitivity import Choice, Unit, scale_dtype, scheme_of
+from exporter.quality.choices import Choice, Unit, scale_dtype, scheme_of
 from exporter.recipe import Recipe
-from exporter.schemes import DEFAULT_METHOD, EmbeddingScheme, LinearScheme
+from exporter.schemes import DEFAULT_METHOD, EmbeddingScheme
 
 
 @dataclass(frozen=True)
@@ -74,39 +76,59 @@ def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> F
             f"--fit: the largest formats are predicted to have a KL of {kl:.2g} nats; ask for more, "
             "or leave the model unquantized"
         )
-    return Fit({name: hulls[name][i] for name, i in at.items()}, size, kl)
+    chosen = {name: hulls[name][i] for name, i in at.items()}
+    if most_bytes is not None:
+        _use_up(units, chosen, most_bytes - size)
+    choices = chosen.values()
+    return Fit(chosen, sum(c.bytes for c in choices), sum(c.kl for c in choices))
+
+
+def _use_up(units: list[Unit], chosen: dict[str, Choice], room: float) -> None:
+    """Put choices that lose less, the ones that save most first, in place of those `chosen`, as long as
+    one takes no more than `room` bytes more."""
+    while True:
+        better = [
+            (now.kl - other.kl, now.bytes - other.bytes, unit.name, other)
+            for unit in units
+            for now in [chosen[unit.name]]
+            for other in unit.choices
+            if other.kl < now.kl and other.bytes - now.bytes <= room
+        ]
+        if not better:
+            return
+        _, left, name, choice = max(better, key=lambda found: found[:2])
+        chosen[name], room = choice, room + left
 
 
 def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
-    """The recipe, as `--quantize` takes it."""
-    linear: LinearScheme = base.linear
-    if all(choice.rounding != "gptq" for choice in found.chosen.values()):  # no text is needed
-        linear = replace(linear, method=parse_method(linear.method).rounded_by(DEFAULT_METHOD))
-    layers = tuple(
-        (name, scheme_of(linear, choice))
+    """The recipe, as `--quantize` takes it: what most matrices have, and under "layers" the others."""
+    schemes = {
+        name: scheme_of(base.linear, choice)
         for name, choice in found.chosen.items()
         if name != "embedding"
-    )
+    }
+    ((most, _),) = Counter(s for s in schemes.values() if not s.bitwidth_from_row).most_common(1)
+    layers = tuple((name, scheme) for name, scheme in schemes.items() if scheme != most)
     table = found.chosen["output" if shared else "embedding"]
     # Of one table the embedding's rounding must be the output's, or both would be stored.
     embedding = EmbeddingScheme(
         "embedding:wx", table.group_size, table.bits,
         method=table.rounding if table.rounding in PLAIN else DEFAULT_METHOD,
-        scale_dtype=scale_dtype(table.bits),
+        scale_dtype=scale_dtype(table.bits), bitwidth_from_row=table.from_row,
     )  # fmt: skip
-    return replace(base, linear=replace(linear, layers=layers), embedding=embedding)
+    return replace(base, linear=replace(most, layers=layers), embedding=embedding)
 
 
 def report_of(
-    found: Fit, budget: Budget, weights: int, factor: float, measured: float
+    found: Fit, budget: Budget, weights: int, fixed: int, factor: float, measured: float
 ) -> dict[str, object]:
-    """What was predicted, its KL times `factor`, and the KL measured: for the recipe's reader."""
+    """What was predicted, the file with `fixed` bytes beside the weights and the KL times `factor`, and
+    the KL measured: for the recipe's reader."""
     return {
         "budget": budget.text,
         "weights": weights,
         "most_bytes": budget.most_bytes(weights),
-        "packed_bytes": found.bytes,
+        "predicted_bytes": found.bytes + fixed,
         "predicted_kl": found.kl * factor,
         "measured_kl": measured,
-        "bits": {name: [c.bits, c.group_size, c.rounding] for name, c in found.chosen.items()},
     }

@@ -6,6 +6,7 @@ packed, are `wqkv` (queries, keys and values), `wo`, `gate_up` and `down`.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -18,7 +19,9 @@ from exporter.model import Block, Transformer, rope_angles
 
 T = TypeVar("T")
 LINEARS = ("wqkv", "wo", "gate_up", "down")
+RESIDUAL = ("wo", "down")  # whose outputs are added to the stream
 MOST_WINDOWS_AT_ONCE = 4
+MOMENT_BLOCKS = 4
 # Weights and biases by the names in LINEARS.
 Known = dict[str, tuple[Tensor, Tensor | None]]
 
@@ -88,11 +91,11 @@ def silu_mul(gate_up_BTN: Tensor) -> Tensor:
 class Stream:
     """Windows [B, T, D] on their way through one block after another, held for all of a text at once.
 
-    `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS, and
-    `go_on(name)` moves past it with the weight and bias that `known[name]` holds by then: in the
-    order of LINEARS, each once. The inputs of `wo` and `down` are made again each time, from the same
-    place and with what `known` has for `wqkv` and `gate_up`: held for all windows they take more room
-    than the streams.
+    `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS;
+    `go_on(name)` moves all windows past it with the weight and bias that `known[name]` holds by then,
+    and `take(name, windows)` some, and returns their input: in the order of LINEARS, each once. The
+    inputs of `wo` and `down` are made again each time, from the same place and with what `known` has
+    for `wqkv` and `gate_up`: held for all windows they take more room than the streams.
     """
 
     def __init__(self, x_BTD: Tensor, config: ModelConfig, rope: Rope):
@@ -114,15 +117,17 @@ class Stream:
             return silu_mul(F.linear(normed, *self.known["gate_up"]))
         return normed
 
+    def take(self, name: str, windows: slice) -> Tensor:
+        """What reaches the matrix, of windows that are moved past it."""
+        x = self.input(name, windows)
+        if name in RESIDUAL:  # the others' outputs are made again where the next matrix reads them
+            self.x[windows] += F.linear(x, *self.known[name])
+        return x
+
     def go_on(self, name: str) -> None:
-        if name in ("wqkv", "gate_up"):
-            return  # their outputs are made again, a part at a time, where the next matrix reads them
-
-        def work(windows: slice) -> None:
-            self.x[windows] += F.linear(self.input(name, windows), *self.known[name])
-
-        for _ in over_parts(work, len(self.x)):
-            pass
+        if name in RESIDUAL:
+            for _ in over_parts(lambda windows: self.take(name, windows), len(self.x)):
+                pass
 
 
 def float_weights(block: Block) -> Known:
@@ -137,16 +142,71 @@ def last_hidden(model: Transformer, x: Tensor) -> Tensor:
 
 def over_parts(work: Callable[[slice], T], windows: int) -> Iterator[T]:
     """`work` of a few windows at a time, on threads of ours; the results in order."""
-    step = min(max(windows // 16, 1), MOST_WINDOWS_AT_ONCE)
-    slices = [slice(at, at + step) for at in range(0, windows, step)]
     with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(work, slices)
+        yield from pool.map(work, _parts(windows))
+
+
+def sum_over_parts(
+    inputs: Callable[[slice], T], products: Callable[[T], Tensor], windows: int
+) -> Tensor:
+    """The sum of `products(inputs(part))` over a few windows at a time, on threads of ours.
+
+    The products' elements are rounded to bfloat16 where that is faster: for second moments, which are
+    then those of rounded inputs. The inputs themselves are made in float32, at another time.
+    """
+    total, parts = torch.zeros(()), _parts(windows)
+    with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
+        for at in range(0, len(parts), workers):
+            made = list(pool.map(inputs, parts[at : at + workers]))
+            with _rounded_products():
+                total = sum(pool.map(products, made), total)
+    return total
+
+
+def second_moment(x: Tensor) -> Tensor:
+    """x^T x [K, K] of x [n, K]: the half above the diagonal, in blocks, and its mirror image."""
+    K = x.shape[1]
+    found = x.new_empty(K, K)
+    size = -(-K // MOMENT_BLOCKS)
+    for start in range(0, K, size):
+        end = min(start + size, K)
+        found[start:end, start:] = x[:, start:end].t() @ x[:, start:]
+        found[end:, start:end] = found[start:end, end:].t()
+    return found
+
+
+def _parts(windows: int) -> list[slice]:
+    step = min(max(windows // 16, 1), MOST_WINDOWS_AT_ONCE)
+    return [slice(at, at + step) for at in range(0, windows, step)]
+
+
+@contextmanager
+def _rounded_products() -> Iterator[None]:
+    backend = torch.backends.mkldnn.matmul
+    before = backend.fp32_precision
+    backend.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        backend.fp32_precision = before
+
+
+def block_output(
+    block: Block, x: Tensor, config: ModelConfig, rope: Rope, linear: Callable[[str, Tensor], Tensor]
+) -> Tensor:
+    """The block's output of x [B, T, D], `linear(name, inputs)` being the matrices of LINEARS."""
+    normed = rms_norm(x, block.attention_norm.weight, config.norm_eps)
+    x = x + linear("wo", attention(linear("wqkv", normed), config, rope))
+    normed = rms_norm(x, block.ffn_norm.weight, config.norm_eps)
+    return x + linear("down", silu_mul(linear("gate_up", normed)))
 
 
 def run_block(block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, rope: Rope) -> Tensor:
     """The block's output [B, T, D] with the weights `known`; `x_BTD` stays as it is."""
-    stream = Stream(x_BTD.clone(), config, rope)
-    stream.enter(block, known)
-    for name in LINEARS:
-        stream.go_on(name)
-    return stream.x
+
+    def work(windows: slice) -> Tensor:
+        return block_output(
+            block, x_BTD[windows], config, rope, lambda name, x: F.linear(x, *known[name])
+        )
+
+    return torch.cat(list(over_parts(work, len(x_BTD))))

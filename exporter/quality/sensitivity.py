@@ -1,114 +1,77 @@
-"""What each matrix costs and loses in each format, by each rounding.
+"""How much KL each matrix of a model adds, rounded alone at ANCHOR by each rounding.
 
-A matrix's KL is measured with it alone rounded, at ANCHOR and by each rounding in turn; at the other
-formats it goes with the squared error of the outputs, tr(D H D^T), as formats' errors compare on a few
-matrices: KL is quadratic in small changes of the logits, and those are linear in small changes of one
-matrix's outputs.
+To second order the KL of a small change of the logits is that of their Fisher information, which is
+E[g g^T] of the gradient g of the loss of labels drawn from the model's own distribution (Martens,
+arXiv 1412.1193, section 5). For a change D of one matrix of inputs x this is E[(g . D x)^2] / 2, g now with
+respect to its outputs: one pass of text forward and one backward measure all matrices. Errors at
+different positions are taken as independent of each other, as are those of different logits.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.artifact import written_whole
-from exporter.divergence import divergence, log_probabilities
-from exporter.lowbit_weights import dequantize, quantize_linear, weight_format
+from exporter.lowbit_weights import (
+    QuantizedWeight,
+    dequantize,
+    quantize_linear,
+    weight_format,
+)
 from exporter.methods import PLAIN, ROUNDINGS, parse_method
-from exporter.model import Transformer
-from exporter.packed_header import laid_out
+from exporter.model import Block, Transformer
+from exporter.packed_header import ROW_BLOCK
+from exporter.quality.calibrated import table_moment
 from exporter.quality.calibration import Calibration
+from exporter.quality.choices import (
+    ANCHOR,
+    FORMATS,
+    Choice,
+    KLs,
+    Shape,
+    Unit,
+    matrix_unit,
+    scheme_of,
+    table_unit,
+)
 from exporter.quality.gptq import gptq
 from exporter.quality.layerwise import (
     LINEARS,
     Known,
     Rope,
     Stream,
+    block_output,
     float_weights,
     last_hidden,
     over_parts,
     run_block,
+    second_moment,
+    sum_over_parts,
 )
-from exporter.schemes import DEFAULT_METHOD, LinearScheme
+from exporter.schemes import LinearScheme
 
 Report = Callable[[str], None]
-WINDOWS = 2
-ROWS_AT_ONCE = 256
+WINDOWS = 16  # whose gradients are taken
+MOMENT_WINDOWS = 2 * WINDOWS
+ROWS_AT_ONCE = 256  # of logits
 SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
-MOMENT_WINDOWS = 32
-# What GPTQ leaves of a matrix's KL once each layer makes up for those before it, which rounding one
-# matrix alone does not show: measured over predicted KL of two whole fits of SmolLM2, 0.73 both, by two
-# rounds of refit and descent.
-GPTQ_LEAVES = 0.73
-SENSITIVITY_VERSION = 5  # of how they are measured: what another measured is not read
-# (bits, group size), without zero points, with the scales of `scale_dtype`: small groups follow the
-# weights better for the same room.
-FORMATS = tuple((bits, size) for bits in (2, 3, 4, 5, 6, 8) for size in (32, 64))
-ANCHOR = (4, 64)
-# Of each rounding, each format's squared error of the outputs, of that at ANCHOR.
-Shape = dict[str, dict[tuple[int, int], float]]
+LEAST_ERROR = 1e-6  # of a format, of that at ANCHOR; less is rounding
+TABLE_BLOCKS = 48  # of a table's rows
+SEED = 1
+# KL measured of a whole model over the sum of its matrices', on the same kind of text: of two fits of
+# SmolLM2 to 4.5 bits, one by GPTQ and one without. Activations rounded to int8 are in it. GPTQ's is
+# smaller as each layer makes up for those before it, which one matrix alone does not show.
+WHOLE = {"rtn": 1.42, "hqq": 1.42, "gptq": 1.33}
+SENSITIVITY_VERSION = 6  # of how they are measured: what another measured is not read
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A format of one matrix and what rounds it: its packed size, and the KL, in nats, that it adds."""
-
-    bits: int
-    group_size: int
-    rounding: str
-    bytes: int
-    kl: float
-
-
-@dataclass(frozen=True)
-class Unit:
-    name: str
-    choices: tuple[Choice, ...]
-
-
-def read_units(path: Path) -> list[Unit] | None:
-    """What `write_units` wrote; None where there is nothing that can be read."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return [Unit(name, tuple(Choice(*c) for c in choices)) for name, choices in found.items()]
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def write_units(path: Path, units: list[Unit]) -> None:
-    """As JSON, whole or not at all."""
-    content = {unit.name: [astuple(choice) for choice in unit.choices] for unit in units}
-    with written_whole(path) as part:
-        part.write_text(json.dumps(content), encoding="utf-8")
-
-
-def scheme_of(base: LinearScheme, choice: Choice) -> LinearScheme:
-    """`choice` with the transforms of `base`."""
-    method = parse_method(base.method).rounded_by(choice.rounding)
-    return _scheme(replace(base, method=method), choice.bits, choice.group_size)
-
-
-def _scheme(base: LinearScheme, bits: int, group_size: int) -> LinearScheme:
-    return replace(
-        base, bitwidth=bits, groupsize=group_size, has_weight_zeros=False,
-        scale_dtype=scale_dtype(bits), layers=(),
-    )  # fmt: skip
-
-
-def scale_dtype(bits: int) -> str:
-    """int8 costs half; at 8 bits a scale must be more exact than a 127th of its row's largest."""
-    return "int8" if bits < 8 else "float16"
-
-
-def packed_bytes(rows: int, columns: int, bits: int, group_size: int) -> int:
-    """Of a matrix as `scheme_of` has it."""
-    return laid_out("integer", bits, group_size, "none", scale_dtype(bits), 0, rows, columns).bytes
+def windows_needed() -> int:
+    """Windows of calibration text that `sensitivities` wants."""
+    return MOMENT_WINDOWS + WINDOWS
 
 
 @torch.no_grad()
@@ -123,146 +86,238 @@ def sensitivities(
     `embedding` where the two do not share one table. The roundings are those that look at no text,
     and GPTQ where the method of `base` has it.
 
-    The inputs' second moments are of MOMENT_WINDOWS windows of `calibration`; KLs are measured on
-    WINDOWS others, which it holds out: on text that GPTQ has seen they would look too small.
+    `calibration` has `windows_needed()` windows or more. The inputs' second moments are of
+    MOMENT_WINDOWS of them, gradients of WINDOWS others: on text that GPTQ has seen errors would look
+    too small. Held in memory: a block and what each rounding changes of it, the inputs of all blocks
+    for the second (bfloat16), and every matrix as GPTQ rounds it (a byte a weight).
     """
     return _Sensitivity(model, base, shared, calibration, report).units()
 
 
-def _unit(name: str, weight: Tensor, kls: dict[str, float], shape: Shape) -> Unit:
-    """`kls` at ANCHOR, by roundings."""
-    kls = {r: max(kl, 0.0) * (GPTQ_LEAVES if r == "gptq" else 1.0) for r, kl in kls.items()}
-    return Unit(
-        name,
-        tuple(
-            Choice(bits, size, rounding, packed_bytes(*weight.shape, bits, size), kl * factor)
-            for rounding, kl in kls.items()
-            for (bits, size), factor in shape[rounding].items()
-        ),
-    )
+@dataclass(frozen=True)
+class _Forward:
+    """Of the gradients' windows: every block's inputs [B, T, D] and the last one's output. Of the others:
+    GPTQ's matrices by name, the second moment of the output's inputs, the formats' errors."""
+
+    inputs: list[Tensor]
+    last: Tensor
+    by_gptq: dict[str, QuantizedWeight]
+    moment: Tensor
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class _Top:
+    """Of the gradients' windows: what the output layer reads [n, D], the logarithms of its softmax's
+    denominators [n], and the loss's gradient [B, T, D] at the last block's output."""
+
+    hidden: Tensor
+    log_z: Tensor
+    gradient: Tensor
 
 
 class _Sensitivity:
     def __init__(self, model, base, shared, calibration, report):
         self.model, self.config, self.base = model, model.config, base.plain()
-        self.blocks = list(model.layers)  # each is run again for every matrix before it
         self.shared, self.report = shared, report
         self.roundings = ROUNDINGS if parse_method(base.method).rounding == "gptq" else PLAIN
-        self.text = calibration.tokens[:MOMENT_WINDOWS]
-        self.tokens = calibration.held_out[:WINDOWS]
+        places = torch.arange(windows_needed())
+        chosen = calibration.tokens[places * len(calibration.tokens) // windows_needed()]
+        measured = places % (windows_needed() // WINDOWS) == 0  # here and there, of all texts
+        self.text, self.tokens = chosen[~measured], chosen[measured]
         self.rope = Rope(self.config, self.tokens.shape[1])
 
     def units(self) -> list[Unit]:
-        layers = self.blocks
-        moments, hidden_moment = self._moments()
-        stream = self._stream(self.tokens)
-        inputs = []
-        for block in layers:
-            inputs.append(stream.x)
-            stream.x = run_block(block, stream.x, float_weights(block), self.config, self.rope)
-        hidden = self._hidden(stream.x)
-        self.expected = [log_probabilities(logits) for logits in self._logits(hidden)]
-        shape = self._shape(layers[len(layers) // 2], moments[len(layers) // 2])
-        units, start = [], time.monotonic()
-        for i, block in enumerate(layers):
-            known = float_weights(block)
-            for name in LINEARS:
-                weight, bias = known[name]
-                kls = {}
-                for rounding in self.roundings:
-                    rounded = self._rounded(weight, moments[i][name], rounding, *ANCHOR)
-                    changed: Known = {**known, name: (rounded, bias)}
-                    x = run_block(block, inputs[i], changed, self.config, self.rope)
-                    kls[rounding] = self._kl_after(i + 1, x)
-                units.append(_unit(f"layers.{i}.{name}", weight, kls, shape))
-            moments[i] = {}
-            left = (time.monotonic() - start) / (i + 1) * (len(layers) - i - 1)
+        forward = self._forward()
+        top = self._top(forward.last)
+        layers, gradient, units = self.model.layers, top.gradient, []
+        start = time.monotonic()
+        for i in reversed(range(len(layers))):
+            gradient, made = self._block(i, layers[i], forward, gradient)
+            units[:0] = made
+            left = (time.monotonic() - start) / (len(layers) - i) * i
             self.report(f"measuring sensitivity: layer {i + 1} of {len(layers)}, {left:.0f} s left")
-        return units + self._ends(hidden, hidden_moment, shape)
+        return units + self._tables(top, gradient, forward)
+
+    def _forward(self) -> _Forward:
+        layers = self.model.layers
+        text, x = self._stream(self.text), self._stream(self.tokens).x
+        inputs, by_gptq, shape = [], {}, {}
+        start = time.monotonic()
+        for i in range(len(layers)):
+            block = layers[i]
+            inputs.append(x.bfloat16())
+            known = float_weights(block)
+            x = run_block(block, x, known, self.config, self.rope)
+            text.enter(block, known)
+            moments = {name: self._moment(name, text) for name in LINEARS}
+            text.leave()
+            if i == len(layers) // 2:
+                shape = self._shape(known, moments)
+            if "gptq" in self.roundings:
+                for name in LINEARS:
+                    weight = known[name][0]
+                    by_gptq[f"layers.{i}.{name}"] = self._quantized(weight, moments[name], "gptq")
+            del block, known, moments  # before the next ones are read
+            left = (time.monotonic() - start) / (i + 1) * (len(layers) - i - 1)
+            self.report(f"reading text: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+        moment = sum_over_parts(
+            lambda at: last_hidden(self.model, text.x[at]).flatten(0, 1), second_moment,
+            len(self.text),
+        )  # fmt: skip
+        return _Forward(inputs, x, by_gptq, moment / self.text.numel(), shape)
 
     def _stream(self, tokens: Tensor) -> Stream:
         x = F.embedding(tokens, self.model.tok_embeddings.weight)
         return Stream(x, self.config, self.rope)
 
-    def _moments(self) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """E[x x^T] of every matrix's inputs, by layer, and of the output's."""
-        stream, found = self._stream(self.text), []
-        for i, block in enumerate(self.blocks):
-            stream.enter(block, float_weights(block))
-            found.append({})
-            for name in LINEARS:
-                found[-1][name] = self._moment(lambda at, n=name: stream.input(n, at))
-                stream.go_on(name)
-            if i % 10 == 9:
-                self.report(f"reading text: layer {i + 1} of {len(self.blocks)}")
-        return found, self._moment(lambda at: self._hidden(stream.x[at]))
+    def _moment(self, name: str, stream: Stream) -> Tensor:
+        """E[x x^T] of a matrix's inputs, past which the stream is moved."""
+        total = sum_over_parts(
+            lambda windows: stream.take(name, windows).flatten(0, 1), second_moment, len(self.text)
+        )
+        return total / self.text.numel()
 
-    def _moment(self, value: Callable[[slice], Tensor]) -> Tensor:
-        def work(windows: slice) -> Tensor:
-            x = value(windows)
-            x = x.reshape(-1, x.shape[-1])
-            return x.t() @ x
-
-        return sum(over_parts(work, len(self.text))) / self.text.numel()
-
-    def _shape(self, block, moments: dict[str, Tensor]) -> Shape:
-        """The geometric mean over the matrices of `block`, the middle layer."""
-        known = float_weights(block)
+    def _shape(self, known: Known, moments: dict[str, Tensor]) -> Shape:
+        """The geometric mean over the matrices of one block."""
         return {rounding: self._shape_of(rounding, known, moments) for rounding in self.roundings}
 
-    def _shape_of(self, rounding: str, known: Known, moments: dict[str, Tensor]):
-        logs = dict.fromkeys(FORMATS, 0.0)
+    def _shape_of(
+        self, rounding: str, known: Known, moments: dict[str, Tensor]
+    ) -> dict[tuple[int, int], float]:
+        logs, count = dict.fromkeys(FORMATS, 0.0), 0
         for name in LINEARS:
             weight = known[name][0]
             weight = weight[:: max(1, len(weight) // SAMPLED_ROWS)].contiguous()
+            errors = {}
             for form in FORMATS:
-                difference = self._rounded(weight, moments[name], rounding, *form) - weight
-                logs[form] += math.log(float(((difference @ moments[name]) * difference).sum()))
-        return {form: math.exp((logs[form] - logs[ANCHOR]) / len(LINEARS)) for form in FORMATS}
+                change = dequantize(self._quantized(weight, moments[name], rounding, form)) - weight
+                errors[form] = float(((change @ moments[name]) * change).sum())
+            if errors[ANCHOR] > 0:  # else it lies on the grid, and says nothing
+                count += 1
+                for form, error in errors.items():
+                    logs[form] += math.log(max(error / errors[ANCHOR], LEAST_ERROR))
+        return {form: math.exp(total / max(count, 1)) for form, total in logs.items()}
 
-    def _ends(self, hidden: Tensor, moment: Tensor, shape: Shape) -> list[Unit]:
-        """The output layer, and the embedding, together where they share a table."""
-        table, output = self.model.tok_embeddings.weight.detach(), self.model.output.weight.detach()
-        of_output = {}
-        for rounding in self.roundings:
-            rounded = self._rounded(output, moment, rounding, *ANCHOR)
-            of_output[rounding] = self._kl(self._logits(hidden, rounded))
+    def _top(self, x_BTD: Tensor) -> _Top:
+        generator = torch.Generator().manual_seed(SEED)
+        output = self.model.output.weight
+        hidden, log_z, gradients = [], [], []
+        for window in x_BTD:
+            with torch.enable_grad():
+                x = window.clone().requires_grad_()
+                read = last_hidden(self.model, x)
+            hidden.append(read.detach())
+            of_read = []
+            for rows in hidden[-1].split(ROWS_AT_ONCE):
+                logits = F.linear(rows, output)
+                log_z.append(logits.logsumexp(-1))
+                p = torch.softmax(logits, -1)
+                label = torch.multinomial(p, 1, generator=generator)
+                of_logits = p.scatter_add_(1, label, -torch.ones_like(p[:, :1]))
+                of_read.append(of_logits @ output)
+            gradients += torch.autograd.grad(read, x, torch.cat(of_read))
+        return _Top(torch.cat(hidden), torch.cat(log_z), torch.stack(gradients))
+
+    def _block(
+        self, i: int, block: Block, forward: _Forward, gradient: Tensor
+    ) -> tuple[Tensor, list[Unit]]:
+        """The gradient at the block's input, of that at its output, and its units; takes what `forward`
+        has of it."""
+        inputs, known = forward.inputs.pop(), float_weights(block)
+        changes = {}
+        for name in LINEARS:
+            weight, by_gptq = known[name][0], forward.by_gptq.pop(f"layers.{i}.{name}", None)
+            for rounding in self.roundings:
+                q = by_gptq if rounding == "gptq" else self._quantized(weight, None, rounding)
+                changes[name, rounding] = dequantize(q) - weight
+
+        def work(windows: slice) -> tuple[Tensor, Tensor]:
+            seen = {}  # inputs and outputs
+
+            def linear(name: str, x: Tensor) -> Tensor:
+                y = F.linear(x, *known[name])
+                seen[name] = (x.detach(), y)
+                return y
+
+            with torch.enable_grad():
+                x = inputs[windows].float().requires_grad_()
+                y = block_output(block, x, self.config, self.rope, linear)
+                outputs = [output for _, output in seen.values()]
+                at_input, *at_outputs = torch.autograd.grad(y, [x, *outputs], gradient[windows])
+            g = dict(zip(seen, at_outputs, strict=True))
+            return at_input, torch.stack([
+                _half_square(g[name], F.linear(seen[name][0], change))
+                for (name, _), change in changes.items()
+            ])  # fmt: skip
+
+        results = list(over_parts(work, len(self.tokens)))
+        total = sum(kls for _, kls in results) / self.tokens.numel()
+        kls: dict[str, KLs] = {name: {} for name in LINEARS}
+        for (name, rounding), kl in zip(changes, total.tolist(), strict=True):
+            kls[name][rounding] = kl * WHOLE[rounding]
+        units = [
+            matrix_unit(f"layers.{i}.{name}", *known[name][0].shape, kls[name], forward.shape)
+            for name in LINEARS
+        ]
+        return torch.cat([at_input for at_input, _ in results]), units
+
+    def _tables(self, top: _Top, gradient: Tensor, forward: _Forward) -> list[Unit]:
+        """The output layer, and the embedding, together where they share a table; `gradient` at the
+        embedding's rows."""
+        output, table = self.model.output.weight.detach(), self.model.tok_embeddings.weight.detach()
+        moment = table_moment(forward.moment) if self.shared else forward.moment
+        quantized = {r: self._quantized(output, moment, r) for r in self.roundings}
+        rows = -(-len(output) // (TABLE_BLOCKS * ROW_BLOCK)) * ROW_BLOCK
+        blocks = [slice(at, min(at + rows, len(output))) for at in range(0, len(output), rows)]
+        written, shares = [], []
+        for at in blocks:
+            p = torch.exp(F.linear(top.hidden, output[at]) - top.log_z[:, None])
+            shares.append(float(p.sum() / len(p)))
+            spread = p * (1 - p)
+            written.append({
+                r: WHOLE[r] * _kl_of_logits(spread, F.linear(top.hidden, dequantize(q.rows(at)) - output[at]))
+                for r, q in quantized.items()
+            })  # fmt: skip
+        if not self.shared:
+            quantized = {r: self._quantized(table, None, r) for r in PLAIN}
         used, place = self.tokens.unique(return_inverse=True)
-        of_table = {}
-        for rounding in PLAIN:
-            rows = self._rounded(table[used], moment, rounding, *ANCHOR)
-            of_table[rounding] = self._kl_after(0, F.embedding(place, rows))
+        whole = {
+            r: _half_square(gradient, F.embedding(place, dequantize(q.rows(used)) - table[used]))
+            for r, q in quantized.items()
+        }
+        # A row of the embedding counts as the model expects its token: what a text of this length has of
+        # rare ones says little.
+        looked_up = [
+            {r: WHOLE[r] * float(kl) / self.tokens.numel() * share for r, kl in whole.items()}
+            for share in shares
+        ]
+        columns, shape = output.shape[1], forward.shape
         if self.shared:
-            # GPTQ of the output's inputs says nothing of single rows: they count as rounded.
-            both = {r: kl + of_table.get(r, of_table[DEFAULT_METHOD]) for r, kl in of_output.items()}
-            return [_unit("output", output, both, shape)]
-        return [_unit("output", output, of_output, shape), _unit("embedding", table, of_table, shape)]
+            both = [
+                {r: kl + other[r] for r, kl in one.items()}
+                for one, other in zip(written, looked_up, strict=True)
+            ]
+            return [table_unit("output", blocks, columns, both, shape)]
+        return [
+            table_unit("output", blocks, columns, written, shape),
+            table_unit("embedding", blocks, columns, looked_up, shape),
+        ]
 
-    def _rounded(
-        self, weight: Tensor, moment: Tensor, rounding: str, bits: int, size: int
-    ) -> Tensor:
-        scheme = _scheme(replace(self.base, method=rounding), bits, size)
+    def _quantized(
+        self, weight: Tensor, moment: Tensor | None, rounding: str, form: tuple[int, int] = ANCHOR
+    ) -> QuantizedWeight:
+        scheme = scheme_of(self.base, Choice(*form, rounding, 0, 0.0))
         if rounding == "gptq":
-            return dequantize(gptq(weight, moment, weight_format(scheme, weight.shape[1])))
-        return dequantize(quantize_linear(weight, scheme))
+            return gptq(weight, moment, weight_format(scheme, weight.shape[1]))
+        return quantize_linear(weight, scheme)
 
-    def _kl_after(self, first: int, x: Tensor) -> float:
-        for block in self.blocks[first:]:
-            x = run_block(block, x, float_weights(block), self.config, self.rope)
-        return self._kl(self._logits(self._hidden(x)))
 
-    def _hidden(self, x: Tensor) -> Tensor:
-        """What the output layer reads [tokens, D]."""
-        return last_hidden(self.model, x).flatten(0, 1)
+def _half_square(gradient: Tensor, change: Tensor) -> Tensor:
+    """The sum of (g . d)^2 / 2 over all positions [..., N]."""
+    return (gradient * change).sum(-1).double().square().sum() / 2
 
-    def _logits(self, hidden: Tensor, output: Tensor | None = None):
-        weight = self.model.output.weight if output is None else output
-        for rows in hidden.split(ROWS_AT_ONCE):
-            yield F.linear(rows, weight)
 
-    def _kl(self, logits) -> float:
-        total = count = 0
-        for log_p, rows in zip(self.expected, logits, strict=True):
-            kl = divergence(log_p, rows).kl
-            total, count = total + float(kl.sum()), count + len(kl)
-        return total / count
+def _kl_of_logits(spread: Tensor, change: Tensor) -> float:
+    """Mean over tokens of the sum of p (1 - p) d^2 / 2 over logits, both [n, rows]."""
+    return float((spread * change.square()).sum()) / (2 * len(change))
