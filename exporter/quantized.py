@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -122,8 +123,8 @@ def _calibration(job: Job, model: Transformer) -> "Calibration | None":
             note("  no --calibrate FILE: calibrating with text that the model writes")
         found = calibration.calibration_of(
             request.calibrate or (None,), model, job.tokenizer, model.max_seq_length,
-            request.calibration_tokens,
-        )
+            request.calibration_tokens, _own_text(job),
+        )  # fmt: skip
         note(f"  {found.tokens.numel()} tokens, in windows of {found.tokens.shape[1]}")
     return found
 
@@ -136,7 +137,7 @@ def _by_method(
     from exporter.quality.checkpointing import Work
 
     digest = _digest(job, recipe.to_json(), calibration)
-    work = Work(job.request.work_folder / f".calibration-{digest}")
+    work = Work(job.request.work_folder / f".calibration-{digest}", _own_text(job))
     tokens = None if calibration is None else calibration.tokens
     try:
         with stage(f'quantizing by "{recipe.linear.method}"'):
@@ -159,8 +160,8 @@ class Goal:
 def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
     """Of the float model as it is. Raises ValueError where the text is too short to hold some out."""
     from exporter.quality.budget import parse_budget
-    from exporter.quality.measured import Expected
     from exporter.quality.calibration import PER_HELD_OUT
+    from exporter.quality.measured import Expected
     from exporter.quality.sensitivity import windows_needed
 
     if len(calibration.tokens) < windows_needed():
@@ -233,6 +234,12 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
         units = sensitivities(model, linear, shared, calibration, note)
     write_units(path, units)
     return units
+
+
+def _own_text(job: Job) -> Path:
+    """Where what the model writes is kept."""
+    digest = _digest(job, f"text {job.tokenizer.n_pieces} {job.tokenizer.bos_id}", None)
+    return job.request.work_folder / f".calibration-text-{digest}.safetensors"
 
 
 def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:

@@ -137,8 +137,10 @@ def test_gradients_predict_the_kl_of_single_matrices(variation, method, tmp_path
                for name, (weight, _) in float_weights(block).items()}  # fmt: skip
     weights |= {"output": model.output.weight, "embedding": model.tok_embeddings.weight}
     for name, unit in units.items():
-        (choice,) = (c for c in unit.choices
-                     if (c.bits, c.group_size, c.rounding) == (*ANCHOR, "rtn") and not c.from_row)  # fmt: skip
+        choice = next(
+            c for c in unit.choices
+            if (c.bits, c.group_size, c.rounding) == (*ANCHOR, "rtn") and not c.from_row
+        )  # fmt: skip
         changed = dequantize(quantize_linear(weights[name], scheme_of(BASE, choice)))
         changed = {name: changed} | ({"embedding": changed} if shared and name == "output" else {})
         with torch.no_grad():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from exporter.model import Transformer
 from exporter.progress import note
+from exporter.quality.checkpointing import keep_text, read_text
 
 if TYPE_CHECKING:
     from exporter.tokenizer import Tokenizer
@@ -46,20 +47,22 @@ def calibration_of(
     tokenizer: "Tokenizer",
     context: int,
     tokens: int | None = None,
+    kept: Path | None = None,
 ) -> Calibration:
     """Windows of the files `sources`, the same number of each; None: of what `model` writes. `tokens`: how
-    many to calibrate with, in whole windows, as far as the files have them.
+    many to calibrate with, in whole windows, as far as the files have them. `kept`: where what the model
+    wrote is kept, and read again by the next run.
 
     Raises ValueError or OSError with the remedy for a text that is not UTF-8, or shorter than a window, and
     what `sampled` raises.
     """
     if tuple(sources) == (None,) and tokens is None:
-        return sampled(model, tokenizer, context)
+        return sampled(model, tokenizer, context, kept)
     length = min(WINDOW, context)
     windows = WINDOWS if tokens is None else max(1, tokens // length)
     each = max(1, (windows + max(1, windows // PER_HELD_OUT)) // len(sources))
     return _split(torch.cat([
-        _written(model, tokenizer, each, length) if path is None
+        _written(model, tokenizer, each, length, kept) if path is None
         else _of_file(path, tokenizer, each, length)
         for path in sources
     ]))  # fmt: skip
@@ -97,23 +100,35 @@ def _split(windows: Tensor) -> Calibration:
     return Calibration(windows[~held_out].contiguous(), windows[held_out].contiguous())
 
 
-def sampled(model: Transformer, tokenizer: "Tokenizer", context: int) -> Calibration:
-    """Text that the float model writes by itself at temperature 1, from a fixed seed.
+def sampled(
+    model: Transformer, tokenizer: "Tokenizer", context: int, kept: Path | None = None
+) -> Calibration:
+    """Text that the float model writes by itself at temperature 1, from a fixed seed; `kept` as above.
 
     Each window begins with the token that begins a text, or with one drawn from all.
     Raises ValueError when the model computes values that are not finite.
     """
-    return _split(_written(model, tokenizer, SAMPLED_WINDOWS, min(SAMPLED_WINDOW, context)))
+    length = min(SAMPLED_WINDOW, context)
+    return _split(_written(model, tokenizer, SAMPLED_WINDOWS, length, kept))
 
 
 @torch.no_grad()
-def _written(model: Transformer, tokenizer: "Tokenizer", count: int, length: int) -> Tensor:
+def _written(
+    model: Transformer, tokenizer: "Tokenizer", count: int, length: int, kept: Path | None
+) -> Tensor:
     """`count` windows [B, length]."""
+    found = None if kept is None else read_text(kept)
+    if found is not None and found.shape == (count, length):
+        note(f"  the model's own text as {kept} has it")
+        return found
     generator = torch.Generator().manual_seed(SEED)
-    return torch.cat([
+    found = torch.cat([
         _written_at_once(model, tokenizer, min(WRITTEN_AT_ONCE, count - start), length, generator)
         for start in range(0, count, WRITTEN_AT_ONCE)
     ])  # fmt: skip
+    if kept is not None:
+        keep_text(kept, found)
+    return found
 
 
 def _written_at_once(

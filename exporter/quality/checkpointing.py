@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exporter.artifact import disk_full_named
+from exporter.artifact import disk_full_named, written_whole
 from exporter.lowbit_weights import QuantizedWeight, WeightFormat
 
 Streams = tuple[Tensor, Tensor]
@@ -20,11 +20,12 @@ Streams = tuple[Tensor, Tensor]
 class Work:
     """A folder with a file a finished layer, and the streams after the last one.
 
-    The folder belongs to one model, recipe and text: its name says which.
+    The folder belongs to one model, recipe and text: its name says which. `text`, where the model's own
+    is kept, goes with it.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, text: Path | None = None):
+        self.folder, self.text = folder, text
 
     def resume(self, scaled: bool) -> tuple[dict[str, QuantizedWeight], int, Streams | None]:
         """The finished matrices, how many layers they are of, and the streams after them. `scaled`:
@@ -70,6 +71,22 @@ class Work:
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self.text is not None:
+            self.text.unlink(missing_ok=True)
+
+
+def keep_text(path: Path, tokens: Tensor) -> None:
+    """Windows of text [B, T], whole or not at all. Raises OSError with the remedy when the disk is full."""
+    with written_whole(path) as part:
+        save_file({"tokens": tokens}, part)
+
+
+def read_text(path: Path) -> Tensor | None:
+    """What `keep_text` kept; None where there is nothing that can be read."""
+    try:
+        return load_file(path)["tokens"]
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
 
 
 def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:

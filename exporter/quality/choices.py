@@ -111,7 +111,8 @@ def _widths(
     kls: Sequence[float], rows: Sequence[int], factors: dict[int, float]
 ) -> list[list[int]]:
     """Widths of all ranges of rows, from the smallest to the largest table: each the one before with one
-    range, the one that saves most a row, a bit wider. At 8 bits scales are others, so all have them or none."""
+    range, the one that saves most a row, a bit wider. And each width everywhere: 8 bits, whose scales are
+    others, no other way."""
     mixed = [bits for bits in BITS if scale_dtype(bits) == scale_dtype(BITS[0])]
     gains = [factors[a] - factors[b] for a, b in pairwise(mixed)]
     at = [0] * len(kls)
@@ -121,7 +122,7 @@ def _widths(
                 key=lambda j: (kls[j] * gains[at[j]] / rows[j], -j))  # fmt: skip
         at[j] += 1
         found.append([mixed[i] for i in at])
-    return found + [[bits] * len(kls) for bits in BITS if bits not in mixed]
+    return found + [[bits] * len(kls) for bits in BITS]
 
 
 def _merged(

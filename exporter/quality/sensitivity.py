@@ -10,7 +10,7 @@ different positions are taken as independent of each other, as are those of diff
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
