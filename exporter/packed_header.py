@@ -112,8 +112,7 @@ def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
     _, version, count, rows, columns, size = _STACK_HEADER.unpack_from(data)
     if version != STACK_VERSION:
         raise ValueError(
-            f"{name} is a stack of the packed layout {version}, this version reads {STACK_VERSION}: "
-            "use the exporter that wrote it"
+            f"{name} is a stack of the packed layout {version}, this version reads {STACK_VERSION}"
         )
     parts, at, row = [], HEADER_BYTES, 0
     while at < len(data) and len(parts) < MOST_PARTS:
@@ -141,8 +140,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
     )
     if not 1 <= version <= LAYOUT_VERSION:
         raise ValueError(
-            f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}: "
-            "use the exporter that wrote it"
+            f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}"
         )
     integer = kind == 0
     good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]

@@ -122,7 +122,7 @@ def _calibration(job: Job, model: Transformer) -> "Calibration | None":
         if not request.calibrate:
             note("  no --calibrate FILE: calibrating with text that the model writes")
         found = calibration.calibration_of(
-            request.calibrate or (None,), model, job.tokenizer, model.max_seq_length,
+            _sources(job), model, job.tokenizer, model.max_seq_length,
             request.calibration_tokens, _own_text(job),
         )  # fmt: skip
         note(f"  {found.tokens.numel()} tokens, in windows of {found.tokens.shape[1]}")
@@ -137,8 +137,12 @@ def _by_method(
     from exporter.quality.checkpointing import Work
 
     digest = _digest(job, recipe.to_json(), calibration)
-    work = Work(job.request.work_folder / f".calibration-{digest}", _own_text(job))
     tokens = None if calibration is None else calibration.tokens
+    # A fit keeps the text with its sensitivities, for the next budget.
+    done = tokens is not None and None in _sources(job) and job.request.fit is None
+    work = Work(
+        job.request.work_folder / f".calibration-{digest}", _own_text(job) if done else None
+    )
     try:
         with stage(f'quantizing by "{recipe.linear.method}"'):
             return apply_method(model, recipe.linear, recipe.embedding, tokens, work, note), work
@@ -234,6 +238,11 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
         units = sensitivities(model, linear, shared, calibration, note)
     write_units(path, units)
     return units
+
+
+def _sources(job: Job) -> tuple[Path | None, ...]:
+    """The calibration's; None: what the model writes."""
+    return job.request.calibrate or (None,)
 
 
 def _own_text(job: Job) -> Path:

@@ -262,6 +262,9 @@ class TestExports:
         assert (work / "done").read_text() == "1" and not (tmp_path / "m.pte").exists()
         calls.clear()
         monkeypatch.setattr(calibrated, "gptq", lambda *a: calls.append(a) or make(*a))
+        others = [words[0], "--output-pte", "other.pte", *words[3:-4], *words[-2:]]  # without its own text
+        assert cli.main(others) == 0 and work.is_dir() and own_text.is_file()
+        calls.clear()
         capsys.readouterr()
         assert cli.main(words) == 0
         said = capsys.readouterr().err

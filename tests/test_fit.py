@@ -1,6 +1,7 @@
 """`--fit`: budgets, the choice of formats, and a fitted export of a tiny model."""
 
 import json
+import random
 import re
 
 import pytest
@@ -85,6 +86,24 @@ def test_least_kl_under_a_size(most, bits, kl):
     assert [found.chosen[name].bits for name in "ab"] == bits
     assert found.bytes <= most and found.kl == pytest.approx(kl)
     assert found.bytes == sum(choice.bytes for choice in found.chosen.values())
+
+
+def test_a_size_is_used_up():
+    generator = random.Random(3)
+    for _ in range(50):
+        units = [
+            unit(f"u{i}", *((bits, generator.randint(1, 9) * bits, generator.random() / bits)
+                            for bits in range(2, 9)))
+            for i in range(5)
+        ]  # fmt: skip
+        most = sum(max(choice.bytes for choice in u.choices) for u in units) * 0.6
+        found = fit(units, most, None)
+        assert found.bytes == sum(choice.bytes for choice in found.chosen.values()) <= most
+        assert found.kl == pytest.approx(sum(choice.kl for choice in found.chosen.values()))
+        for u in units:  # no other choice of one of them would fit and lose less
+            now = found.chosen[u.name]
+            assert not any(c.kl < now.kl and found.bytes + c.bytes - now.bytes <= most
+                           for c in u.choices)  # fmt: skip
 
 
 def test_least_size_under_a_kl():

@@ -11,6 +11,7 @@ from quantized_tiny import CONTEXT, loaded
 from exporter.divergence import divergence, log_probabilities
 from exporter.lowbit_model import pack_integers
 from exporter.lowbit_weights import dequantize, quantize_linear
+from exporter.methods import PLAIN
 from exporter.ops import load
 from exporter.packed_header import HEADER_BYTES, MOST_PARTS
 from exporter.quality.calibrated import transform
@@ -137,14 +138,15 @@ def test_gradients_predict_the_kl_of_single_matrices(variation, method, tmp_path
                for name, (weight, _) in float_weights(block).items()}  # fmt: skip
     weights |= {"output": model.output.weight, "embedding": model.tok_embeddings.weight}
     for name, unit in units.items():
-        choice = next(
-            c for c in unit.choices
-            if (c.bits, c.group_size, c.rounding) == (*ANCHOR, "rtn") and not c.from_row
-        )  # fmt: skip
-        changed = dequantize(quantize_linear(weights[name], scheme_of(BASE, choice)))
-        changed = {name: changed} | ({"embedding": changed} if shared and name == "output" else {})
-        with torch.no_grad():
-            measured = kl_of(model, tokens[::3], changed)
-        # A label a position: thousands of squares of a normal variable are certain to a few hundredths.
-        # The rest is that positions and logits are taken as independent.
-        assert 3 / 4 < choice.kl / WHOLE["rtn"] / measured < 4 / 3
+        for rounding in PLAIN:
+            choice = next(
+                c for c in unit.choices
+                if (c.bits, c.group_size, c.rounding) == (*ANCHOR, rounding) and not c.from_row
+            )  # fmt: skip
+            changed = dequantize(quantize_linear(weights[name], scheme_of(BASE, choice)))
+            both = {"embedding": changed} if shared and name == "output" else {}
+            with torch.no_grad():
+                measured = kl_of(model, tokens[::3], {name: changed} | both)
+            # A label a position: thousands of squares of a normal variable are certain to a few
+            # hundredths. The rest is that positions and logits are taken as independent.
+            assert 3 / 4 < choice.kl / WHOLE[rounding] / measured < 4 / 3, (name, rounding)

@@ -5,7 +5,8 @@ for language model quantization and pruning", arXiv 2410.17170): in its own lang
 """
 
 import hashlib
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,19 +122,27 @@ def _written(
     if found is not None and found.shape == (count, length):
         note(f"  the model's own text as {kept} has it")
         return found
-    generator = torch.Generator().manual_seed(SEED)
-    found = torch.cat([
-        _written_at_once(model, tokenizer, min(WRITTEN_AT_ONCE, count - start), length, generator)
-        for start in range(0, count, WRITTEN_AT_ONCE)
-    ])  # fmt: skip
+    generator, begun = torch.Generator().manual_seed(SEED), time.monotonic()
+    parts = []
+    for start in range(0, count, WRITTEN_AT_ONCE):
+        now = min(WRITTEN_AT_ONCE, count - start)
+
+        def progress(t: int, start: int = start, now: int = now) -> None:
+            done, spent = start * length + now * t, time.monotonic() - begun
+            left = spent / done * (count * length - done)
+            note(f"  writing calibration text: {done} of {count * length} tokens, {left:.0f} s left")
+
+        parts.append(_written_at_once(model, tokenizer, now, length, generator, progress))
+    found = torch.cat(parts)
     if kept is not None:
         keep_text(kept, found)
     return found
 
 
 def _written_at_once(
-    model: Transformer, tokenizer: "Tokenizer", count: int, length: int, generator: torch.Generator
-) -> Tensor:
+    model: Transformer, tokenizer: "Tokenizer", count: int, length: int, generator: torch.Generator,
+    progress: Callable[[int], None],
+) -> Tensor:  # fmt: skip
     vocabulary = min(tokenizer.n_pieces, model.config.vocab_size)
     if tokenizer.bos_id is not None:
         first = torch.full((count,), tokenizer.bos_id)
@@ -152,5 +161,5 @@ def _written_at_once(
             )
         tokens[:, t] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         if t % 32 == 0:
-            note(f"  writing calibration text: token {t} of {length}")
+            progress(t)
     return tokens

@@ -21,7 +21,7 @@ class Work:
     """A folder with a file a finished layer, and the streams after the last one.
 
     The folder belongs to one model, recipe and text: its name says which. `text`, where the model's own
-    is kept, goes with it.
+    is kept, is removed with it.
     """
 
     def __init__(self, folder: Path, text: Path | None = None):

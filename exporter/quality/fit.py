@@ -38,8 +38,8 @@ def hull(choices: tuple[Choice, ...]) -> list[Choice]:
 
 
 def _slope(a: Choice, b: Choice) -> float:
-    """KL saved a byte; 0 where b is no larger."""
-    return (a.kl - b.kl) / (b.bytes - a.bytes) if b.bytes > a.bytes else 0.0
+    """KL saved a byte; b is larger."""
+    return (a.kl - b.kl) / (b.bytes - a.bytes)
 
 
 def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> Fit:

@@ -160,6 +160,7 @@ def sum_over_parts(
             made = list(pool.map(inputs, parts[at : at + workers]))
             with _rounded_products():
                 total = sum(pool.map(products, made), total)
+            del made  # before the next are made
     return total
 
 

@@ -94,15 +94,16 @@ def sensitivities(
     return _Sensitivity(model, base, shared, calibration, report).units()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Forward:
     """Of the gradients' windows: every block's inputs [B, T, D] and the last one's output. Of the others:
-    GPTQ's matrices by name, the second moment of the output's inputs, the formats' errors."""
+    GPTQ's matrices by name, the second moment of the output's inputs (without GPTQ none), the formats'
+    errors. Inputs and matrices are taken away, the last first, once they are read."""
 
     inputs: list[Tensor]
     last: Tensor
     by_gptq: dict[str, QuantizedWeight]
-    moment: Tensor
+    moment: Tensor | None
     shape: Shape
 
 
@@ -143,29 +144,38 @@ class _Sensitivity:
         layers = self.model.layers
         text, x = self._stream(self.text), self._stream(self.tokens).x
         inputs, by_gptq, shape = [], {}, {}
+        middle, with_gptq = len(layers) // 2, "gptq" in self.roundings
         start = time.monotonic()
         for i in range(len(layers)):
             block = layers[i]
             inputs.append(x.bfloat16())
             known = float_weights(block)
             x = run_block(block, x, known, self.config, self.rope)
-            text.enter(block, known)
-            moments = {name: self._moment(name, text) for name in LINEARS}
-            text.leave()
-            if i == len(layers) // 2:
+            moments = {}
+            if with_gptq or i <= middle:
+                text.enter(block, known)
+                for name in LINEARS:
+                    if with_gptq or i == middle:
+                        moments[name] = self._moment(name, text)
+                    else:
+                        text.go_on(name)
+                text.leave()
+            if i == middle:
                 shape = self._shape(known, moments)
-            if "gptq" in self.roundings:
+            if with_gptq:
                 for name in LINEARS:
                     weight = known[name][0]
                     by_gptq[f"layers.{i}.{name}"] = self._quantized(weight, moments[name], "gptq")
             del block, known, moments  # before the next ones are read
             left = (time.monotonic() - start) / (i + 1) * (len(layers) - i - 1)
             self.report(f"reading text: layer {i + 1} of {len(layers)}, {left:.0f} s left")
-        moment = sum_over_parts(
-            lambda at: last_hidden(self.model, text.x[at]).flatten(0, 1), second_moment,
-            len(self.text),
-        )  # fmt: skip
-        return _Forward(inputs, x, by_gptq, moment / self.text.numel(), shape)
+        moment = None
+        if with_gptq:
+            moment = sum_over_parts(
+                lambda at: last_hidden(self.model, text.x[at]).flatten(0, 1), second_moment,
+                len(self.text),
+            ) / self.text.numel()  # fmt: skip
+        return _Forward(inputs, x, by_gptq, moment, shape)
 
     def _stream(self, tokens: Tensor) -> Stream:
         x = F.embedding(tokens, self.model.tok_embeddings.weight)
@@ -197,7 +207,9 @@ class _Sensitivity:
                 count += 1
                 for form, error in errors.items():
                     logs[form] += math.log(max(error / errors[ANCHOR], LEAST_ERROR))
-        return {form: math.exp(total / max(count, 1)) for form, total in logs.items()}
+        if not count:
+            return {(bits, size): 4.0 ** (ANCHOR[0] - bits) for bits, size in FORMATS}
+        return {form: math.exp(total / count) for form, total in logs.items()}
 
     def _top(self, x_BTD: Tensor) -> _Top:
         generator = torch.Generator().manual_seed(SEED)
@@ -266,7 +278,10 @@ class _Sensitivity:
         """The output layer, and the embedding, together where they share a table; `gradient` at the
         embedding's rows."""
         output, table = self.model.output.weight.detach(), self.model.tok_embeddings.weight.detach()
-        moment = table_moment(forward.moment) if self.shared else forward.moment
+        self.report("measuring sensitivity: the embedding and the output")
+        moment = forward.moment
+        if self.shared and moment is not None:
+            moment = table_moment(moment)
         quantized = {r: self._quantized(output, moment, r) for r in self.roundings}
         rows = -(-len(output) // (TABLE_BLOCKS * ROW_BLOCK)) * ROW_BLOCK
         blocks = [slice(at, min(at + rows, len(output))) for at in range(0, len(output), rows)]
