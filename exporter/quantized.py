@@ -139,9 +139,9 @@ def _by_method(
     digest = _digest(job, recipe.to_json(), calibration)
     tokens = None if calibration is None else calibration.tokens
     # A fit keeps the text with its sensitivities, for the next budget.
-    done = tokens is not None and None in _sources(job) and job.request.fit is None
+    writes = tokens is not None and None in _sources(job) and job.request.fit is None
     work = Work(
-        job.request.work_folder / f".calibration-{digest}", _own_text(job) if done else None
+        job.request.work_folder / f".calibration-{digest}", _own_text(job) if writes else None
     )
     try:
         with stage(f'quantizing by "{recipe.linear.method}"'):

@@ -20,7 +20,7 @@ from exporter.lowbit_weights import (
 from exporter.model import Transformer, load_model
 from exporter.quality import gptq as ours
 from exporter.quality.gptq import GptqOptions, SingularHessian, gptq, output_error
-from exporter.quality.layerwise import LINEARS, Rope, Stream, float_weights, matrices
+from exporter.quality.layerwise import LINEARS, Rope, Stream, float_weights, matrices, run_block
 from exporter.quality.sampling import BatchDecoder
 from exporter.quality.transforms import (
     random_orthogonal,
@@ -157,7 +157,9 @@ class TestLayerwise:
         with torch.no_grad():
             stream = Stream(F.embedding(tokens, model.tok_embeddings.weight), model.config, rope)
             for block, expected in zip(model.layers, hidden, strict=True):
-                stream.enter(block, float_weights(block))
+                known = float_weights(block)
+                assert_same(run_block(block, stream.x, known, model.config, rope), torch.stack(expected))
+                stream.enter(block, known)
                 for name in LINEARS:
                     stream.go_on(name)
                 assert_same(stream.x, torch.stack(expected))

@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,17 +124,18 @@ def _written(
         note(f"  the model's own text as {kept} has it")
         return found
     generator, begun = torch.Generator().manual_seed(SEED), time.monotonic()
-    parts = []
-    for start in range(0, count, WRITTEN_AT_ONCE):
-        now = min(WRITTEN_AT_ONCE, count - start)
 
-        def progress(t: int, start: int = start, now: int = now) -> None:
-            done, spent = start * length + now * t, time.monotonic() - begun
-            left = spent / done * (count * length - done)
-            note(f"  writing calibration text: {done} of {count * length} tokens, {left:.0f} s left")
+    def progress(start: int, now: int, t: int) -> None:
+        """t tokens of each of `now` windows, after `start` that are whole."""
+        done, spent = start * length + now * t, time.monotonic() - begun
+        left = spent / done * (count * length - done)
+        note(f"  writing calibration text: {done} of {count * length} tokens, {left:.0f} s left")
 
-        parts.append(_written_at_once(model, tokenizer, now, length, generator, progress))
-    found = torch.cat(parts)
+    found = torch.cat([
+        _written_at_once(model, tokenizer, now, length, generator, partial(progress, start, now))
+        for start in range(0, count, WRITTEN_AT_ONCE)
+        for now in [min(WRITTEN_AT_ONCE, count - start)]
+    ])  # fmt: skip
     if kept is not None:
         keep_text(kept, found)
     return found

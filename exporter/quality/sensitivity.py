@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +157,7 @@ class _Sensitivity:
                 text.enter(block, known)
                 for name in LINEARS:
                     if with_gptq or i == middle:
-                        moments[name] = self._moment(name, text)
+                        moments[name] = self._moment(partial(text.take, name))
                     else:
                         text.go_on(name)
                 text.leave()
@@ -171,20 +172,17 @@ class _Sensitivity:
             self.report(f"reading text: layer {i + 1} of {len(layers)}, {left:.0f} s left")
         moment = None
         if with_gptq:
-            moment = sum_over_parts(
-                lambda at: last_hidden(self.model, text.x[at]).flatten(0, 1), second_moment,
-                len(self.text),
-            ) / self.text.numel()  # fmt: skip
+            moment = self._moment(lambda windows: last_hidden(self.model, text.x[windows]))
         return _Forward(inputs, x, by_gptq, moment, shape)
 
     def _stream(self, tokens: Tensor) -> Stream:
         x = F.embedding(tokens, self.model.tok_embeddings.weight)
         return Stream(x, self.config, self.rope)
 
-    def _moment(self, name: str, stream: Stream) -> Tensor:
-        """E[x x^T] of a matrix's inputs, past which the stream is moved."""
+    def _moment(self, inputs: Callable[[slice], Tensor]) -> Tensor:
+        """E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
         total = sum_over_parts(
-            lambda windows: stream.take(name, windows).flatten(0, 1), second_moment, len(self.text)
+            lambda windows: inputs(windows).flatten(0, 1), second_moment, len(self.text)
         )
         return total / self.text.numel()
 
