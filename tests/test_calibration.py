@@ -19,7 +19,7 @@ from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer
 from exporter.methods import parse_method
 from exporter.quality import calibrated, calibration, checkpointing
-from exporter.quality.calibrated import apply_method, transform
+from exporter.quality.calibrated import Moments, apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.recipe import Recipe, parse_recipe
 from exporter.tokenizer import read_tokenizer
@@ -309,6 +309,19 @@ class TestExports:
             assert line.startswith("error: ") and said in line and "fetch it again" in line, line
 
 
+def test_a_target_by_outputs_is_that_by_inputs():
+    generator = torch.manual_seed(0)
+    weight = torch.randn(24, 64, generator=generator)
+    x = torch.randn(500, 64, generator=generator)
+    q = x + 0.1 * torch.randn(500, 64, generator=generator)
+    hessian = q.T @ q / 500
+    by_inputs = calibrated.corrected(weight, Moments(hessian, x.T @ q / 500))
+    by_outputs = calibrated.corrected_by_outputs(weight, Moments(hessian, (x @ weight.T).T @ q / 500))
+    torch.testing.assert_close(by_outputs, by_inputs, rtol=1e-4, atol=1e-4)
+    before, after = ((x @ weight.T - q @ w.T).square().mean() for w in (weight, by_inputs))
+    assert after < 0.95 * before
+
+
 class TestVerify:
     @pytest.mark.parametrize(
         ("method", "layers"),
@@ -360,7 +373,7 @@ class TestVerify:
         tokens = torch.randint(model.config.vocab_size, (12, 64), generator=torch.manual_seed(3))
         apply_method(model, wanted.linear, None, tokens, Work(tmp_path / "work"), str)
         before, moments, after = calls[-1]
-        assert len(calls) == 4 * len(model.layers) + 1
+        assert len(calls) == 2 * len(model.layers) + 1  # the others' by their outputs
         if tied:
             assert torch.equal(after, model.head.weight)
         else:

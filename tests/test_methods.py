@@ -19,8 +19,17 @@ from exporter.lowbit_weights import (
 )
 from exporter.model import Transformer, load_model
 from exporter.quality import gptq as ours
+from exporter.quality import layerwise
 from exporter.quality.gptq import GptqOptions, SingularHessian, gptq, output_error
-from exporter.quality.layerwise import LINEARS, Rope, Stream, float_weights, matrices, run_block
+from exporter.quality.layerwise import (
+    LINEARS,
+    RESIDUAL,
+    Rope,
+    Stream,
+    float_weights,
+    matrices,
+    run_block,
+)
 from exporter.quality.sampling import BatchDecoder
 from exporter.quality.transforms import (
     random_orthogonal,
@@ -145,7 +154,8 @@ class TestTransforms:
 
 class TestLayerwise:
     @pytest.mark.parametrize("variation", VARIATIONS)
-    def test_streams_are_the_models_hidden_states(self, variation, tmp_path):
+    def test_streams_are_the_models_hidden_states(self, variation, tmp_path, monkeypatch):
+        monkeypatch.setattr(layerwise, "QUERIES_AT_ONCE", 8)  # 8, 8 and 4
         model = make(tmp_path / "m", variation)
         tokens = tiny.prompt(9 * LENGTH).view(9, LENGTH)  # more windows than are done at once
         hidden: list[list[Tensor]] = [[] for _ in model.layers]
@@ -163,6 +173,41 @@ class TestLayerwise:
                 for name in LINEARS:
                     stream.go_on(name)
                 assert_same(stream.x, torch.stack(expected))
+
+    @pytest.mark.parametrize("variation", ["smollm2", "attention_bias", "mlp_bias"])
+    def test_inputs_are_held_as_far_as_there_is_room(self, variation, tmp_path, monkeypatch):
+        model, windows = make(tmp_path / "m", variation), slice(0, 3)
+        tokens = tiny.prompt(6 * LENGTH).view(6, LENGTH)
+        rope = Rope(model.config, LENGTH)
+        with torch.no_grad():
+            x = F.embedding(tokens, model.tok_embeddings.weight)
+            one, other = (Stream(x.clone(), model.config, rope) for _ in range(2))
+            block = model.layers[0]
+            for stream in (one, other):
+                stream.enter(block, float_weights(block))
+            for name in LINEARS:
+                each = one.input(name, slice(0, 1)).nbytes
+                monkeypatch.setattr(layerwise, "MOST_KEPT", 4 * each)
+                for i in range(6):
+                    one.kept_input(name, slice(i, i + 1))
+                assert list(one.kept) == ([0, 1, 2, 3] if name in RESIDUAL else [])
+                kept = dict(one.kept)
+                assert all(one.input(name, slice(i, i + 1)) is x for i, x in kept.items())
+                one.kept.update(kept)
+                one.go_on(name)
+                assert not one.kept
+                expected = F.linear(other.input(name, windows), float_weights(block)[name][0])
+                before = other.x.clone()
+                taken, added = other.through(name, windows)
+                if name in RESIDUAL:
+                    assert torch.equal(added, expected) and len(taken) == 3
+                    bias = float_weights(block)[name][1]
+                    moved = added if bias is None else added + bias
+                    assert_same(other.x[windows], before[windows] + moved)
+                    other.through(name, slice(3, 6))
+                else:
+                    assert added is None and torch.equal(other.x, before)
+                assert_same(one.x, other.x)
 
     @pytest.mark.parametrize("variation", VARIATIONS)
     def test_batches_decode_as_the_model_does(self, variation, tmp_path):
@@ -275,7 +320,8 @@ class TestTorchao:
         """u [N, K] on a given grid."""
         order, factor = ours._factor(ours._damped(hessian, 0.01, weight.shape[1]), act_order=False)
         grid = ours._Grid(scales.t().contiguous(), zeros.t().contiguous(), form)
-        return ours._gptq(weight.t().contiguous(), order, factor, grid).t()
+        levels = ours._gptq(weight.t().contiguous(), order, factor, grid)
+        return (levels + grid.over_columns(grid.zeros)).t()
 
     def alike(self, ours: Tensor, theirs: Tensor, nearest: Tensor) -> None:
         assert (ours != nearest).float().mean() > 0.05  # errors were moved on

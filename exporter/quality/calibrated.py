@@ -3,7 +3,7 @@
 Two streams of activations go through the calibration text side by side: one of the float model, one
 of the model as far as it is quantized. A matrix is rounded for the inputs of the second, and aims at
 the outputs of the first (GPTAQ, arXiv 2504.02692): its target is
-W + CORRECTION W (C - H) H^-1, with H = E[q q^T] and C = E[x q^T] of quantized inputs q and float ones x.
+W + CORRECTION E[(W x - W q) q^T] H^-1, H = E[q q^T], of quantized inputs q and float ones x.
 Held in memory: one layer's weights, both streams, and one matrix's second moments (four matrices'
 where columns are scaled).
 """
@@ -32,6 +32,7 @@ from exporter.quality.checkpointing import Work
 from exporter.quality.gptq import gptq
 from exporter.quality.layerwise import (
     LINEARS,
+    RESIDUAL,
     Rope,
     Stream,
     float_weights,
@@ -52,7 +53,8 @@ from exporter.schemes import EmbeddingScheme, LinearScheme
 
 Report = Callable[[str], None]
 Factors = dict[str, Tensor]  # [K] of each packed matrix
-Inputs = tuple[Tensor, Tensor]  # of a matrix [B, T, K]: quantized, float
+# Of a matrix: quantized inputs [B, T, K], and float inputs [B, T, K] or outputs [B, T, N].
+Pair = tuple[Tensor, Tensor]
 # Of the difference between the streams that a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1
 # on SmolLM2 at 2 to 5 bits: all of it fits the calibration text too well.
 CORRECTION = 0.5
@@ -64,7 +66,7 @@ EMBEDDING_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a matrix's inputs: H = E[q q^T], C = E[x q^T], float32 [K, K]."""
+    """Of a matrix: H = E[q q^T], float32 [K, K]; E[y q^T], y its float inputs [K, K] or outputs [N, K]."""
 
     hessian: Tensor
     cross: Tensor
@@ -182,22 +184,24 @@ class _Run:
         return made
 
     def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
-        """Of the inputs of a matrix, past which `exact` has been moved then."""
+        """Of a matrix, past which `exact` has been moved then. The float outputs of one of RESIDUAL are at
+        hand, and no wider than its inputs, as a rule: they take the place of those."""
 
-        def inputs(windows: slice) -> Inputs:
-            return quantized.input(name, windows), exact.take(name, windows)
+        def pair(windows: slice) -> Pair:
+            q = quantized.kept_input(name, windows)
+            x, added = exact.through(name, windows)
+            return q, (x if added is None else added)
 
-        return self._moments_of(inputs)
+        return self._moments_of(pair)
 
-    def _moments_of(self, inputs: Callable[[slice], Inputs]) -> Moments:
-        """Of `inputs(windows)`: a matrix's quantized ones and its float ones [B, T, K]."""
+    def _moments_of(self, pair: Callable[[slice], Pair]) -> Moments:
+        def products(made: Pair) -> Tensor:
+            q, y = (values.flatten(0, 1) for values in made)
+            return torch.cat((second_moment(q), y.t() @ q))
 
-        def products(pair: Inputs) -> Tensor:
-            q, x = (values.flatten(0, 1) for values in pair)
-            return torch.stack((second_moment(q), x.t() @ q))
-
-        total = sum_over_parts(inputs, products, len(self.tokens))
-        return Moments(*(total / self.tokens.numel()))
+        total = sum_over_parts(pair, products, len(self.tokens)) / self.tokens.numel()
+        K = total.shape[1]
+        return Moments(total[:K], total[K:])
 
     def _sizes(self, name: str, exact: Stream) -> Sizes:
         """Of the inputs of a matrix, past which `exact` has been moved then."""
@@ -227,7 +231,8 @@ class _Run:
             return quantize_linear(weight, scheme)
         moments = self._moments(name, quantized, exact)
         form = weight_format(scheme, weight.shape[1])
-        return gptq(corrected(weight, moments), moments.hessian, form)
+        aim = corrected_by_outputs if name in RESIDUAL else corrected
+        return gptq(aim(weight, moments), moments.hessian, form)
 
     def _smooth(self, i: int, block: Block, exact: Stream) -> None:
         before = exact.x.clone()
@@ -290,9 +295,22 @@ def _scale(factors: dict[int, Factors], config: ModelConfig, block: Block, i: in
 
 
 def corrected(weight: Tensor, moments: Moments) -> Tensor:
-    """The target [N, K] for quantized inputs that comes nearer to the float model's outputs."""
-    H = moments.hessian.double()
+    """The target [N, K] for quantized inputs that comes nearer to the float model's outputs.
+
+    `moments.cross` is of the float inputs, [K, K].
+    """
+    moved = _correction(moments.cross - moments.hessian, moments.hessian)
+    return torch.addmm(weight, weight, moved)
+
+
+def corrected_by_outputs(weight: Tensor, moments: Moments) -> Tensor:
+    """The same, `moments.cross` being of the float outputs, [N, K]."""
+    return weight + _correction(moments.cross - weight @ moments.hessian, moments.hessian)
+
+
+def _correction(difference: Tensor, hessian: Tensor) -> Tensor:
+    """CORRECTION difference H^-1 [M, K]; in float64, H being nearly singular."""
+    H = hessian.double()
     H.diagonal().add_(CORRECTION_DAMPING * H.diagonal().mean().clamp(min=1e-12))
-    difference = (moments.cross - moments.hessian).double()
-    moved = torch.linalg.solve(H, difference.T).T  # (C - H) H^-1
-    return torch.addmm(weight, weight, moved.float(), alpha=CORRECTION)
+    factor, _ = torch.linalg.cholesky_ex(H)  # of values that are not finite: gptq() refuses the target
+    return CORRECTION * torch.cholesky_solve(difference.double().t(), factor).t().float()

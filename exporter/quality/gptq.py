@@ -12,7 +12,6 @@ For inputs x the error of a layer is tr((W - Q) H (W - Q)^T) with H = E[x x^T]. 
 Steps 2 and 3 alternate; neither can raise the error before scales are rounded to what is stored.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.lowbit_search import stored_scales
-from exporter.lowbit_weights import QuantizedWeight, WeightFormat, one_torch_thread, rounded
+from exporter.lowbit_weights import QuantizedWeight, WeightFormat, rounded
 
-BLOCK = 64  # columns whose errors are moved on together
-ROWS_AT_ONCE = 1024
+BLOCK = 32  # columns whose errors are moved on together
+ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ def gptq(
 ) -> QuantizedWeight:
     """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
 
-    Zeros are none or integer. Rows are independent; a few at a time are shared out to threads.
+    Zeros are none or integer. Rows are independent; ROWS_AT_ONCE are worked on together, in torch's own
+    threads: a step over one column is too short for threads of ours, which wait for one another there.
     Raises SingularHessian when the second moment has values that are not finite, and ValueError when
     the weight has.
     """
@@ -61,21 +61,17 @@ def gptq(
     values = torch.empty(N, K, dtype=torch.uint8)
     scales, zeros = (torch.empty(N, padded // form.group_size) for _ in range(2))
 
-    def work(part: tuple[slice, WeightFormat]) -> None:
-        rows, own = part
-        with torch.no_grad():
-            W = F.pad(weight[rows], (0, padded - K))
-            u, grid = _rows(W, H, order, factor, own, options)
-            values[rows] = u[:K].t().to(torch.uint8)
-            scales[rows], zeros[rows] = grid.scales.t(), grid.zeros.t()
-
     parts = [
         (slice(start, min(start + ROWS_AT_ONCE, whole.stop)), own)
         for whole, own in form.parts(N)
         for start in range(whole.start, whole.stop, ROWS_AT_ONCE)
     ]
-    with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, parts))
+    with torch.no_grad():
+        for rows, own in parts:
+            W = F.pad(weight[rows], (0, padded - K))
+            u, grid = _rows(W, H, order, factor, own, options)
+            values[rows] = u[:K].t().to(torch.uint8)
+            scales[rows], zeros[rows] = grid.scales.t(), grid.zeros.t()
     kept = None if form.zeros == "none" else zeros
     return rounded(QuantizedWeight(form, values, scales, kept))
 
@@ -114,19 +110,21 @@ def _factor(H: Tensor, act_order: bool) -> tuple[Tensor, Tensor]:
 def _rows(
     W: Tensor, H: Tensor, order: Tensor, factor: Tensor, form: WeightFormat, options: GptqOptions
 ) -> tuple[Tensor, "_Grid"]:
-    """The integers [K, n] of n rows [n, K], and their grid."""
+    """The integers u [K, n] of n rows [n, K], and their grid."""
     scales, zeros = search_scales(W, H.diagonal(), form)
     grid = _Grid(scales.t().contiguous(), zeros.t().contiguous(), form)
     columns = W.t().contiguous()
-    u = _gptq(columns, order, factor, grid)
+    levels = _gptq(columns, order, factor, grid)
+    HW = H @ columns
     for _ in range(options.rounds):
-        grid.scales = stored_scales(_refit(columns, H, u, grid), form.scale_dtype).t().contiguous()
-        u = _descend(columns, H, u, grid)
-    return u, grid
+        refitted = stored_scales(_refit(HW, H, levels, grid), form.scale_dtype)
+        grid.scales = refitted.t().contiguous()
+        levels = _descend(HW, H, levels, grid)
+    return levels.add_(grid.over_columns(grid.zeros)), grid
 
 
 class _Grid:
-    """The levels of n rows: scales and zeros [G, n], of groups of `size` columns.
+    """The levels of n rows, integers u less zeros: scales and zeros [G, n], of groups of `size` columns.
 
     Everything here lies by columns, [K, n]: a step takes one column of all rows.
     """
@@ -135,21 +133,15 @@ class _Grid:
         self.scales, self.zeros = scales, zeros
         self.size, self.limit = form.group_size, 2**form.bits - 1
 
-    def nearest(self, values: Tensor, group: int) -> Tensor:
-        """u [n] for values [n] of one column in `group`."""
-        scale = self.scales[group]
-        safe = torch.where(scale == 0, torch.ones_like(scale), scale)
-        return torch.div(values, safe).add_(self.zeros[group]).round_().clamp_(0, self.limit)
+    def groups(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Of each group [n]: scales, their inverses, the lowest level and the highest."""
+        inverses = torch.where(self.scales == 0, torch.ones_like(self.scales), self.scales).reciprocal_()
+        parts = (self.scales, inverses, -self.zeros, self.limit - self.zeros)
+        return list(zip(*(part.unbind() for part in parts), strict=True))
 
-    def value(self, u: Tensor, group: int) -> Tensor:
-        return torch.sub(u, self.zeros[group]).mul_(self.scales[group])
-
-    def levels(self, u: Tensor) -> Tensor:
-        """u less the zeros, float32 [K, n]."""
-        return u - self.zeros.repeat_interleave(self.size, 0)
-
-    def values(self, u: Tensor) -> Tensor:
-        return self.levels(u).mul_(self.scales.repeat_interleave(self.size, 0))
+    def over_columns(self, values: Tensor) -> Tensor:
+        """[G, n] of groups to [K, n] of columns."""
+        return values.repeat_interleave(self.size, 0)
 
 
 def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor]:
@@ -198,34 +190,36 @@ def _candidates(groups: Tensor, bits: int, has_zeros: bool):
 
 
 def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
+    """Levels [K, n] of the weights [K, n]."""
     W, K = W[order], len(W)
-    u, groups = torch.empty_like(W), (order // grid.size).tolist()
+    levels, groups = torch.empty_like(W), grid.groups()
+    of_column = (order // grid.size).tolist()
+    factor = factor / factor.diagonal()[:, None]
     for start in range(0, K, BLOCK):
         end = min(start + BLOCK, K)
-        block, local = W[start:end], factor[start:end, start:end]
-        errors = torch.empty_like(block)
-        for j in range(end - start):
-            group = groups[start + j]
-            u[start + j] = grid.nearest(block[j], group)
-            error = block[j] - grid.value(u[start + j], group)
-            errors[j] = error.div_(local[j, j])
-            block[j + 1 :].addr_(local[j, j + 1 :], errors[j], alpha=-1)
+        errors, found = torch.empty_like(W[start:end]), levels[start:end].unbind()
+        before = factor[start:end, start:end].t().contiguous()
+        for j, value in enumerate(W[start:end].unbind()):
+            scale, inverse, lowest, highest = groups[of_column[start + j]]
+            value.addmv_(errors[:j].t(), before[j, :j], alpha=-1)
+            torch.mul(value, inverse, out=found[j]).round_().clamp_(lowest, highest)
+            torch.addcmul(value, found[j], scale, value=-1, out=errors[j])
         W[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
     back = torch.empty_like(order)
     back[order] = torch.arange(K)
-    return u[back]
+    return levels[back]
 
 
-def _refit(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
-    """The scales [n, G] of least error for the integers u [K, n]."""
-    K, n = W.shape
+def _refit(HW: Tensor, H: Tensor, levels: Tensor, grid: _Grid) -> Tensor:
+    """The scales [n, G] of least error for the levels [K, n]; `HW` [K, n] is H times the weights."""
+    K, n = levels.shape
     size, G = grid.size, K // grid.size
-    V = grid.levels(u)
     A = torch.empty(n, G, G)
-    for g in range(G):
-        columns = slice(g * size, (g + 1) * size)
-        A[:, g] = (H[:, columns] @ V[columns]).mul_(V).view(G, size, n).sum(1).t()
-    b = (H @ W).mul_(V).view(G, size, n).sum(1).t()
+    for g in range(G):  # row and column g of all systems, from the diagonal on
+        own, rest = slice(g * size, (g + 1) * size), slice(g * size, None)
+        products = (H[rest, own] @ levels[own]).mul_(levels[rest])
+        A[:, g, g:] = A[:, g:, g] = products.view(G - g, size, n).sum(1).t()
+    b = (HW * levels).view(G, size, n).sum(1).t()
     diagonal = A.diagonal(dim1=1, dim2=2)
     used = diagonal > 0
     diagonal.add_(torch.where(used, 1e-6 * diagonal, torch.ones_like(diagonal)))
@@ -234,20 +228,23 @@ def _refit(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
     return torch.where(good, scales, grid.scales.t())
 
 
-def _descend(W: Tensor, H: Tensor, u: Tensor, grid: _Grid) -> Tensor:
-    """One sweep over the columns: each integer the best one, the others being as they are."""
-    Q = grid.values(u)
-    R = H @ (W - Q)
-    u, K = u.clone(), len(W)
+def _descend(HW: Tensor, H: Tensor, levels: Tensor, grid: _Grid) -> Tensor:
+    """One sweep over the columns: the level of each the best one, the others being as they are."""
+    Q = grid.over_columns(grid.scales).mul_(levels)
+    R = torch.addmm(HW, H, Q, alpha=-1)
+    levels, K, groups = torch.empty_like(levels), len(levels), grid.groups()
     for start in range(0, K, BLOCK):
         end = min(start + BLOCK, K)
-        local, around = R[start:end], H[start:end, start:end]
-        moved = torch.empty_like(local)
-        for j in range(end - start):
-            column = start + j
-            group = column // grid.size
-            u[column] = grid.nearest(local[j] / around[j, j] + Q[column], group)
-            moved[j] = grid.value(u[column], group).sub_(Q[column])
-            local.addr_(around[j], moved[j], alpha=-1)
-        R[end:].addmm_(H[end:, start:end], moved, alpha=-1)
-    return u
+        around, was = H[start:end, start:end], Q[start:end]
+        pivots = around.diagonal()[:, None]
+        before = around.tril(-1) / pivots
+        # Each column's best value but for what the new values of the columns before it take from it.
+        best = (R[start:end] / pivots + was).addmm_(before, was)
+        new, found = torch.empty_like(best), levels[start:end].unbind()
+        for j, value in enumerate(best.unbind()):
+            scale, inverse, lowest, highest = groups[(start + j) // grid.size]
+            value.addmv_(new[:j].t(), before[j, :j], alpha=-1)
+            torch.mul(value, inverse, out=found[j]).round_().clamp_(lowest, highest)
+            torch.mul(found[j], scale, out=new[j])
+        R[end:].addmm_(H[end:, start:end], new - was, alpha=-1)
+    return levels

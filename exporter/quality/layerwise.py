@@ -21,7 +21,9 @@ T = TypeVar("T")
 LINEARS = ("wqkv", "wo", "gate_up", "down")
 RESIDUAL = ("wo", "down")  # whose outputs are added to the stream
 MOST_WINDOWS_AT_ONCE = 4
+QUERIES_AT_ONCE = 128
 MOMENT_BLOCKS = 4
+MOST_KEPT = 2**29  # bytes of inputs that a stream holds until it moves past their matrix
 # Weights and biases by the names in LINEARS.
 Known = dict[str, tuple[Tensor, Tensor | None]]
 
@@ -48,17 +50,17 @@ def joined(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
 
 
 class Rope:
-    """Rotary tables [T, d], half-split pairs, and the causal mask [T, T] of a sliding window."""
+    """Rotary tables [T, d], half-split pairs, and the causal mask [T, T]: which keys a query sees."""
 
     def __init__(self, config: ModelConfig, T: int):
         angles = rope_angles(config, T)
         angles = torch.cat((angles, angles), dim=-1)
         self.cos, self.sin = angles.cos(), angles.sin()
-        self.mask = None
-        if config.sliding_window is not None and config.sliding_window < T:
-            positions = torch.arange(T)
-            distance = positions[:, None] - positions[None, :]
-            self.mask = (distance >= 0) & (distance < config.sliding_window)
+        positions = torch.arange(T)
+        distance = positions[:, None] - positions[None, :]
+        self.mask = distance >= 0
+        if config.sliding_window is not None:
+            self.mask &= distance < config.sliding_window
 
     def turn(self, x: Tensor, at: slice | int = slice(None)) -> Tensor:
         """x [..., T, d] at the positions `at`; [..., d] at one."""
@@ -68,19 +70,27 @@ class Rope:
 
 
 def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    return x_BTD * torch.rsqrt((x_BTD * x_BTD).mean(-1, keepdim=True) + eps) * weight_D
+    return F.rms_norm(x_BTD, weight_D.shape, weight_D, eps)
 
 
 def attention(qkv_BTN: Tensor, config: ModelConfig, rope: Rope) -> Tensor:
-    """Causal attention [B, T, heads d] of the joined queries, keys and values."""
+    """Causal attention [B, T, heads d] of the joined queries, keys and values.
+
+    A few queries at a time meet the keys up to the last of them: torch's kernel computes all keys that
+    it is given, those that the mask hides, too.
+    """
     B, T, _ = qkv_BTN.shape
     H, K, d = config.n_heads, config.n_kv_heads, config.head_dim
     q, k, v = qkv_BTN.view(B, T, H + 2 * K, d).transpose(1, 2).split((H, K, K), dim=1)
-    y = F.scaled_dot_product_attention(
-        rope.turn(q), rope.turn(k), v,
-        attn_mask=rope.mask, is_causal=rope.mask is None, enable_gqa=H != K,
-    )  # fmt: skip
-    return y.transpose(1, 2).reshape(B, T, H * d)
+    q, k = rope.turn(q), rope.turn(k)
+    y = []
+    for start in range(0, T, QUERIES_AT_ONCE):
+        end = min(start + QUERIES_AT_ONCE, T)
+        y.append(F.scaled_dot_product_attention(
+            q[:, :, start:end], k[:, :, :end], v[:, :, :end],
+            attn_mask=rope.mask[start:end, :end], enable_gqa=H != K,
+        ))  # fmt: skip
+    return torch.cat(y, dim=2).transpose(1, 2).reshape(B, T, H * d)
 
 
 def silu_mul(gate_up_BTN: Tensor) -> Tensor:
@@ -93,9 +103,9 @@ class Stream:
 
     `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS;
     `go_on(name)` moves all windows past it with the weight and bias that `known[name]` holds by then,
-    and `take(name, windows)` some, and returns their input: in the order of LINEARS, each once. The
-    inputs of `wo` and `down` are made again each time, from the same place and with what `known` has
-    for `wqkv` and `gate_up`: held for all windows they take more room than the streams.
+    and `take(name, windows)` some: in the order of LINEARS, each once. The inputs of `wo` and `down` take
+    more room than the windows do: they are made from the same place, with what `known` has for `wqkv` and
+    `gate_up`, and only those of the first MOST_KEPT bytes are held until `go_on`; others are made again.
     """
 
     def __init__(self, x_BTD: Tensor, config: ModelConfig, rope: Rope):
@@ -103,26 +113,46 @@ class Stream:
 
     def enter(self, block: Block, known: Known) -> None:
         self.block, self.known = block, known
+        self.kept: dict[int, Tensor] = {}  # inputs of one matrix, by the first window
 
     def leave(self) -> None:
         """Let go of the block."""
-        del self.block, self.known
+        del self.block, self.known, self.kept
 
     def input(self, name: str, windows: slice) -> Tensor:
-        norm = self.block.attention_norm if name in ("wqkv", "wo") else self.block.ffn_norm
-        normed = rms_norm(self.x[windows], norm.weight, self.config.norm_eps)
+        if name not in RESIDUAL:
+            return self._normed(name, windows)
+        if (kept := self.kept.pop(windows.start, None)) is not None:
+            return kept
         if name == "wo":
-            return attention(F.linear(normed, *self.known["wqkv"]), self.config, self.rope)
-        if name == "down":
-            return silu_mul(F.linear(normed, *self.known["gate_up"]))
-        return normed
+            qkv = F.linear(self._normed(name, windows), *self.known["wqkv"])
+            return attention(qkv, self.config, self.rope)
+        return silu_mul(F.linear(self._normed(name, windows), *self.known["gate_up"]))
+
+    def kept_input(self, name: str, windows: slice) -> Tensor:
+        """The same, held for `go_on` as far as there is room."""
+        x = self.input(name, windows)
+        if name in RESIDUAL and x[0].nbytes * windows.stop <= MOST_KEPT:
+            self.kept[windows.start] = x
+        return x
+
+    def _normed(self, name: str, windows: slice) -> Tensor:
+        norm = self.block.attention_norm if name in ("wqkv", "wo") else self.block.ffn_norm
+        return rms_norm(self.x[windows], norm.weight, self.config.norm_eps)
 
     def take(self, name: str, windows: slice) -> Tensor:
         """What reaches the matrix, of windows that are moved past it."""
+        return self.through(name, windows)[0]
+
+    def through(self, name: str, windows: slice) -> tuple[Tensor, Tensor | None]:
+        """The same, and for one of RESIDUAL what it adds to the windows, but for its bias."""
         x = self.input(name, windows)
-        if name in RESIDUAL:  # the others' outputs are made again where the next matrix reads them
-            self.x[windows] += F.linear(x, *self.known[name])
-        return x
+        if name not in RESIDUAL:  # its output is made again where the next matrix reads it
+            return x, None
+        weight, bias = self.known[name]
+        added = F.linear(x, weight)
+        self.x[windows] += added if bias is None else added + bias
+        return x, added
 
     def go_on(self, name: str) -> None:
         if name in RESIDUAL:
@@ -156,8 +186,9 @@ def sum_over_parts(
     """
     total, parts = torch.zeros(()), _parts(windows)
     with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
-        for at in range(0, len(parts), workers):
-            made = list(pool.map(inputs, parts[at : at + workers]))
+        step = 2 * workers  # so that none waits long for the others
+        for at in range(0, len(parts), step):
+            made = list(pool.map(inputs, parts[at : at + step]))
             with _rounded_products():
                 total = sum(pool.map(products, made), total)
             del made  # before the next are made
