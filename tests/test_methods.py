@@ -187,15 +187,13 @@ class TestLayerwise:
                 stream.enter(block, float_weights(block))
             for name in LINEARS:
                 each = one.input(name, slice(0, 1)).nbytes
-                monkeypatch.setattr(layerwise, "MOST_KEPT", 4 * each)
-                for i in range(6):
-                    one.kept_input(name, slice(i, i + 1))
-                assert list(one.kept) == ([0, 1, 2, 3] if name in RESIDUAL else [])
-                kept = dict(one.kept)
-                assert all(one.input(name, slice(i, i + 1)) is x for i, x in kept.items())
-                one.kept.update(kept)
+                monkeypatch.setattr(layerwise, "MOST_HELD", 4 * each + 1)
+                one.hold(name)
+                made = [one.input(name, slice(i, i + 1)) for i in range(6)]
+                assert one.held_from == ({0, 1, 2, 3} if name in RESIDUAL else set())
+                assert all(torch.equal(one.input(name, slice(i, i + 1)), x) for i, x in enumerate(made))
                 one.go_on(name)
-                assert not one.kept
+                assert not one.held_from
                 expected = F.linear(other.input(name, windows), float_weights(block)[name][0])
                 before = other.x.clone()
                 taken, added = other.through(name, windows)

@@ -187,8 +187,10 @@ class _Run:
         """Of a matrix, past which `exact` has been moved then. The float outputs of one of RESIDUAL are at
         hand, and no wider than its inputs, as a rule: they take the place of those."""
 
+        quantized.hold(name)
+
         def pair(windows: slice) -> Pair:
-            q = quantized.kept_input(name, windows)
+            q = quantized.input(name, windows)
             x, added = exact.through(name, windows)
             return q, (x if added is None else added)
 

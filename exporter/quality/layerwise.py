@@ -23,7 +23,7 @@ RESIDUAL = ("wo", "down")  # whose outputs are added to the stream
 MOST_WINDOWS_AT_ONCE = 4
 QUERIES_AT_ONCE = 128
 MOMENT_BLOCKS = 4
-MOST_KEPT = 2**29  # bytes of inputs that a stream holds until it moves past their matrix
+MOST_HELD = 2**29  # bytes of inputs that a stream holds until it moves past their matrix
 # Weights and biases by the names in LINEARS.
 Known = dict[str, tuple[Tensor, Tensor | None]]
 
@@ -64,9 +64,11 @@ class Rope:
 
     def turn(self, x: Tensor, at: slice | int = slice(None)) -> Tensor:
         """x [..., T, d] at the positions `at`; [..., d] at one."""
-        half = x.shape[-1] // 2
-        turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-        return x * self.cos[at] + turned * self.sin[at]
+        half, sin = x.shape[-1] // 2, self.sin[at]
+        y = x * self.cos[at]
+        y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
+        y[..., half:].addcmul_(x[..., :half], sin[..., half:])
+        return y
 
 
 def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -81,8 +83,8 @@ def attention(qkv_BTN: Tensor, config: ModelConfig, rope: Rope) -> Tensor:
     """
     B, T, _ = qkv_BTN.shape
     H, K, d = config.n_heads, config.n_kv_heads, config.head_dim
-    q, k, v = qkv_BTN.view(B, T, H + 2 * K, d).transpose(1, 2).split((H, K, K), dim=1)
-    q, k = rope.turn(q), rope.turn(k)
+    qk, v = qkv_BTN.view(B, T, H + 2 * K, d).transpose(1, 2).split((H + K, K), dim=1)
+    q, k = rope.turn(qk).split((H, K), dim=1)
     y = []
     for start in range(0, T, QUERIES_AT_ONCE):
         end = min(start + QUERIES_AT_ONCE, T)
@@ -103,37 +105,45 @@ class Stream:
 
     `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS;
     `go_on(name)` moves all windows past it with the weight and bias that `known[name]` holds by then,
-    and `take(name, windows)` some: in the order of LINEARS, each once. The inputs of `wo` and `down` take
-    more room than the windows do: they are made from the same place, with what `known` has for `wqkv` and
-    `gate_up`, and only those of the first MOST_KEPT bytes are held until `go_on`; others are made again.
+    and `take(name, windows)` some: in the order of LINEARS, each once. The inputs of `wo` and `down` are
+    made from the same place, with what `known` has for `wqkv` and `gate_up`, and take more room than the
+    windows: they are made again each time, but for those that `hold(name)` holds until `go_on(name)`.
     """
 
     def __init__(self, x_BTD: Tensor, config: ModelConfig, rope: Rope):
         self.x, self.config, self.rope = x_BTD, config, rope
+        self._release()
 
     def enter(self, block: Block, known: Known) -> None:
         self.block, self.known = block, known
-        self.kept: dict[int, Tensor] = {}  # inputs of one matrix, by the first window
 
     def leave(self) -> None:
         """Let go of the block."""
-        del self.block, self.known, self.kept
+        del self.block, self.known
+        self._release()
+
+    def hold(self, name: str) -> None:
+        """From now on inputs of the first windows are held, those that have room in MOST_HELD bytes."""
+        if name in RESIDUAL:
+            T, K = self.x.shape[1], matrices(self.block)[name][0].in_features
+            self.held = torch.empty(min(MOST_HELD // (4 * T * K), len(self.x)), T, K)
+
+    def _release(self) -> None:
+        self.held, self.held_from = torch.empty(0), set()  # by the first of some windows
 
     def input(self, name: str, windows: slice) -> Tensor:
         if name not in RESIDUAL:
             return self._normed(name, windows)
-        if (kept := self.kept.pop(windows.start, None)) is not None:
-            return kept
+        if windows.start in self.held_from:
+            return self.held[windows]
         if name == "wo":
             qkv = F.linear(self._normed(name, windows), *self.known["wqkv"])
-            return attention(qkv, self.config, self.rope)
-        return silu_mul(F.linear(self._normed(name, windows), *self.known["gate_up"]))
-
-    def kept_input(self, name: str, windows: slice) -> Tensor:
-        """The same, held for `go_on` as far as there is room."""
-        x = self.input(name, windows)
-        if name in RESIDUAL and x[0].nbytes * windows.stop <= MOST_KEPT:
-            self.kept[windows.start] = x
+            x = attention(qkv, self.config, self.rope)
+        else:
+            x = silu_mul(F.linear(self._normed(name, windows), *self.known["gate_up"]))
+        if windows.stop <= len(self.held):
+            self.held[windows] = x
+            self.held_from.add(windows.start)
         return x
 
     def _normed(self, name: str, windows: slice) -> Tensor:
@@ -158,6 +168,7 @@ class Stream:
         if name in RESIDUAL:
             for _ in over_parts(lambda windows: self.take(name, windows), len(self.x)):
                 pass
+            self._release()
 
 
 def float_weights(block: Block) -> Known:
