@@ -23,7 +23,7 @@ RANGE_STEPS = (-0.5, 0.5, 1.5)
 HQQ_POWER, HQQ_PENALTY, HQQ_GROWTH, HQQ_STEPS = 0.75, 10.0, 1.01, 10
 
 # The weights of a group whose scale would be less are zeros; errors below it are none.
-_SMALLEST = 2.0**-100
+SMALLEST = 2.0**-100
 
 
 class Search:
@@ -149,7 +149,7 @@ def _spread_extremes(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Scales [C, M] of both signs that put each group's largest magnitude near its last level."""
     highest, lowest, middle = groups.amax(0), groups.amin(0), 2 ** (bits - 1)
     extreme = torch.where(highest > -lowest, highest, lowest)
-    extreme = torch.where(extreme.abs() < _SMALLEST, _SMALLEST, extreme)
+    extreme = torch.where(extreme.abs() < SMALLEST, SMALLEST, extreme)
     spans = [-middle, *(-middle - steps for steps in EXTREME_STEPS)]
     spans += [max(middle - 0.5 + steps, 0.5) for steps in EXTREME_STEPS]
     scales = extreme / torch.tensor(spans)[:, None]
@@ -160,7 +160,7 @@ def _spread_ranges(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Scales and zero points [C, M] that spread each group's range, 0 included, over the levels."""
     limit = 2**bits - 1
     highest, lowest = groups.amax(0).clamp(min=0), groups.amin(0).clamp(max=0)
-    width = (highest - lowest).clamp(min=_SMALLEST)
+    width = (highest - lowest).clamp(min=SMALLEST)
     clipped = torch.tensor((0.0, *RANGE_STEPS))[:, None]
     scales = width / (limit + clipped)
     return scales, (-lowest / scales - clipped / 2).round().clamp(0, limit)
@@ -174,7 +174,7 @@ def _half_quadratic(
     sizes, slopes, target = (torch.empty_like(trial.groups) for _ in range(3))
     for step in range(HQQ_STEPS + 1):
         errors = trial.errors(scale, zero)
-        torch.abs(errors, out=sizes).clamp_(min=_SMALLEST)
+        torch.abs(errors, out=sizes).clamp_(min=SMALLEST)
         torch.sqrt(sizes, out=slopes).rsqrt_()  # sizes^(p - 1)
         norm = torch.mul(sizes, slopes, out=target).mul_(trial.importance).sum(0)
         norm.mul_(scale.abs().pow(HQQ_POWER))

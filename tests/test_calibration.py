@@ -18,7 +18,7 @@ from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer
 from exporter.methods import parse_method
-from exporter.quality import calibrated, calibration, checkpointing
+from exporter.quality import calibrated, calibration, checkpointing, layerwise
 from exporter.quality.calibrated import Moments, apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.recipe import Recipe, parse_recipe
@@ -206,7 +206,7 @@ class TestResuming:
         assert rest.layers() == 1 and rest.lines[0] == "going on at layer 4 of 4"
 
     @pytest.mark.parametrize("damage", ["layer-0.safetensors", "layer-1.safetensors",
-                                        "streams-2.safetensors", "done"])  # fmt: skip
+                                        "streams-2.npy", "done"])  # fmt: skip
     @pytest.mark.parametrize("kind", ["cut", "missing", "other"])
     def test_a_damaged_folder_counts_as_empty(self, damage, kind, deep, text, tmp_path):
         wanted, tokens, work = recipe("gptq"), text.tokens[:8], Work(tmp_path / "w")
@@ -309,14 +309,25 @@ class TestExports:
             assert line.startswith("error: ") and said in line and "fetch it again" in line, line
 
 
+def test_inputs_that_are_made_again_are_the_same(folder, text, tmp_path, monkeypatch):
+    def packed(name: str) -> dict[str, bytes]:
+        return packed_bytes(quantized(folder, recipe("gptq"), text.tokens[:WINDOWS], Work(tmp_path / name)))
+
+    held = packed("a")
+    monkeypatch.setattr(layerwise, "MOST_HELD", 0)
+    assert packed("b") == held
+
+
 def test_a_target_by_outputs_is_that_by_inputs():
     generator = torch.manual_seed(0)
     weight = torch.randn(24, 64, generator=generator)
     x = torch.randn(500, 64, generator=generator)
     q = x + 0.1 * torch.randn(500, 64, generator=generator)
     hessian = q.T @ q / 500
-    by_inputs = calibrated.corrected(weight, Moments(hessian, x.T @ q / 500))
-    by_outputs = calibrated.corrected_by_outputs(weight, Moments(hessian, (x @ weight.T).T @ q / 500))
+    by_inputs, by_outputs = (
+        calibrated.corrected(weight, Moments(hessian, y.T @ q / 500, of_outputs))
+        for y, of_outputs in ((x, False), (x @ weight.T, True))
+    )
     torch.testing.assert_close(by_outputs, by_inputs, rtol=1e-4, atol=1e-4)
     before, after = ((x @ weight.T - q @ w.T).square().mean() for w in (weight, by_inputs))
     assert after < 0.95 * before
@@ -373,7 +384,7 @@ class TestVerify:
         tokens = torch.randint(model.config.vocab_size, (12, 64), generator=torch.manual_seed(3))
         apply_method(model, wanted.linear, None, tokens, Work(tmp_path / "work"), str)
         before, moments, after = calls[-1]
-        assert len(calls) == 2 * len(model.layers) + 1  # the others' by their outputs
+        assert len(calls) == 4 * len(model.layers) + 1
         if tied:
             assert torch.equal(after, model.head.weight)
         else:

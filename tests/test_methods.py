@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exporter.checkpoint import open_checkpoint
+from exporter.lowbit_search import SMALLEST
 from exporter.lowbit_weights import (
     WeightFormat,
     dequantize,
@@ -176,36 +177,42 @@ class TestLayerwise:
 
     @pytest.mark.parametrize("variation", ["smollm2", "attention_bias", "mlp_bias"])
     def test_inputs_are_held_as_far_as_there_is_room(self, variation, tmp_path, monkeypatch):
-        model, windows = make(tmp_path / "m", variation), slice(0, 3)
-        tokens = tiny.prompt(6 * LENGTH).view(6, LENGTH)
-        rope = Rope(model.config, LENGTH)
+        """Five windows in parts of two: with room for none, three (one part) and all of them."""
+        monkeypatch.setattr(layerwise, "_parts", lambda n: [slice(0, 2), slice(2, 4), slice(4, 5)])
+        model = make(tmp_path / "m", variation)
+        tokens, rope = tiny.prompt(5 * LENGTH).view(5, LENGTH), Rope(model.config, LENGTH)
+        block, parts = model.layers[0], layerwise._parts(5)
+        known = float_weights(block)
         with torch.no_grad():
             x = F.embedding(tokens, model.tok_embeddings.weight)
-            one, other = (Stream(x.clone(), model.config, rope) for _ in range(2))
-            block = model.layers[0]
-            for stream in (one, other):
-                stream.enter(block, float_weights(block))
-            for name in LINEARS:
-                each = one.input(name, slice(0, 1)).nbytes
-                monkeypatch.setattr(layerwise, "MOST_HELD", 4 * each + 1)
-                one.hold(name)
-                made = [one.input(name, slice(i, i + 1)) for i in range(6)]
-                assert one.held_from == ({0, 1, 2, 3} if name in RESIDUAL else set())
-                assert all(torch.equal(one.input(name, slice(i, i + 1)), x) for i, x in enumerate(made))
-                one.go_on(name)
-                assert not one.held_from
-                expected = F.linear(other.input(name, windows), float_weights(block)[name][0])
-                before = other.x.clone()
-                taken, added = other.through(name, windows)
-                if name in RESIDUAL:
-                    assert torch.equal(added, expected) and len(taken) == 3
-                    bias = float_weights(block)[name][1]
-                    moved = added if bias is None else added + bias
-                    assert_same(other.x[windows], before[windows] + moved)
-                    other.through(name, slice(3, 6))
-                else:
-                    assert added is None and torch.equal(other.x, before)
-                assert_same(one.x, other.x)
+            for room, count in ((0, 0), (3, 1), (5, 3)):
+                held, other = (Stream(x.clone(), model.config, rope) for _ in range(2))
+                for stream in (held, other):
+                    stream.enter(block, known)
+                for name in LINEARS:
+                    made = [other.input(name, part) for part in parts]
+                    monkeypatch.setattr(layerwise, "MOST_HELD", room * made[-1].nbytes + 1)
+                    held.hold(name)
+                    first, again = ([held.input(name, part) for part in parts] for _ in range(2))
+                    same = [a.data_ptr() == b.data_ptr() for a, b in zip(first, again, strict=True)]
+                    assert sum(same) == (count if name in RESIDUAL else 0)
+                    assert all(torch.equal(a, b) for a, b in zip(made + made, first + again, strict=True))
+                    if name == "wo":  # past it without go_on: what is held of it is not that of `down`
+                        for part in parts:
+                            held.take(name, part)
+                    else:
+                        held.go_on(name)
+                    weight, bias = known[name]
+                    for part, y in zip(parts, made, strict=True):
+                        before = other.x[part].clone()
+                        taken, added = other.through(name, part)
+                        assert torch.equal(taken, y)
+                        if name in RESIDUAL:
+                            assert torch.equal(added, F.linear(y, weight))
+                            assert_same(other.x[part], before + F.linear(y, weight, bias))
+                        else:
+                            assert added is None
+                    assert torch.equal(held.x, other.x)
 
     @pytest.mark.parametrize("variation", VARIATIONS)
     def test_batches_decode_as_the_model_does(self, variation, tmp_path):
@@ -255,6 +262,56 @@ class TestGptq:
         errors = [output_error(weight, dequantize(q), hessian) for q in found]
         assert errors[1] < 0.8 * errors[0]
         assert errors[3] < errors[2] < errors[1]
+
+    @pytest.mark.parametrize("zeros", ["none", "integer"])
+    def test_scales_and_levels_are_the_best_ones(self, zeros):
+        """The refit against least squares in float64, the descent against one weight after another,
+        over more columns than a block; a scale that is 0 and one that is negative."""
+        weight, hessian = layer(6, 80)
+        form = WeightFormat(3, 16, zeros)
+        H, W = ours._damped(hessian, 0.01, 80).double(), weight.t().double()
+        scales, zero = (part.t().contiguous() for part in ours.search_scales(weight, H.diagonal(), form))
+        scales[2, 3], scales[1, 4] = 0, -scales[1, 4]
+        grid = ours._Grid(scales, zero, form)
+        groups = torch.arange(80) // 16
+        levels = (W / torch.where(scales == 0, SMALLEST, scales)[groups]).round()
+        levels = levels.clamp(-zero[groups], grid.limit - zero[groups]).float()
+        HW = (H @ W).float()
+
+        found = ours._descend(HW, H.float(), levels, grid)
+        Q, agree = levels.double() * scales[groups], torch.ones_like(found, dtype=torch.bool)
+        for j in range(80):
+            residual = H[j] @ (W - Q)
+            best = (Q[j] + residual / H[j, j]) / torch.where(scales == 0, SMALLEST, scales)[groups[j]]
+            best = best.clamp(-zero[groups[j]], grid.limit - zero[groups[j]])
+            agree[j] = (found[j] - best).abs() < 0.5 + 1e-3  # the nearest, but for rounding
+            Q[j] = found[j].double() * scales[groups[j]]
+        assert agree.all() and (found != levels).float().mean() > 0.05
+
+        refitted = ours._refit(HW, H.float(), levels, grid)
+        for n in range(6):
+            columns = torch.stack([levels[:, n].double() * (groups == g) for g in range(5)], 1)
+            used = columns.any(0)  # a group of zeros keeps its scale
+            columns = columns[:, used]
+            best = torch.linalg.solve(columns.t() @ H @ columns, columns.t() @ H @ W[:, n])
+            torch.testing.assert_close(refitted[n, used].double(), best, rtol=1e-3, atol=1e-5)
+            assert torch.equal(refitted[n, ~used], scales[~used, n])
+
+    @pytest.mark.parametrize("zeros", ["none", "integer"])
+    @pytest.mark.parametrize("value", [0.0, 1e-37, 1e-39])
+    def test_a_group_of_next_to_nothing(self, zeros, value):
+        """A group whose scale has no reciprocal, its first column exactly 0: it spoils none of the others,
+        and takes up what they cannot."""
+        weight, hessian = layer(8, 96)
+        weight[3, 32:64] = 0
+        weight[3, 40] = value
+        factors = torch.ones(96)
+        factors[33] = 2 * (hessian.diagonal().max() / hessian[33, 33]).sqrt()  # the first to be rounded
+        hessian *= factors * factors[:, None]
+        form = WeightFormat(4, 32, zeros)
+        error = output_error(weight[3:4], dequantize(gptq(weight, hessian, form))[3:4], hessian)
+        plain = dequantize(gptq(weight, torch.eye(96), form))  # each by itself
+        assert error < 0.8 * output_error(weight[3:4], plain[3:4], hessian)
 
     def test_rows_of_several_widths_are_as_if_alone(self):
         weight, hessian = layer(70, 64)

@@ -30,14 +30,17 @@ from exporter.quality.fit import fit
 from exporter.quality.layerwise import (
     LINEARS,
     Rope,
+    add_second_moment,
     float_weights,
     last_hidden,
+    mirrored,
     run_block,
-    second_moment,
+    sum_over_parts,
 )
 from exporter.quality.sensitivity import WHOLE, sensitivities, windows_needed
 from exporter.schemes import LinearScheme
 
+ROUNDED = 2.0**-8  # a bfloat16 product's elements, where the CPU has them
 BASE = LinearScheme("linear:a8wx", 64, 4, method="gptq")
 SHAPE = {"rtn": {form: 4.0 ** (4 - form[0]) * (1 if form[1] == 64 else 0.9) for form in FORMATS}}
 
@@ -87,8 +90,17 @@ def test_units_are_written_and_read(tmp_path):
 
 @pytest.mark.parametrize("columns", [1, 3, 5, 64, 66])
 def test_second_moments_are_whole(columns):
-    x = torch.randn(100, columns, generator=torch.manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(second_moment(x), x.T @ x)
+    """Of parts of windows, the last one shorter; and with a row more, as of what is seen of them."""
+    x = torch.randn(67, 4, columns, generator=torch.manual_seed(0), dtype=torch.float64).float()
+
+    def add(part: torch.Tensor, total: torch.Tensor) -> None:
+        add_second_moment(part, total[:columns])
+        total[columns] += part.sum(0)
+
+    total = sum_over_parts(lambda at: x[at].flatten(0, 1), add, (columns + 1, columns), 67)
+    rows = x.flatten(0, 1)
+    torch.testing.assert_close(mirrored(total[:columns]), rows.T @ rows, rtol=ROUNDED, atol=ROUNDED * 268)
+    torch.testing.assert_close(total[columns], rows.sum(0), rtol=1e-4, atol=1e-3)
 
 
 def test_a_layer_of_zeros_loses_nothing(tmp_path):

@@ -4,8 +4,8 @@ Two streams of activations go through the calibration text side by side: one of 
 of the model as far as it is quantized. A matrix is rounded for the inputs of the second, and aims at
 the outputs of the first (GPTAQ, arXiv 2504.02692): its target is
 W + CORRECTION E[(W x - W q) q^T] H^-1, H = E[q q^T], of quantized inputs q and float ones x.
-Held in memory: one layer's weights, both streams, and one matrix's second moments (four matrices'
-where columns are scaled).
+Held in memory: one layer's weights, both streams, one matrix's second moments (four matrices' where
+columns are scaled), one a thread while they are summed, and its inputs, as far as layerwise.MOST_HELD.
 """
 
 import time
@@ -29,15 +29,16 @@ from exporter.lowbit_weights import (
 from exporter.methods import parse_method
 from exporter.model import Block, Transformer
 from exporter.quality.checkpointing import Work
-from exporter.quality.gptq import gptq
+from exporter.quality.gptq import cholesky, gptq
 from exporter.quality.layerwise import (
     LINEARS,
     RESIDUAL,
     Rope,
     Stream,
+    add_second_moment,
     float_weights,
+    mirrored,
     rms_norm,
-    second_moment,
     sum_over_parts,
 )
 from exporter.quality.transforms import (
@@ -66,10 +67,12 @@ EMBEDDING_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a matrix: H = E[q q^T], float32 [K, K]; E[y q^T], y its float inputs [K, K] or outputs [N, K]."""
+    """Of a matrix: `hessian` H = E[q q^T], float32 [K, K]; `cross` of its float inputs, E[x q^T] [K, K],
+    or, with `by_outputs`, of its float outputs but for the bias, E[W x q^T] [N, K]."""
 
     hessian: Tensor
     cross: Tensor
+    by_outputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,29 +186,32 @@ class _Run:
         exact.leave()
         return made
 
-    def _moments(self, name: str, quantized: Stream, exact: Stream) -> Moments:
-        """Of a matrix, past which `exact` has been moved then. The float outputs of one of RESIDUAL are at
-        hand, and no wider than its inputs, as a rule: they take the place of those."""
-
+    def _moments(self, name: str, weight: Tensor, quantized: Stream, exact: Stream) -> Moments:
+        """Of a matrix [N, K], past which `exact` has been moved then. The float outputs of one of RESIDUAL
+        are at hand, and no wider than its inputs, as a rule: they take the place of those."""
         quantized.hold(name)
+        by_outputs, (N, K) = name in RESIDUAL, weight.shape
 
         def pair(windows: slice) -> Pair:
             q = quantized.input(name, windows)
             x, added = exact.through(name, windows)
-            return q, (x if added is None else added)
+            return q, (added if by_outputs else x)
 
-        return self._moments_of(pair)
+        hessian, cross = self._moments_of(pair, K, N if by_outputs else K)
+        return Moments(hessian, cross, by_outputs)
 
-    def _moments_of(self, pair: Callable[[slice], Pair]) -> Moments:
-        def products(made: Pair) -> Tensor:
+    def _moments_of(self, pair: Callable[[slice], Pair], K: int, M: int) -> tuple[Tensor, Tensor]:
+        """E[q q^T] [K, K] and E[y q^T] [M, K] of what `pair(windows)` makes."""
+
+        def add(made: Pair, total: Tensor) -> None:
             q, y = (values.flatten(0, 1) for values in made)
-            return torch.cat((second_moment(q), y.t() @ q))
+            add_second_moment(q, total[:K])
+            total[K:].addmm_(y.t(), q)
 
-        total = sum_over_parts(pair, products, len(self.tokens)) / self.tokens.numel()
-        K = total.shape[1]
-        return Moments(total[:K], total[K:])
+        total = sum_over_parts(pair, add, (K + M, K), len(self.tokens)) / self.tokens.numel()
+        return mirrored(total[:K]), total[K:]
 
-    def _sizes(self, name: str, exact: Stream) -> Sizes:
+    def _sizes(self, name: str, K: int, exact: Stream) -> Sizes:
         """Of the inputs of a matrix, past which `exact` has been moved then."""
         largest = []
 
@@ -214,11 +220,12 @@ class _Run:
             largest.append(x.abs().amax((0, 1)))
             return x.flatten(0, 1)
 
-        def products(x: Tensor) -> Tensor:
-            return torch.cat((second_moment(x), x.abs().sum(0, keepdim=True)))
+        def add(x: Tensor, total: Tensor) -> None:
+            add_second_moment(x, total[:K])
+            total[K] += x.abs().sum(0)
 
-        total = sum_over_parts(inputs, products, len(self.tokens)) / self.tokens.numel()
-        return Sizes(total[:-1], total[-1], torch.stack(largest).amax(0))
+        total = sum_over_parts(inputs, add, (K + 1, K), len(self.tokens)) / self.tokens.numel()
+        return Sizes(mirrored(total[:K]), total[K], torch.stack(largest).amax(0))
 
     def _rounding(self, name: str) -> str:
         return parse_method(self.linear.for_layer(name).method).rounding
@@ -231,17 +238,16 @@ class _Run:
         if self._rounding(f"layers.{i}.{name}") != "gptq":
             exact.go_on(name)
             return quantize_linear(weight, scheme)
-        moments = self._moments(name, quantized, exact)
+        moments = self._moments(name, weight, quantized, exact)
         form = weight_format(scheme, weight.shape[1])
-        aim = corrected_by_outputs if name in RESIDUAL else corrected
-        return gptq(aim(weight, moments), moments.hessian, form)
+        return gptq(corrected(weight, moments), moments.hessian, form)
 
     def _smooth(self, i: int, block: Block, exact: Stream) -> None:
-        before = exact.x.clone()
-        exact.enter(block, float_weights(block))
+        before, weights = exact.x.clone(), float_weights(block)
+        exact.enter(block, weights)
         sizes = {}
         for name in LINEARS:
-            sizes[name] = self._sizes(name, exact)
+            sizes[name] = self._sizes(name, weights[name][0].shape[1], exact)
         exact.x = before
         factors: Factors = {}
 
@@ -266,10 +272,11 @@ class _Run:
         got wrong; a table that is the embedding, too, stays as it is."""
         self.report("calibrating: the output layer")
         model, eps = self.model, self.config.norm_eps
-        moments = self._moments_of(
+        D = self.config.dim
+        moments = Moments(*self._moments_of(
             lambda windows: tuple(rms_norm(s.x[windows], model.norm.weight, eps)
-                                  for s in (quantized, exact))
-        )  # fmt: skip
+                                  for s in (quantized, exact)), D, D,
+        ))  # fmt: skip
         weight, hessian = model.output.weight.detach(), moments.hessian
         shared = shares_table(model, self.linear, self.embedding)
         if model.head is not None:
@@ -280,7 +287,7 @@ class _Run:
             weight = corrected(weight, moments)
         if shared:
             hessian = table_moment(hessian)
-        form = weight_format(self.linear.for_layer("output"), self.config.dim)
+        form = weight_format(self.linear.for_layer("output"), D)
         return gptq(weight, hessian, form)
 
 
@@ -299,20 +306,17 @@ def _scale(factors: dict[int, Factors], config: ModelConfig, block: Block, i: in
 def corrected(weight: Tensor, moments: Moments) -> Tensor:
     """The target [N, K] for quantized inputs that comes nearer to the float model's outputs.
 
-    `moments.cross` is of the float inputs, [K, K].
+    Raises SingularHessian when the second moment has values that are not finite.
     """
-    moved = _correction(moments.cross - moments.hessian, moments.hessian)
-    return torch.addmm(weight, weight, moved)
-
-
-def corrected_by_outputs(weight: Tensor, moments: Moments) -> Tensor:
-    """The same, `moments.cross` being of the float outputs, [N, K]."""
-    return weight + _correction(moments.cross - weight @ moments.hessian, moments.hessian)
+    H = moments.hessian
+    if moments.by_outputs:
+        return weight + _correction(moments.cross - weight @ H, H)
+    return torch.addmm(weight, weight, _correction(moments.cross - H, H))
 
 
 def _correction(difference: Tensor, hessian: Tensor) -> Tensor:
     """CORRECTION difference H^-1 [M, K]; in float64, H being nearly singular."""
     H = hessian.double()
     H.diagonal().add_(CORRECTION_DAMPING * H.diagonal().mean().clamp(min=1e-12))
-    factor, _ = torch.linalg.cholesky_ex(H)  # of values that are not finite: gptq() refuses the target
-    return CORRECTION * torch.cholesky_solve(difference.double().t(), factor).t().float()
+    moved = torch.cholesky_solve(difference.double().t(), cholesky(H)).t()
+    return (CORRECTION * moved).float()

@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.lowbit_search import stored_scales
+from exporter.lowbit_search import SMALLEST, stored_scales
 from exporter.lowbit_weights import QuantizedWeight, WeightFormat, rounded
 
 BLOCK = 32  # columns whose errors are moved on together
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 4096  # less where their systems of equations for the scales take more than
+SYSTEMS_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,18 @@ class SingularHessian(ValueError):
     """The inputs' second moment has no Cholesky factor: values that are not finite."""
 
 
+_NOT_FINITE = (
+    "a layer's inputs have values that are not finite; the checkpoint is damaged: fetch it again"
+)
+
+
 def gptq(
     weight: Tensor, hessian: Tensor, form: WeightFormat, options: GptqOptions = GptqOptions()
 ) -> QuantizedWeight:
     """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
 
-    Zeros are none or integer. Rows are independent; ROWS_AT_ONCE are worked on together, in torch's own
-    threads: a step over one column is too short for threads of ours, which wait for one another there.
+    Zeros are none or integer. Rows are independent; up to ROWS_AT_ONCE are worked on together, in torch's
+    own threads: a step over one column is so short that threads of ours would wait for Python's lock.
     Raises SingularHessian when the second moment has values that are not finite, and ValueError when
     the weight has.
     """
@@ -61,10 +67,11 @@ def gptq(
     values = torch.empty(N, K, dtype=torch.uint8)
     scales, zeros = (torch.empty(N, padded // form.group_size) for _ in range(2))
 
+    step = max(1, min(ROWS_AT_ONCE, SYSTEMS_BYTES // (4 * scales.shape[1] ** 2)))
     parts = [
-        (slice(start, min(start + ROWS_AT_ONCE, whole.stop)), own)
+        (slice(start, min(start + step, whole.stop)), own)
         for whole, own in form.parts(N)
-        for start in range(whole.start, whole.stop, ROWS_AT_ONCE)
+        for start in range(whole.start, whole.stop, step)
     ]
     with torch.no_grad():
         for rows, own in parts:
@@ -87,10 +94,7 @@ def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
     K = hessian.shape[0]
     mean = hessian.diagonal().mean()
     if not torch.isfinite(mean):
-        raise SingularHessian(
-            "a layer's inputs have values that are not finite; "
-            "the checkpoint is damaged: fetch it again"
-        )
+        raise SingularHessian(_NOT_FINITE)
     H = torch.zeros(padded, padded)
     H[:K, :K] = hessian
     # Columns that are never used, padding among them, cost nothing; they only must not be singular.
@@ -99,12 +103,21 @@ def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
 
 
 def _factor(H: Tensor, act_order: bool) -> tuple[Tensor, Tensor]:
-    """The columns' order, and the upper Cholesky factor of the inverse in that order."""
+    """The columns' order, and the upper Cholesky factor of the inverse in that order, each row over its
+    diagonal element: what an error of 1 in a column takes from those after it."""
     K = H.shape[0]
     order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(K)
-    ordered = H[order][:, order].double()
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
-    return order, torch.linalg.cholesky(inverse, upper=True).float()
+    inverse = torch.cholesky_inverse(cholesky(H[order][:, order].double()))
+    factor = cholesky(inverse).t().float()
+    return order, factor / factor.diagonal()[:, None]
+
+
+def cholesky(H: Tensor) -> Tensor:
+    """The lower factor. Raises SingularHessian where there is none."""
+    factor, failed = torch.linalg.cholesky_ex(H)
+    if failed:
+        raise SingularHessian(_NOT_FINITE)
+    return factor
 
 
 def _rows(
@@ -134,8 +147,12 @@ class _Grid:
         self.size, self.limit = form.group_size, 2**form.bits - 1
 
     def groups(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Of each group [n]: scales, their inverses, the lowest level and the highest."""
-        inverses = torch.where(self.scales == 0, torch.ones_like(self.scales), self.scales).reciprocal_()
+        """Of each group [n]: scales, their inverses, the lowest level and the highest.
+
+        A scale of next to nothing has a finite inverse, and one of 0, too: what is moved into a group of
+        zeros then has levels for which `_refit` finds the scale.
+        """
+        inverses = torch.where(self.scales.abs() < SMALLEST, SMALLEST, self.scales).reciprocal_()
         parts = (self.scales, inverses, -self.zeros, self.limit - self.zeros)
         return list(zip(*(part.unbind() for part in parts), strict=True))
 
@@ -194,7 +211,6 @@ def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
     W, K = W[order], len(W)
     levels, groups = torch.empty_like(W), grid.groups()
     of_column = (order // grid.size).tolist()
-    factor = factor / factor.diagonal()[:, None]
     for start in range(0, K, BLOCK):
         end = min(start + BLOCK, K)
         errors, found = torch.empty_like(W[start:end]), levels[start:end].unbind()

@@ -78,8 +78,8 @@ def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 def attention(qkv_BTN: Tensor, config: ModelConfig, rope: Rope) -> Tensor:
     """Causal attention [B, T, heads d] of the joined queries, keys and values.
 
-    A few queries at a time meet the keys up to the last of them: torch's kernel computes all keys that
-    it is given, those that the mask hides, too.
+    A few queries at a time meet the keys that one of them sees: torch's kernel computes all that it is
+    given, those that the mask hides, too.
     """
     B, T, _ = qkv_BTN.shape
     H, K, d = config.n_heads, config.n_kv_heads, config.head_dim
@@ -88,9 +88,10 @@ def attention(qkv_BTN: Tensor, config: ModelConfig, rope: Rope) -> Tensor:
     y = []
     for start in range(0, T, QUERIES_AT_ONCE):
         end = min(start + QUERIES_AT_ONCE, T)
+        first = max(0, start + 1 - (config.sliding_window or T))
         y.append(F.scaled_dot_product_attention(
-            q[:, :, start:end], k[:, :, :end], v[:, :, :end],
-            attn_mask=rope.mask[start:end, :end], enable_gqa=H != K,
+            q[:, :, start:end], k[:, :, first:end], v[:, :, first:end],
+            attn_mask=rope.mask[start:end, first:end], enable_gqa=H != K,
         ))  # fmt: skip
     return torch.cat(y, dim=2).transpose(1, 2).reshape(B, T, H * d)
 
@@ -105,7 +106,7 @@ class Stream:
 
     `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS;
     `go_on(name)` moves all windows past it with the weight and bias that `known[name]` holds by then,
-    and `take(name, windows)` some: in the order of LINEARS, each once. The inputs of `wo` and `down` are
+    and `take` and `through` some: in the order of LINEARS, each once. The inputs of `wo` and `down` are
     made from the same place, with what `known` has for `wqkv` and `gate_up`, and take more room than the
     windows: they are made again each time, but for those that `hold(name)` holds until `go_on(name)`.
     """
@@ -124,27 +125,31 @@ class Stream:
 
     def hold(self, name: str) -> None:
         """From now on inputs of the first windows are held, those that have room in MOST_HELD bytes."""
+        self._release()
         if name in RESIDUAL:
             T, K = self.x.shape[1], matrices(self.block)[name][0].in_features
-            self.held = torch.empty(min(MOST_HELD // (4 * T * K), len(self.x)), T, K)
+            self.room = torch.empty(min(MOST_HELD // (4 * T * K), len(self.x)), T, K)
+            self.held = {name: {}}
 
     def _release(self) -> None:
-        self.held, self.held_from = torch.empty(0), set()  # by the first of some windows
+        self.room = torch.empty(0)
+        self.held: dict[str, dict[tuple[int, int], Tensor]] = {}  # by the first window and the last
 
     def input(self, name: str, windows: slice) -> Tensor:
         if name not in RESIDUAL:
             return self._normed(name, windows)
-        if windows.start in self.held_from:
-            return self.held[windows]
+        held, at = self.held.get(name), (windows.start, windows.stop)
+        if held is not None and at in held:
+            return held[at]
         if name == "wo":
             qkv = F.linear(self._normed(name, windows), *self.known["wqkv"])
             x = attention(qkv, self.config, self.rope)
         else:
             x = silu_mul(F.linear(self._normed(name, windows), *self.known["gate_up"]))
-        if windows.stop <= len(self.held):
-            self.held[windows] = x
-            self.held_from.add(windows.start)
-        return x
+        if held is None or windows.stop > len(self.room):
+            return x
+        held[at] = self.room[windows].copy_(x)
+        return held[at]
 
     def _normed(self, name: str, windows: slice) -> Tensor:
         norm = self.block.attention_norm if name in ("wqkv", "wo") else self.block.ffn_norm
@@ -188,39 +193,52 @@ def over_parts(work: Callable[[slice], T], windows: int) -> Iterator[T]:
 
 
 def sum_over_parts(
-    inputs: Callable[[slice], T], products: Callable[[T], Tensor], windows: int
+    inputs: Callable[[slice], T], add: Callable[[T, Tensor], None], shape: tuple[int, int], windows: int
 ) -> Tensor:
-    """The sum of `products(inputs(part))` over a few windows at a time, on threads of ours.
+    """The sum [shape] of what `add(inputs(part), total)` adds to `total`, over a few windows at a time,
+    on threads of ours; each has a total of its own, and inputs of two parts.
 
     The products' elements are rounded to bfloat16 where that is faster: for second moments, which are
     then those of rounded inputs. The inputs themselves are made in float32, at another time.
     """
-    total, parts = torch.zeros(()), _parts(windows)
+    parts = _parts(windows)
     with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
-        step = 2 * workers  # so that none waits long for the others
+        totals, step = [torch.zeros(shape) for _ in range(min(workers, len(parts)))], 2 * workers
+
+        def add_all(share: list[T], total: Tensor) -> None:
+            for made in share:
+                add(made, total)
+
         for at in range(0, len(parts), step):
             made = list(pool.map(inputs, parts[at : at + step]))
+            shares = [made[worker :: len(totals)] for worker in range(len(totals))]
             with _rounded_products():
-                total = sum(pool.map(products, made), total)
-            del made  # before the next are made
+                list(pool.map(add_all, shares, totals))
+            del made, shares  # before the next are made
+        return sum(totals[1:], totals[0])
+
+
+def add_second_moment(x: Tensor, total: Tensor) -> None:
+    """Add x^T x of x [n, K] to `total` [K, K], in blocks on the diagonal and above it: see `mirrored`."""
+    for start, end in _moment_blocks(len(total)):
+        total[start:end, start:].addmm_(x[:, start:end].t(), x[:, start:])
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """The same [K, K], with what `add_second_moment` leaves out below the diagonal."""
+    for start, end in _moment_blocks(len(total)):
+        total[end:, start:end] = total[start:end, end:].t()
     return total
 
 
-def second_moment(x: Tensor) -> Tensor:
-    """x^T x [K, K] of x [n, K]: the half above the diagonal, in blocks, and its mirror image."""
-    K = x.shape[1]
-    found = x.new_empty(K, K)
+def _moment_blocks(K: int) -> list[tuple[int, int]]:
     size = -(-K // MOMENT_BLOCKS)
-    for start in range(0, K, size):
-        end = min(start + size, K)
-        found[start:end, start:] = x[:, start:end].t() @ x[:, start:]
-        found[end:, start:end] = found[start:end, end:].t()
-    return found
+    return [(start, min(start + size, K)) for start in range(0, K, size)]
 
 
 def _parts(windows: int) -> list[slice]:
     step = min(max(windows // 16, 1), MOST_WINDOWS_AT_ONCE)
-    return [slice(at, at + step) for at in range(0, windows, step)]
+    return [slice(at, min(at + step, windows)) for at in range(0, windows, step)]
 
 
 @contextmanager

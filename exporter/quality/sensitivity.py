@@ -45,12 +45,13 @@ from exporter.quality.layerwise import (
     Known,
     Rope,
     Stream,
+    add_second_moment,
     block_output,
     float_weights,
     last_hidden,
+    mirrored,
     over_parts,
     run_block,
-    second_moment,
     sum_over_parts,
 )
 from exporter.schemes import LinearScheme
@@ -157,7 +158,7 @@ class _Sensitivity:
                 text.enter(block, known)
                 for name in LINEARS:
                     if with_gptq or i == middle:
-                        moments[name] = self._moment(partial(text.take, name))
+                        moments[name] = self._moment(known[name][0].shape[1], partial(text.take, name))
                     else:
                         text.go_on(name)
                 text.leave()
@@ -172,19 +173,21 @@ class _Sensitivity:
             self.report(f"reading text: layer {i + 1} of {len(layers)}, {left:.0f} s left")
         moment = None
         if with_gptq:
-            moment = self._moment(lambda windows: last_hidden(self.model, text.x[windows]))
+            moment = self._moment(
+                self.config.dim, lambda windows: last_hidden(self.model, text.x[windows])
+            )
         return _Forward(inputs, x, by_gptq, moment, shape)
 
     def _stream(self, tokens: Tensor) -> Stream:
         x = F.embedding(tokens, self.model.tok_embeddings.weight)
         return Stream(x, self.config, self.rope)
 
-    def _moment(self, inputs: Callable[[slice], Tensor]) -> Tensor:
+    def _moment(self, K: int, inputs: Callable[[slice], Tensor]) -> Tensor:
         """E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
         total = sum_over_parts(
-            lambda windows: inputs(windows).flatten(0, 1), second_moment, len(self.text)
+            lambda windows: inputs(windows).flatten(0, 1), add_second_moment, (K, K), len(self.text)
         )
-        return total / self.text.numel()
+        return mirrored(total / self.text.numel())
 
     def _shape(self, known: Known, moments: dict[str, Tensor]) -> Shape:
         """The geometric mean over the matrices of one block."""
