@@ -206,7 +206,7 @@ class _Run:
         def add(made: Pair, total: Tensor) -> None:
             q, y = (values.flatten(0, 1) for values in made)
             add_second_moment(q, total[:K])
-            total[K:].addmm_(y.t(), q)
+            total[K:] += y.t() @ q
 
         total = sum_over_parts(pair, add, (K + M, K), len(self.tokens)) / self.tokens.numel()
         return mirrored(total[:K]), total[K:]

@@ -221,7 +221,7 @@ def sum_over_parts(
 def add_second_moment(x: Tensor, total: Tensor) -> None:
     """Add x^T x of x [n, K] to `total` [K, K], in blocks on the diagonal and above it: see `mirrored`."""
     for start, end in _moment_blocks(len(total)):
-        total[start:end, start:].addmm_(x[:, start:end].t(), x[:, start:])
+        total[start:end, start:] += x[:, start:end].t() @ x[:, start:]
 
 
 def mirrored(total: Tensor) -> Tensor:
