@@ -18,8 +18,8 @@ from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer
 from exporter.methods import parse_method
-from exporter.quality import calibrated, calibration, checkpointing, layerwise
-from exporter.quality.calibrated import Moments, apply_method, transform
+from exporter.quality import calibrated, calibration, checkpointing
+from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.recipe import Recipe, parse_recipe
 from exporter.tokenizer import read_tokenizer
@@ -307,30 +307,6 @@ class TestExports:
             assert cli.main([str(word) for word in (*words, *more)]) == 1
             line = capsys.readouterr().err.splitlines()[-1]
             assert line.startswith("error: ") and said in line and "fetch it again" in line, line
-
-
-def test_inputs_that_are_made_again_are_the_same(folder, text, tmp_path, monkeypatch):
-    def packed(name: str) -> dict[str, bytes]:
-        return packed_bytes(quantized(folder, recipe("gptq"), text.tokens[:WINDOWS], Work(tmp_path / name)))
-
-    held = packed("a")
-    monkeypatch.setattr(layerwise, "MOST_HELD", 0)
-    assert packed("b") == held
-
-
-def test_a_target_by_outputs_is_that_by_inputs():
-    generator = torch.manual_seed(0)
-    weight = torch.randn(24, 64, generator=generator)
-    x = torch.randn(500, 64, generator=generator)
-    q = x + 0.1 * torch.randn(500, 64, generator=generator)
-    hessian = q.T @ q / 500
-    by_inputs, by_outputs = (
-        calibrated.corrected(weight, Moments(hessian, y.T @ q / 500, of_outputs))
-        for y, of_outputs in ((x, False), (x @ weight.T, True))
-    )
-    torch.testing.assert_close(by_outputs, by_inputs, rtol=1e-4, atol=1e-4)
-    before, after = ((x @ weight.T - q @ w.T).square().mean() for w in (weight, by_inputs))
-    assert after < 0.95 * before
 
 
 class TestVerify:
