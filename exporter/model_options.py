@@ -35,7 +35,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"UTF-8 text for the methods gptq, awq and smoothquant, or {OWN}: text that the model "
              f"writes (default); more than once: as much of each")  # fmt: skip
     add("--calibration-tokens", type=positive, metavar="N",
-        help="how many tokens of that text, in windows of 512 (default 65536; 64 windows of 256 where the "
+        help="how many tokens of that text, in windows of 512 (default 49152; 64 windows of 256 where the "
              "model writes all): more take longer and more memory")  # fmt: skip
     add("--delegate", default=LOWBIT, choices=DELEGATES,
         help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "

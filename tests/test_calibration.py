@@ -25,7 +25,7 @@ from exporter.recipe import Recipe, parse_recipe
 from exporter.tokenizer import read_tokenizer
 
 WINDOWS = 24  # of calibration
-ALL_WINDOWS = 128 + 8  # of a text: those that are held out, too
+ALL_WINDOWS = 96 + 6  # of a text: those that are held out, too
 
 
 def recipe(method: str, bits: int = 3, **more: object) -> Recipe:

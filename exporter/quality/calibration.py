@@ -23,7 +23,7 @@ from exporter.quality.checkpointing import keep_text, read_text
 if TYPE_CHECKING:
     from exporter.tokenizer import Tokenizer
 
-WINDOW, WINDOWS = 512, 128  # 65,536 tokens
+WINDOW, WINDOWS = 512, 96  # 49,152 tokens
 SAMPLED_WINDOW, SAMPLED_WINDOWS = 256, 64  # where nothing else is read and no number is asked for
 PER_HELD_OUT = 16  # windows to calibrate with for each that is held out
 WRITTEN_AT_ONCE = 136  # windows whose caches are held while the model writes
