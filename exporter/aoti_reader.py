@@ -21,6 +21,7 @@ from exporter.artifact_reader import (
     Artifact,
     Damaged,
     StoredTensor,
+    recipe_in,
     stored,
     summed,
 )
@@ -102,7 +103,6 @@ def _artifact(
         for name in functions if str(name).startswith("aoti_torch_cpu_")
     }  # fmt: skip
     shape = tuple(_json_list(metadata, "key_cache_shape"))
-    recipe = _recipe(metadata)
     return Artifact(
         path=path,
         kind=kind,
@@ -114,7 +114,7 @@ def _artifact(
         operators=operators,
         delegates={},
         targets=tuple(_json_list(metadata, "targets")),
-        token_scales=any(key in TOKEN_SCALES for key in recipe),
+        token_scales=any(key in TOKEN_SCALES for key in recipe_in(metadata)),
         cache_shape=shape or None,
         cache_dtype=metadata.get("cache_dtype"),
         planned_bytes=None,
@@ -136,16 +136,6 @@ def _strings(content: bytes, name: str = "its metadata") -> dict[str, str]:
         raise Damaged(f"{name} is not a JSON object")
     return {str(key): value if isinstance(value, str) else json.dumps(value)
             for key, value in said.items()}  # fmt: skip
-
-
-def _recipe(metadata: dict[str, str]) -> dict:
-    try:
-        recipe = json.loads(metadata.get("quantization") or "{}")
-    except ValueError:
-        recipe = None
-    if not isinstance(recipe, dict):
-        raise Damaged("its metadata 'quantization' is no recipe")
-    return recipe
 
 
 def _json_list(metadata: dict[str, str], key: str) -> list:

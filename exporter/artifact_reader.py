@@ -7,6 +7,7 @@ nobody looks at is not read. Weights have the same canonical names in every form
 `rope_cos`, `rope_sin`; a bias has `.bias` behind its layer's name.
 """
 
+import json
 import mmap
 import struct
 import zipfile
@@ -25,6 +26,7 @@ TOKENIZER, METADATA = "tokenizer", "metadata, padding and the rest"
 PARTS = (LINEAR, EMBEDDING, OTHER, DELEGATES, CODE, TOKENIZER, METADATA)
 
 SHARED = ("output", "table")  # of the one tensor that is both
+_SHOWN = 60  # characters of a value that is wrong
 _LAYERS = ("wqkv", "wo", "gate_up", "down")
 
 
@@ -189,3 +191,26 @@ def number(metadata: Mapping[str, str], key: str) -> int | None:
     """A whole number of the metadata, None where there is none."""
     text = metadata.get(key, "")
     return int(text) if text.lstrip("-").isdigit() and text.isascii() else None
+
+
+def recipe_of(artifact: Artifact) -> dict[str, object]:
+    """The metadata's recipe; empty for a float model.
+
+    Raises ValueError with a line that names the file where it is damaged.
+    """
+    try:
+        return recipe_in(artifact.metadata)
+    except Damaged as error:
+        raise ValueError(f"{artifact.path} is damaged: {error}; export it again") from None
+
+
+def recipe_in(metadata: Mapping[str, str]) -> dict[str, object]:
+    """As `recipe_of`. Raises Damaged."""
+    text = metadata.get("quantization") or "{}"
+    try:
+        recipe = json.loads(text)
+    except ValueError:
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise Damaged(f"its metadata 'quantization' is no recipe: {text[:_SHOWN]!r}")
+    return recipe

@@ -6,15 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
+from exporter.artifact_memory import cache_bytes
 from exporter.artifact_reader import EMBEDDING, Artifact, number, read_artifact
 from exporter.bench_worker import DECODE, PREFILL
 from exporter.recipe import Recipe, parse_recipe
 from exporter.schemes import LOWBIT
 
-ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 READY = ("q2", "q3", "q4", "q5", "q6", "q8")
 WORKER = (sys.executable, "-m", "exporter.bench_worker")
 
@@ -192,7 +191,7 @@ def bytes_a_token(artifact: Artifact, test: Trial) -> float | None:
     weights = weight_bytes(artifact)
     if test.kind != DECODE or weights is None:
         return None
-    return weights + (test.depth + test.count / 2) * cache_bytes(artifact)
+    return weights + (test.depth + test.count / 2) * position_bytes(artifact)
 
 
 def weight_bytes(artifact: Artifact) -> int | None:
@@ -207,13 +206,10 @@ def weight_bytes(artifact: Artifact) -> int | None:
     )
 
 
-def cache_bytes(artifact: Artifact) -> float:
+def position_bytes(artifact: Artifact) -> float:
     """Of one position in all layers' keys and values; 0 where the artifact does not tell."""
-    context, layers = (number(artifact.metadata, key) for key in ("context_length", "n_layers"))
-    if artifact.cache_shape is None or artifact.cache_dtype not in ITEM_BYTES or not context:
-        return 0.0
-    size = prod(artifact.cache_shape) * ITEM_BYTES[artifact.cache_dtype]
-    return 2 * (layers or 0) * size / context
+    context = number(artifact.metadata, "context_length")
+    return (cache_bytes(artifact, context) or 0) / context if context else 0.0
 
 
 def scheme_name(metadata: Mapping[str, str]) -> str:

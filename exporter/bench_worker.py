@@ -11,6 +11,8 @@ import json
 import sys
 from pathlib import Path
 
+from exporter.command_line import first_line
+
 PREFILL, DECODE = "pp", "tg"
 BANDWIDTH_SECONDS = 1.0
 STATUS = Path("/proc/self/status")
@@ -19,12 +21,11 @@ STATUS = Path("/proc/self/status")
 def main(arguments: list[str]) -> int:
     try:
         work(json.loads(arguments[0]))
-    except (ValueError, OSError, RuntimeError) as error:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
-        say(error=said[0] if said else type(error).__name__)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        say(error=reason(error))
+        return 1
     return 0
 
 
@@ -61,6 +62,16 @@ def resident_bytes(field: str, otherwise) -> int:
         return otherwise()
     found = [line.split()[1] for line in lines if line.startswith(field + ":")]
     return int(found[0]) * 1024 if found else otherwise()
+
+
+def reason(error: Exception) -> str:
+    """In one line; with the type's name where a defect of ours or of a library is likely."""
+    if isinstance(error, MemoryError):
+        return ("out of memory; end other programs, or export with fewer bits or a smaller "
+                "--max-seq-length")  # fmt: skip
+    if isinstance(error, (ValueError, OSError, RuntimeError)):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def say(**what: object) -> None:

@@ -171,7 +171,7 @@ def renderer(
 def _conversation(n_messages: int, system: str | None, contents=_CONTENTS) -> list[dict]:
     first = [] if system is None else [{"role": "system", "content": system}]
     roles = itertools.cycle(("user", "assistant"))
-    return first + [{"role": r, "content": c} for r, c in zip(roles, contents[:n_messages])]
+    return first + [{"role": r, "content": c} for r, c in zip(roles, contents[:n_messages], strict=False)]
 
 
 def _reduce(render: Callable[[list[dict], bool], str], bos: str) -> _Format:
@@ -183,7 +183,7 @@ def _reduce(render: Callable[[list[dict], bool], str], bos: str) -> _Format:
     conversations = list(_check_conversations(takes_system))
     wanted = [render(conversation, True) for conversation in conversations]
     for candidate in candidates:
-        if all(candidate.render(c) == text for c, text in zip(conversations, wanted)):
+        if all(candidate.render(c) == text for c, text in zip(conversations, wanted, strict=False)):
             return candidate
     raise _NotReducible("the chat template does not put the same text around every turn")
 
@@ -191,7 +191,7 @@ def _reduce(render: Callable[[list[dict], bool], str], bos: str) -> _Format:
 def _check_conversations(takes_system: bool) -> Iterator[list[dict]]:
     """One to four turns of the user, with and without system text, plain and in white space."""
     blanks = (" \n{}\t ", "{}  ", "\n\n{}", "{}\n", "  {}", "{}", "\u3000{}\u00a0")
-    padded = tuple(blank.format(c) for blank, c in zip(blanks, _CONTENTS))
+    padded = tuple(blank.format(c) for blank, c in zip(blanks, _CONTENTS, strict=False))
     for contents, system in ((_CONTENTS, _SYSTEM), (padded, f" \n{_SYSTEM} \n")):
         for n_messages in (1, 3, 5, 7):
             yield _conversation(n_messages, None, contents)

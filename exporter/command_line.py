@@ -1,6 +1,8 @@
 """What the verbs' command lines share: errors of usage, number types, exit statuses."""
 
 import argparse
+import math
+from collections.abc import Callable
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 EXIT_NO_READER = 141  # as a shell says of a program that SIGPIPE ended
@@ -53,6 +55,22 @@ def positive_list(text: str) -> list[int]:
 def not_negative_list(text: str) -> list[int]:
     """Whole numbers of at least 0 with commas between, for argparse."""
     return [not_negative(part) for part in text.split(",")]
+
+
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A type of finite numbers from `least` to `most`, for argparse."""
+    limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {limits}")
+        return value
+
+    return parse
 
 
 def _at_least(text: str, least: int) -> int:

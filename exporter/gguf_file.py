@@ -44,7 +44,7 @@ class GGUFFile:
     tensors: Mapping[str, GGUFTensor]
     data: np.memmap
 
-    def mapped_again(self) -> "GGUFFile":
+    def mapped_again(self) -> GGUFFile:
         """The same with a mapping of its own, which goes with it."""
         return replace(self, data=_map(self.path))
 

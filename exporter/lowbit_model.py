@@ -4,6 +4,7 @@ Activations are float32. Queries, keys and values are one matrix, and so are gat
 output has the embedding's table where both ask for the same format.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -123,10 +124,11 @@ class LowbitTransformer(nn.Module):
             )
         self.max_seq_length = model.max_seq_length
         self.cache_dtype = cache_dtype
-        layers = []
+        layers, start = [], time.monotonic()
         for i in range(config.n_layers):
             layers.append(LowbitBlock(model.layers[i], config, options, f"layers.{i}"))
-            report(f"packing: layer {i + 1} of {config.n_layers}")
+            left = (time.monotonic() - start) / (i + 1) * (config.n_layers - i - 1)
+            report(f"packing: layer {i + 1} of {config.n_layers}, {left:.0f} s left")
         self.layers = nn.ModuleList(layers)
         self.head = None if model.head is None else pack_head(model.head, options)
         self.output, table = pack_output(model, options, report)

@@ -1,8 +1,8 @@
 """`ExportedProgram` → `.pte`, with ExecuTorch 1.5.1.
 
-A model on the project's own operators has nothing to delegate and nothing to decompose. With
-the delegate `stock`, unquantized models run on ExecuTorch's optimized CPU kernels: lowering to XNNPACK would store the
-weights of a second layout and takes minutes. Dynamically quantized linear layers have no other
+A model on the project's own operators has nothing to delegate and nothing to decompose. With the
+delegate `stock`, unquantized models run on ExecuTorch's optimized CPU kernels: lowering to XNNPACK would
+store the weights of a second layout and takes minutes. Dynamically quantized linear layers have no other
 kernel than XNNPACK's, so those go to it. Quantized embeddings become
 `quantized_decomposed::embedding_*`.
 """

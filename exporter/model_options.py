@@ -19,7 +19,6 @@ from exporter.recipe import (
 )
 from exporter.schemes import DELEGATES, LOWBIT, LinearScheme
 
-
 OWN = "self"  # instead of a file: what the model writes
 
 
@@ -30,7 +29,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
     add("--fit", metavar="BUDGET",
         help="choose bits, group size and rounding of every matrix for a file size (120MB), bits a "
-             "weight (4.0bpw) or a divergence (kl<0.01)")  # fmt: skip
+             "weight (4.0bpw) or a divergence (kl<0.01); exports only")  # fmt: skip
     add("--calibrate", action="append", default=[], metavar="FILE",
         help=f"UTF-8 text for the methods gptq, awq and smoothquant, or {OWN}: text that the model "
              f"writes (default); more than once: as much of each")  # fmt: skip

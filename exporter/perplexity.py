@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -144,30 +143,6 @@ def standard_error(total: float, squares: float, count: int) -> float:
         return math.nan
     variance = squares / count - (total / count) ** 2
     return math.sqrt(max(variance, 0.0) / (count - 1))
-
-
-def read_text(path: Path) -> str:
-    """The file's text, line ends as they are and without a byte order mark.
-
-    Raises OSError or ValueError with a line that names the remedy for a file that is missing, empty
-    or not UTF-8.
-    """
-    if path.is_dir():
-        raise ValueError(f"--text {path}: is a folder; give a text file")
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--text {path}: no such file; give a UTF-8 text file") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--text {path}: not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start}); "
-            "convert it: iconv -f ENCODING -t UTF-8 FILE"
-        ) from None
-    if not text.strip():
-        raise ValueError(f"--text {path}: is empty; give a file with text")
-    return text
 
 
 def text_windows(

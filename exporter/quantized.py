@@ -13,6 +13,7 @@ import torch
 from exporter import __version__
 from exporter.config import ModelConfig, parameter_shapes
 from exporter.lowbit_model import LowbitTransformer, PackOptions
+from exporter.methods import parse_method
 from exporter.model import Transformer
 from exporter.progress import note, stage
 from exporter.quality.layerwise import LINEARS
@@ -63,6 +64,8 @@ def packed(job: Job) -> Packed:
     _check_rows(recipe, model.config)
     if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
         return _pack(job, model, recipe, {}), recipe, None, {}
+    if job.request.fit is not None:
+        _check_room(job, model)
     calibration = _calibration(job, model)
     goal = None if job.request.fit is None else _goal(job, model, calibration)
     with stage(f'changing the weights by "{linear.method}"'):
@@ -86,13 +89,9 @@ def _check_patterns(linear: LinearScheme | None, model: Transformer) -> None:
 
 
 def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
-    heads = (config.n_heads + 2 * config.n_kv_heads) * config.head_dim
-    rows = {"wqkv": heads, "wo": config.dim, "gate_up": 2 * config.hidden_dim, "down": config.dim}
-    matrices = {f"layers.{i}.{n}": rows[n] for i in range(config.n_layers) for n in LINEARS}
     linear, embedding = recipe.linear, recipe.embedding
     schemes = [] if linear is None else [
-        (linear.for_layer(name), name, n)
-        for name, n in {**matrices, "output": config.vocab_size}.items()
+        (linear.for_layer(name), name, rows) for name, (rows, _) in _packed_shapes(config).items()
     ]  # fmt: skip
     if embedding is not None:
         schemes.append((embedding, "the embedding", config.vocab_size))
@@ -103,6 +102,15 @@ def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
                     f'"{scheme.key}", bitwidth_from_row: {name} has {n} rows, so row {row} is none of '
                     "them; leave it out"
                 )
+
+
+def _packed_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the packed matrices, `output` among them."""
+    D, F, attended = config.dim, config.hidden_dim, config.n_heads * config.head_dim
+    qkv = attended + 2 * config.n_kv_heads * config.head_dim
+    shapes = {"wqkv": (qkv, D), "wo": (D, attended), "gate_up": (2 * F, D), "down": (D, F)}
+    layers = {f"layers.{i}.{n}": shapes[n] for i in range(config.n_layers) for n in LINEARS}
+    return {**layers, "output": (config.vocab_size, D)}
 
 
 def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:
@@ -175,10 +183,29 @@ def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
             f"to measure with; give a text of {needed + needed // PER_HELD_OUT:,} tokens or more, and "
             f"--calibration-tokens {needed} or more, or none"
         )
-    weights = sum(math.prod(shape) for shape in parameter_shapes(model.config).values())
     with stage("the float model's answers"):
         expected = Expected(model, calibration.held_out)
-    return Goal(parse_budget(job.request.fit), weights, expected)
+    return Goal(parse_budget(job.request.fit), _weights(model.config), expected)
+
+
+def _check_room(job: Job, model: Transformer) -> None:
+    """Raise ValueError, before what takes minutes, where a fit's size is below the smallest formats'."""
+    from exporter.quality.budget import parse_budget
+    from exporter.quality.choices import smallest_bytes
+    from exporter.quality.fit import check_room
+
+    most = parse_budget(job.request.fit).most_bytes(_weights(model.config))
+    if most is None:
+        return
+    shapes = _packed_shapes(model.config)
+    tied = model.output.weight is model.tok_embeddings.weight
+    retied = "retie" in parse_method(job.request.recipe.linear.method).transforms
+    table = () if tied or retied else (shapes["output"],)  # the embedding's own
+    check_room(smallest_bytes((*shapes.values(), *table)), most - _fixed_bytes(job, model))
+
+
+def _weights(config: ModelConfig) -> int:
+    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
 
 
 def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal) -> Packed:
@@ -192,8 +219,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
     # `recipe_of` gives both one format: whether there is one table is the model's affair.
     shared = model.output.weight is model.tok_embeddings.weight
     units = _sensitivities(job, model, shared, calibration)
-    most = budget.most_bytes(weights)
-    fixed = len(job.tokenizer.table) + _program_bytes(job, model) + _float_bytes(model)
+    most, fixed = budget.most_bytes(weights), _fixed_bytes(job, model)
     factor = 1.0
     for attempt in range(FIT_ATTEMPTS):
         found = fit(
@@ -258,6 +284,11 @@ def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
     text = "" if calibration is None else calibration.digest
     key = f"{job.checkpoint_digest} {what} {text} {GptqOptions()} {__version__}"
     return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _fixed_bytes(job: Job, model: Transformer) -> int:
+    """Of the largest of the files, beside the packed matrices."""
+    return len(job.tokenizer.table) + _program_bytes(job, model) + _float_bytes(model)
 
 
 def _program_bytes(job: Job, model: Transformer) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from exporter.artifact_memory import Memory
-from exporter.artifact_reader import SO, Artifact, StoredTensor
+from exporter.artifact_reader import SO, Artifact, StoredTensor, recipe_of
 from exporter.schemes import LOWBIT
 
 _LISTED_ELSEWHERE = ("weights", "host_functions", "targets")  # of the metadata
@@ -131,7 +131,7 @@ def differences(a: tuple[Artifact, Memory], b: tuple[Artifact, Memory]) -> dict[
 def scheme(artifact: Artifact) -> str:
     """The recipe in words: `linear:a8wx bitwidth 4, groupsize 32, has_weight_zeros; ...`."""
     try:
-        recipe = json.loads(artifact.metadata.get("quantization") or "{}")
+        recipe = recipe_of(artifact)
     except ValueError:
         return f"unreadable: {artifact.metadata['quantization']!r}"
     parts = []

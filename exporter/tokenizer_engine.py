@@ -137,7 +137,7 @@ class Engine:
             best = min(
                 (
                     (*self._ranks[pair], i)
-                    for i, pair in enumerate(zip(symbols, symbols[1:]))
+                    for i, pair in enumerate(zip(symbols, symbols[1:], strict=False))
                     if pair in self._ranks
                 ),
                 key=lambda found: (found[0], found[2]),
@@ -152,7 +152,7 @@ class Engine:
         scores = self._table.scores
         while True:
             best = None
-            for i, (a, b) in enumerate(zip(symbols, symbols[1:])):
+            for i, (a, b) in enumerate(zip(symbols, symbols[1:], strict=False)):
                 id = self._ids.get(a + b)
                 if id is not None and (best is None or scores[id] > best[0]):
                     best = scores[id], i

@@ -78,7 +78,7 @@ def sentencepiece_model(metadata: Mapping) -> bytes:
         wire.field(1, token.encode()) + wire.field(2, float(score)) + wire.field(3, int(type))
         for token, score, type in zip(tokens, scores, types, strict=True)
     ]
-    unknown = next((t for t, type in zip(tokens, types) if type == PieceType.UNKNOWN), "<unk>")
+    unknown = next((t for t, type in zip(tokens, types, strict=False) if type == PieceType.UNKNOWN), "<unk>")
     trainer = [wire.field(3, 2), wire.field(35, 1), wire.field(45, unknown.encode())]
     for number, key in ((46, "bos"), (47, "eos")):
         id = metadata.get(f"tokenizer.ggml.{key}_token_id")

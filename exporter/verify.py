@@ -1,6 +1,5 @@
 """Whether an artifact is still its model: the native runner beside eager float32."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.aoti_reader import TOKEN_SCALES
-from exporter.artifact_reader import Artifact, read_artifact
+from exporter.artifact_reader import Artifact, read_artifact, recipe_of
 from exporter.models import MODELS
 from exporter.prepare import Described, ModelRequest, describe
 from exporter.progress import note, stage
+from exporter.text_file import read_text
 from exporter.verify_checks import Check, skipped, told, verdict_line
 from exporter.verify_limits import Limits, limits_for, with_sampling_error
 from exporter.verify_texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
@@ -88,8 +88,15 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
 def _verify(request: VerifyRequest, load: Load) -> Verification:
     start = time.monotonic()
     artifact = read_artifact(request.artifact)
+    recipe = recipe_of(artifact)
+    lowbit = bool(artifact.packed())
+    if request.trace and not lowbit:
+        raise ValueError(
+            f"{artifact.path} cannot be traced: its weights are not packed for the lowbit kernels; "
+            "leave --trace out"
+        )
     model_name = checkpoint_of(request, artifact)
-    texts = None if request.prompts is None else _read_text(request.prompts)
+    texts = None if request.prompts is None else read_text(request.prompts, "--prompts")
     described = describe(ModelRequest(model_name, tokenizer=request.tokenizer))
     with stage(f"loading {request.artifact}"):
         native = load(request.artifact, request.threads)
@@ -112,14 +119,13 @@ def _verify(request: VerifyRequest, load: Load) -> Verification:
     bits = effective_bits(artifact)
     with stage("probabilities beside the float model's"):
         positions = compare(model, native, prompts, at_most_once_a_second(note))
-    limits = _limits(request, artifact, bits, len(positions.kl))
+    limits = _limits(request, artifact, recipe, bits, len(positions.kl))
     logits = list(logit_checks(positions, limits))
     with stage("greedy continuation"):
         start_ids = _with_bos(described, GREEDY_PROMPT)[: max(1, context - GREEDY_TOKENS)]
         steps = min(GREEDY_TOKENS, context - len(start_ids))
         continued = greedy(model, native, start_ids, max(1, steps))
     logits.append(_greedy_told(continued, described))
-    lowbit = bool(artifact.packed())
     errors: Sequence[WeightError] = ()
     weights = [skipped("packed weights", "they are in other kernels' layout")]
     if lowbit:
@@ -179,7 +185,7 @@ def effective_bits(artifact: Artifact) -> float:
         total = sum(t.packed.bits * n for t, n in zip(packed, counts, strict=True))
         bits = min(total / sum(counts), artifact.weight("table").packed.bits)
     else:
-        recipe = json.loads(artifact.metadata.get("quantization") or "{}")
+        recipe = recipe_of(artifact)
         known = [_SCHEME_BITS.get(key, options.get("bitwidth", 32) if isinstance(options, dict)
                                   else 32) for key, options in recipe.items()]  # fmt: skip
         bits = min([*known, _DTYPE_BITS.get(artifact.metadata.get("dtype", ""), 32)])
@@ -202,9 +208,8 @@ def _greedy_told(found: "Greedy", described: Described) -> Check:
 
 
 def _limits(
-    request: VerifyRequest, artifact: Artifact, bits: float, positions: int
+    request: VerifyRequest, artifact: Artifact, recipe: Mapping, bits: float, positions: int
 ) -> Limits:
-    recipe = json.loads(artifact.metadata.get("quantization") or "{}")
     by_token = artifact.token_scales or any(key in TOKEN_SCALES for key in recipe)
     limits = with_sampling_error(limits_for(bits, by_token), positions)
     given = {"mean_kl": request.mean_kl, "top1": request.top1, "cosine": request.cosine}
@@ -221,7 +226,7 @@ def _prompts(
     described: Described, texts: str | None, positions: int, context: int
 ) -> "list[Prompt]":
     """The built-in prompts, each shortened by the same share, or windows of `texts`; all in all at
-    most `positions` tokens, by the checkpoint's own tokenizer.
+    most `positions` tokens, but at least one a prompt, by the checkpoint's own tokenizer.
 
     Raises ValueError for a text without tokens.
     """
@@ -300,19 +305,6 @@ def _weights(artifact: Artifact, model, described: Described) -> "tuple[list[Che
         return [*checks, skipped("packed weights", why)], ()
     errors = weight_errors(artifact, state, config)
     return [*checks, *weight_checks(errors)], errors
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--prompts {path}: no such file; give a text file") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): "
-                         "convert it with iconv") from None  # fmt: skip
-    if not text.strip():
-        raise ValueError(f"{path} holds no text: give prompts of some hundred words")
-    return text
 
 
 def _summary(path: Path, checks: Sequence[Check]) -> str:

@@ -58,7 +58,7 @@ def _shape(described: Described, metadata) -> Check:
 def _table(described: Described, native) -> Check:
     expected = base64.b64decode(described.metadata[TOKENIZER_KEY])
     actual = bytes(native.tokenizer.table)
-    at = next((i for i, (a, b) in enumerate(zip(expected, actual)) if a != b), None)
+    at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), None)
     if expected == actual:
         broken = ""
     elif len(expected) != len(actual):
@@ -168,7 +168,7 @@ def _chat_prompts(described: Described, native) -> Check:
             wrong = wrong or str(error)
             continue
         if expected != actual and not wrong:
-            at = next((i for i, (a, b) in enumerate(zip(expected, actual)) if a != b),
+            at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b),
                       min(len(expected), len(actual)))  # fmt: skip
             wrong = f"token {at} of {len(expected)} differs from the template's"
         done += expected == actual

@@ -125,7 +125,7 @@ def greedy(model: Transformer, native, prompt: Sequence[int], steps: int) -> Gre
             ids += part
     chosen = np.nan_to_num(native_logits(native, ids[:-1]), nan=-1e30)[len(prompt) - 1 :].argmax(-1)
     expected = ids[len(prompt) :]
-    first = next((i for i, (a, b) in enumerate(zip(expected, chosen)) if a != b), None)
+    first = next((i for i, (a, b) in enumerate(zip(expected, chosen, strict=False)) if a != b), None)
     return Greedy(tuple(expected), first, None if first is None else int(chosen[first]))
 
 

@@ -6,7 +6,6 @@ rotates the residual stream is met in its own basis: the orthogonal matrix is fo
 embedding tables (Procrustes).
 """
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from exporter.artifact_reader import Artifact, StoredTensor
+from exporter.artifact_reader import Artifact, StoredTensor, recipe_of
 from exporter.lowbit_model import cache_shape
 from exporter.model import Transformer, causal_mask
 from exporter.verify_checks import Check, check
@@ -47,15 +46,8 @@ class PartError:
 def trace(
     artifact: Artifact, model: Transformer, tokens: Sequence[int], report: Report
 ) -> list[PartError]:
-    """Of every part in the model's order, over the positions of `tokens`.
-
-    Raises ValueError for an artifact whose weights are not on our kernels.
-    """
-    if not artifact.packed():
-        raise ValueError(
-            f"{artifact.path} cannot be traced: its weights are not packed for the lowbit kernels; "
-            "leave --trace out"
-        )
+    """Of every part in the model's order, over the positions of `tokens`. The artifact's weights are on
+    our kernels."""
     rebuilt = _Rebuilt(artifact, model)
     config = model.config
     with torch.inference_mode():
@@ -121,8 +113,7 @@ class _Rebuilt:
 
         ops.load()
         self._artifact, self._config = artifact, model.config
-        keys = json.loads(artifact.metadata.get("quantization") or "{}")
-        self._weights_only = any(key in _WEIGHTS_ONLY for key in keys)
+        self._weights_only = any(key in _WEIGHTS_ONLY for key in recipe_of(artifact))
         self._turn = _rotation(artifact, model)
         self._cache_dtype = getattr(torch, artifact.cache_dtype or "float32")
         self._rope = [self._float(name) for name in ("rope_cos", "rope_sin")]

@@ -30,7 +30,7 @@ if not __package__:  # run as a file, not imported: make the repository's packag
 
 from exporter.artifact import check_writable, written_whole  # noqa: E402
 from exporter.models import model_name  # noqa: E402
-from exporter.perplexity import read_text  # noqa: E402
+from exporter.text_file import read_text  # noqa: E402
 from scripts.bench import measure, work  # noqa: E402
 from scripts.bench.command_line import (  # noqa: E402
     ROOT,
@@ -124,7 +124,7 @@ def _check(options: argparse.Namespace) -> tuple[Setting, ...]:
     except ValueError as error:
         raise UsageError(str(error)) from error
     if options.text is not None:
-        read_text(options.text)
+        read_text(options.text, "--text")
         options.text = options.text.resolve()  # the programs run in the repository's folder
     if Path(options.model).exists():
         options.model = str(Path(options.model).resolve())

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from exporter import bench, bench_output, cli
+from exporter import bench, bench_output, bench_worker, cli
 from exporter.bench import Measured, Trial
 from exporter.bench_worker import DECODE, PREFILL
 from exporter.command_line import EXIT_FAILURE, EXIT_USAGE
@@ -43,7 +43,7 @@ def tensor(size: int, *names: str):
 
 def artifact(*tensors, **metadata):
     return SimpleNamespace(
-        metadata={**METADATA, **metadata}, size=3 << 20, cache_shape=(2, 100, 8),
+        metadata={**METADATA, **metadata}, size=3 << 20, cache_shape=(2, 7, 16 * 8),
         cache_dtype="float16", packed=lambda: list(tensors),
         weight_count=lambda: sum(t.packed.rows * t.packed.columns for t in tensors) or None,
     )  # fmt: skip
@@ -84,15 +84,19 @@ def test_rows_of_every_artifact_and_number_of_threads(found):
 
 
 def test_bytes_a_token(found):
-    """The layers and the tied table once, and two caches of three layers: 2 x 8 of 2 bytes each a
-    position, of which half of the generated ones are there in the mean."""
+    """The layers and the tied table once, and two caches of three layers: 7 blocks of 16 positions,
+    of 2 x 8 values of 2 bytes, for 100; half of the generated ones are there in the mean."""
     whole = bench.read_artifact("x")
-    position = 2 * 3 * (2 * 8) * 2
-    assert bench.bytes_a_token(whole, Trial(DECODE, 20, 40)) == 1500 + 50 * position
+    position = 2 * 3 * (7 * 16 * 2 * 8) * 2 / 100
+    assert bench.bytes_a_token(whole, Trial(DECODE, 20, 40)) == pytest.approx(1500 + 50 * position)
     assert bench.bytes_a_token(whole, Trial(PREFILL, 20, 40)) is None
     assert bench.bytes_a_token(artifact(), Trial(DECODE, 20, 40)) is None
     untied = artifact(tensor(1000, "output"), tensor(500, "table"))
     assert bench.weight_bytes(untied) == 1000
+    stock = artifact(tensor(1000, "output"), delegate="stock", n_kv_heads="2", head_dim="8")
+    assert bench.bytes_a_token(stock, Trial(DECODE, 20, 40)) == 1000 + 50 * 2 * 3 * 2 * 8 * 2
+    unknown = artifact(tensor(1000, "output"), delegate="stock")
+    assert bench.bytes_a_token(unknown, Trial(DECODE, 20, 40)) == 1000
 
 
 def test_names_of_schemes():
@@ -180,6 +184,25 @@ def test_the_worker_names_what_is_wrong(tmp_path):
     )
     assert done.returncode == 1, done.stderr
     assert "none.pte" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "out of memory; end other programs, or export with"),
+        (MemoryError("std::bad_alloc"), "out of memory; end other programs, or export with"),
+        (ImportError("no libx.so\nmore"), "ImportError: no libx.so"),
+        (ValueError("m.pte is broken"), "m.pte is broken"),
+    ],
+)
+def test_every_error_of_the_worker_is_one_line(monkeypatch, capsys, error, said):
+    def failing(order):
+        raise error
+
+    monkeypatch.setattr(bench_worker, "work", failing)
+    assert bench_worker.main(["{}"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["error"].startswith(said) and "more" not in line
 
 
 def test_share_is_of_the_bandwidth_measured_beside(found):

@@ -153,7 +153,7 @@ def conversations(system: bool) -> list[list[dict]]:
     found = []
     for n_messages in (1, 3, 5, 7):
         roles = ("user", "assistant") * 4
-        turns = [{"role": r, "content": c} for r, c in zip(roles, contents[:n_messages])]
+        turns = [{"role": r, "content": c} for r, c in zip(roles, contents[:n_messages], strict=False)]
         found.append(turns)
         if system:
             found += [[{"role": "system", "content": s}, *turns] for s in ("Be brief.", " \na b ")]

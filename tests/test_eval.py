@@ -22,6 +22,7 @@ from exporter.perplexity import (
     target_bytes,
     text_windows,
 )
+from exporter.text_file import read_text
 from exporter.verbs import eval as verb
 
 LONG = " ".join(TEXT * 6)
@@ -195,6 +196,14 @@ def test_one_line_for_a_bad_text(fake, tmp_path, content, flags, said, capsys):
     assert run("m.pte", "--text", path, *flags) == EXIT_FAILURE
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("error: ") and said in lines[-1]
+
+
+def test_a_text_is_read_as_it_is(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
+    assert read_text(path, "--text") == "one\r\ntwo\n"
+    with pytest.raises(IsADirectoryError, match=f"^--text {tmp_path}: is a folder; give a text"):
+        read_text(tmp_path, "--text")
 
 
 @pytest.mark.parametrize(

@@ -195,16 +195,18 @@ def test_a_size_is_kept_by_every_kind_of_file(flag, name, kilobytes, folder, cap
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "said", "reads_text"),
     [
-        (("--fit", "5kB"), "give a larger one"),
-        (("--fit", "kl<1e-9"), "ask for more"),
+        (("--fit", "5kB"), "give a larger one", False),  # that follows from the shapes alone
+        (("--fit", "kl<1e-9"), "ask for more", True),
     ],
 )
-def test_impossible_budgets(folder, capsys, arguments, said):
+def test_impossible_budgets(folder, capsys, arguments, said, reads_text):
     assert export(folder, *arguments) == 1
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    lines = capsys.readouterr().err.strip()
+    error = lines.splitlines()[-1]
     assert error.startswith("error: --fit") and said in error
+    assert ("calibration text" in lines) == reads_text
 
 
 def test_refusals(folder, capsys):

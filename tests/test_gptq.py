@@ -21,7 +21,7 @@ from exporter.quality import calibrated, layerwise
 from exporter.quality import gptq as ours
 from exporter.quality.calibrated import Moments
 from exporter.quality.checkpointing import Work
-from exporter.quality.gptq import GptqOptions, SingularHessian, gptq, output_error
+from exporter.quality.gptq import GptqOptions, SingularHessian, gptq
 from exporter.recipe import parse_recipe
 from exporter.schemes import SCALE_DTYPES, LinearScheme
 
@@ -35,6 +35,13 @@ def layer(rows: int, columns: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     inputs = (torch.randn(4 * columns, columns, generator=generator) @ mix) * scale
     inputs = inputs + torch.randn(4 * columns, 1, generator=generator)
     return weight, inputs.T @ inputs / len(inputs)
+
+
+def output_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
+    """tr(D H D^T) / tr(W H W^T), D the difference: the relative squared error of the outputs."""
+    difference = weight - quantized
+    error = ((difference @ hessian) * difference).sum()
+    return float(error / ((weight @ hessian) * weight).sum())
 
 
 class TestGptq:
@@ -122,14 +129,6 @@ class TestGptq:
             alone = gptq(weight[rows], hessian, own)
             assert torch.equal(part.values, alone.values)
             assert torch.equal(part.scales, alone.scales)
-
-    def test_output_error_is_that_of_the_outputs(self):
-        weight, _ = layer(8, 32)
-        inputs = torch.randn(100, 32, generator=torch.Generator().manual_seed(2))
-        other = weight + 0.01
-        expected = (inputs @ (weight - other).T).square().sum() / (inputs @ weight.T).square().sum()
-        found = output_error(weight, other, inputs.T @ inputs / 100)
-        assert found == pytest.approx(float(expected), rel=1e-4)
 
     def test_inputs_that_are_hardly_any(self):
         """Columns without inputs, fewer inputs than columns, and none at all."""

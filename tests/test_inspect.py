@@ -2,15 +2,16 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
 from native import export, runner_of, stats
 
-from exporter import cli, ops
+from exporter import cli, ops, report_inspect
 from exporter.artifact_memory import estimate
-from exporter.artifact_reader import read_artifact
+from exporter.artifact_reader import read_artifact, recipe_of
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer, PackOptions, pack_integers
 from exporter.lowbit_weights import quantize_embedding
@@ -206,6 +207,18 @@ def test_a_wrong_header_is_named(files, tmp_path, capsys):
     struct.pack_into("<I", content, artifact.weight("layers.0.wo").offset + 20, 48)
     (tmp_path / "b.pte").write_bytes(content)
     assert "layers.0.wo" in failing(capsys, tmp_path / "b.pte")
+
+
+@pytest.mark.parametrize("text", ["damaged", '["q4"]', "null"])
+def test_a_damaged_recipe_is_named(files, text):
+    artifact = read_artifact(files[0])
+    assert recipe_of(artifact)["linear:a8wx"]["bitwidth"] == 4
+    damaged = replace(artifact, metadata={**artifact.metadata, "quantization": text})
+    with pytest.raises(ValueError) as raised:
+        recipe_of(damaged)
+    said = f"its metadata 'quantization' is no recipe: {text!r}"
+    assert str(raised.value) == f"{files[0]} is damaged: {said}; export it again"
+    assert report_inspect.scheme(damaged) == f"unreadable: {text!r}"
 
 
 class TestStack:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from exporter.lowbit_model import pack_integers
 from exporter.lowbit_weights import (
     WeightFormat,
     can_share,
@@ -16,7 +17,6 @@ from exporter.lowbit_weights import (
     rounded,
     weight_format,
 )
-from exporter.lowbit_model import pack_integers
 from exporter.ops import load
 from exporter.packed_header import read_matrix
 from exporter.schemes import SCALE_DTYPES, EmbeddingScheme, LinearScheme

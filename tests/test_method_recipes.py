@@ -186,9 +186,9 @@ class TestCommandLine:
         latin.write_bytes("Größe ".encode("latin-1") * 500)
         short.write_text("Once upon a time")
         for path, words in (
-            (tmp_path / "none.txt", ("no such file", "give a text file")),
-            (empty, ("0 tokens", "give a longer one")),
-            (latin, ("byte 2", "not UTF-8", "convert")),
+            (tmp_path / "none.txt", ("no such file", "give a UTF-8 text file")),
+            (empty, ("is empty", "give a file with text")),
+            (latin, ("offset 2", "not UTF-8", "convert")),
             (short, ("tokens, less than a window", "give a longer one")),
             (tmp_path, ("folder", "give a text file")),
         ):

@@ -155,6 +155,13 @@ def test_a_wrong_template_is_named(whole, folder, tmp_path, capsys):
     assert 'generation_prompt is "<s>assistent' in line
 
 
+def test_a_damaged_recipe_is_named(whole, folder, tmp_path, capsys):
+    broken = replaced(whole, tmp_path, b'{"embedding:wx"', b'["embedding:wx"')
+    line = failing(capsys, broken, "--checkpoint", folder)
+    assert f"{broken} is damaged: its metadata 'quantization' is no recipe" in line
+    assert line.endswith("; export it again")
+
+
 def test_another_tokenizer_is_named(folder, tmp_path, capsys):
     other = shutil.copytree(folder, tmp_path / "other")
     tokenizer = tiny.read_json(other / "tokenizer.json")
@@ -249,11 +256,20 @@ def test_bad_input_is_one_line(whole, folder, tmp_path, capsys):
     empty, latin = tmp_path / "empty.txt", tmp_path / "latin.txt"
     empty.write_text(" \n")
     latin.write_bytes("Größe".encode("latin-1"))
-    assert "holds no text" in failing(capsys, whole, "--checkpoint", folder, "--prompts", empty)
-    assert "not UTF-8" in failing(capsys, whole, "--checkpoint", folder, "--prompts", latin)
+    for path, words in (
+        (empty, "is empty; give"),
+        (latin, "not UTF-8 (byte 0xf6 at offset 2); convert"),
+        (tmp_path, "is a folder; give"),
+        (tmp_path / "no", "no such file; give"),
+    ):
+        line = failing(capsys, whole, "--checkpoint", folder, "--prompts", path)
+        assert f"--prompts {path}: {words}" in line
     assert "must end in" in failing(capsys, whole, "--report", tmp_path / "r.pdf")
     assert "no such folder" in failing(capsys, whole, "--report", tmp_path / "none" / "r.md")
-    assert "0 to 1" in failing(capsys, whole, "--min-top1", 2)
+    for value in (2, -1, "x", "nan"):
+        line = failing(capsys, whole, "--min-top1", value)
+        assert f"'{value}' is not a number from 0 to 1" in line
+    assert "'inf' is not a number of at least 0" in failing(capsys, whole, "--max-kl", "inf")
     cut = tmp_path / "cut.pte"
     cut.write_bytes(whole.read_bytes()[:5000])
     assert str(cut) in failing(capsys, cut, "--checkpoint", folder)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exporter import text_file
 from exporter.model import Transformer
 from exporter.progress import note
 from exporter.quality.checkpointing import keep_text, read_text
@@ -51,9 +52,9 @@ def calibration_of(
     tokens: int | None = None,
     kept: Path | None = None,
 ) -> Calibration:
-    """Windows of the files `sources`, the same number of each; None: of what `model` writes. `tokens`: how
-    many to calibrate with, in whole windows, as far as the files have them. `kept`: where what the model
-    wrote is kept, and read again by the next run.
+    """Windows of the files `sources`, the same number of each, rounded up; None: of what `model` writes.
+    `tokens`: how many to calibrate with, in whole windows, as far as the files have them. `kept`: where
+    what the model wrote is kept, and read again by the next run.
 
     Raises ValueError or OSError with the remedy for a text that is not UTF-8, or shorter than a window, and
     what `sampled` raises.
@@ -62,7 +63,7 @@ def calibration_of(
         return sampled(model, tokenizer, context, kept)
     length = min(WINDOW, context)
     windows = WINDOWS if tokens is None else max(1, tokens // length)
-    each = max(1, (windows + max(1, windows // PER_HELD_OUT)) // len(sources))
+    each = -(-(windows + max(1, windows // PER_HELD_OUT)) // len(sources))
     return _split(torch.cat([
         _written(model, tokenizer, each, length, kept) if path is None
         else _of_file(path, tokenizer, each, length)
@@ -72,16 +73,7 @@ def calibration_of(
 
 def _of_file(path: Path, tokenizer: "Tokenizer", most: int, length: int) -> Tensor:
     """At most `most` windows [B, length]."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--calibrate {path}: byte {error.start} is not UTF-8 text; convert the file to UTF-8"
-        ) from None
-    except FileNotFoundError:
-        raise FileNotFoundError(f"--calibrate {path}: no such file; give a text file") from None
-    except IsADirectoryError:
-        raise IsADirectoryError(f"--calibrate {path}: it is a folder; give a text file") from None
+    text = text_file.read_text(path, "--calibrate")
     ids = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
     if len(ids) < length:
         raise ValueError(

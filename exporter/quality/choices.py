@@ -6,7 +6,7 @@ KLs are measured at ANCHOR alone; at the other formats they go with the squared 
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -161,6 +161,13 @@ def packed_bytes(
     return (HEADER_BYTES if from_row else 0) + sum(
         laid_out("integer", width, group_size, "none", scale_dtype(width), 0, end - start, columns).bytes
         for (start, width), end in zip(starts, ends, strict=True)
+    )
+
+
+def smallest_bytes(shapes: Iterable[tuple[int, int]]) -> int:
+    """Of matrices of so many rows and columns, each in the smallest of FORMATS."""
+    return sum(
+        min(packed_bytes(rows, columns, bits, size) for bits, size in FORMATS) for rows, columns in shapes
     )
 
 

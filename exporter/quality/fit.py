@@ -51,11 +51,7 @@ def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> F
     at = dict.fromkeys(hulls, 0)
     size = sum(choices[0].bytes for choices in hulls.values())
     kl = sum(choices[0].kl for choices in hulls.values())
-    if most_bytes is not None and size > most_bytes:
-        raise ValueError(
-            f"--fit: the smallest formats take {size / 1e6:.1f} MB, {(size - most_bytes) / 1e6:.1f} MB "
-            "more than the budget leaves for the weights: give a larger one"
-        )
+    check_room(size, most_bytes)
     steps = sorted(
         ((_slope(a, b), name, i + 1)
          for name, choices in hulls.items()
@@ -81,6 +77,16 @@ def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> F
         _use_up(units, chosen, most_bytes - size)
     choices = chosen.values()
     return Fit(chosen, sum(c.bytes for c in choices), sum(c.kl for c in choices))
+
+
+def check_room(smallest: int, most_bytes: float | None) -> None:
+    """Raise ValueError where the budget leaves less than the `smallest` formats take."""
+    if most_bytes is not None and smallest > most_bytes:
+        raise ValueError(
+            f"--fit: the smallest formats take {smallest / 1e6:.1f} MB, "
+            f"{(smallest - most_bytes) / 1e6:.1f} MB more than the budget leaves for the weights: give a "
+            "larger one"
+        )
 
 
 def _use_up(units: list[Unit], chosen: dict[str, Choice], room: float) -> None:

@@ -83,13 +83,6 @@ def gptq(
     return rounded(QuantizedWeight(form, values, scales, kept))
 
 
-def output_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
-    """tr(D H D^T) / tr(W H W^T), D the difference: the relative squared error of the outputs."""
-    difference = weight - quantized
-    error = ((difference @ hessian) * difference).sum()
-    return float(error / ((weight @ hessian) * weight).sum())
-
-
 def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
     K = hessian.shape[0]
     mean = hessian.diagonal().mean()

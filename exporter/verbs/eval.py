@@ -20,11 +20,11 @@ from exporter.perplexity import (
     Score,
     Window,
     progress_line,
-    read_text,
     scores,
     text_windows,
 )
 from exporter.progress import note, stage
+from exporter.text_file import read_text
 
 SUMMARY = "perplexity, divergence from the float model, and lm-eval's tasks"
 DEFAULT_WINDOW = 512
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Raises UsageError, ValueError or OSError with one line that names the remedy."""
     check(options)
-    text = None if options.text is None else read_text(options.text)
+    text = None if options.text is None else read_text(options.text, "--text")
     if options.tasks is not None:
         _require_lm_eval()
     with stage(f"loading {options.model}"):

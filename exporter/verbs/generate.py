@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from exporter.command_line import UsageError, not_negative, positive, seed
+from exporter.command_line import UsageError, not_negative, number, positive, seed
 from exporter.open_model import add_runnable_options, open_model
 from exporter.progress import note, stage
 
@@ -24,12 +25,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--system", metavar="TEXT", help="the system message, with --chat")
     add("--max-new-tokens", type=positive, metavar="N",
         help="most tokens to generate (default: to a stop token or the context's end)")  # fmt: skip
-    add("--temperature", type=_number(0, 100), metavar="X",
+    add("--temperature", type=number(0, 100), metavar="X",
         help="0: greedy (default: the model's own, else 0.8)")  # fmt: skip
-    add("--top-p", type=_number(0, 1), metavar="X",
+    add("--top-p", type=number(0, 1), metavar="X",
         help="the likeliest tokens that have so much probability together")  # fmt: skip
     add("--top-k", type=not_negative, metavar="N", help="the N likeliest tokens; 0: all")
-    add("--min-p", type=_number(0, 1), metavar="X",
+    add("--min-p", type=number(0, 1), metavar="X",
         help="tokens with so much of the likeliest one's probability")  # fmt: skip
     add("--seed", type=seed, metavar="N",
         help="of the first sample; each further one has the next (default: random)")  # fmt: skip
@@ -83,15 +84,12 @@ def _sample(model: "Model", ids: list[int], index: int, options: argparse.Namesp
         note(f"sample {index + 1} of {options.num_samples}")
     if not options.chat:
         _write(options.prompt)
-    if options.compile and index == 0:
-        with stage("compiling, and generating the first sample"):
-            result = model.generate(ids, options.max_new_tokens or 0, on_text=_write, **chosen)
-            _write("\n")
-    else:
+    compiling = options.compile and index == 0
+    with stage("compiling, and generating the first sample") if compiling else nullcontext():
         result = model.generate(ids, options.max_new_tokens or 0, on_text=_write, **chosen)
         _write("\n")
     if options.stats or options.num_samples > 1:
-        note(_speed(result) + (" (with the compilation)" if options.compile and index == 0 else ""))
+        note(_speed(result) + (" (with the compilation)" if compiling else ""))
     if options.stats and index == options.num_samples - 1:
         from exporter._runner import peak_rss_bytes
 
@@ -113,16 +111,3 @@ def _speed(result) -> str:
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def _number(least: float, most: float):
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
-        return value
-
-    return parse

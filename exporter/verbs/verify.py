@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from exporter.command_line import EXIT_FAILURE, UsageError, positive
+from exporter.command_line import EXIT_FAILURE, UsageError, number, positive
 
 SUMMARY = "compare an ARTIFACT with the checkpoint it was made from"
 DEFAULT_POSITIONS = 384
@@ -25,17 +25,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--prompts", type=Path, metavar="FILE", help="UTF-8 text to read instead of the built-in")
     add("--positions", type=positive, default=DEFAULT_POSITIONS, metavar="N",
         help="most positions to compare (default: 384, which the limits are made for: far fewer "
-             "are mostly beginnings, where quantized models are at their worst)")  # fmt: skip
+             "are mostly beginnings, where quantized models are at their worst; of each "
+             "built-in prompt at least one, so that N below 7 is 7; without a chat template, 6)")  # fmt: skip
     add("--threads", type=positive, default=0, metavar="N",
         help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--trace", action="store_true",
-        help="the error that each block adds (done by itself when a limit is missed)")  # fmt: skip
+        help="the error that each block adds (done by itself when a limit is missed, and "
+             "where weights were rotated or scaled)")  # fmt: skip
     add("--report", type=Path, action="append", default=[], metavar="PATH",
         help="write a report, .md, .json or .html by its name; can be repeated")  # fmt: skip
     add("--json", action="store_true", help="the report as JSON on standard output, on one line")
-    add("--max-kl", type=_number, metavar="NATS", help="largest mean KL, instead of the table's")
-    add("--min-top1", type=_share, metavar="SHARE", help="least top-1 agreement, 0 to 1")
-    add("--min-cosine", type=_share, metavar="C", help="least mean cosine of the logits, 0 to 1")
+    add("--max-kl", type=number(0), metavar="NATS", help="largest mean KL, instead of the table's")
+    add("--min-top1", type=number(0, 1), metavar="SHARE", help="least top-1 agreement, 0 to 1")
+    add("--min-cosine", type=number(0, 1), metavar="C",
+        help="least mean cosine of the logits, 0 to 1")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -75,20 +78,3 @@ def run(options: argparse.Namespace) -> int:
             print(f"{check.verdict:4}  {check.name:{width}}  {check.measured}{limit}{more}")
         print(result.line)
     return 0 if result.good else EXIT_FAILURE
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return value
