@@ -18,7 +18,7 @@ from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
 from exporter.lowbit_model import LowbitTransformer
 from exporter.methods import parse_method
-from exporter.quality import calibrated, calibration, checkpointing
+from exporter.quality import calibrated, calibration
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
 from exporter.recipe import Recipe, parse_recipe
@@ -274,18 +274,6 @@ class TestExports:
         assert cli.main(words) == 0 and not list(tmp_path.glob(".calibration-*"))
         resumed, whole = (read_artifact(tmp_path / f"{n}.pte") for n in ("resumed", "m"))
         assert [bytes(t.data) for t in resumed.weights] == [bytes(t.data) for t in whole.weights]
-
-    def test_own_text_that_cannot_be_read_is_written_again(self, folder, text, tmp_path):
-        tokenizer = read_tokenizer(open_checkpoint(str(folder)).tokenizer_path)
-        kept = tmp_path / "text.safetensors"
-        for damage in (None, b"", b"{}", kept):
-            if damage is kept:
-                checkpointing.keep_text(kept, torch.zeros(2, 3, dtype=torch.int64))  # of other windows
-            elif damage is not None:
-                kept.write_bytes(damage)
-            found = calibration.sampled(loaded(folder), tokenizer, CONTEXT, kept)
-            assert found.digest == text.digest
-            assert len(checkpointing.read_text(kept)) == calibration.SAMPLED_WINDOWS
 
     def test_a_model_that_is_only_run_leaves_nothing(self, folder, tmp_path, monkeypatch, capfd):
         monkeypatch.chdir(tmp_path)

@@ -5,21 +5,17 @@ for language model quantization and pruning", arXiv 2410.17170): in its own lang
 """
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from exporter import text_file
 from exporter.model import Transformer
-from exporter.progress import note
-from exporter.quality.checkpointing import keep_text, read_text
+from exporter.quality.own_text import own_text
 
 if TYPE_CHECKING:
     from exporter.tokenizer import Tokenizer
@@ -27,8 +23,6 @@ if TYPE_CHECKING:
 WINDOW, WINDOWS = 512, 96  # 49,152 tokens
 SAMPLED_WINDOW, SAMPLED_WINDOWS = 256, 64  # where nothing else is read and no number is asked for
 PER_HELD_OUT = 16  # windows to calibrate with for each that is held out
-WRITTEN_AT_ONCE = 136  # windows whose caches are held while the model writes
-SEED = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def calibration_of(
     windows = WINDOWS if tokens is None else max(1, tokens // length)
     each = -(-(windows + max(1, windows // PER_HELD_OUT)) // len(sources))
     return _split(torch.cat([
-        _written(model, tokenizer, each, length, kept) if path is None
+        own_text(model, tokenizer, each, length, kept) if path is None
         else _of_file(path, tokenizer, each, length)
         for path in sources
     ]))  # fmt: skip
@@ -97,63 +91,6 @@ def _split(windows: Tensor) -> Calibration:
 def sampled(
     model: Transformer, tokenizer: "Tokenizer", context: int, kept: Path | None = None
 ) -> Calibration:
-    """Text that the float model writes by itself at temperature 1, from a fixed seed; `kept` as above.
-
-    Each window begins with the token that begins a text, or with one drawn from all.
-    Raises ValueError when the model computes values that are not finite.
-    """
+    """Text that the float model writes by itself; `kept`, and errors, as `own_text` has them."""
     length = min(SAMPLED_WINDOW, context)
-    return _split(_written(model, tokenizer, SAMPLED_WINDOWS, length, kept))
-
-
-@torch.no_grad()
-def _written(
-    model: Transformer, tokenizer: "Tokenizer", count: int, length: int, kept: Path | None
-) -> Tensor:
-    """`count` windows [B, length]."""
-    found = None if kept is None else read_text(kept)
-    if found is not None and found.shape == (count, length):
-        note(f"  the model's own text as {kept} has it")
-        return found
-    generator, begun = torch.Generator().manual_seed(SEED), time.monotonic()
-
-    def progress(start: int, now: int, t: int) -> None:
-        """t tokens of each of `now` windows, after `start` that are whole."""
-        done, spent = start * length + now * t, time.monotonic() - begun
-        left = spent / done * (count * length - done)
-        note(f"  writing calibration text: {done} of {count * length} tokens, {left:.0f} s left")
-
-    found = torch.cat([
-        _written_at_once(model, tokenizer, now, length, generator, partial(progress, start, now))
-        for start in range(0, count, WRITTEN_AT_ONCE)
-        for now in [min(WRITTEN_AT_ONCE, count - start)]
-    ])  # fmt: skip
-    if kept is not None:
-        keep_text(kept, found)
-    return found
-
-
-def _written_at_once(
-    model: Transformer, tokenizer: "Tokenizer", count: int, length: int, generator: torch.Generator,
-    progress: Callable[[int], None],
-) -> Tensor:  # fmt: skip
-    vocabulary = min(tokenizer.n_pieces, model.config.vocab_size)
-    if tokenizer.bos_id is not None:
-        first = torch.full((count,), tokenizer.bos_id)
-    else:
-        first = torch.randint(vocabulary, (count,), generator=generator)
-    from exporter.quality.sampling import BatchDecoder
-
-    decoder = BatchDecoder(model, count, length)
-    tokens = torch.empty(count, length, dtype=torch.int64)
-    tokens[:, 0] = first
-    for t in range(1, length):
-        probabilities = F.softmax(decoder.step(tokens[:, t - 1])[:, :vocabulary], dim=-1)
-        if not bool(probabilities.isfinite().all()):
-            raise ValueError(
-                "the model's logits are not finite; the checkpoint is damaged: fetch it again"
-            )
-        tokens[:, t] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        if t % 32 == 0:
-            progress(t)
-    return tokens
+    return _split(own_text(model, tokenizer, SAMPLED_WINDOWS, length, kept))

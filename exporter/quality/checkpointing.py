@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exporter.artifact import disk_full_named, written_whole
+from exporter.artifact import disk_full_named
 from exporter.lowbit_weights import QuantizedWeight, WeightFormat
 
 Streams = tuple[Tensor, Tensor]
@@ -80,20 +80,6 @@ class Work:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.text is not None:
             self.text.unlink(missing_ok=True)
-
-
-def keep_text(path: Path, tokens: Tensor) -> None:
-    """Windows of text [B, T], whole or not at all. Raises OSError with the remedy when the disk is full."""
-    with written_whole(path) as part:
-        save_file({"tokens": tokens}, part)
-
-
-def read_text(path: Path) -> Tensor | None:
-    """What `keep_text` kept; None where there is nothing that can be read."""
-    try:
-        return load_file(path)["tokens"]
-    except (OSError, ValueError, KeyError, SafetensorError):
-        return None
 
 
 def _write_layer(path: Path, made: dict[str, QuantizedWeight]) -> None:

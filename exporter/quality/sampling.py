@@ -5,7 +5,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.model import Transformer
-from exporter.quality.layerwise import Rope, last_hidden, matrices, rms_norm
+from exporter.quality.layerwise import (
+    Rope,
+    block_output,
+    float_weights,
+    last_hidden,
+    matrices,
+    over_parts,
+    rms_norm,
+)
 
 
 class BatchDecoder:
@@ -19,6 +27,30 @@ class BatchDecoder:
         self.keys = [torch.empty(shape) for _ in self.blocks]
         self.values = [torch.empty(shape) for _ in self.blocks]
         self.rope = Rope(config, length)
+
+    def read(self, tokens_BT: Tensor) -> None:
+        """Be where as many steps with these tokens lead to: the first ones."""
+        model, config, T = self.model, self.config, tokens_BT.shape[1]
+        if not T:
+            return
+        rope = Rope(config, T)
+        x = F.embedding(tokens_BT, model.tok_embeddings.weight)
+        for i, block in enumerate(self.blocks):
+            known = float_weights(block)
+
+            def work(windows: slice, i=i, block=block, known=known, x=x) -> Tensor:
+                def linear(name: str, inputs: Tensor) -> Tensor:
+                    y = F.linear(inputs, *known[name])
+                    if name == "wqkv":
+                        _, k, v = self._split(y)
+                        self.keys[i][windows, :, :T] = rope.turn(k.transpose(1, 2))
+                        self.values[i][windows, :, :T] = v.transpose(1, 2)
+                    return y
+
+                return block_output(block, x[windows], config, rope, linear)
+
+            x = torch.cat(list(over_parts(work, len(x))))
+        self.position = T
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Logits [B, V] after `tokens_B` at the next position."""
@@ -34,14 +66,18 @@ class BatchDecoder:
 
     def _attention(self, i: int, qkv_BN: Tensor) -> Tensor:
         config, t = self.config, self.position
-        H, K, d = config.n_heads, config.n_kv_heads, config.head_dim
-        q, k, v = qkv_BN.view(len(qkv_BN), H + 2 * K, d).split((H, K, K), dim=1)
+        q, k, v = self._split(qkv_BN)
         self.keys[i][:, :, t], self.values[i][:, :, t] = self.rope.turn(k, t), v
         start = 0 if config.sliding_window is None else max(0, t + 1 - config.sliding_window)
         y = F.scaled_dot_product_attention(
             self.rope.turn(q, t)[:, :, None],
             self.keys[i][:, :, start : t + 1],
             self.values[i][:, :, start : t + 1],
-            enable_gqa=H != K,
+            enable_gqa=config.n_heads != config.n_kv_heads,
         )
-        return y[:, :, 0].reshape(len(qkv_BN), H * d)
+        return y[:, :, 0].reshape(len(qkv_BN), config.n_heads * config.head_dim)
+
+    def _split(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values [..., heads, d] of the joined ones [..., N]."""
+        H, K, d = self.config.n_heads, self.config.n_kv_heads, self.config.head_dim
+        return qkv.unflatten(-1, (H + 2 * K, d)).split((H, K, K), dim=-2)

@@ -1,0 +1,108 @@
+"""Text that the float model writes by itself, kept on disk as it grows."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from exporter.artifact import written_whole
+from exporter.model import Transformer
+from exporter.progress import note
+from exporter.quality.sampling import BatchDecoder
+
+if TYPE_CHECKING:
+    from exporter.tokenizer import Tokenizer
+
+AT_ONCE = 136  # windows whose caches are held
+STEPS = 32  # positions between lines of progress, and between one state on disk and the next
+SEED = 1
+NOTHING = -1  # where no token is yet
+
+
+class Written(NamedTuple):
+    """`tokens` int64 [B, T], NOTHING where none is yet, and the state of the generator that goes on."""
+
+    tokens: Tensor
+    generator: Tensor
+
+
+@torch.no_grad()
+def own_text(
+    model: Transformer, tokenizer: "Tokenizer", count: int, length: int, kept: Path | None
+) -> Tensor:
+    """`count` windows [B, length], sampled at temperature 1 from a fixed seed.
+
+    Each begins with the token that begins a text, or with one drawn from all. `kept`: where they are kept,
+    finished or not, and read again by the next run, which goes on where the last one was.
+    Raises ValueError when the model computes values that are not finite, and OSError with the remedy when
+    the disk is full.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    tokens = torch.full((count, length), NOTHING)
+    found = None if kept is None else read_text(kept)
+    if found is not None and found.tokens.shape == tokens.shape:
+        tokens = found.tokens
+        generator.set_state(found.generator)
+        note(f"  the model's own text as {kept} has it: {_done(tokens)} of {tokens.numel()} tokens")
+    before, begun = _done(tokens), time.monotonic()
+
+    def after_some() -> None:
+        done, spent = _done(tokens), time.monotonic() - begun
+        left = spent / (done - before) * (tokens.numel() - done)
+        note(f"  writing calibration text: {done} of {tokens.numel()} tokens, {left:.0f} s left")
+        if kept is not None:
+            keep_text(kept, Written(tokens, generator.get_state()))
+
+    for part in tokens.split(AT_ONCE):
+        if _done(part) < part.numel():
+            for _ in _write(model, tokenizer, part, generator):
+                after_some()
+    return tokens
+
+
+def _done(tokens: Tensor) -> int:
+    return int((tokens != NOTHING).sum())
+
+
+def _write(model: Transformer, tokenizer: "Tokenizer", tokens_BT: Tensor, generator: torch.Generator):
+    """Write what is missing, position after position; yields after every few, and at the end."""
+    B, T = tokens_BT.shape
+    vocabulary = min(tokenizer.n_pieces, model.config.vocab_size)
+    written = _done(tokens_BT[0])
+    if not written:
+        if tokenizer.bos_id is not None:
+            tokens_BT[:, 0] = tokenizer.bos_id
+        else:
+            tokens_BT[:, 0] = torch.randint(vocabulary, (B,), generator=generator)
+        written = 1
+    decoder = BatchDecoder(model, B, T)
+    decoder.read(tokens_BT[:, : written - 1])
+    for t in range(written, T):
+        probabilities = F.softmax(decoder.step(tokens_BT[:, t - 1])[:, :vocabulary], dim=-1)
+        if not bool(probabilities.isfinite().all()):
+            raise ValueError(
+                "the model's logits are not finite; the checkpoint is damaged: fetch it again"
+            )
+        tokens_BT[:, t] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        if t % STEPS == 0:
+            yield
+    yield
+
+
+def keep_text(path: Path, written: Written) -> None:
+    """Whole or not at all. Raises OSError with the remedy when the disk is full."""
+    with written_whole(path) as part:
+        save_file(written._asdict(), part)
+
+
+def read_text(path: Path) -> Written | None:
+    """What `keep_text` kept; None where there is nothing that can be read."""
+    try:
+        return Written(**load_file(path))
+    except (OSError, ValueError, TypeError, SafetensorError):
+        return None
