@@ -129,10 +129,16 @@ def _calibration(job: Job, model: Transformer) -> "Calibration | None":
     with stage("reading the calibration text"):
         if not request.calibrate:
             note("  no --calibrate FILE: calibrating with text that the model writes")
-        found = calibration.calibration_of(
-            _sources(job), model, job.tokenizer, model.max_seq_length,
-            request.calibration_tokens, _own_text(job),
-        )  # fmt: skip
+        own_text = _own_text(job)
+        try:
+            found = calibration.calibration_of(
+                _sources(job), model, job.tokenizer, model.max_seq_length,
+                request.calibration_tokens, own_text,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if own_text.is_file():
+                note(f"{own_text} keeps what is written: the same command goes on from there")
+            raise
         note(f"  {found.tokens.numel()} tokens, in windows of {found.tokens.shape[1]}")
     return found
 
@@ -272,8 +278,10 @@ def _sources(job: Job) -> tuple[Path | None, ...]:
 
 
 def _own_text(job: Job) -> Path:
-    """Where what the model writes is kept."""
-    digest = _digest(job, f"text {job.tokenizer.n_pieces} {job.tokenizer.bos_id}", None)
+    """Where what the model writes is kept, of one vocabulary, number of windows and length."""
+    request, tokenizer = job.request, job.tokenizer
+    shape = (len(_sources(job)), request.calibration_tokens, request.max_seq_length)
+    digest = _digest(job, f"text {tokenizer.n_pieces} {tokenizer.bos_id} {shape}", None)
     return job.request.work_folder / f".calibration-text-{digest}.safetensors"
 
 

@@ -19,8 +19,9 @@ def read_text(path: Path, flag: str) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        at = len(data) - len(error.object) + error.start  # the mark counts
         raise ValueError(
-            f"{named}: not UTF-8 (byte 0x{error.object[error.start]:02x} at offset {error.start}); "
+            f"{named}: not UTF-8 (byte 0x{data[at]:02x} at offset {at}); "
             "convert it: iconv -f ENCODING -t UTF-8 FILE"
         ) from None
     if not text.strip():

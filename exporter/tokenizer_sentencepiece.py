@@ -46,7 +46,7 @@ def sentencepiece_table(model: bytes) -> Table:
         raise ValueError(f"not a SentencePiece model, or a damaged one: {error}") from None
     flags = Flag.MERGE_BY_SCORE | Flag.FUSE_UNK | _trainer_flags(trainer)
     flags |= _normalizer_flags(normalizer)
-    texts, types, scores = zip(*pieces, strict=False)
+    texts, types, scores = zip(*pieces, strict=True)
     added = tuple(
         AddedToken(
             id,
@@ -70,7 +70,7 @@ def sentencepiece_table(model: bytes) -> Table:
     surface = trainer.get(44, " \u2047 ".encode())
     return Table(
         flags=flags | (Flag.ADD_BOS if bos_id >= 0 else Flag(0)),
-        pieces=tuple(_canonical(t, k, surface) for t, k in zip(texts, types, strict=False)),
+        pieces=tuple(_canonical(t, k, surface) for t, k in zip(texts, types, strict=True)),
         types=bytes(types),
         scores=scores,
         added=added,

@@ -183,6 +183,7 @@ def test_divergence_of_another_vocabulary_is_refused(fake, tiny_model, text, cap
         (b"", (), "is empty"),
         (b" \n", (), "is empty"),
         ("Größe".encode("latin-1"), (), "not UTF-8 (byte 0xf6 at offset 2)"),
+        (b"\xef\xbb\xbfab\xff", (), "not UTF-8 (byte 0xff at offset 5)"),
         (LONG.encode("utf-16"), (), "not UTF-8"),
         (b"too short", (), "fewer than one window of 512"),
         (LONG.encode(), ("--window", 1024), "longer than the model's context of 600"),

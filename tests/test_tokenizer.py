@@ -87,7 +87,7 @@ def test_native_engine_equals_reference(tokenizers, native_paths, name):
     for text, ids in zip(TEXTS, encoded, strict=True):
         assert ids == tokenizer.encode(text), repr(text)
     all_ids = [plain_ids(tokenizer, text) for text in TEXTS]
-    for ids, decoded in zip(all_ids, ask(native_paths[name], [{"ids": i} for i in all_ids]), strict=False):
+    for ids, decoded in zip(all_ids, ask(native_paths[name], [{"ids": i} for i in all_ids]), strict=True):
         assert decoded["text"] == tokenizer.decode(ids)
         assert "".join(decoded["pieces"]) == decoded["text"]
 

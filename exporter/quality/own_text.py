@@ -45,7 +45,7 @@ def own_text(
     generator = torch.Generator().manual_seed(SEED)
     tokens = torch.full((count, length), NOTHING)
     found = None if kept is None else read_text(kept)
-    if found is not None and found.tokens.shape == tokens.shape:
+    if found is not None and _alike(found, Written(tokens, generator.get_state())):
         tokens = found.tokens
         generator.set_state(found.generator)
         note(f"  the model's own text as {kept} has it: {_done(tokens)} of {tokens.numel()} tokens")
@@ -63,6 +63,10 @@ def own_text(
             for _ in _write(model, tokenizer, part, generator):
                 after_some()
     return tokens
+
+
+def _alike(a: Written, b: Written) -> bool:
+    return all(x.shape == y.shape and x.dtype == y.dtype for x, y in zip(a, b, strict=True))
 
 
 def _done(tokens: Tensor) -> int:
