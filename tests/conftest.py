@@ -5,8 +5,17 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tiny
 from native import ROOT, export
 from readme import commands
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The checkpoint of a tiny SmolLM2, tied; a file that needs another has a `folder` of its own."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "m"
+    tiny.make_hf(folder, "smollm2")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,6 @@ from exporter.quality.gptq import gptq
 from exporter.recipe import parse_recipe
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "m"
-    tiny.make_hf(folder, "smollm2")
-    return folder
-
-
 def test_a_stack_is_kept_with_finished_layers(tmp_path):
     form = WeightFormat(6, 32, "none", "int8", ((16, 5), (48, 3)))
     weight = torch.randn(70, 64, generator=torch.manual_seed(5))

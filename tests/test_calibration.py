@@ -34,13 +34,6 @@ def recipe(method: str, bits: int = 3, **more: object) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "m"
-    tiny.make_hf(folder, "smollm2")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def text(folder) -> calibration.Calibration:
     """What the model writes; some of it held out."""
     tokenizer = read_tokenizer(open_checkpoint(str(folder)).tokenizer_path)

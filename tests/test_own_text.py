@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 from quantized_tiny import CONTEXT, loaded
 
@@ -14,13 +13,6 @@ from exporter.quality.sampling import BatchDecoder
 from exporter.tokenizer import read_tokenizer
 
 COUNT = 6
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "m"
-    tiny.make_hf(folder, "smollm2")
-    return folder
 
 
 @pytest.fixture(scope="module")
