@@ -5,7 +5,6 @@ compares a plain engine over it (`tokenizer_engine`) with the format's own refer
 multilingual sample (`tokenizer_sample`): an artifact never carries a table that tokenizes otherwise.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from exporter.tokenizer_engine import Engine
 from exporter.tokenizer_hf import read_huggingface
 from exporter.tokenizer_sample import SAMPLE
 from exporter.tokenizer_sentencepiece import read_sentencepiece
+from exporter.tokenizer_siblings import Siblings, read_siblings
 from exporter.tokenizer_table import Flag, PieceType, Table
 from exporter.tokenizer_tiktoken import read_tiktoken
 
@@ -71,7 +71,10 @@ class Tokenizer:
 
     def token_name(self, id: int | None) -> str:
         """The text of one token as templates write it, "" for None."""
-        return "" if id is None else self.source.pieces[id].decode(errors="replace")
+        if id is None:
+            return ""
+        names = [token.text for token in self.source.added if token.id == id]
+        return (names or [self.source.pieces[id]])[0].decode(errors="replace")
 
     def encode(self, text: str) -> list[int]:
         """Ids by the reference library, without bos."""
@@ -125,16 +128,16 @@ def _read(path: Path) -> Tokenizer:
     if start == b"GGUF":
         return _read_gguf(path)
     data = path.read_bytes()
-    config = _sibling_config(path)
-    template = _sibling_template(path, config)
+    siblings = read_siblings(path)
+    template = _sibling_template(path, siblings.config)
     if not data:
         raise ValueError("the file is empty")
     if data.lstrip()[:1] == b"{":
-        table, reference = read_huggingface(data.decode(), config)
+        table, reference = read_huggingface(data.decode(), siblings)
         return Tokenizer("huggingface", table, reference, template)
     if _looks_like_tiktoken(data):
-        return Tokenizer("tiktoken", *read_tiktoken(data), template)
-    return Tokenizer("sentencepiece", *read_sentencepiece(data), template)
+        return Tokenizer("tiktoken", *read_tiktoken(data, siblings), template)
+    return Tokenizer("sentencepiece", *read_sentencepiece(data, siblings), template)
 
 
 def _looks_like_tiktoken(data: bytes) -> bool:
@@ -147,9 +150,11 @@ def _read_gguf(path: Path) -> Tokenizer:
     model = metadata.get("tokenizer.ggml.model")
     try:
         if model == "gpt2":
-            table, reference = read_huggingface(tokenizer_gguf.huggingface_json(metadata), {})
+            table, reference = read_huggingface(tokenizer_gguf.huggingface_json(metadata), Siblings())
         elif model == "llama":
-            table, reference = read_sentencepiece(tokenizer_gguf.sentencepiece_model(metadata))
+            table, reference = read_sentencepiece(
+                tokenizer_gguf.sentencepiece_model(metadata), Siblings()
+            )
         else:
             raise ValueError(f"GGUF tokenizer model {model!r} is not supported: gpt2, llama are")
         bos_id, eos_id, add_bos = tokenizer_gguf.token_ids(metadata)
@@ -158,22 +163,6 @@ def _read_gguf(path: Path) -> Tokenizer:
     flags = table.flags | Flag.ADD_BOS if add_bos else table.flags & ~Flag.ADD_BOS
     table = replace(table, flags=flags, bos_id=bos_id, eos_id=eos_id)
     return Tokenizer("gguf", table, reference, metadata.get("tokenizer.chat_template"))
-
-
-def _sibling_config(path: Path) -> dict:
-    """tokenizer_config.json beside `path`, with what special_tokens_map.json adds to it."""
-    config: dict = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        sibling = path.parent / name
-        if sibling.exists():
-            try:
-                content = json.loads(sibling.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{sibling.name} beside it is damaged: {error}") from None
-            if not isinstance(content, dict):
-                raise ValueError(f"{sibling.name} beside it is not a JSON object")
-            config |= {key: value for key, value in content.items() if value is not None}
-    return config
 
 
 def _sibling_template(path: Path, config: dict) -> str | None:
@@ -190,7 +179,8 @@ def _sibling_template(path: Path, config: dict) -> str | None:
 
 def _check(tokenizer: Tokenizer) -> None:
     engine = Engine(tokenizer.source)
-    for text in SAMPLE:
+    names = (token.text.decode() for token in tokenizer.source.added)
+    for text in (*SAMPLE, *(f"a{name}b {name} c" for name in names)):
         want, got = tokenizer.encode(text), engine.encode(text)
         if want != got:
             raise ValueError(

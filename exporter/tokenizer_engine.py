@@ -1,9 +1,10 @@
 """A slow and plain engine over the canonical table: the definition the C++ runner follows.
 
-A text becomes ids in these steps:
+A text is made of spans, each markup (what a chat template writes, a raw prompt) or content (what a
+message says). It becomes ids in these steps:
 
-1. Added tokens with IN_TEXT and without NORMALIZED are found in the text as written, at each
-   position the longest. What lies between them are segments.
+1. Added tokens without NORMALIZED and LATE are found in the text as written, then those with LATE
+   in what is left (`tokenizer_finder`). What lies between tokens are segments.
 2. Each segment is normalized (PREFIX_SPACE, ESCAPE_SPACES, COLLAPSE_SPACES), and the added tokens
    with NORMALIZED are found in the result; then METASPACE does its part.
 3. Each pattern in turn splits the parts so far: its matches and what lies between them.
@@ -11,34 +12,62 @@ A text becomes ids in these steps:
    The best pair of neighbours is merged (lowest rank or highest score, then leftmost) until no
    pair can be.
 
+Special tokens (CONTROL, UNKNOWN) are found in markup only, all others in content too. A match may
+lie across spans, unless its token is special.
+
 Sources: tokenizers/src/{tokenizer/added_vocabulary.rs,models/bpe/}, sentencepiece/src/{normalizer,
 bpe_model}.cc, tiktoken/src/lib.rs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import regex
 
-from exporter.tokenizer_table import SPACE_MARK, AddedFlag, AddedToken, Flag, PieceType, Table
+from exporter.tokenizer_finder import Finder, Found, Marked
+from exporter.tokenizer_table import SPACE_MARK, AddedFlag, Flag, PieceType, Table
 
 _MARK = SPACE_MARK.encode()
-_LEADING_SPACE = regex.compile(r"\s*")
-_TRAILING_SPACE = regex.compile(r"(?<!\s)\s*\Z")
+_SPECIAL = (PieceType.CONTROL, PieceType.UNKNOWN)
 
 
-def normalize(text: str, flags: Flag) -> str:
-    """Step 2 for one segment, without METASPACE. Source: sentencepiece normalizer.cc."""
+class Span(NamedTuple):
+    """Part of a text that is put together, as a chat template does."""
+
+    text: str
+    markup: bool
+
+
+def normalize(marked: Marked, flags: Flag, first: bool = True) -> Marked:
+    """Step 2 for one segment, without METASPACE. Source: sentencepiece normalizer.cc.
+
+    `first` says that the segment begins the text; else it comes after an added token.
+    """
     if Flag.METASPACE in flags:
-        return text
-    mark = SPACE_MARK if Flag.ESCAPE_SPACES in flags else " "
+        return marked
+    text, markup = marked.text, list(marked.markup)
+    prefix = takes_prefix(text, flags, first)
     if Flag.COLLAPSE_SPACES in flags:
-        text = regex.sub(" +", " ", text.lstrip(" "))
-    if text and Flag.PREFIX_SPACE in flags:
-        text = " " + text
-    text = text.replace(" ", mark)
+        kept = [i for i, char in enumerate(text) if char != " " or (i and text[i - 1] != " ")]
+        text, markup = "".join(text[i] for i in kept), [markup[i] for i in kept]
+    if text and prefix:
+        text, markup = " " + text, [markup[0], *markup]
+    if Flag.ESCAPE_SPACES in flags:
+        text = text.replace(" ", SPACE_MARK)
     if Flag.COLLAPSE_SPACES in flags:
-        text = text.rstrip(mark)
-    return text
+        text = text.rstrip(SPACE_MARK if Flag.ESCAPE_SPACES in flags else " ")
+    return Marked(text, tuple(markup[: len(text)]))
+
+
+def takes_prefix(text: str, flags: Flag, first: bool) -> bool:
+    """Whether a space is put before a segment, where METASPACE does not decide that."""
+    if Flag.PREFIX_SPACE not in flags:
+        return False
+    if first or not flags & (Flag.PREFIX_FIRST_ONLY | Flag.PREFIX_UNLESS_SPACE):
+        return True
+    if Flag.COLLAPSE_SPACES in flags:  # which takes the space that is there
+        return Flag.PREFIX_UNLESS_SPACE in flags or text.startswith(" ")
+    return Flag.PREFIX_UNLESS_SPACE in flags and not text.startswith(" ")
 
 
 class Engine:
@@ -53,24 +82,42 @@ class Engine:
         }
         self._ranks = {(a, b): (rank, c) for rank, (a, b, c) in enumerate(table.merges)}
         self._splits = [regex.compile(pattern) for pattern in table.splits]
-        in_text = [token for token in table.added if AddedFlag.IN_TEXT in token.flags]
-        self._written = _Finder(t for t in in_text if AddedFlag.NORMALIZED not in t.flags)
-        self._normalized = _Finder(t for t in in_text if AddedFlag.NORMALIZED in t.flags)
+        special = [id for id, kind in enumerate(table.types) if kind in _SPECIAL]
+        late = AddedFlag.NORMALIZED | AddedFlag.LATE
+        self._written, self._late, self._normalized = (
+            Finder((token for token in table.added if token.flags & late == stage), special)
+            for stage in (AddedFlag(0), AddedFlag.LATE, AddedFlag.NORMALIZED)
+        )
+        self._decoded = {
+            token.id: token.text
+            for token in table.added
+            if AddedFlag.NORMALIZED in token.flags and Flag.ESCAPE_SPACES in table.flags
+        }
 
-    def encode(self, text: str, special: bool = True) -> list[int]:
-        """Token ids without bos. With `special` false no added token is recognised."""
+    def encode(self, text: str, markup: bool = True) -> list[int]:
+        """Token ids without bos of a text that is all markup, or all content."""
+        return self.encode_spans([Span(text, markup)])
+
+    def encode_spans(self, spans: Sequence[Span]) -> list[int]:
+        """Token ids without bos of the spans, joined."""
+        marked = Marked(
+            "".join(span.text for span in spans),
+            tuple(span.markup for span in spans for _ in span.text),
+        )
         ids: list[int] = []
-        for start, part in self._written.split(text) if special else [(0, text)]:
-            if isinstance(part, int):
-                ids.append(part)
-                continue
-            part = normalize(part, self._table.flags)
-            pieces = self._normalized.split(part) if special else [(0, part)]
-            for offset, piece in pieces:
-                if isinstance(piece, int):
-                    ids.append(piece)
-                elif piece:
-                    ids.extend(self._encode_plain(self._metaspace(piece, start + offset == 0)))
+        for written in self._written.split(marked):
+            for late in _within(self._late, marked, written):
+                if late.id is not None:
+                    ids.append(late.id)
+                    continue
+                part = marked[late.start : late.stop]
+                part = normalize(part, self._table.flags, late.start == 0)
+                for piece in self._normalized.split(part):
+                    if piece.id is not None:
+                        ids.append(piece.id)
+                        continue
+                    text = part.text[piece.start : piece.stop]
+                    ids.extend(self._encode_plain(self._metaspace(text, late.start + piece.start == 0)))
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -82,14 +129,16 @@ class Engine:
         """
         flags = self._table.flags
         out = bytearray()
-        strip = Flag.STRIP_DECODED_SPACE in flags
+        strip, by_rank = Flag.STRIP_DECODED_SPACE in flags, Flag.MERGE_BY_SCORE not in flags
         for id in ids:
-            piece, kind = self._table.pieces[id], self._table.types[id]
+            piece, kind = self._decoded.get(id, self._table.pieces[id]), self._table.types[id]
             if kind == PieceType.CONTROL:
                 continue
+            marked = piece.startswith(_MARK)
             if flags & (Flag.ESCAPE_SPACES | Flag.METASPACE) and kind != PieceType.BYTE:
                 piece = piece.replace(_MARK, b" ")
-            if strip and kind != PieceType.UNKNOWN and piece.startswith(b" "):
+            # SentencePiece takes a mark away, tokenizers any space.
+            if strip and kind != PieceType.UNKNOWN and piece.startswith(b" ") and (marked or by_rank):
                 piece = piece[1:]
                 strip = Flag.COLLAPSE_SPACES in flags
             strip = strip and not piece
@@ -182,30 +231,13 @@ class Engine:
         return [self._table.unk_id] if self._table.unk_id >= 0 else []
 
 
-class _Finder:
-    """Finds added tokens: leftmost, then longest. Source: tokenizers added_vocabulary.rs."""
-
-    def __init__(self, tokens: Iterable[AddedToken]):
-        self._tokens = {token.text.decode(): token for token in tokens}
-        longest_first = sorted(self._tokens, key=len, reverse=True)
-        self._pattern = regex.compile("|".join(map(regex.escape, longest_first)))
-
-    def split(self, text: str) -> Iterator[tuple[int, str | int]]:
-        """(start, part): an id for an added token, else the non-empty text between two."""
-        done = 0
-        for match in self._pattern.finditer(text) if self._tokens else ():
-            token = self._tokens[match.group()]
-            start, stop = match.span()
-            if AddedFlag.LSTRIP in token.flags:
-                start = max(done, _TRAILING_SPACE.search(text, 0, start).start())
-            if AddedFlag.RSTRIP in token.flags:
-                stop = _LEADING_SPACE.match(text, stop).end()
-            if done < start:
-                yield done, text[done:start]
-            yield start, token.id
-            done = stop
-        if done < len(text):
-            yield done, text[done:]
+def _within(finder: Finder, marked: Marked, found: Found) -> Iterator[Found]:
+    """Cut text between tokens further; a token stays what it is."""
+    if found.id is not None:
+        yield found
+        return
+    for inner in finder.split(marked[found.start : found.stop]):
+        yield Found(found.start + inner.start, found.start + inner.stop, inner.id)
 
 
 def _isolate(pattern: regex.Pattern, text: str) -> Iterator[str]:

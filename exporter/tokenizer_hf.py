@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import tokenizers
 
 from exporter.tokenizer_engine import normalize
+from exporter.tokenizer_finder import Marked
+from exporter.tokenizer_library import from_library, library_encode, to_library
+from exporter.tokenizer_siblings import Added, Siblings, check_ids, content_of
 from exporter.tokenizer_table import (
     SPACE_MARK,
     AddedFlag,
@@ -28,6 +31,7 @@ GPT2_PATTERN = (
 )
 # Those classes of transformers that let tokenizer_config.json's add_bos_token decide.
 _LLAMA_CLASSES = re.compile(r"(Code)?LlamaTokenizer(Fast)?")
+_ADDED_FIELDS = ("id", "content", "special", "normalized", "lstrip", "rstrip", "single_word")
 
 
 @dataclass(frozen=True)
@@ -35,29 +39,54 @@ class HuggingFaceReference:
     tokenizer: tokenizers.Tokenizer
 
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        return library_encode(self.tokenizer, text).ids
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def read_huggingface(text: str, config: dict) -> tuple[Table, HuggingFaceReference]:
-    """`config` is tokenizer_config.json's content, or {}. Raises ValueError as said above."""
+def read_huggingface(text: str, siblings: Siblings) -> tuple[Table, HuggingFaceReference]:
+    """`siblings` is what lies beside the tokenizer.json. Raises ValueError as said above."""
     try:
         root = json.loads(text)
-        table = huggingface_table(root, config)
+        pipeline = _pipeline(root)
+        listed = [_added(entry) for entry in root.get("added_tokens") or []]
+        tokenizer = _library_tokenizer(text)
+        additions = siblings.additions({token.content: token for token in listed})
+        tokenizer.add_tokens([to_library(token) for token in additions])
+        added = {id: from_library(id, token) for id, token in tokenizer.get_added_tokens_decoder().items()}
+        check_ids([*listed, *additions], {token.content: id for id, token in added.items()})
+        in_order = [added[id] for id in sorted(added)]
+        table = _table(root["model"], pipeline, siblings.config, in_order)
     except (LookupError, TypeError, AttributeError, StopIteration, json.JSONDecodeError) as error:
         raise ValueError(f"not a tokenizer.json, or a damaged one: {error!r}") from None
+    return table, HuggingFaceReference(tokenizer)
+
+
+def _library_tokenizer(text: str) -> tokenizers.Tokenizer:
     try:
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"tokenizers refuses the tokenizer.json: {error}") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return table, HuggingFaceReference(tokenizer)
+    return tokenizer
 
 
-def huggingface_table(root: dict, config: dict) -> Table:
+def _added(entry: dict) -> Added:
+    return Added(**{name: entry[name] for name in _ADDED_FIELDS})
+
+
+@dataclass(frozen=True)
+class _Pipeline:
+    """What the components around the model say."""
+
+    flags: Flag
+    splits: tuple[str, ...]
+    bos: str | None  # the special token that is put before a text
+
+
+def _pipeline(root: dict) -> _Pipeline:
     model = root["model"]
     _check_model(model)
     pre_flags, splits = _pre_tokenizer(root.get("pre_tokenizer"))
@@ -70,39 +99,34 @@ def huggingface_table(root: dict, config: dict) -> Table:
         if model.get(name):
             flags |= flag
     _check_flags(flags)
+    return _Pipeline(flags, tuple(splits), _post_processor(root.get("post_processor")))
 
-    vocab: dict[str, int] = model["vocab"]
-    entries = root.get("added_tokens") or []
-    pieces, types = _pieces(vocab, entries, flags)
+
+def _table(model: dict, pipeline: _Pipeline, config: dict, added: list[Added]) -> Table:
+    """`added` are all added tokens in the order of their ids."""
+    vocab, flags = model["vocab"], pipeline.flags
+    pieces, types = _pieces(vocab, added, flags)
     unk = model.get("unk_token")
     unk_id = vocab[unk] if unk is not None else -1
     if unk_id >= 0 and types[unk_id] == PieceType.NORMAL:
         types[unk_id] = PieceType.UNKNOWN
-    ids = vocab | {entry["content"]: entry["id"] for entry in entries}
-    template_bos = _post_processor(root.get("post_processor"))
-    bos_id = ids.get(template_bos or _token_name(config, "bos_token"), -1)
-    add_bos = template_bos is not None
+    ids = vocab | {token.content: token.id for token in added}
+    bos_id = ids.get(pipeline.bos or content_of(config.get("bos_token")), -1)
+    add_bos = pipeline.bos is not None
     wanted = config.get("add_bos_token")
     if isinstance(wanted, bool) and _LLAMA_CLASSES.fullmatch(config.get("tokenizer_class") or ""):
         add_bos = wanted
-    if add_bos and bos_id >= 0:
-        flags |= Flag.ADD_BOS
     return Table(
-        flags=flags,
+        flags=flags | (Flag.ADD_BOS if add_bos and bos_id >= 0 else Flag(0)),
         pieces=tuple(pieces),
         types=bytes(types),
         merges=tuple(_merges(model["merges"], vocab, types)),
-        added=tuple(_added_token(entry, flags) for entry in entries),
-        splits=tuple(splits),
+        added=tuple(_added_token(token, flags) for token in added),
+        splits=pipeline.splits,
         bos_id=bos_id,
-        eos_id=ids.get(_token_name(config, "eos_token"), -1),
+        eos_id=ids.get(content_of(config.get("eos_token")), -1),
         unk_id=unk_id,
     )
-
-
-def _token_name(config: dict, key: str) -> str | None:
-    value = config.get(key)
-    return value.get("content") if isinstance(value, dict) else value
 
 
 def _check_model(model: dict) -> None:
@@ -234,13 +258,13 @@ def _post_processor(component: dict | None) -> str | None:
     return bos
 
 
-def _pieces(vocab: dict, entries: list[dict], flags: Flag) -> tuple[list[bytes], list[int]]:
-    n_pieces = 1 + max([*vocab.values(), *(entry["id"] for entry in entries)])
-    if n_pieces > 4 * (len(vocab) + len(entries)):
+def _pieces(vocab: dict, added: list[Added], flags: Flag) -> tuple[list[bytes], list[int]]:
+    n_pieces = 1 + max([*vocab.values(), *(token.id for token in added)])
+    if n_pieces > 4 * (len(vocab) + len(added)):
         raise ValueError(f"token id {n_pieces - 1} is too large for {len(vocab)} tokens")
     pieces, types = [b""] * n_pieces, [int(PieceType.UNUSED)] * n_pieces
     alphabet = byte_alphabet()
-    for text, id in vocab.items():
+    for text, id in [*vocab.items(), *((token.content, token.id) for token in added)]:
         pieces[id], types[id] = text.encode(), PieceType.NORMAL
         if Flag.BYTE_UNITS in flags:
             if all(char in alphabet for char in text):
@@ -249,10 +273,11 @@ def _pieces(vocab: dict, entries: list[dict], flags: Flag) -> tuple[list[bytes],
                 types[id] = PieceType.UNUSED
         elif Flag.BYTE_FALLBACK in flags and re.fullmatch("<0x[0-9A-F]{2}>", text):
             pieces[id], types[id] = bytes([int(text[3:5], 16)]), PieceType.BYTE
-    for entry in entries:
-        id, special = entry["id"], entry["special"]
-        pieces[id] = entry["content"].encode()
-        types[id] = PieceType.CONTROL if special else PieceType.USER_DEFINED
+    for token in added:
+        if token.special:
+            pieces[token.id], types[token.id] = token.content.encode(), PieceType.CONTROL
+        elif token.content not in vocab or types[token.id] == PieceType.UNUSED:
+            types[token.id] = PieceType.USER_DEFINED
     return pieces, types
 
 
@@ -265,17 +290,18 @@ def _merges(merges: list, vocab: dict, types: list[int]) -> Iterator[tuple[int, 
             yield vocab[left], vocab[right], result
 
 
-def _added_token(entry: dict, flags: Flag) -> AddedToken:
-    if entry["single_word"]:
-        raise ValueError(f"added token {entry['content']!r} with single_word is not supported")
-    text = entry["content"]
-    added = AddedFlag.IN_TEXT
-    for name, flag in (("lstrip", AddedFlag.LSTRIP), ("rstrip", AddedFlag.RSTRIP)):
-        added |= flag if entry[name] else AddedFlag(0)
-    if entry["normalized"] and flags & Flag.ESCAPE_SPACES:
-        added |= AddedFlag.NORMALIZED
-        text = normalize(text, flags)
-    return AddedToken(entry["id"], text.encode(), added)
+def _added_token(token: Added, flags: Flag) -> AddedToken:
+    text, found = token.content, AddedFlag.IN_TEXT
+    for name, flag in (
+        ("lstrip", AddedFlag.LSTRIP),
+        ("rstrip", AddedFlag.RSTRIP),
+        ("single_word", AddedFlag.SINGLE_WORD),
+        ("normalized", AddedFlag.NORMALIZED),
+    ):
+        found |= flag if getattr(token, name) else AddedFlag(0)
+    if token.normalized:
+        text = normalize(Marked(text, (True,) * len(text)), flags).text
+    return AddedToken(token.id, text.encode(), found)
 
 
 def byte_alphabet() -> dict[str, int]:

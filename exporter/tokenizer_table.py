@@ -4,7 +4,7 @@ The table is what an artifact stores and what `runner/tokenizer_table.cpp` reads
 little endian, sections follow each other without padding, and the total length is exact:
 
     char[8]  magic "TOKTABLE"
-    u32      version (1)        u32  flags (class Flag)
+    u32      version (2)        u32  flags (class Flag)
     u32      n_pieces           u32  n_merges
     u32      n_added            u32  n_splits
     u32      n_bytes (of the byte pool)
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 MAGIC = b"TOKTABLE"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8s7I3i")
 SPACE_MARK = "\u2581"  # the lower one eighth block, which stands for a space in pieces
 
@@ -53,16 +53,19 @@ class Flag(IntFlag):
     ESCAPE_SPACES = 1 << 6  # a space becomes SPACE_MARK
     COLLAPSE_SPACES = 1 << 7  # runs of spaces become one; none at the ends
     METASPACE = 1 << 8  # escape (and prefix, where absent) after added tokens are found
-    PREFIX_FIRST_ONLY = 1 << 9  # METASPACE: prefix only at the start of the text
+    PREFIX_FIRST_ONLY = 1 << 9  # prefix only at the start of the text, not after added tokens
     STRIP_DECODED_SPACE = 1 << 10  # decoding drops one space at the start of the text
     ADD_BOS = 1 << 11  # the reference puts bos before a text by default
+    PREFIX_UNLESS_SPACE = 1 << 12  # after added tokens no prefix before text that begins with a space
 
 
 class AddedFlag(IntFlag):
-    IN_TEXT = 1 << 0  # recognised in a user's text as the reference does; else by name only
+    IN_TEXT = 1 << 0  # always set; tables of version 1 lack it for SentencePiece's control tokens
     LSTRIP = 1 << 1  # takes the white space before it
     RSTRIP = 1 << 2  # takes the white space after it
     NORMALIZED = 1 << 3  # looked for in the normalized text, not in the text as written
+    SINGLE_WORD = 1 << 4  # not where a word character is on either side
+    LATE = 1 << 5  # looked for in the text as written, in what tokens without the flag leave
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ tokens are not in the file but in Meta's code. Source: llama-models, llama3/toke
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tiktoken
 
+from exporter.tokenizer_siblings import Added, Siblings, content_of
 from exporter.tokenizer_table import AddedFlag, AddedToken, Flag, PieceType, Table
 
 LLAMA3_PATTERN = (
@@ -38,25 +39,48 @@ LLAMA3_SPECIAL = _NAMED + tuple(
 @dataclass(frozen=True)
 class TiktokenReference:
     encoding: tiktoken.Encoding
+    special: frozenset[int]
 
     def encode(self, text: str) -> list[int]:
         return self.encoding.encode(text, allowed_special="all")
 
     def decode(self, ids: list[int]) -> str:
-        special = {self.encoding.encode_single_token(s) for s in self.encoding.special_tokens_set}
-        return self.encoding.decode([id for id in ids if id not in special])
+        return self.encoding.decode([id for id in ids if id not in self.special])
 
 
-def read_tiktoken(data: bytes) -> tuple[Table, TiktokenReference]:
-    """Raises ValueError where the lines are not tokens of ranks 0, 1, 2, ..."""
+def read_tiktoken(data: bytes, siblings: Siblings) -> tuple[Table, TiktokenReference]:
+    """Raises ValueError where the lines are not tokens of ranks 0, 1, 2, ...
+
+    Tokens that the siblings list take the places of Llama 3's special tokens, by their ids.
+    """
     pieces = parse_ranks(data)
+    tokens = _added(len(pieces), siblings)
     encoding = tiktoken.Encoding(
         name="llama3",
         pat_str=LLAMA3_PATTERN,
         mergeable_ranks={piece: rank for rank, piece in enumerate(pieces)},
-        special_tokens={name: len(pieces) + i for i, name in enumerate(LLAMA3_SPECIAL)},
+        special_tokens={token.content: token.id for token in tokens},
     )
-    return _table(pieces), TiktokenReference(encoding)
+    special = frozenset(token.id for token in tokens if token.special)
+    return _table(pieces, tokens, siblings.config), TiktokenReference(encoding, special)
+
+
+def _added(n_pieces: int, siblings: Siblings) -> list[Added]:
+    tokens = {
+        n_pieces + i: Added(name, special=True, normalized=False, id=n_pieces + i)
+        for i, name in enumerate(LLAMA3_SPECIAL)
+    }
+    for token in siblings.additions({token.content: token for token in tokens.values()}):
+        id = n_pieces + len(tokens) if token.id is None else token.id
+        if not n_pieces <= id <= n_pieces + len(tokens):
+            raise ValueError(f"added token {token.content!r} has id {id}, which is a token's of the file, "
+                             "or leaves a gap: correct the file beside it that lists it")  # fmt: skip
+        if token.lstrip or token.rstrip or token.single_word:
+            raise ValueError(f"added token {token.content!r}: tiktoken has no lstrip, rstrip, single_word")
+        tokens[id] = replace(token, id=id)
+    if len({token.content for token in tokens.values()}) != len(tokens):
+        raise ValueError("the files beside it give one added token two ids: correct them")
+    return [tokens[id] for id in sorted(tokens)]
 
 
 def parse_ranks(data: bytes) -> list[bytes]:
@@ -81,18 +105,18 @@ def parse_ranks(data: bytes) -> list[bytes]:
     return pieces
 
 
-def _table(pieces: list[bytes]) -> Table:
-    special = [name.encode() for name in LLAMA3_SPECIAL]
-    first = len(pieces)
+def _table(pieces: list[bytes], tokens: list[Added], config: dict) -> Table:
+    names = {token.content: token.id for token in tokens}
+    types = [PieceType.CONTROL if token.special else PieceType.USER_DEFINED for token in tokens]
     return Table(
         flags=Flag.BYTE_UNITS | Flag.MERGE_BY_SCORE | Flag.IGNORE_MERGES | Flag.ADD_BOS,
-        pieces=(*pieces, *special),
-        types=bytes([PieceType.NORMAL] * first + [PieceType.CONTROL] * len(special)),
-        scores=tuple(-float(id) for id in range(first + len(special))),
+        pieces=(*pieces, *(token.content.encode() for token in tokens)),
+        types=bytes([PieceType.NORMAL] * len(pieces) + types),
+        scores=tuple(-float(id) for id in range(len(pieces) + len(tokens))),
         added=tuple(
-            AddedToken(first + i, name, AddedFlag.IN_TEXT) for i, name in enumerate(special)
+            AddedToken(token.id, token.content.encode(), AddedFlag.IN_TEXT) for token in tokens
         ),
         splits=(LLAMA3_PATTERN,),
-        bos_id=first,
-        eos_id=first + 1,
+        bos_id=names.get(content_of(config.get("bos_token")), len(pieces)),
+        eos_id=names.get(content_of(config.get("eos_token")), len(pieces) + 1),
     )

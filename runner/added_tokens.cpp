@@ -7,8 +7,11 @@
 
 namespace runner {
 
-void AddedTokenFinder::add(std::string_view text, int32_t id, uint32_t flags) {
-  by_first_byte_[static_cast<uint8_t>(text[0])].push_back({text, id, flags});
+void AddedTokenFinder::add(std::string_view text, int32_t id, uint32_t flags, bool special) {
+  by_first_byte_[static_cast<uint8_t>(text[0])].push_back({text, id, flags, special});
+  if (flags & kSingleWord && !word_) {
+    word_.emplace("[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]");  // \w of Rust's regex
+  }
 }
 
 void AddedTokenFinder::finish() {
@@ -21,32 +24,42 @@ void AddedTokenFinder::finish() {
   }
 }
 
-void AddedTokenFinder::find(std::string_view text, size_t begin, size_t end,
-                            std::vector<AddedMatch>& out) const {
-  for (size_t at = begin; at < end;) {
-    const std::string_view rest = text.substr(at, end - at);
-    const auto& tokens = by_first_byte_[static_cast<uint8_t>(rest[0])];
-    const auto found = std::find_if(tokens.begin(), tokens.end(), [&](const Token& token) {
-      return rest.starts_with(token.text);
-    });
-    if (found == tokens.end()) {
-      ++at;
-    } else {
-      out.push_back({at, at + found->text.size(), found->id, found->flags});
-      at += found->text.size();
-    }
+// The longest token here; a special one is wholly markup or wholly content.
+const AddedTokenFinder::Token* AddedTokenFinder::longest(MarkedView marked, size_t at) const {
+  const std::string_view rest = marked.text.substr(at);
+  for (const Token& token : by_first_byte_[static_cast<uint8_t>(rest[0])]) {
+    if (!rest.starts_with(token.text)) continue;
+    const std::string_view kinds = marked.markup.substr(at, token.text.size());
+    if (!token.special || kinds.find_first_not_of(kinds[0]) == kinds.npos) return &token;
   }
+  return nullptr;
 }
 
-std::vector<Segment> cut(std::string_view text, const std::vector<AddedMatch>& matches) {
+bool AddedTokenFinder::within_word(std::string_view text, size_t begin, size_t end) const {
+  const std::string_view before = last_character(text.substr(0, begin)), after = text.substr(end);
+  return (!before.empty() && word_->begins(before)) || (!after.empty() && word_->begins(after));
+}
+
+std::vector<Segment> AddedTokenFinder::split(MarkedView marked) const {
+  const std::string_view text = marked.text;
   std::vector<Segment> segments;
   size_t done = 0;
-  for (const AddedMatch& match : matches) {
-    size_t begin = match.begin, end = match.end;
-    if (match.flags & kLstrip && done < begin) begin = space_begin(text, done, begin);
-    if (match.flags & kRstrip) end = space_end(text, end);
+  for (size_t at = 0; at < text.size();) {
+    const Token* token = longest(marked, at);
+    if (token == nullptr) {
+      ++at;
+      continue;
+    }
+    size_t begin = at, end = at + token->text.size();
+    at = end;  // even where the token does not count, nothing else is found in its text
+    if (token->special && marked.markup[begin] == kContent) continue;
+    if (token->flags & kSingleWord && within_word(text, begin, end)) continue;
+    // A token before it may have taken its white space already, and all of it.
+    if (token->flags & kLstrip) begin = done < begin ? space_begin(text, done, begin) : done;
+    if (token->flags & kRstrip) end = space_end(text, end);
+    if (begin >= end) continue;
     if (done < begin) segments.push_back({done, begin, -1});
-    segments.push_back({begin, end, match.id});
+    segments.push_back({begin, end, token->id});
     done = end;
   }
   if (done < text.size()) segments.push_back({done, text.size(), -1});

@@ -2,17 +2,14 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 #include <vector>
 
-namespace runner {
+#include "runner/marked_text.h"
+#include "runner/split_pattern.h"
 
-// One added token found in a text, before the white space it takes is counted in.
-struct AddedMatch {
-  size_t begin, end;
-  int32_t id;
-  uint32_t flags;
-};
+namespace runner {
 
 // A stretch of a text: an added token, or text between two (id < 0).
 struct Segment {
@@ -20,26 +17,30 @@ struct Segment {
   int32_t id;
 };
 
-// Finds added tokens as tokenizers/src/tokenizer/added_vocabulary.rs does: leftmost, then longest.
+// Finds added tokens as tokenizers/src/tokenizer/added_vocabulary.rs does: from left to right, at
+// each position the longest. Special tokens are found in markup only. Const after finish().
 class AddedTokenFinder {
  public:
-  // `text` is not empty and outlives the finder.
-  void add(std::string_view text, int32_t id, uint32_t flags);
+  // `text` is not empty and outlives the finder. `flags` are AddedFlags.
+  void add(std::string_view text, int32_t id, uint32_t flags, bool special);
   void finish();  // call once, after the last add
 
-  // Matches in text[begin, end), appended in order.
-  void find(std::string_view text, size_t begin, size_t end, std::vector<AddedMatch>& out) const;
+  // Cuts valid UTF-8 at its tokens, which take white space around them where their flags say so.
+  std::vector<Segment> split(MarkedView marked) const;
 
  private:
   struct Token {
     std::string_view text;
     int32_t id;
     uint32_t flags;
+    bool special;
   };
-  std::array<std::vector<Token>, 256> by_first_byte_;  // longest first
-};
 
-// Cuts valid UTF-8 at the matches, which take white space around them where their flags say so.
-std::vector<Segment> cut(std::string_view text, const std::vector<AddedMatch>& matches);
+  const Token* longest(MarkedView marked, size_t at) const;
+  bool within_word(std::string_view text, size_t begin, size_t end) const;
+
+  std::array<std::vector<Token>, 256> by_first_byte_;  // longest first
+  std::optional<SplitPattern> word_;                   // where a token asks for it
+};
 
 }  // namespace runner

@@ -99,4 +99,12 @@ std::vector<std::string_view> SplitPattern::split(
   return parts;
 }
 
+bool SplitPattern::begins(std::string_view text) const {
+  const pcre2_code* code = code_->code.get();
+  const MatchData data(pcre2_match_data_create_from_pattern(code, nullptr));
+  if (!data) throw std::bad_alloc();
+  return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
+                     PCRE2_NO_UTF_CHECK | PCRE2_ANCHORED, data.get(), nullptr) >= 0;
+}
+
 }  // namespace runner

@@ -17,6 +17,9 @@ class SplitPattern {
   // The non-empty parts of all `texts`, in order. Texts are valid UTF-8 and are cut on their own.
   std::vector<std::string_view> split(const std::vector<std::string_view>& texts) const;
 
+  // Whether `text`, valid UTF-8, begins with a match.
+  bool begins(std::string_view text) const;
+
  private:
   struct Code;
   std::unique_ptr<Code> code_;

@@ -1,8 +1,11 @@
 #include "runner/tokenizer.h"
 
+#include <unordered_map>
+
 #include "runner/added_tokens.h"
 #include "runner/bpe.h"
 #include "runner/error.h"
+#include "runner/marked_text.h"
 #include "runner/split_pattern.h"
 #include "runner/tokenizer_raw.h"
 #include "runner/tokenizer_table.h"
@@ -15,56 +18,61 @@ struct Tokenizer::State {
       : bytes(std::move(table_bytes)), table(parse_table(bytes)), bpe(table) {
     for (const TableView::Added& added : table.added) {
       const auto id = static_cast<int32_t>(added.id);
-      if (!table.pieces[added.id].empty()) named.add(table.pieces[added.id], id, added.flags);
-      if (added.flags & kInText) {
-        (added.flags & kNormalized ? normalized : written).add(added.text, id, added.flags);
-      }
+      const PieceType type = table.types[added.id];
+      const bool special = type == PieceType::control || type == PieceType::unknown;
+      AddedTokenFinder& finder = added.flags & kNormalized ? normalized
+                                 : added.flags & kLate     ? late
+                                                           : written;
+      finder.add(added.text, id, added.flags, special);
+      if (added.flags & kNormalized && table.flags & kEscapeSpaces) decoded[id] = added.text;
     }
-    for (AddedTokenFinder* finder : {&named, &written, &normalized}) finder->finish();
+    for (AddedTokenFinder* finder : {&written, &late, &normalized}) finder->finish();
     for (const std::string_view pattern : table.splits) splits.emplace_back(pattern);
   }
   State(const State&) = delete;  // the table views the bytes
 
-  std::vector<int32_t> encode(std::string_view text, const std::vector<AddedMatch>& matches,
-                              Special special) const;
-  void encode_segment(std::string_view text, bool first, Special special,
-                      std::vector<int32_t>& ids) const;
+  std::vector<int32_t> encode(MarkedView marked) const;
+  void encode_segment(MarkedView marked, bool first, std::vector<int32_t>& ids) const;
   void encode_plain(std::string_view text, bool first, std::vector<int32_t>& ids) const;
 
   std::string bytes;
   TableView table;
   Bpe bpe;
-  AddedTokenFinder named;       // all, by the piece's own text
   AddedTokenFinder written;     // those found in the text as written
+  AddedTokenFinder late;        // those found in what the first leave of it
   AddedTokenFinder normalized;  // those found in the normalized text
+  std::unordered_map<int32_t, std::string_view> decoded;  // pieces that are decoded as other text
   std::vector<SplitPattern> splits;
 };
 
-std::vector<int32_t> Tokenizer::State::encode(std::string_view text,
-                                              const std::vector<AddedMatch>& matches,
-                                              Special special) const {
+std::vector<int32_t> Tokenizer::State::encode(MarkedView marked) const {
   std::vector<int32_t> ids;
-  for (const Segment& segment : cut(text, matches)) {
-    if (segment.id >= 0) {
-      ids.push_back(segment.id);
-    } else {
-      encode_segment(text.substr(segment.begin, segment.end - segment.begin), segment.begin == 0,
-                     special, ids);
+  for (const Segment& outer : written.split(marked)) {
+    if (outer.id >= 0) {
+      ids.push_back(outer.id);
+      continue;
+    }
+    const MarkedView rest = marked.substr(outer.begin, outer.end - outer.begin);
+    for (const Segment& inner : late.split(rest)) {
+      if (inner.id >= 0) {
+        ids.push_back(inner.id);
+      } else {
+        encode_segment(rest.substr(inner.begin, inner.end - inner.begin),
+                       outer.begin + inner.begin == 0, ids);
+      }
     }
   }
   return ids;
 }
 
-void Tokenizer::State::encode_segment(std::string_view text, bool first, Special special,
+void Tokenizer::State::encode_segment(MarkedView marked, bool first,
                                       std::vector<int32_t>& ids) const {
-  const std::string seen = normalize(text, table.flags);
-  std::vector<AddedMatch> matches;
-  if (special == Special::parse) normalized.find(seen, 0, seen.size(), matches);
-  for (const Segment& segment : cut(seen, matches)) {
+  const MarkedText seen = normalize(marked, table.flags, first);
+  for (const Segment& segment : normalized.split(seen.view())) {
     if (segment.id >= 0) {
       ids.push_back(segment.id);
     } else {
-      encode_plain(std::string_view(seen).substr(segment.begin, segment.end - segment.begin),
+      encode_plain(std::string_view(seen.text).substr(segment.begin, segment.end - segment.begin),
                    first && segment.begin == 0, ids);
     }
   }
@@ -96,23 +104,19 @@ Tokenizer Tokenizer::from_file(const std::string& path) {
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_bos, Special special) const {
-  const std::string valid = to_valid_utf8(text);
-  std::vector<AddedMatch> matches;
-  if (special == Special::parse) state_->written.find(valid, 0, valid.size(), matches);
-  std::vector<int32_t> ids = state_->encode(valid, matches, special);
+  MarkedText marked;
+  marked.append(to_valid_utf8(text), special == Special::parse ? kMarkup : kContent);
+  std::vector<int32_t> ids = state_->encode(marked.view());
   if (add_bos && bos_id() >= 0) ids.insert(ids.begin(), bos_id());
   return ids;
 }
 
 std::vector<int32_t> Tokenizer::encode(std::span<const TextSpan> spans) const {
-  std::string text;
-  std::vector<AddedMatch> matches;
+  MarkedText marked;
   for (const TextSpan& span : spans) {
-    const size_t begin = text.size();
-    text += to_valid_utf8(span.text);
-    if (span.markup) state_->named.find(text, begin, text.size(), matches);
+    marked.append(to_valid_utf8(span.text), span.markup ? kMarkup : kContent);
   }
-  return state_->encode(text, matches, Special::plain);
+  return state_->encode(marked.view());
 }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
@@ -131,7 +135,11 @@ std::string Tokenizer::piece(int32_t id, bool& at_start) const {
   const uint32_t flags = state_->table.flags;
   const PieceType type = state_->table.types[id];
   if (type == PieceType::control) return "";
-  std::string_view rest = state_->table.pieces[id];
+  const auto decoded = state_->decoded.find(id);
+  std::string_view rest =
+      decoded == state_->decoded.end() ? state_->table.pieces[id] : decoded->second;
+  // SentencePiece takes a mark away from the first piece, tokenizers any space.
+  const bool takes_space = !(flags & kMergeByScore) || rest.starts_with(kSpaceMark);
   std::string text;
   if (flags & (kEscapeSpaces | kMetaspace) && type != PieceType::byte) {
     for (size_t mark; (mark = rest.find(kSpaceMark)) != rest.npos;) {
@@ -140,7 +148,7 @@ std::string Tokenizer::piece(int32_t id, bool& at_start) const {
     }
   }
   text.append(rest);
-  if (at_start && flags & kStripDecodedSpace && type != PieceType::unknown &&
+  if (at_start && flags & kStripDecodedSpace && takes_space && type != PieceType::unknown &&
       text.starts_with(' ')) {
     text.erase(0, 1);
     at_start = flags & kCollapseSpaces;

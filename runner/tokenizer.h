@@ -12,7 +12,7 @@ namespace runner {
 // Part of a text that is put together, as a chat template does.
 struct TextSpan {
   std::string text;
-  bool markup;  // special tokens written in it are recognised by their names
+  bool markup;  // special tokens written in it are recognised; other added tokens always are
 };
 
 // One engine over the canonical table, whatever file a tokenizer came from. The steps from text to
@@ -23,8 +23,8 @@ struct TextSpan {
 class Tokenizer {
  public:
   enum class Special {
-    parse,  // added tokens in the text are recognised as the reference library does
-    plain,  // text is never a special token
+    parse,  // all added tokens in the text are recognised as the reference library does
+    plain,  // only those that are not special
   };
 
   // Throws Error when the bytes are not a whole and consistent table.
@@ -37,7 +37,8 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
 
   std::vector<int32_t> encode(std::string_view text, bool add_bos, Special special) const;
-  // The spans joined, where only markup can become special tokens. No bos is added.
+  // The spans joined, where only markup can become special tokens: these lie in spans of markup,
+  // other added tokens anywhere. No bos is added.
   std::vector<int32_t> encode(std::span<const TextSpan> spans) const;
 
   // The text without special tokens. Throws Error for an id that is not below n_pieces().

@@ -2,29 +2,12 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "runner/error.h"
 
 namespace runner {
 namespace {
-
-std::string read_file(const std::filesystem::path& path) {
-  std::error_code failed;
-  if (std::filesystem::is_directory(path, failed)) {
-    throw Error("it is a folder; name the tokenizer.json or tokenizer.model in it");
-  }
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(std::string(std::strerror(errno ? errno : EIO)) + "; check the path");
-  std::string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (file.bad()) throw Error("it cannot be read; check the disk");
-  return data;
-}
 
 // Whether the first line is `base64 0`.
 bool looks_like_tiktoken(std::string_view data) {
@@ -43,27 +26,13 @@ bool looks_like_json(std::string_view data) {
   return first != data.npos && data[first] == '{';
 }
 
-std::string sibling_config(const std::filesystem::path& path) {
-  nlohmann::json config = nlohmann::json::object();
-  for (const char* name : {"special_tokens_map.json", "tokenizer_config.json"}) {
-    const std::filesystem::path sibling = path.parent_path() / name;
-    std::error_code failed;
-    if (!std::filesystem::exists(sibling, failed)) continue;
-    const auto content = nlohmann::json::parse(read_file(sibling), nullptr, false);
-    if (!content.is_object()) throw Error(std::string(name) + " beside it is damaged");
-    for (const auto& [key, value] : content.items()) {
-      if (!value.is_null()) config[key] = value;
-    }
-  }
-  return config.dump();
-}
-
 TableSource read_table(const std::string& path) {
   const std::string data = read_file(path);
   if (data.empty()) throw Error("the file is empty; download it again");
-  if (looks_like_json(data)) return table_from_huggingface(data, sibling_config(path));
-  if (looks_like_tiktoken(data)) return table_from_tiktoken(data);
-  return table_from_sentencepiece(data);
+  const Siblings siblings = read_siblings(path);
+  if (looks_like_json(data)) return table_from_huggingface(data, siblings);
+  if (looks_like_tiktoken(data)) return table_from_tiktoken(data, siblings);
+  return table_from_sentencepiece(data, siblings);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <string>
 #include <string_view>
 
+#include "runner/tokenizer_siblings.h"
 #include "runner/tokenizer_table.h"
 
 // Raw tokenizer files to the canonical table, byte for byte as the exporter makes it. Which format
@@ -10,15 +11,14 @@
 // tokenizer_*.py of the same format.
 namespace runner {
 
-// The table's bytes. tokenizer_config.json and special_tokens_map.json are read where they lie
-// beside the file. Throws Error when the file cannot be read or is not supported.
+// The table's bytes, with what the files beside it add (tokenizer_siblings.h). Throws Error when a
+// file cannot be read or is not supported.
 std::string table_from_raw_file(const std::string& path);
 
 // Throw Error without the file's name.
-TableSource table_from_sentencepiece(std::string_view model);
-TableSource table_from_tiktoken(std::string_view data);
-// `config` is the two sibling files' JSON object, or "{}".
-TableSource table_from_huggingface(std::string_view tokenizer_json, std::string_view config);
+TableSource table_from_sentencepiece(std::string_view model, const Siblings& siblings);
+TableSource table_from_tiktoken(std::string_view data, const Siblings& siblings);
+TableSource table_from_huggingface(std::string_view tokenizer_json, const Siblings& siblings);
 
 inline constexpr std::string_view kLlama3Pattern =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3})"

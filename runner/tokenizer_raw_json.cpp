@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "runner/error.h"
+#include "runner/marked_text.h"
 #include "runner/tokenizer_json_parts.h"
 #include "runner/tokenizer_raw.h"
 
@@ -76,38 +77,44 @@ std::optional<char> fallback_byte(const std::string& text) {
   return static_cast<char>(high * 16 + low);
 }
 
-void set_pieces(TableSource& table, const Vocabulary& vocab, const json& entries) {
-  uint64_t n_pieces = 0;
-  for (const auto& [text, id] : vocab) n_pieces = std::max(n_pieces, uint64_t{id} + 1);
-  for (const json& entry : entries) {
-    n_pieces = std::max(n_pieces, uint64_t{entry.at("id").get<uint32_t>()} + 1);
+// What an added token or a piece of the vocabulary is to BPE.
+void set_piece(TableSource& table, const std::unordered_map<std::string, char>& alphabet,
+               const std::string& text, uint32_t id) {
+  table.pieces[id] = text;
+  table.types[id] = PieceType::normal;
+  if (table.flags & kByteUnits) {
+    if (auto bytes = from_alphabet(alphabet, text)) {
+      table.pieces[id] = *std::move(bytes);
+    } else {
+      table.types[id] = PieceType::unused;
+    }
+  } else if (const auto byte = fallback_byte(text); byte && table.flags & kByteFallback) {
+    table.pieces[id] = {*byte};
+    table.types[id] = PieceType::byte;
   }
-  if (n_pieces > 4 * (vocab.size() + entries.size())) {
+}
+
+void set_pieces(TableSource& table, const Vocabulary& vocab,
+                const std::map<uint32_t, AddedEntry>& added) {
+  uint64_t n_pieces = added.empty() ? 0 : uint64_t{added.rbegin()->first} + 1;
+  for (const auto& [text, id] : vocab) n_pieces = std::max(n_pieces, uint64_t{id} + 1);
+  if (n_pieces > 4 * (vocab.size() + added.size())) {
     throw Error("token id " + std::to_string(n_pieces - 1) + " is too large for " +
                 std::to_string(vocab.size()) + " tokens");
   }
   table.pieces.resize(n_pieces);
   table.types.assign(n_pieces, PieceType::unused);
   const auto alphabet = byte_alphabet();
-  for (const auto& [text, id] : vocab) {
-    table.pieces[id] = text;
-    table.types[id] = PieceType::normal;
-    if (table.flags & kByteUnits) {
-      if (auto bytes = from_alphabet(alphabet, text)) {
-        table.pieces[id] = *std::move(bytes);
-      } else {
-        table.types[id] = PieceType::unused;
-      }
-    } else if (const auto byte = fallback_byte(text); byte && table.flags & kByteFallback) {
-      table.pieces[id] = {*byte};
-      table.types[id] = PieceType::byte;
+  for (const auto& [text, id] : vocab) set_piece(table, alphabet, text, id);
+  for (const auto& [id, entry] : added) {
+    set_piece(table, alphabet, entry.content, id);
+    PieceType& type = table.types[id];
+    if (entry.special) {
+      table.pieces[id] = entry.content;
+      type = PieceType::control;
+    } else if (!vocab.contains(entry.content) || type == PieceType::unused) {
+      type = PieceType::user_defined;
     }
-  }
-  for (const json& entry : entries) {
-    const auto id = entry.at("id").get<uint32_t>();
-    table.pieces[id] = entry.at("content").get<std::string>();
-    table.types[id] =
-        entry.at("special").get<bool>() ? PieceType::control : PieceType::user_defined;
   }
 }
 
@@ -141,55 +148,51 @@ void set_merges(TableSource& table, const json& merges, const Vocabulary& vocab)
   }
 }
 
-TableSource::Added added_token(const json& entry, uint32_t flags) {
-  std::string text = entry.at("content").get<std::string>();
-  if (entry.at("single_word").get<bool>()) {
-    throw Error("added token '" + text + "' with single_word is not supported");
+std::vector<AddedEntry> listed_tokens(const json& entries) {
+  std::vector<AddedEntry> listed;
+  for (const json& entry : entries) {
+    listed.push_back({entry.at("content").get<std::string>(), entry.at("special").get<bool>(),
+                      entry.at("normalized").get<bool>(), entry.at("lstrip").get<bool>(),
+                      entry.at("rstrip").get<bool>(), entry.at("single_word").get<bool>(),
+                      entry.at("id").get<uint32_t>()});
   }
+  return listed;
+}
+
+TableSource::Added added_token(uint32_t id, const AddedEntry& entry, uint32_t flags) {
   uint32_t added = kInText;
-  if (entry.at("lstrip").get<bool>()) added |= kLstrip;
-  if (entry.at("rstrip").get<bool>()) added |= kRstrip;
-  if (entry.at("normalized").get<bool>() && flags & kEscapeSpaces) {
-    added |= kNormalized;
-    text = normalize(text, flags);
-  }
-  return {entry.at("id").get<uint32_t>(), added, text};
+  if (entry.lstrip) added |= kLstrip;
+  if (entry.rstrip) added |= kRstrip;
+  if (entry.single_word) added |= kSingleWord;
+  if (!entry.normalized) return {id, added, entry.content};
+  return {id, added | kNormalized, normalize_token(entry.content, flags)};
 }
 
-// A token's name in tokenizer_config.json: a string, or an object that has it as "content".
-std::string token_name(const json& config, const char* key) {
-  const json value = config.value(key, json());
-  if (value.is_object()) return value.value("content", "");
-  return value.is_string() ? value.get<std::string>() : "";
-}
-
-void set_special_ids(TableSource& table, const json& root, const json& config,
-                     const Vocabulary& vocab, const json& entries) {
+void set_special_ids(TableSource& table, const json& root, const Siblings& siblings,
+                     const Vocabulary& vocab, const std::map<uint32_t, AddedEntry>& added) {
   const auto find = [&](const std::string& name) -> int32_t {
-    for (auto entry = entries.rbegin(); entry != entries.rend(); ++entry) {
-      if (entry->at("content") == name) return entry->at("id").get<int32_t>();
+    for (auto token = added.rbegin(); token != added.rend(); ++token) {
+      if (token->second.content == name) return static_cast<int32_t>(token->first);
     }
     const auto found = vocab.find(name);
     return found == vocab.end() ? -1 : static_cast<int32_t>(found->second);
   };
   const auto template_bos = bos_of_post_processor(part(root, "post_processor"));
-  table.bos_id = find(template_bos.value_or(token_name(config, "bos_token")));
-  table.eos_id = find(token_name(config, "eos_token"));
+  table.bos_id = find(template_bos.value_or(siblings.bos_token));
+  table.eos_id = find(siblings.eos_token);
   bool add_bos = template_bos.has_value();
-  const json wanted = config.value("add_bos_token", json());
-  const json tokenizer_class = config.value("tokenizer_class", json());
   for (const char* name : {"LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer",
                            "CodeLlamaTokenizerFast"}) {
-    if (wanted.is_boolean() && tokenizer_class == name) add_bos = wanted.get<bool>();
+    if (siblings.tokenizer_class == name) add_bos = siblings.add_bos_token.value_or(add_bos);
   }
   if (add_bos && table.bos_id >= 0) table.flags |= kAddBos;
 }
 
 }  // namespace
 
-TableSource table_from_huggingface(std::string_view tokenizer_json, std::string_view config_json) {
+TableSource table_from_huggingface(std::string_view tokenizer_json, const Siblings& siblings) {
   try {
-    const json root = json::parse(tokenizer_json), config = json::parse(config_json);
+    const json root = json::parse(tokenizer_json);
     const json& model = root.at("model");
     check_model(model);
     TableSource table;
@@ -200,17 +203,21 @@ TableSource table_from_huggingface(std::string_view tokenizer_json, std::string_
     table.splits = std::move(pre.splits);
 
     const auto vocab = model.at("vocab").get<Vocabulary>();
-    const json& listed = part(root, "added_tokens");
-    const json entries = listed.is_null() ? json::array() : listed;
-    set_pieces(table, vocab, entries);
+    const auto listed = listed_tokens(part(root, "added_tokens"));
+    AddedIds added(vocab, vocab.size());
+    added.add(listed);
+    added.add(siblings.additions(listed));
+    set_pieces(table, vocab, added.tokens());
     if (const json unk = model.value("unk_token", json()); !unk.is_null()) {
       table.unk_id = static_cast<int32_t>(id_of(vocab, unk.get<std::string>()));
       PieceType& type = table.types[table.unk_id];
       if (type == PieceType::normal) type = PieceType::unknown;
     }
-    set_special_ids(table, root, config, vocab, entries);
+    set_special_ids(table, root, siblings, vocab, added.tokens());
     set_merges(table, model.at("merges"), vocab);
-    for (const json& entry : entries) table.added.push_back(added_token(entry, table.flags));
+    for (const auto& [id, entry] : added.tokens()) {
+      table.added.push_back(added_token(id, entry, table.flags));
+    }
     return table;
   } catch (const json::exception& error) {
     throw Error(std::string("not a tokenizer.json, or a damaged one: ") + error.what());

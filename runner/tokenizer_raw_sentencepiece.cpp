@@ -1,5 +1,6 @@
 // SentencePiece models. The same steps as exporter/tokenizer_sentencepiece.py, where the numbers of
 // protobuf's fields are explained.
+#include <algorithm>
 #include <bit>
 #include <map>
 #include <optional>
@@ -139,49 +140,118 @@ std::string canonical(const Piece& piece, std::string_view unknown_surface) {
   return {static_cast<char>(kDigits.find(text[3]) * 16 + kDigits.find(text[4]))};
 }
 
-}  // namespace
-
-TableSource table_from_sentencepiece(std::string_view model) {
+struct Model {
   std::vector<Piece> pieces;
   Message trainer, normalizer;
-  Fields fields(model);
+};
+
+Model read_model(std::string_view bytes) {
+  Model model;
+  Fields fields(bytes);
   uint64_t number = 0;
   for (Value value; fields.next(number, value);) {
     if (number < 1 || number > 3) continue;
-    const auto* bytes = std::get_if<std::string_view>(&value);
-    if (!bytes) fail("a part is no message");
-    if (number == 1) pieces.push_back(read_piece(*bytes));
-    if (number == 2) read_message(*bytes, trainer);
-    if (number == 3) read_message(*bytes, normalizer);
+    const auto* part = std::get_if<std::string_view>(&value);
+    if (!part) fail("a part is no message");
+    if (number == 1) model.pieces.push_back(read_piece(*part));
+    if (number == 2) read_message(*part, model.trainer);
+    if (number == 3) read_message(*part, model.normalizer);
   }
-  if (pieces.empty()) fail("it holds no pieces");
+  if (model.pieces.empty()) fail("it holds no pieces");
+  return model;
+}
 
+// All added tokens: the model's, and the siblings'.
+std::map<uint32_t, AddedEntry> added_tokens(const std::vector<Piece>& pieces,
+                                            const Siblings& siblings) {
+  AddedIds::Vocabulary ids;
+  std::vector<AddedEntry> own;
+  for (const Piece& piece : pieces) {
+    const bool is_new = ids.emplace(piece.text, static_cast<uint32_t>(ids.size())).second;
+    if (!is_new) throw Error("piece '" + piece.text + "' is there twice");
+    const bool symbol = piece.type == PieceType::user_defined;
+    if (!symbol && piece.type != PieceType::control && piece.type != PieceType::unknown) continue;
+    own.push_back({.content = piece.text, .special = !symbol, .id = std::nullopt});
+  }
+  AddedIds added(ids, pieces.size());
+  added.add(own);
+  added.add(siblings.additions(own));
+  return added.tokens();
+}
+
+// Whether SentencePiece itself finds the token: a user-defined symbol that nothing redefines.
+bool is_symbol(const AddedEntry& token, const std::vector<Piece>& pieces) {
+  return *token.id < pieces.size() && pieces[*token.id].type == PieceType::user_defined &&
+         token.same_token({.content = token.content, .id = std::nullopt});
+}
+
+uint32_t added_flags(const AddedEntry& token, const std::vector<Piece>& pieces) {
+  if (is_symbol(token, pieces)) return kInText | kNormalized;
+  uint32_t flags = kInText;
+  if (token.lstrip) flags |= kLstrip;
+  if (token.rstrip) flags |= kRstrip;
+  if (token.single_word) flags |= kSingleWord;
+  if (token.normalized) flags |= kLate;
+  return flags;
+}
+
+void set_added(TableSource& table, const std::map<uint32_t, AddedEntry>& tokens,
+               const std::vector<Piece>& pieces) {
+  for (const auto& [id, token] : tokens) {
+    if (id >= table.pieces.size()) {
+      table.pieces.push_back(token.content);
+      table.types.push_back(PieceType::user_defined);
+      table.scores.push_back(0);
+    }
+    PieceType& type = table.types[id];
+    if (token.special && type != PieceType::unknown) {
+      type = PieceType::control;
+    } else if (type == PieceType::control || type == PieceType::unused) {
+      type = PieceType::user_defined;
+    }
+    table.added.push_back({id, added_flags(token, pieces), token.content});
+  }
+}
+
+}  // namespace
+
+TableSource table_from_sentencepiece(std::string_view bytes, const Siblings& siblings) {
+  Model model = read_model(bytes);
+  if (siblings.add_prefix_space == false) model.normalizer[3] = uint64_t{0};
+  const Message& trainer = model.trainer;
   TableSource table;
-  table.flags = kMergeByScore | kFuseUnk | trainer_flags(trainer) | normalizer_flags(normalizer);
-  const std::string_view bos = text_of(trainer, 46, "<s>"), eos = text_of(trainer, 47, "</s>");
+  table.flags =
+      kMergeByScore | kFuseUnk | trainer_flags(trainer) | normalizer_flags(model.normalizer);
+  if (table.flags & kPrefixSpace) {
+    table.flags |= siblings.legacy == true ? kPrefixUnlessSpace : kPrefixFirstOnly;
+  }
   const std::string_view unknown_surface = text_of(trainer, 44, " \xE2\x81\x87 ");
   size_t n_unknown = 0;
-  for (const Piece& piece : pieces) {
-    const auto id = static_cast<int32_t>(table.pieces.size());
+  for (const Piece& piece : model.pieces) {
+    if (piece.type == PieceType::unknown) {
+      table.unk_id = static_cast<int32_t>(table.pieces.size());
+      ++n_unknown;
+    }
     table.pieces.push_back(canonical(piece, unknown_surface));
     table.types.push_back(piece.type);
     table.scores.push_back(piece.score);
-    if (piece.type == PieceType::control) {
-      table.added.push_back({static_cast<uint32_t>(id), 0, piece.text});
-      if (piece.text == bos && table.bos_id < 0) table.bos_id = id;
-      if (piece.text == eos && table.eos_id < 0) table.eos_id = id;
-    } else if (piece.type == PieceType::user_defined) {
-      table.added.push_back({static_cast<uint32_t>(id), kInText | kNormalized, piece.text});
-    } else if (piece.type == PieceType::unknown) {
-      table.unk_id = id;
-      ++n_unknown;
-    }
   }
   if (n_unknown != 1) {
     throw Error("a SentencePiece model has one unknown piece; this one " +
                 std::to_string(n_unknown));
   }
-  if (table.bos_id >= 0) table.flags |= kAddBos;
+  const auto tokens = added_tokens(model.pieces, siblings);
+  set_added(table, tokens, model.pieces);
+  const auto named = [&](const std::string& name, uint64_t field, std::string_view otherwise) {
+    const std::string_view wanted = name.empty() ? text_of(trainer, field, otherwise) : name;
+    const auto found = std::find_if(tokens.begin(), tokens.end(), [&](const auto& token) {
+      return token.second.content == wanted;
+    });
+    return found == tokens.end() ? -1 : static_cast<int32_t>(found->first);
+  };
+  table.bos_id = named(siblings.bos_token, 46, "<s>");
+  table.eos_id = named(siblings.eos_token, 47, "</s>");
+  if (table.bos_id >= 0 && siblings.add_bos_token != false) table.flags |= kAddBos;
   return table;
 }
 

@@ -1,6 +1,5 @@
 #include "runner/tokenizer_table.h"
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -12,7 +11,7 @@ namespace runner {
 namespace {
 
 constexpr std::string_view kMagic = "TOKTABLE";
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;  // 1 has fewer flags and is read as it is
 
 void put_u32(std::string& out, uint32_t value) {
   for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(value >> shift));
@@ -80,10 +79,8 @@ void check(const TableView& table) {
     if (added.id >= n_pieces || added.text.empty() || added.flags & ~kAllAddedFlags) {
       fail("an added token is malformed");
     }
-    // Both are looked for in texts, which must not be cut within a character.
-    for (const std::string_view text : {added.text, table.pieces[added.id]}) {
-      if (to_valid_utf8(text) != text) fail("an added token is not UTF-8");
-    }
+    // It is looked for in texts, which must not be cut within a character.
+    if (to_valid_utf8(added.text) != added.text) fail("an added token is not UTF-8");
   }
 }
 
@@ -125,9 +122,9 @@ std::string serialize_table(const TableSource& table) {
 TableView parse_table(std::string_view bytes) {
   Reader reader(bytes);
   if (reader.take(kMagic.size()) != kMagic) fail("it does not begin as one");
-  if (const uint32_t version = reader.u32(); version != kVersion) {
+  if (const uint32_t version = reader.u32(); version < 1 || version > kVersion) {
     throw Error("the tokenizer table has version " + std::to_string(version) +
-                ", this runner reads version " + std::to_string(kVersion) +
+                ", this runner reads versions 1 to " + std::to_string(kVersion) +
                 "; use the runner of the exporter's version");
   }
   TableView table;
@@ -164,33 +161,6 @@ TableView parse_table(std::string_view bytes) {
   if (reader.left() != 0) fail("its length is wrong");
   check(table);
   return table;
-}
-
-// Source: sentencepiece/src/normalizer.cc, for the identity rule.
-std::string normalize(std::string_view text, uint32_t flags) {
-  if (flags & kMetaspace) return std::string(text);
-  const std::string_view mark = flags & kEscapeSpaces ? kSpaceMark : " ";
-  const bool collapse = flags & kCollapseSpaces;
-  if (collapse) text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-  std::string out;
-  out.reserve(text.size() + text.size() / 2 + mark.size());
-  if (!text.empty() && flags & kPrefixSpace) out += mark;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != ' ') {
-      out += text[i];
-    } else if (!collapse || text[i - 1] != ' ') {
-      out += mark;
-    }
-  }
-  while (collapse && out.ends_with(mark)) out.resize(out.size() - mark.size());
-  return out;
-}
-
-// Source: tokenizers/src/pre_tokenizers/metaspace.rs.
-std::string metaspace(std::string_view text, bool prefix) {
-  std::string out = normalize(text, kEscapeSpaces);
-  if (prefix && !out.starts_with(kSpaceMark)) out.insert(0, kSpaceMark);
-  return out;
 }
 
 }  // namespace runner

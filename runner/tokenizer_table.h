@@ -24,7 +24,8 @@ enum TableFlag : uint32_t {
   kPrefixFirstOnly = 1u << 9,
   kStripDecodedSpace = 1u << 10,
   kAddBos = 1u << 11,
-  kAllTableFlags = (1u << 12) - 1,
+  kPrefixUnlessSpace = 1u << 12,
+  kAllTableFlags = (1u << 13) - 1,
 };
 
 enum AddedFlag : uint32_t {
@@ -32,7 +33,9 @@ enum AddedFlag : uint32_t {
   kLstrip = 1u << 1,
   kRstrip = 1u << 2,
   kNormalized = 1u << 3,
-  kAllAddedFlags = (1u << 4) - 1,
+  kSingleWord = 1u << 4,
+  kLate = 1u << 5,
+  kAllAddedFlags = (1u << 6) - 1,
 };
 
 inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
@@ -69,11 +72,5 @@ std::string serialize_table(const TableSource& table);
 // Views into `bytes`. Throws Error where the bytes are not one whole and consistent table: no id in
 // the result is out of range, every byte piece has one byte, added tokens are valid UTF-8.
 TableView parse_table(std::string_view bytes);
-
-// A segment of text as BPE sees it, but for kMetaspace.
-std::string normalize(std::string_view text, uint32_t table_flags);
-
-// kMetaspace's part: spaces escaped and, with `prefix`, one put before where there is none.
-std::string metaspace(std::string_view text, bool prefix);
 
 }  // namespace runner

@@ -60,10 +60,9 @@ bool is_python_space(uint32_t c) { return is_white_space(c) || (c >= 0x1C && c <
 template <class Predicate>
 size_t run_begin(std::string_view text, size_t begin, size_t end, Predicate is_space) {
   while (end > begin) {
-    size_t start = end - 1;
-    while (start > begin && (static_cast<uint8_t>(text[start]) & 0xC0) == 0x80) --start;
-    if (!is_space(code_point(text.substr(start, end - start)))) break;
-    end = start;
+    const std::string_view last = last_character(text.substr(begin, end - begin));
+    if (!is_space(code_point(last))) break;
+    end -= last.size();
   }
   return end;
 }
@@ -106,6 +105,13 @@ size_t complete_utf8_prefix(std::string_view text) {
 }
 
 size_t utf8_length(std::string_view valid_text) { return step(valid_text).size; }
+
+std::string_view last_character(std::string_view valid_text) {
+  size_t start = valid_text.size();
+  while (start > 0 && (static_cast<uint8_t>(valid_text[--start]) & 0xC0) == 0x80) {
+  }
+  return valid_text.substr(start);
+}
 
 size_t space_begin(std::string_view valid_text, size_t begin, size_t end) {
   return run_begin(valid_text, begin, end, is_white_space);

@@ -16,6 +16,9 @@ size_t complete_utf8_prefix(std::string_view text);
 // Bytes of the character that begins `valid_text`, which is not empty.
 size_t utf8_length(std::string_view valid_text);
 
+// The last character of `valid_text`; "" where it is empty.
+std::string_view last_character(std::string_view valid_text);
+
 // Where the run of Unicode White_Space that ends at `end` begins, `begin` at the earliest; where
 // the run that starts at `begin` ends. The text is valid UTF-8.
 size_t space_begin(std::string_view valid_text, size_t begin, size_t end);

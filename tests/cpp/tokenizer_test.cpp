@@ -109,7 +109,8 @@ TEST(merges_by_score_with_byte_fallback) {
   const Tokenizer tokenizer = make(char_table());
   CHECK_EQ(tokenizer.encode("ab a", false, kParse), (Ids{260, 259}));
   CHECK_EQ(tokenizer.encode("b\xC3\xA9", false, kParse), (Ids{258, 262, 2 + 0xC3, 2 + 0xA9}));
-  CHECK_EQ(tokenizer.encode("</s>", false, kParse).size(), size_t{5});
+  CHECK_EQ(tokenizer.encode("</s>", false, kPlain).size(), size_t{5});
+  CHECK_EQ(tokenizer.encode("</s>", false, kParse), Ids{1});
   CHECK_EQ(tokenizer.encode(std::vector<TextSpan>{{"</s>", true}}), Ids{1});
   CHECK_EQ(tokenizer.decode(Ids{260, 259, 1, 2 + 0xC3, 2 + 0xA9, 0}), "ab a\xC3\xA9 ? ");
 }
@@ -194,8 +195,20 @@ TEST(flipped_bytes_do_no_harm) {
 
 TEST(newer_table_names_both_versions) {
   std::string bytes = serialize_table(byte_table());
-  bytes[8] = 2;
-  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 2", "version 1");
+  bytes[8] = 3;
+  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 3", "versions 1 to 2");
+  bytes[8] = 0;
+  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 0");
+}
+
+TEST(first_version_is_still_read) {
+  for (TableSource table : {byte_table(), char_table()}) {
+    std::string bytes = serialize_table(table);
+    bytes[8] = 1;
+    const Tokenizer old = Tokenizer::from_table(bytes);
+    CHECK_EQ(old.encode("ab a<end></s>", false, kParse),
+             make(table).encode("ab a<end></s>", false, kParse));
+  }
 }
 
 TEST(raw_files_that_are_none) {

@@ -1,0 +1,230 @@
+#include "runner/tokenizer_siblings.h"
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "runner/error.h"
+
+namespace runner {
+namespace {
+
+using json = nlohmann::ordered_json;  // new tokens get ids in the order of the file
+
+constexpr const char* kNamed[] = {"bos_token", "eos_token", "unk_token", "sep_token",
+                                  "pad_token", "cls_token", "mask_token"};
+
+// Without members that are null; {} where there is no such file.
+json read_object(const std::filesystem::path& path, const char* name) {
+  const std::filesystem::path sibling = path.parent_path() / name;
+  std::error_code failed;
+  if (!std::filesystem::exists(sibling, failed)) return json::object();
+  const json content = json::parse(read_file(sibling), nullptr, false);
+  if (!content.is_object()) throw Error(std::string(name) + " beside it is damaged");
+  json kept = json::object();
+  for (const auto& [key, value] : content.items()) {
+    if (!value.is_null()) kept[key] = value;
+  }
+  return kept;
+}
+
+bool truthy(const json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_boolean() && found->get<bool>();
+}
+
+AddedEntry entry_of(const json& object, std::optional<uint32_t> id) {
+  AddedEntry entry;
+  entry.content = object.at("content").get<std::string>();
+  entry.special = truthy(object, "special");
+  entry.normalized = object.contains("normalized") ? truthy(object, "normalized") : !entry.special;
+  entry.lstrip = truthy(object, "lstrip");
+  entry.rstrip = truthy(object, "rstrip");
+  entry.single_word = truthy(object, "single_word");
+  entry.id = id;
+  return entry;
+}
+
+// A special token that is only named, by a string or an object.
+AddedEntry named_entry(const json& value) {
+  AddedEntry entry;
+  if (value.is_object()) {
+    entry = entry_of(value, std::nullopt);
+    entry.normalized = truthy(value, "normalized");
+  } else {
+    value.get_to(entry.content);
+  }
+  entry.special = true;
+  return entry;
+}
+
+void add_named(const json& value, std::vector<AddedEntry>& entries) {
+  if (value.is_string() || value.is_object()) entries.push_back(named_entry(value));
+  if (!entries.empty() && entries.back().content.empty()) entries.pop_back();
+}
+
+void read_special(const json& config, Siblings& out) {
+  const auto is_named = [](const std::string& key) {
+    return std::find(std::begin(kNamed), std::end(kNamed), key) != std::end(kNamed);
+  };
+  for (const char* key : kNamed) {
+    if (config.contains(key)) add_named(config.at(key), out.named);
+  }
+  for (const auto& [key, value] : config.items()) {
+    if (key.ends_with("_token") && !is_named(key) && value.is_string()) add_named(value, out.named);
+  }
+  for (const char* key : {"extra_special_tokens", "additional_special_tokens"}) {
+    if (!config.contains(key) || config.at(key).empty()) continue;
+    const json& extra = config.at(key);
+    for (const auto& [name, value] : extra.items()) {
+      add_named(value, extra.is_object() ? out.named : out.unnamed);
+    }
+    break;
+  }
+}
+
+uint32_t to_id(const std::string& text) {
+  uint32_t id = 0;
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, id);
+  if (error != std::errc() || stop != end) throw Error("'" + text + "' is no token id");
+  return id;
+}
+
+std::vector<AddedEntry> read_decoder(const json& decoder) {
+  std::vector<AddedEntry> listed;
+  try {
+    for (const auto& [id, entry] : decoder.items()) listed.push_back(entry_of(entry, to_id(id)));
+  } catch (const std::exception& error) {
+    throw Error("added_tokens_decoder in tokenizer_config.json beside it is damaged: " +
+                std::string(error.what()));
+  }
+  return listed;
+}
+
+std::vector<AddedEntry> read_added_json(const std::filesystem::path& path, const Siblings& known) {
+  std::set<std::string> special;
+  for (const auto* tokens : {&known.named, &known.unnamed}) {
+    for (const AddedEntry& token : *tokens) special.insert(token.content);
+  }
+  std::vector<AddedEntry> listed;
+  const json file = read_object(path, "added_tokens.json");
+  for (const auto& [text, id] : file.items()) {
+    if (!id.is_number_unsigned()) {
+      throw Error("added_tokens.json beside it is damaged: an id is no number");
+    }
+    AddedEntry entry;
+    entry.content = text;
+    entry.special = special.contains(text);
+    entry.normalized = !entry.special;
+    entry.id = id.get<uint32_t>();
+    listed.push_back(std::move(entry));
+  }
+  return listed;
+}
+
+std::string content_of(const json& config, const char* key) {
+  const auto found = config.find(key);
+  if (found == config.end()) return "";
+  if (found->is_object()) return found->value("content", "");
+  return found->is_string() ? found->get<std::string>() : "";
+}
+
+std::optional<bool> boolean(const json& config, const char* key) {
+  const auto found = config.find(key);
+  if (found == config.end() || !found->is_boolean()) return std::nullopt;
+  return found->get<bool>();
+}
+
+}  // namespace
+
+bool AddedEntry::same_token(const AddedEntry& other) const {
+  const auto flags = [](const AddedEntry& e) {
+    return std::array{e.special, e.normalized, e.lstrip, e.rstrip, e.single_word};
+  };
+  return content == other.content && flags(*this) == flags(other);
+}
+
+std::string read_file(const std::filesystem::path& path) {
+  std::error_code failed;
+  if (std::filesystem::is_directory(path, failed)) {
+    throw Error("it is a folder; name the tokenizer.json or tokenizer.model in it");
+  }
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(std::string(std::strerror(errno ? errno : EIO)) + "; check the path");
+  std::string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (file.bad()) throw Error("it cannot be read; check the disk");
+  return data;
+}
+
+Siblings read_siblings(const std::filesystem::path& path) {
+  json config = read_object(path, "tokenizer_config.json");
+  Siblings out;
+  if (config.contains("added_tokens_decoder")) {
+    read_special(config, out);
+    out.listed = read_decoder(config.at("added_tokens_decoder"));
+  } else {  // as older releases of transformers wrote a folder
+    config.update(read_object(path, "special_tokens_map.json"));
+    read_special(config, out);
+    out.listed = read_added_json(path, out);
+  }
+  std::stable_sort(out.listed.begin(), out.listed.end(),
+                   [](const AddedEntry& a, const AddedEntry& b) { return a.id < b.id; });
+  out.bos_token = content_of(config, "bos_token");
+  out.eos_token = content_of(config, "eos_token");
+  out.add_bos_token = boolean(config, "add_bos_token");
+  out.add_prefix_space = boolean(config, "add_prefix_space");
+  out.legacy = boolean(config, "legacy");
+  out.tokenizer_class = content_of(config, "tokenizer_class");
+  return out;
+}
+
+std::vector<AddedEntry> Siblings::additions(const std::vector<AddedEntry>& present) const {
+  std::vector<AddedEntry> found;
+  std::set<std::string> known, names;
+  for (const AddedEntry& token : present) known.insert(token.content);
+  for (const AddedEntry& token : named) names.insert(token.content);
+  for (const AddedEntry& token : listed) {
+    const auto same = [&](const AddedEntry& other) { return token.same_token(other); };
+    if (std::any_of(present.begin(), present.end(), same)) continue;
+    found.push_back(token);
+    known.insert(token.content);
+  }
+  for (const auto* tokens : {&named, &unnamed}) {
+    for (const AddedEntry& token : *tokens) {
+      if (known.insert(token.content).second) found.push_back(token);
+    }
+  }
+  for (AddedEntry& token : found) token.special |= names.contains(token.content);
+  return found;
+}
+
+void AddedIds::add(const std::vector<AddedEntry>& tokens) {
+  uint32_t next = n_pieces_;
+  if (!tokens_.empty()) next = std::max(next, tokens_.rbegin()->first + 1);
+  for (const AddedEntry& token : tokens) {
+    if (token.content.empty()) continue;
+    auto found = added_.find(token.content);
+    if (found == added_.end()) {
+      const auto own = vocabulary_.find(token.content);
+      const uint32_t id = own == vocabulary_.end() ? next++ : own->second;
+      found = added_.emplace(token.content, id).first;
+    }
+    if (token.id && *token.id != found->second) {
+      throw Error("added token '" + token.content + "' has id " + std::to_string(*token.id) +
+                  " in the files, but transformers gives it " + std::to_string(found->second) +
+                  ": correct the file that lists it");
+    }
+    AddedEntry& entry = tokens_[found->second] = token;
+    entry.id = found->second;
+  }
+}
+
+}  // namespace runner

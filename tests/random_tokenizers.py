@@ -1,0 +1,192 @@
+"""Random small tokenizers with odd added tokens, and texts that are full of these."""
+
+import io
+import json
+import random
+from pathlib import Path
+
+import sentencepiece
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+_ALPHABET = ("a", "b", "c", "A", "1", "2", "é", "ö", "ß", "中", "文", "😀", "_", "<", "|", ">", "'", "\u0301")
+_BLANKS = (" ", " ", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "\u3000", "\r\n", "\u200b", "▁", "▁▁")
+_FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
+_PATTERNS = (r"\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+", r"\s?\w+|\s+", " ", r"[ab]")
+
+
+def random_text(rng: random.Random, tokens: list[str], length: int) -> str:
+    """A text of added tokens, parts of such, white space and characters of one to four bytes."""
+    out = []
+    for _ in range(rng.randint(0, length)):
+        kind = rng.random()
+        if kind < 0.35 and tokens:
+            token = rng.choice(tokens)
+            cut = rng.randrange(len(token)) if rng.random() < 0.15 else 0
+            out.append(token[cut:] if rng.random() < 0.5 else token[: len(token) - cut])
+        elif kind < 0.6:
+            out.append(rng.choice(_BLANKS))
+        else:
+            out.append("".join(rng.choices(_ALPHABET, k=rng.randint(1, 4))))
+    return "".join(out)
+
+
+def _corpus(rng: random.Random) -> list[str]:
+    words = ["".join(rng.choices(_ALPHABET, k=rng.randint(1, 5))) for _ in range(30)]
+    return [" ".join(rng.choices(words, k=rng.randint(1, 8))) + rng.choice(_BLANKS) for _ in range(60)]
+
+
+def _contents(rng: random.Random, n: int) -> list[str]:
+    """Texts of added tokens: overlapping, one inside another, with white space anywhere."""
+    found: list[str] = []
+    while len(found) < n:
+        kind = rng.random()
+        if kind < 0.25 and found:
+            text = rng.choice(found) + rng.choice(_ALPHABET + _BLANKS)
+        elif kind < 0.35 and found:
+            text = rng.choice(found)[1:]
+        elif kind < 0.5:
+            text = rng.choice(_BLANKS)
+        else:
+            text = "".join(rng.choices(_ALPHABET, k=rng.randint(1, 3)))
+            text = rng.choice(("", "", " ", "\n")) + text + rng.choice(("", "", " ", "\t"))
+        if text and text not in found:
+            found.append(text)
+    return found
+
+
+def _flags(rng: random.Random) -> dict[str, bool]:
+    return {name: rng.random() < 0.35 for name in _FLAGS}
+
+
+def write_huggingface(rng: random.Random, folder: Path) -> list[str]:
+    """Write a folder with a tokenizer.json; some of its tokens are only in the files beside it.
+
+    Returns the added tokens' texts.
+    """
+    kind = rng.choice(("bytes", "bytes", "metaspace", "prepend", "replace"))
+    unknown = None if kind == "bytes" or rng.random() < 0.2 else "<unk>"
+    model = models.BPE(
+        unk_token=unknown, fuse_unk=rng.random() < 0.5, byte_fallback=kind != "bytes" and rng.random() < 0.6
+    )
+    tokenizer = Tokenizer(model)
+    _PIPELINES[kind](rng, tokenizer)
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "bytes" else list(_ALPHABET[::2])
+    special = ["<unk>"] if unknown else []
+    if model.byte_fallback:
+        special += [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + len(special) + rng.randint(5, 60),
+        special_tokens=special,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet) + 4,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(rng), trainer)
+    root = json.loads(tokenizer.to_str())
+    vocab = root["model"]["vocab"]
+    root["model"]["ignore_merges"] = rng.random() < 0.3
+    root["added_tokens"] = [t for t in root["added_tokens"] if not t["content"].startswith("<0x")]
+    contents = _contents(rng, rng.randint(1, 12))
+    entries = []
+    for content in contents:
+        flags = _flags(rng)
+        # A special token that BPE could make of text is left out of the merges, unlike there.
+        flags["special"] &= content not in vocab
+        id = vocab.get(content, len(vocab) + sum(entry["content"] not in vocab for entry in entries))
+        entries.append({"id": id, "content": content} | flags)
+    inside = rng.choice((len(entries), len(entries), rng.randint(0, len(entries))))
+    root["added_tokens"] += entries[:inside]
+    (folder / "tokenizer.json").write_text(json.dumps(root))
+    _write_siblings(rng, folder, root["added_tokens"], entries[inside:])
+    return contents + (["<unk>"] if unknown else [])
+
+
+def _write_siblings(rng: random.Random, folder: Path, inside: list[dict], beside: list[dict]) -> None:
+    config: dict = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if beside and rng.random() < 0.6:
+        listed = sorted([*inside, *beside], key=lambda entry: entry["id"])
+        config["added_tokens_decoder"] = {
+            str(entry["id"]): {key: value for key, value in entry.items() if key != "id"} for entry in listed
+        }
+        specials = [entry["content"] for entry in listed if entry["special"]]
+        config |= {"eos_token": specials[0]} if specials else {}
+    elif beside:
+        names = {entry["content"]: entry["id"] for entry in beside}
+        (folder / "added_tokens.json").write_text(json.dumps(names))
+        special = [entry["content"] for entry in beside if entry["special"]]
+        config |= {rng.choice(("additional_special_tokens", "extra_special_tokens")): special}
+        if special:
+            (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": special[-1]}))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def _bytes(rng: random.Random, tokenizer: Tokenizer) -> None:
+    parts = []
+    if rng.random() < 0.4:
+        parts.append(pre_tokenizers.Digits(individual_digits=rng.random() < 0.5))
+    if rng.random() < 0.4:
+        parts.append(pre_tokenizers.Split(Regex(rng.choice(_PATTERNS)), behavior="isolated"))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rng.random() < 0.5)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*parts, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+
+
+def _decoder(strip: int) -> decoders.Decoder:
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence([*steps, decoders.Strip(" ", strip, 0)])
+
+
+def _metaspace(rng: random.Random, tokenizer: Tokenizer) -> None:
+    scheme = rng.choice(("always", "first", "never"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=rng.random() < 0.5)
+    tokenizer.decoder = _decoder(int(scheme != "never"))
+
+
+def _prepend(rng: random.Random, tokenizer: Tokenizer) -> None:
+    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.decoder = _decoder(1)
+
+
+def _replace(rng: random.Random, tokenizer: Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = _decoder(0)
+
+
+_PIPELINES = {"bytes": _bytes, "metaspace": _metaspace, "prepend": _prepend, "replace": _replace}
+
+
+def write_sentencepiece(rng: random.Random, folder: Path) -> list[str]:
+    """Write a folder with a BPE tokenizer.model; returns its symbols' and added tokens' texts."""
+    symbols = [text for text in _contents(rng, rng.randint(0, 6)) if _is_symbol(text)]
+    out = io.BytesIO()
+    options = {
+        "byte_fallback": rng.random() < 0.6,
+        "add_dummy_prefix": rng.random() < 0.7,
+        "remove_extra_whitespaces": rng.random() < 0.3,
+        "split_digits": rng.random() < 0.5,
+        "allow_whitespace_only_pieces": rng.random() < 0.7,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_corpus(rng)), model_writer=out, model_type="bpe",
+        vocab_size=3 + 256 * options["byte_fallback"] + len(symbols) + rng.randint(25, 60),
+        normalization_rule_name="identity", user_defined_symbols=symbols, hard_vocab_limit=False,
+        control_symbols=["[ctl]", "<a>"], minloglevel=9, **options,
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(out.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
+    known = {processor.id_to_piece(id) for id in range(len(processor))}
+    added = [text for text in _contents(rng, rng.randint(0, 6)) if text not in known]
+    entries = [
+        {"content": text, "id": len(processor) + i} | _flags(rng) for i, text in enumerate(added)
+    ]
+    _write_siblings(rng, folder, [], entries)
+    if rng.random() < 0.3:
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | {"legacy": True}))
+    return [*symbols, *added, "<s>", "</s>", "[ctl]", "<a>", "<unk>"]
+
+
+def _is_symbol(text: str) -> bool:
+    """Whether the trainer takes the text as a user-defined symbol."""
+    return not any(c in text for c in "\n\r\t ") and text.strip() == text
