@@ -80,6 +80,7 @@ class Engine:
         self._bytes = {
             table.pieces[i]: i for i, kind in enumerate(table.types) if kind == PieceType.BYTE
         }
+        self._byte_names = {f"<0x{byte[0]:02X}>": id for byte, id in self._bytes.items()}
         self._ranks = {(a, b): (rank, c) for rank, (a, b, c) in enumerate(table.merges)}
         self._splits = [regex.compile(pattern) for pattern in table.splits]
         special = [id for id, kind in enumerate(table.types) if kind in _SPECIAL]
@@ -162,9 +163,10 @@ class Engine:
 
     def _encode_part(self, part: str) -> list[int]:
         flags = self._table.flags
-        whole = self._ids.get(part.encode())
-        if whole is not None and Flag.IGNORE_MERGES in flags:
-            return [whole]
+        if Flag.IGNORE_MERGES in flags:
+            whole = self._ids.get(part.encode(), self._byte_names.get(part))
+            if whole is not None:
+                return [whole]
         if Flag.BYTE_UNITS in flags:
             units = [bytes([byte]) for byte in part.encode()]
         else:

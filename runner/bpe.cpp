@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "runner/byte_name.h"
 #include "runner/utf8.h"
 
 namespace runner {
@@ -69,7 +70,9 @@ void Bpe::index_merges() {
 
 void Bpe::encode(std::string_view part, std::vector<int32_t>& ids) const {
   if (table_.flags & kIgnoreMerges) {
-    if (const int32_t whole = index_.find(part); whole >= 0) {
+    int32_t whole = index_.find(part);
+    if (const auto byte = named_byte(part); whole < 0 && byte) whole = byte_ids_[*byte];
+    if (whole >= 0) {
       ids.push_back(whole);
       return;
     }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "runner/byte_name.h"
 #include "runner/error.h"
 #include "runner/marked_text.h"
 #include "runner/tokenizer_json_parts.h"
@@ -69,14 +70,6 @@ std::optional<std::string> from_alphabet(const std::unordered_map<std::string, c
   return bytes;
 }
 
-std::optional<char> fallback_byte(const std::string& text) {
-  constexpr std::string_view kDigits = "0123456789ABCDEF";
-  if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return std::nullopt;
-  const size_t high = kDigits.find(text[3]), low = kDigits.find(text[4]);
-  if (high == kDigits.npos || low == kDigits.npos) return std::nullopt;
-  return static_cast<char>(high * 16 + low);
-}
-
 // What an added token or a piece of the vocabulary is to BPE.
 void set_piece(TableSource& table, const std::unordered_map<std::string, char>& alphabet,
                const std::string& text, uint32_t id) {
@@ -88,8 +81,8 @@ void set_piece(TableSource& table, const std::unordered_map<std::string, char>& 
     } else {
       table.types[id] = PieceType::unused;
     }
-  } else if (const auto byte = fallback_byte(text); byte && table.flags & kByteFallback) {
-    table.pieces[id] = {*byte};
+  } else if (const auto byte = named_byte(text); byte && table.flags & kByteFallback) {
+    table.pieces[id] = {static_cast<char>(*byte)};
     table.types[id] = PieceType::byte;
   }
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <variant>
 
+#include "runner/byte_name.h"
 #include "runner/error.h"
 #include "runner/tokenizer_raw.h"
 #include "runner/utf8.h"
@@ -131,13 +132,9 @@ uint32_t normalizer_flags(const Message& normalizer) {
 std::string canonical(const Piece& piece, std::string_view unknown_surface) {
   if (piece.type == PieceType::unknown) return std::string(unknown_surface);
   if (piece.type != PieceType::byte) return piece.text;
-  constexpr std::string_view kDigits = "0123456789ABCDEF";
-  const std::string_view text = piece.text;
-  if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>' ||
-      kDigits.find(text[3]) == text.npos || kDigits.find(text[4]) == text.npos) {
-    throw Error("a byte piece is not of the form <0xFF>");
-  }
-  return {static_cast<char>(kDigits.find(text[3]) * 16 + kDigits.find(text[4]))};
+  const auto byte = named_byte(piece.text);
+  if (!byte) throw Error("a byte piece is not of the form <0xFF>");
+  return {static_cast<char>(*byte)};
 }
 
 struct Model {

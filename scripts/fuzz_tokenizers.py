@@ -13,6 +13,7 @@ difference, which it shows, with the tokenizer's folder left in place.
 import argparse
 import json
 import logging
+import os
 import random
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ["RUST_BACKTRACE"] = "0"  # a panic of the library says enough in three lines
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 

@@ -49,13 +49,21 @@ def _contents(rng: random.Random, n: int) -> list[str]:
         else:
             text = "".join(rng.choices(_ALPHABET, k=rng.randint(1, 3)))
             text = rng.choice(("", "", " ", "\n")) + text + rng.choice(("", "", " ", "\t"))
-        if text and text not in found:
+        # Of two tokens that normalization makes equal the library finds now one, now the other.
+        if text and _escaped(text) not in map(_escaped, found):
             found.append(text)
     return found
 
 
-def _flags(rng: random.Random) -> dict[str, bool]:
-    return {name: rng.random() < 0.35 for name in _FLAGS}
+def _escaped(text: str) -> str:
+    return text.replace(" ", "▁")
+
+
+def _flags(rng: random.Random, content: str) -> dict[str, bool]:
+    flags = {name: rng.random() < 0.35 for name in _FLAGS}
+    # A token of white space that takes more of it makes the library panic beside others that do.
+    flags["lstrip"] &= not content.isspace() or rng.random() < 0.02
+    return flags
 
 
 def write_huggingface(rng: random.Random, folder: Path) -> list[str]:
@@ -89,7 +97,7 @@ def write_huggingface(rng: random.Random, folder: Path) -> list[str]:
     contents = _contents(rng, rng.randint(1, 12))
     entries = []
     for content in contents:
-        flags = _flags(rng)
+        flags = _flags(rng, content)
         # A special token that BPE could make of text is left out of the merges, unlike there.
         flags["special"] &= content not in vocab
         id = vocab.get(content, len(vocab) + sum(entry["content"] not in vocab for entry in entries))
@@ -178,7 +186,7 @@ def write_sentencepiece(rng: random.Random, folder: Path) -> list[str]:
     known = {processor.id_to_piece(id) for id in range(len(processor))}
     added = [text for text in _contents(rng, rng.randint(0, 6)) if text not in known]
     entries = [
-        {"content": text, "id": len(processor) + i} | _flags(rng) for i, text in enumerate(added)
+        {"content": text, "id": len(processor) + i} | _flags(rng, text) for i, text in enumerate(added)
     ]
     _write_siblings(rng, folder, [], entries)
     if rng.random() < 0.3:
