@@ -5,7 +5,9 @@ import io
 import json
 from pathlib import Path
 
+import gguf
 import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from strings import SENTENCES
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import ByteLevel as ByteLevelProcessor
@@ -157,6 +159,25 @@ def tiktoken_model() -> bytes:
     pieces = [b"".join(to_byte[char] for char in text) for _, text in texts]
     lines = (base64.b64encode(p) + b" %d\n" % rank for rank, p in enumerate(pieces))
     return b"".join(lines)
+
+
+def write_sentencepiece_gguf(model: bytes, path: Path, template: str) -> None:
+    """A GGUF file without tensors that has the vocabulary of a SentencePiece model."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    ids = range(len(processor))
+    proto = ModelProto.FromString(model)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([processor.id_to_piece(id) for id in ids])
+    writer.add_token_scores([processor.get_score(id) for id in ids])
+    writer.add_token_types([piece.type for piece in proto.pieces])
+    writer.add_bos_token_id(processor.bos_id())
+    writer.add_eos_token_id(processor.eos_id())
+    writer.add_add_space_prefix(proto.normalizer_spec.add_dummy_prefix)
+    writer.add_chat_template(template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
 
 
 def _byte_chars() -> list[str]:
