@@ -78,21 +78,30 @@ def describe(request: ModelRequest) -> Described:
         if checkpoint.tokenizer_path is None:
             raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
         tokenizer = read_tokenizer(checkpoint.tokenizer_path)
-        if tokenizer.n_pieces > checkpoint.config.vocab_size:
+        vocab_size = checkpoint.config.vocab_size
+        if tokenizer.n_text_pieces > vocab_size:
             raise ValueError(
                 f"{checkpoint.tokenizer_path} has {tokenizer.n_pieces} pieces but the model only "
-                f"{checkpoint.config.vocab_size}: give the model's own with --tokenizer PATH"
+                f"{vocab_size}: give the model's own with --tokenizer PATH"
             )
+        unknown = range(vocab_size, tokenizer.n_pieces)  # to the model
+        if unknown:
+            names = ", ".join(tokenizer.token_name(id) for id in unknown[:3])
+            note(f"  warning: {len(unknown)} added tokens ({names}{', ...' * (len(unknown) > 3)}) have no row "
+                 f"in the model's table of {vocab_size}: a prompt that holds one is refused")  # fmt: skip
         chat = reduce_template(tokenizer.chat_template, tokenizer)
         if not chat["reducible"]:
             note(f"  no chat mode: {chat['reason']}")
-        stops = stop_ids(tokenizer, dict(checkpoint.generation))
+        stops = [id for id in stop_ids(tokenizer, dict(checkpoint.generation)) if id < vocab_size]
+        bos_id, eos_id = (
+            -1 if id is None or id >= vocab_size else id for id in (tokenizer.bos_id, tokenizer.eos_id)
+        )
     metadata = {
         "tokenizer_kind": tokenizer.kind,
         "tokenizer_size": str(len(tokenizer.table)),
         "n_pieces": str(tokenizer.n_pieces),
-        "bos_id": str(-1 if tokenizer.bos_id is None else tokenizer.bos_id),
-        "eos_id": str(-1 if tokenizer.eos_id is None else tokenizer.eos_id),
+        "bos_id": str(bos_id),
+        "eos_id": str(eos_id),
         "add_bos": str(tokenizer.add_bos).lower(),
         "stop_ids": json.dumps(stops),
         "chat": json.dumps(chat),

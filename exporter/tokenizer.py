@@ -50,6 +50,12 @@ class Tokenizer:
         return len(self.source.pieces)
 
     @property
+    def n_text_pieces(self) -> int:
+        """One more than the largest id that text becomes where it holds no added token."""
+        text = (PieceType.NORMAL, PieceType.BYTE, PieceType.UNKNOWN)
+        return max((id + 1 for id, type in enumerate(self.source.types) if type in text), default=0)
+
+    @property
     def bos_id(self) -> int | None:
         return self.source.bos_id if self.source.bos_id >= 0 else None
 

@@ -292,8 +292,8 @@ void check_vocabulary(const Metadata& metadata, std::span<const int32_t> tokens)
   for (int32_t id : tokens) {
     if (id < 0 || id >= metadata.vocab_size) {
       throw Error("token id " + std::to_string(id) +
-                  " is outside the vocabulary; give ids from 0 to " +
-                  std::to_string(metadata.vocab_size - 1));
+                  " is outside the model's vocabulary; give ids from 0 to " +
+                  std::to_string(metadata.vocab_size - 1) + ", or leave that token's text out");
     }
   }
 }

@@ -33,7 +33,8 @@ Tokenizer make_tokenizer(const Args& args, const Model& model) {
     return Tokenizer::from_table(std::string(model.tokenizer_table()));
   Tokenizer tokenizer = Tokenizer::from_file(args.tokenizer_path);
   const int64_t vocab_size = model.metadata().vocab_size;
-  if (!args.tokenize && tokenizer.n_pieces() > vocab_size) {
+  // An added token beyond it is refused where a prompt holds it.
+  if (!args.tokenize && tokenizer.n_text_pieces() > vocab_size) {
     throw Error("the tokenizer " + args.tokenizer_path + " has " +
                 std::to_string(tokenizer.n_pieces()) +
                 " pieces, more than the model's vocabulary of " + std::to_string(vocab_size) +

@@ -1,5 +1,6 @@
 #include "runner/tokenizer.h"
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "runner/added_tokens.h"
@@ -158,6 +159,14 @@ std::string Tokenizer::piece(int32_t id, bool& at_start) const {
 }
 
 int32_t Tokenizer::n_pieces() const { return static_cast<int32_t>(state_->table.pieces.size()); }
+int32_t Tokenizer::n_text_pieces() const {
+  const auto is_text = [](PieceType type) {
+    return type == PieceType::normal || type == PieceType::byte || type == PieceType::unknown;
+  };
+  const auto& types = state_->table.types;
+  const auto last = std::find_if(types.rbegin(), types.rend(), is_text);
+  return static_cast<int32_t>(types.rend() - last);
+}
 int32_t Tokenizer::bos_id() const { return state_->table.bos_id; }
 int32_t Tokenizer::eos_id() const { return state_->table.eos_id; }
 bool Tokenizer::add_bos() const { return state_->table.flags & kAddBos; }

@@ -45,6 +45,8 @@ class Tokenizer {
   std::string decode(std::span<const int32_t> ids) const;
 
   int32_t n_pieces() const;
+  // One more than the largest id that text becomes where it holds no added token.
+  int32_t n_text_pieces() const;
   int32_t bos_id() const;  // -1: none
   int32_t eos_id() const;  // -1: none
   bool add_bos() const;    // whether the reference begins a text with bos by default

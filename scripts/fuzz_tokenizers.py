@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compares the tokenizers' engines with the reference libraries on random tokenizers and texts.
 
-    .venv/bin/python scripts/fuzz_tokenizers.py [--pairs N] [--seed N]
+    .venv/bin/python scripts/fuzz_tokenizers.py [--pairs N] [--texts N] [--seed N]
 
 Each pair is a tokenizer and a text. The C++ engine (cmake-out/tests/tokenizer_tool) encodes every
 text as markup and as content and decodes the ids, the plain engine in Python a share of them. The
@@ -35,7 +35,6 @@ from exporter.tokenizer import Tokenizer, read_tokenizer  # noqa: E402
 from exporter.tokenizer_engine import Engine  # noqa: E402
 from exporter.tokenizer_table import PieceType  # noqa: E402
 
-TEXTS_OF_ONE = 1000
 PYTHON_SHARE = 40  # one text of so many
 _CANNOT = "AddedVocabulary bad split"  # tokenizers' panic where two tokens take the same white space
 
@@ -54,6 +53,7 @@ class Wanted:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--texts", type=int, default=1000, help="of one tokenizer")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -64,7 +64,7 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp(prefix="tokenizer-"))
         n_tokenizers += 1
         try:
-            compared = compare(rng, folder, min(TEXTS_OF_ONE, options.pairs - done))
+            compared = compare(rng, folder, min(options.texts, options.pairs - done))
         except Difference as difference:
             print(f"seed {options.seed}, tokenizer {n_tokenizers}, {folder}: {difference}")
             return 1
