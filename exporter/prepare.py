@@ -84,11 +84,11 @@ def describe(request: ModelRequest) -> Described:
                 f"{checkpoint.tokenizer_path} has {tokenizer.n_pieces} pieces but the model only "
                 f"{vocab_size}: give the model's own with --tokenizer PATH"
             )
-        unknown = range(vocab_size, tokenizer.n_pieces)  # to the model
-        if unknown:
-            names = ", ".join(tokenizer.token_name(id) for id in unknown[:3])
-            note(f"  warning: {len(unknown)} added tokens ({names}{', ...' * (len(unknown) > 3)}) have no row "
-                 f"in the model's table of {vocab_size}: a prompt that holds one is refused")  # fmt: skip
+        beyond = [tokenizer.token_name(id) for id in range(vocab_size, tokenizer.n_pieces)]
+        if beyond:
+            names = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+            note(f"  warning: the model's table of {vocab_size} has no row for {names}: "
+                 "a prompt that holds such a token is refused")  # fmt: skip
         chat = reduce_template(tokenizer.chat_template, tokenizer)
         if not chat["reducible"]:
             note(f"  no chat mode: {chat['reason']}")

@@ -30,8 +30,7 @@ MarkedText normalize(MarkedView segment, uint32_t flags, bool first) {
   const bool prefix = takes_prefix(segment.text, flags, first);
   const bool collapse = flags & kCollapseSpaces;
   if (collapse) {
-    const size_t n_spaces =
-        std::min(segment.text.find_first_not_of(' '), segment.text.size());
+    const size_t n_spaces = std::min(segment.text.find_first_not_of(' '), segment.text.size());
     segment = segment.substr(n_spaces, segment.text.npos);
   }
   const auto& [text, markup] = segment;

@@ -50,7 +50,9 @@ def beside(first_id: int) -> dict[str, dict[str, dict]]:
             "tokenizer_config.json": {"extra_special_tokens": ["<|turn|>"], "eos_token": "<|end|>"},
         },
         "special_tokens_map.json": {
-            "special_tokens_map.json": {"eos_token": {"content": "<|end|>", "rstrip": True}, "pad_token": "<p>"},
+            "special_tokens_map.json": {
+                "eos_token": {"content": "<|end|>", "rstrip": True}, "pad_token": "<p>",
+            },
             "tokenizer_config.json": {"eos_token": "<|no|>"},
         },
         "named": {
@@ -103,8 +105,10 @@ def test_beside_tokenizer_json(tmp_path, kind):
     n_tokens = 1 + max(*root["model"]["vocab"].values(), *(t["id"] for t in root["added_tokens"]))
     files = beside(n_tokens)[kind]
     if "added_tokens_decoder" in files["tokenizer_config.json"]:
-        fields = [({k: v for k, v in token.items() if k != "id"}, token["id"]) for token in root["added_tokens"]]
-        files["tokenizer_config.json"]["added_tokens_decoder"] |= {str(id): token for token, id in fields}
+        files["tokenizer_config.json"]["added_tokens_decoder"] |= {
+            str(token["id"]): {key: value for key, value in token.items() if key != "id"}
+            for token in root["added_tokens"]
+        }
     folder = write(tmp_path, "tokenizer.json", json.dumps(root).encode(), files)
     reference = PreTrainedTokenizerFast.from_pretrained(folder)
     same_everywhere(folder, "tokenizer.json", reference, texts())
@@ -191,7 +195,8 @@ def letters(tmp_path_factory) -> Path:
 
 def test_letters_of_the_byte_alphabet(letters):
     tokenizer = read_tokenizer(letters)
-    some = [*STRINGS[::5], "Föne öne straße Führer ߀ߊ éé", "".join(LETTERS), *(a + b for a in LETTERS for b in STRINGS[:40])]
+    some = [*STRINGS[::5], "Föne öne straße Führer ߀ߊ éé", "".join(LETTERS)]
+    some += [letter + text for letter in LETTERS for text in STRINGS[:40]]
     library = PreTrainedTokenizerFast.from_pretrained(letters)
     same_everywhere(letters, "tokenizer.json", library, some)
     ids = [tokenizer.encode(text) for text in some]
