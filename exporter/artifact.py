@@ -16,8 +16,9 @@ from pathlib import Path
 
 from exporter.config import ModelConfig
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 TOKENIZER_KEY = "tokenizer"
+TOKEN_SOURCES_KEY = "token_sources"  # exporter/end_tokens.py writes it
 # What the runner accepts, from 0 up.
 SAMPLING_RANGES = {"temperature": 100, "top_p": 1, "top_k": 1 << 24, "min_p": 1}
 
@@ -97,6 +98,22 @@ def check_writable(path: Path) -> None:
         raise OSError(
             f"{folder}: cannot write there ({error.strerror}); choose another output path"
         ) from None
+
+
+def source_lines(sources: object) -> Iterator[str]:
+    """The tokens of the key `token_sources`, read from JSON, each with its id, text and what named it.
+
+    What is not as the exporter writes it has no line.
+    """
+    if not isinstance(sources, dict):
+        return
+    stops = sources.get("stops")
+    for what, entries in (("begin", [sources.get("bos")]), ("end", stops if isinstance(stops, list) else [])):
+        for entry in entries:
+            if isinstance(entry, dict) and isinstance(entry.get("from"), list):
+                text = entry.get("text")
+                said = "without text" if text is None else json.dumps(text, ensure_ascii=False)
+                yield f"{what} {entry.get('id')} {said} ({', '.join(map(str, entry['from']))})"
 
 
 @contextmanager

@@ -1,17 +1,22 @@
 """Chat templates reduced to a few strings, so that a runner needs no Jinja.
 
 `reduce_template` renders a template with sentinel messages, reads off what it puts around them, and
-then checks the result against Jinja itself on conversations of up to four user turns. The result is
-a JSON object:
+then checks the result against Jinja itself (`chat_check`): on some thousands of conversations, which must
+have made every choice that depends on what messages say (`chat_branches`). The result is a JSON object:
 
     reducible         true, or false with only "reason" beside it
     begin             text before everything
     system            placement: "turn" (a turn of its own), "first_user" or "last_user" (put before
                       the content of that user turn) or "none" (refused or dropped);
-                      prefix, suffix; strip; default: the text where none is given, or null
-    user, assistant   prefix, suffix; strip: white space at the content's ends is dropped
+                      prefix, suffix, strip, cut; default: the text where none is given, or null;
+                      blank: "kept", or "none": text of white space alone counts as no system message
+    user, assistant   prefix, suffix; cut: null, or {"after", "strip"}: of a content that holds the text
+                      `after` only what follows its last occurrence stays, stripped; strip: then what is
+                      dropped at the content's ends, {"left", "right"}, each "none", "newlines" or "white_space"
     strip_folded      user.strip acts on system text and content together
     generation_prompt text that makes the model answer
+    refused           where there are any: from roles to texts which the template takes for more than text
+                      ("": white space alone); a runner refuses contents that hold one
     date              only if the template asks for today's date: the day of the export, which the
                       strings above now hold
 
@@ -22,88 +27,45 @@ special tokens are recognised, and contents as plain text.
 
 import datetime
 import itertools
-import json
-from collections.abc import Callable, Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import nodes
+
+from exporter.chat_branches import Branches
+from exporter.chat_check import Constants, check_conversations, constants_of
+from exporter.chat_format import Cut, Format, Messages, Role, Strip, conversation, has_system
+from exporter.chat_template import Template, UndefinedName
 
 _SYSTEM = "Qsys0Q"
-_CONTENTS = tuple(f"Q{role}{i}Q" for i in range(4) for role in ("user", "answer"))
+_TURNS = ("Quser0Q", "Qanswer0Q", "Quser1Q")
+_STRIPS = tuple(Strip(*ends) for ends in itertools.product(("none", "newlines", "white_space"), repeat=2))
+_PADDED = "\n\n \u3000\n {} \n\u00a0 \n\n"
+_MOST_REFUSED = 4
 
-
-@dataclass(frozen=True)
-class _Role:
-    prefix: str
-    suffix: str
-    strip: bool = False
-
-    def render(self, content: str) -> str:
-        return self.prefix + (content.strip() if self.strip else content) + self.suffix
-
-
-@dataclass(frozen=True)
-class _Format:
-    begin: str
-    placement: str
-    system: _Role
-    default: str | None
-    user: _Role
-    assistant: _Role
-    generation_prompt: str
-    strip_folded: bool = False
-
-    def render(self, messages: list[dict]) -> str:
-        """With the generation prompt."""
-        system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        turns = messages[system is not None :]
-        out = self.begin
-        if self.placement == "turn" and (system is not None or self.default is not None):
-            out += self.system.render(self.default if system is None else system)
-        folded_at = {"first_user": 0, "last_user": (len(turns) - 1) // 2 * 2}.get(self.placement)
-        for i, message in enumerate(turns):
-            content = message["content"]
-            if i % 2 == 1:
-                out += self.assistant.render(content)
-            elif system is not None and i == folded_at:
-                out += self._render_folded(system, content)
-            else:
-                out += self.user.render(content)
-        return out + self.generation_prompt
-
-    def _render_folded(self, system: str, content: str) -> str:
-        if self.user.strip and not self.strip_folded:
-            content = content.strip()
-        content = self.system.render(system) + content
-        if self.user.strip and self.strip_folded:
-            content = content.strip()
-        return self.user.prefix + content + self.user.suffix
-
-    def to_dict(self) -> dict:
-        def role(value: _Role) -> dict:
-            return {"prefix": value.prefix, "suffix": value.suffix, "strip": value.strip}
-
-        system = {"placement": self.placement}
-        if self.placement != "none":
-            system |= {**role(self.system), "default": self.default}
-        return {
-            "reducible": True,
-            "begin": self.begin,
-            "system": system,
-            "user": role(self.user),
-            "assistant": role(self.assistant),
-            "strip_folded": self.strip_folded,
-            "generation_prompt": self.generation_prompt,
-        }
+_Render = Callable[[Messages, bool], str]
+_Feature = tuple[str, str]  # a role, and a text that a content of it holds
 
 
 class _NotReducible(Exception):
-    """The template has a shape that a _Format does not have."""
+    """The template has a shape that a Format does not have."""
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A conversation, and what the template makes of it: None where it refuses it."""
+
+    messages: Messages
+    text: str | None
+    met: frozenset[tuple[int, bool]]  # conditions on contents, and their outcomes
 
 
 def reduce_template(template: str | None, tokenizer) -> dict:
-    """The JSON object described above. `tokenizer` names bos and eos (exporter.tokenizer)."""
+    """The JSON object described above. `tokenizer` has the named tokens (exporter.tokenizer)."""
     if template is None:
         return {"reducible": False, "reason": "the checkpoint has no chat template"}
     today = datetime.date.today()
@@ -113,158 +75,152 @@ def reduce_template(template: str | None, tokenizer) -> dict:
         asked_for_date.append(format)
         return today.strftime(format)
 
+    branches = Branches()
+    constants: list[Constants] = []
+
+    def instrument(tree: nodes.Template) -> nodes.Template:
+        constants.append(constants_of(tree))
+        return branches.instrument(tree)
+
     try:
-        render = renderer(template, tokenizer, strftime_now)
-        reduced = _reduce(render, tokenizer.token_name(tokenizer.bos_id)).to_dict()
-    except _NotReducible as error:
+        parsed = Template(
+            template, tokenizer.named_tokens, strftime_now, instrument, branches.globals
+        )
+        found = _reduce(parsed.render, tokenizer, constants[0], branches)
+    except (_NotReducible, UndefinedName) as error:
         return {"reducible": False, "reason": str(error)}
     except Exception as error:  # a template can fail in any way, as any program can
         return {"reducible": False, "reason": f"the chat template fails: {_one_line(error)}"}
-    return reduced | ({"date": today.isoformat()} if asked_for_date else {})
+    return found | ({"date": today.isoformat()} if asked_for_date else {})
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def renderer(
-    template: str, tokenizer, strftime_now: Callable[[str], str]
-) -> Callable[[list[dict], bool], str]:
-    """What transformers does in apply_chat_template. Source: utils/chat_template_utils.py."""
-
-    def raise_exception(message: str) -> None:
-        raise jinja2.exceptions.TemplateError(message)
-
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = strftime_now
-    compiled = environment.from_string(template)
-    names = {
-        "bos_token": tokenizer.token_name(tokenizer.bos_id),
-        "eos_token": tokenizer.token_name(tokenizer.eos_id),
-    }
-
-    def render(messages: list[dict], generation_prompt: bool) -> str:
-        return compiled.render(
-            messages=messages,
-            tools=None,
-            documents=None,
-            add_generation_prompt=generation_prompt,
-            **names,
-        )
-
-    return render
-
-
-def _conversation(n_messages: int, system: str | None, contents=_CONTENTS) -> list[dict]:
-    first = [] if system is None else [{"role": "system", "content": system}]
-    roles = itertools.cycle(("user", "assistant"))
-    return first + [{"role": r, "content": c} for r, c in zip(roles, contents[:n_messages], strict=False)]
-
-
-def _reduce(render: Callable[[list[dict], bool], str], bos: str) -> _Format:
-    """The first candidate that agrees with `render` on every conversation of the check."""
-    candidates = list(_candidates(render, bos))
-    if not candidates:
+def _reduce(render: _Render, tokenizer, constants: Constants, branches: Branches) -> dict:
+    """The first candidate that agrees with `render` on the check, but for contents that are refused."""
+    shapes = list(_shapes(render, tokenizer))
+    if not shapes:
         raise _NotReducible("the chat template puts system text where no known template does")
-    takes_system = candidates[0].placement != "none"
-    conversations = list(_check_conversations(takes_system))
-    wanted = [render(conversation, True) for conversation in conversations]
-    for candidate in candidates:
-        if all(candidate.render(c) == text for c, text in zip(conversations, wanted, strict=False)):
-            return candidate
-    raise _NotReducible("the chat template does not put the same text around every turn")
+    conversations = check_conversations(constants, shapes[0].placement != "none")
+    branches.take()
+    compared = [_Compared(c, _rendered(render, c), branches.take()) for c in conversations]
+    wrong, nearest, found = None, None, None
+    for candidate in _candidates(shapes, render, constants.asked):
+        differing = [c for c in compared if c.text != candidate.render(c.messages)]
+        refused = _refused(differing, constants.markers(), candidate, render)
+        if refused is not None and (found is None or len(refused) < len(found[1])):
+            found = candidate, refused
+        if wrong is None or len(differing) < len(wrong):
+            wrong, nearest = differing, candidate
+        if not differing:
+            break
+    if found is None:
+        raise _NotReducible(_difference(wrong, nearest))
+    candidate, refused = found
+    _check_branches(compared, refused, branches.texts)
+    return candidate.to_dict() | ({"refused": _by_role(refused)} if refused else {})
 
 
-def _check_conversations(takes_system: bool) -> Iterator[list[dict]]:
-    """One to four turns of the user, with and without system text, plain and in white space."""
-    blanks = (" \n{}\t ", "{}  ", "\n\n{}", "{}\n", "  {}", "{}", "\u3000{}\u00a0")
-    padded = tuple(blank.format(c) for blank, c in zip(blanks, _CONTENTS, strict=False))
-    for contents, system in ((_CONTENTS, _SYSTEM), (padded, f" \n{_SYSTEM} \n")):
-        for n_messages in (1, 3, 5, 7):
-            yield _conversation(n_messages, None, contents)
-            if takes_system:
-                yield _conversation(n_messages, system, contents)
-
-
-def _candidates(render: Callable[[list[dict], bool], str], bos: str) -> Iterator[_Format]:
-    """Formats read off from rendered sentinels, some of which may not hold."""
-    plain = _without_system(render)
-    user, assistant = plain.user, plain.assistant
+def _rendered(render: _Render, messages: Messages) -> str | None:
     try:
-        with_system = render(_conversation(3, _SYSTEM), False)
-    except jinja2.exceptions.TemplateError:
-        shapes = [plain]
-    else:
-        dropped = _SYSTEM not in with_system
-        shapes = [plain] if dropped else list(_with_system(plain, with_system, bos))
-    for shape in shapes:
-        for strips in itertools.product((False, True), repeat=4):
-            if strips[3] and not (strips[0] and shape.placement.endswith("_user")):
-                continue
-            yield replace(
-                shape,
-                user=replace(user, strip=strips[0]),
-                assistant=replace(assistant, strip=strips[1]),
-                system=replace(shape.system, strip=strips[2]),
-                strip_folded=strips[3],
+        return render(messages, True)
+    except UndefinedName:
+        raise
+    except (jinja2.TemplateError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _check_branches(
+    compared: Sequence[_Compared], refused: Sequence[_Feature], texts: Sequence[str]
+) -> None:
+    """Raise _NotReducible naming a condition of which only one side was compared.
+
+    One that only refused contents reach need not be.
+    """
+    outcomes = {met for c in compared for met in c.met}
+    reached = {number for c in compared if not _is_refused(c.messages, refused) for number, _ in c.met}
+    for number, outcome in sorted(outcomes):
+        if number in reached and (number, not outcome) not in outcomes:
+            raise _NotReducible(
+                f"the chat template asks `{texts[number]}`, which is {str(outcome).lower()} in every conversation "
+                "that was tried, so that what it does otherwise is not known to be a text around every turn"
             )
 
 
-def _without_system(render: Callable[[list[dict], bool], str]) -> _Format:
-    """Prefixes and suffixes; `begin` may hold a default system turn."""
-    user, answer, user2 = _CONTENTS[:3]
-    before, between, between2, user_suffix = _split(
-        render(_conversation(3, None), False), user, answer, user2
-    )
-    assistant_suffix = _split(render(_conversation(2, None), False), user, answer)[2]
-    without, with_prompt = (render(_conversation(1, None), flag) for flag in (False, True))
-    user_prefix = _cut(between2, assistant_suffix, "")
-    return _Format(
-        begin=_cut(before, "", user_prefix),
+# -- reading off ---------------------------------------------------------------------------------
+
+
+def _shapes(render: _Render, tokenizer) -> Iterator[Format]:
+    """Texts around the messages, read off from sentinels; some of them may not hold."""
+    plain = _without_system(render, tuple(tokenizer.special_tokens))
+    try:
+        with_system = render(conversation(_TURNS, _SYSTEM), True)
+    except UndefinedName:
+        raise
+    except jinja2.TemplateError:
+        yield plain
+        return
+    if _SYSTEM not in with_system:
+        yield plain
+        return
+    bos = tokenizer.named_tokens.get("bos_token", "")
+    yield from _with_system(plain, with_system, bos)
+
+
+def _without_system(render: _Render, names: Sequence[str]) -> Format:
+    """Prefixes and suffixes; `begin` may hold a default system turn.
+
+    A template that ends every conversation in the same way, asked or not, has no generation prompt of its own.
+    """
+    user, answer, user2 = _TURNS
+    before, between, between2, end = _split(render(conversation(_TURNS), True), *_TURNS)
+    unasked = _split(render(conversation(_TURNS), False), *_TURNS)[3]
+    after_answer = _split(render(conversation(_TURNS[:2]), False), *_TURNS[:2])[2]
+
+    user_prefix = _after(between2, after_answer)
+    if user_prefix is None or not before.endswith(user_prefix):
+        user_prefix = _common_suffix(before, between2, names)
+    answer_suffix = between2.removesuffix(user_prefix)
+    user_suffix = unasked
+    if unasked == end and end.startswith(answer_suffix):
+        user_suffix = answer_suffix
+    if not (between.startswith(user_suffix) and end.startswith(user_suffix)):
+        user_suffix = commonprefix([between, end])
+    return Format(
+        begin=before.removesuffix(user_prefix),
         placement="none",
-        system=_Role("", ""),
+        system=Role("", ""),
         default=None,
-        user=_Role(user_prefix, user_suffix),
-        assistant=_Role(_cut(between, user_suffix, ""), assistant_suffix),
-        generation_prompt=_cut(with_prompt, without, ""),
+        user=Role(user_prefix, user_suffix),
+        assistant=Role(between.removeprefix(user_suffix), answer_suffix),
+        generation_prompt=end.removeprefix(user_suffix),
     )
 
 
-def _with_system(plain: _Format, rendered: str, bos: str) -> Iterator[_Format]:
+def _with_system(plain: Format, rendered: str, bos: str) -> Iterator[Format]:
     """`rendered` is a conversation of system, user, assistant and user sentinels."""
-    user, _, user2 = _CONTENTS[:3]
+    user, _, user2 = _TURNS
     begin, prefix, suffix = plain.begin, plain.user.prefix, plain.user.suffix
     head, _, tail = rendered.partition(_SYSTEM)
     if user in tail and tail[: tail.index(user)].endswith(prefix):
         system_suffix = tail[: tail.index(user)].removesuffix(prefix)
         if head.startswith(begin):
-            system = _Role(head.removeprefix(begin), system_suffix)
+            system = Role(head.removeprefix(begin), system_suffix)
             yield replace(plain, placement="turn", system=system)
         if begin.startswith(head) and begin.endswith(system_suffix):
             # Without a system message there is a turn with a default text.
             default = begin[len(head) : len(begin) - len(system_suffix)]
             start = bos if head.startswith(bos) and not prefix.startswith(bos) else ""
-            system = _Role(head.removeprefix(start), system_suffix)
+            system = Role(head.removeprefix(start), system_suffix)
             yield replace(plain, begin=start, placement="turn", system=system, default=default)
     for placement, sentinel in (("first_user", user), ("last_user", user2)):
         before = begin + prefix
         if placement == "last_user":
-            before += user + suffix + plain.assistant.render(_CONTENTS[1]) + prefix
+            before += user + suffix + plain.assistant.render(_TURNS[1]) + prefix
         if head.startswith(before) and sentinel in tail:
-            system = _Role(head.removeprefix(before), tail[: tail.index(sentinel)])
+            system = Role(head.removeprefix(before), tail[: tail.index(sentinel)])
             yield replace(plain, placement=placement, system=system)
 
 
@@ -278,7 +234,158 @@ def _split(text: str, *sentinels: str) -> list[str]:
     return [*parts, text]
 
 
-def _cut(text: str, prefix: str, suffix: str) -> str:
-    if not text.startswith(prefix) or not text.removeprefix(prefix).endswith(suffix):
-        raise _NotReducible("the chat template does not put the same text around every turn")
-    return text.removeprefix(prefix).removesuffix(suffix)
+def _after(text: str, prefix: str) -> str | None:
+    return text.removeprefix(prefix) if text.startswith(prefix) else None
+
+
+def _common_suffix(a: str, b: str, names: Sequence[str]) -> str:
+    """The longest text that ends both and cuts no special token of either."""
+    length = len(commonprefix([a[::-1], b[::-1]]))
+    while any(_cuts(text, len(text) - length, names) for text in (a, b)):
+        length -= 1
+    return a[len(a) - length :]
+
+
+def _cuts(text: str, at: int, names: Sequence[str]) -> bool:
+    """Whether the position lies within an occurrence of one of `names`."""
+    return any(
+        0 < at - start < len(name)
+        for name in names
+        for start in range(max(0, at - len(name)), at)
+        if text.startswith(name, start)
+    )
+
+
+# -- what becomes of contents --------------------------------------------------------------------
+
+
+def _candidates(
+    shapes: Sequence[Format], render: _Render, literals: Sequence[str]
+) -> Iterator[Format]:
+    """The shapes with what their templates do with contents."""
+    for shape in shapes:
+        marker = _cut_marker(render, literals)
+        for role in ("user", "assistant", *(("system",) if shape.placement != "none" else ())):
+            shape = _with_strip(shape, role, render, marker)
+        folds = shape.placement.endswith("_user") and shape.user.strip != Strip()
+        system_blank = ("kept", "none") if shape.placement != "none" else ("kept",)
+        for folded, blank in itertools.product((False, True) if folds else (False,), system_blank):
+            yield replace(shape, strip_folded=folded, blank_system=blank)
+
+
+def _cut_marker(render: _Render, literals: Sequence[str]) -> str | None:
+    """The text up to whose last occurrence the template leaves out an earlier answer, if there is one."""
+    for text in literals:
+        rendered = _rendered(render, _with_content("assistant", f"Q1Q{text}Q2Q{text}Q3Q"))
+        if rendered and "Q3Q" in rendered and "Q1Q" not in rendered and "Q2Q" not in rendered:
+            return text
+    return None
+
+
+def _with_strip(shape: Format, name: str, render: _Render, marker: str | None) -> Format:
+    """`shape` with that strip of the role's contents, and that cut, which a padded content shows."""
+    padded = _PADDED.format("Q")
+    whole = _fitting(shape, name, _with_content(name, padded), render,
+                     [replace(getattr(shape, name), strip=strip) for strip in _STRIPS])  # fmt: skip
+    if name != "assistant" or marker is None:
+        return whole
+    role = whole.assistant
+    cuts = [replace(role, cut=Cut(marker, strip)) for strip in _STRIPS]
+    return _fitting(whole, name, _with_content(name, f"Q1Q{marker}{padded}"), render, cuts)
+
+
+def _fitting(
+    shape: Format, name: str, messages: Messages, render: _Render, roles: Sequence[Role]
+) -> Format:
+    """`shape` with the first of `roles` that fits what the template makes of `messages`, or unchanged."""
+    text = _rendered(render, messages)
+    shapes = (replace(shape, **{name: role}) for role in roles)
+    return next((each for each in shapes if each.render(messages) == text), shape)
+
+
+def _with_content(role: str, content: str) -> Messages:
+    if role == "system":
+        return conversation(_TURNS, content)
+    at = ("user", "assistant").index(role)
+    return conversation([*_TURNS[:at], content, *_TURNS[at + 1 :]])
+
+
+# -- what is not to be said by a Format ----------------------------------------------------------
+
+
+def _refused(
+    wrong: Sequence[_Compared], markers: Sequence[str], candidate: Format, render: _Render
+) -> list[_Feature] | None:
+    """The fewest features of contents that cause all differences of `candidate`; None where there are none.
+
+    One causes a difference where there is none without it. White space alone is one, ""; no marker in an
+    answer is: answers are not the user's to choose.
+    """
+    held = [set(_features(c.messages, markers)) for c in wrong]
+    if not all(held):
+        return None
+    found: list[_Feature] = []
+    while wrong and len(found) < _MOST_REFUSED:
+        causes = Counter(feature for c, features in zip(wrong, held, strict=True) for feature in features
+                         if _agrees(candidate, render, _without(c.messages, feature)))  # fmt: skip
+        if not causes:
+            return None
+        best = max(causes, key=lambda feature: (causes[feature], -len(feature[1]), feature))
+        found.append(best)
+        left = [(c, features) for c, features in zip(wrong, held, strict=True) if best not in features]
+        wrong, held = [c for c, _ in left], [features for _, features in left]
+    return None if wrong else found
+
+
+def _agrees(candidate: Format, render: _Render, messages: Messages) -> bool:
+    return _rendered(render, messages) == candidate.render(messages)
+
+
+def _without(messages: Messages, feature: _Feature) -> Messages:
+    """The conversation with other text in the place of the feature's."""
+    role, text = feature
+
+    def replaced(content: str) -> str:
+        if text:
+            return content.replace(text, "Q")
+        return content if content.strip() else "Q"
+
+    return [{**m, "content": replaced(m["content"])} if m["role"] == role else m for m in messages]
+
+
+def _by_role(refused: Sequence[_Feature]) -> dict[str, list[str]]:
+    return {role: [text for other, text in refused if other == role] for role, _ in refused}
+
+
+def _features(messages: Messages, markers: Sequence[str]) -> Iterator[_Feature]:
+    for message in messages:
+        role, content = message["role"], message["content"]
+        yield from ((role, text) for text in ("", *markers)
+                    if _holds(content, text) and (role != "assistant" or not text))  # fmt: skip
+
+
+def _is_refused(messages: Messages, refused: Sequence[_Feature]) -> bool:
+    return any(m["role"] == role and _holds(m["content"], text) for m in messages for role, text in refused)
+
+
+def _holds(content: str, text: str) -> bool:
+    return text in content if text else not content.strip()
+
+
+def _difference(wrong: Sequence[_Compared], nearest: Format) -> str:
+    """What the template does on the plainest conversation on which the nearest candidate is wrong."""
+    messages, text = wrong[0].messages, wrong[0].text  # plain ones are compared first
+    where = f"in a conversation of {len(messages)} message{'s' if len(messages) > 1 else ''}"
+    where += " with a system message" if has_system(messages) else ""
+    odd = next((m for m in messages if not re.fullmatch(r"Q\w+Q", m["content"])), None)
+    if odd is not None:
+        where += f", where the {odd['role']} says {odd['content'][:60]!r}"
+    if text is None:
+        return f"the chat template refuses messages for what they say: {where}"
+    got = nearest.render(messages)
+    at = len(commonprefix([text, got]))
+    start = max(0, at - 12)
+    return (
+        f"the chat template does not put the same text around every turn: {where}, it writes "
+        f"{text[start : at + 24]!r} where that would be {got[start : at + 24]!r}"
+    )

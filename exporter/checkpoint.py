@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -43,7 +43,8 @@ class Checkpoint:
     """A model's weights, still in their files, and what goes with them.
 
     `tokenizer_path` is a tokenizer.json, a tokenizer.model or the GGUF file itself; None where
-    there is none. `generation` is the content of generation_config.json, or empty. `progress` takes
+    there is none. `generation` is the content of generation_config.json, or empty; `token_ids` are the
+    bos_token_id and eos_token_id of config.json, where it has them. `progress` takes
     one line of text at most once a second while weights are read.
     """
 
@@ -53,6 +54,7 @@ class Checkpoint:
     generation: Mapping[str, object]
     weights: Weights
     progress: Progress = _ignore
+    token_ids: Mapping[str, object] = field(default_factory=dict)
 
     def state_dict(
         self, dtype: torch.dtype, names: Sequence[str] | None = None
@@ -111,6 +113,7 @@ def open_checkpoint(
         config=source.config,
         tokenizer_path=tokenizer_path,
         generation=source.generation,
+        token_ids=source.token_ids,
         weights=source.weights,
         progress=progress,
     )

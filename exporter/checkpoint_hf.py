@@ -43,6 +43,7 @@ IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+TOKEN_IDS = ("bos_token_id", "eos_token_id")
 
 
 def read_hf(folder: Path) -> Source:
@@ -64,6 +65,7 @@ def read_hf(folder: Path) -> Source:
         weights=_without_tied_output(weights, config, config_path),
         tokenizer_path=first_existing(folder, TOKENIZERS),
         generation=read_json(generation_path) if generation_path.is_file() else {},
+        token_ids={key: fields[key] for key in TOKEN_IDS if key in fields},
     )
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -64,6 +64,7 @@ class Source:
     weights: Weights
     tokenizer_path: Path | None
     generation: Mapping[str, object]
+    token_ids: Mapping[str, object] = field(default_factory=dict)  # config.json's bos_token_id, eos_token_id
 
 
 def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -> None:

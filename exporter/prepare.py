@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import __version__
-from exporter.artifact import TOKENIZER_KEY, model_metadata, sampling_defaults, versions
+from exporter.artifact import TOKEN_SOURCES_KEY, TOKENIZER_KEY, model_metadata, sampling_defaults, versions
 from exporter.progress import note, stage
 from exporter.recipe import Recipe, check_supported, resolve_dtype, slow_paths
 from exporter.schemes import EXECUTORCH, LOWBIT
@@ -69,7 +69,8 @@ def describe(request: ModelRequest) -> Described:
     with stage("loading torch"):
         from exporter import checkpoint as checkpoints
         from exporter.chat import reduce_template
-        from exporter.tokenizer import read_tokenizer, stop_ids
+        from exporter.end_tokens import completed, token_sources
+        from exporter.tokenizer import read_tokenizer
     with stage(f"reading {request.model}"):
         checkpoint = checkpoints.open_checkpoint(
             request.model, request.checkpoint, request.tokenizer, progress=note
@@ -92,7 +93,10 @@ def describe(request: ModelRequest) -> Described:
         chat = reduce_template(tokenizer.chat_template, tokenizer)
         if not chat["reducible"]:
             note(f"  no chat mode: {chat['reason']}")
-        stops = [id for id in stop_ids(tokenizer, dict(checkpoint.generation)) if id < vocab_size]
+        sources = token_sources(tokenizer, checkpoint.generation, checkpoint.token_ids, vocab_size)
+        for line in sources.warnings:
+            note(f"  warning: {line}")
+        tokenizer = completed(tokenizer, sources)
         bos_id, eos_id = (
             -1 if id is None or id >= vocab_size else id for id in (tokenizer.bos_id, tokenizer.eos_id)
         )
@@ -103,7 +107,8 @@ def describe(request: ModelRequest) -> Described:
         "bos_id": str(bos_id),
         "eos_id": str(eos_id),
         "add_bos": str(tokenizer.add_bos).lower(),
-        "stop_ids": json.dumps(stops),
+        "stop_ids": json.dumps(sources.stop_ids),
+        TOKEN_SOURCES_KEY: json.dumps(sources.to_dict(tokenizer), ensure_ascii=False),
         "chat": json.dumps(chat),
         "sampling": sampling_defaults(checkpoint.generation),
         TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from exporter.artifact import TOKEN_SOURCES_KEY, source_lines
 from exporter.artifact_memory import Memory
 from exporter.artifact_reader import SO, Artifact, StoredTensor, recipe_of
 from exporter.schemes import LOWBIT
 
-_LISTED_ELSEWHERE = ("weights", "host_functions", "targets")  # of the metadata
+_LISTED_ELSEWHERE = ("weights", "host_functions", "targets", TOKEN_SOURCES_KEY)  # of the metadata
 MISSING = "(none)"
 
 
@@ -47,6 +48,7 @@ def facts(artifact: Artifact, memory: Memory) -> dict:
             "bytes": len(artifact.tokenizer),
             "sha256": hashlib.sha256(artifact.tokenizer).hexdigest(),
         },
+        "token_sources": _token_sources(artifact),
         "unknown": list(artifact.unknown),
         "metadata": {key: artifact.metadata[key] for key in sorted(artifact.metadata)},
         "tensors": [
@@ -103,6 +105,9 @@ def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
         for target in artifact.targets:
             features = " ".join(target.get("cpu_features") or ()) or "any CPU"
             yield f"  {target.get('name')} ({target.get('machine')}): {features}"
+    tokens = list(source_lines(_token_sources(artifact)))
+    if tokens:
+        yield from ("", "tokens that begin and end", *(f"  {line}" for line in tokens))
     yield from ("", "metadata")
     for key in sorted(artifact.metadata):
         yield f"  {key:22} {_short(key, artifact.metadata[key])}"
@@ -174,6 +179,14 @@ def formats(artifact: Artifact) -> dict[str, str]:
         kind = re.sub(r"\d+", "*", name)
         groups.setdefault((kind, said), []).append(name)
     return {", ".join(fold(names)): said for (_, said), names in groups.items()}
+
+
+def _token_sources(artifact: Artifact) -> object:
+    """What named the tokens that begin and end; None in older artifacts."""
+    try:
+        return json.loads(artifact.metadata.get(TOKEN_SOURCES_KEY, "null"))
+    except ValueError:
+        return None
 
 
 def fold(names: list[str]) -> list[str]:

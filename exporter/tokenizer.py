@@ -6,7 +6,7 @@ multilingual sample (`tokenizer_sample`): an artifact never carries a table that
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Protocol
 
 from exporter import tokenizer_gguf
 from exporter.gguf_file import read_gguf
+from exporter.special_tokens import gguf_ends, gguf_named_tokens, named_tokens
 from exporter.tokenizer_engine import Engine
 from exporter.tokenizer_hf import read_huggingface
 from exporter.tokenizer_sample import SAMPLE
@@ -21,9 +22,6 @@ from exporter.tokenizer_sentencepiece import read_sentencepiece
 from exporter.tokenizer_siblings import Siblings, read_siblings
 from exporter.tokenizer_table import Flag, PieceType, Table
 from exporter.tokenizer_tiktoken import read_tiktoken
-
-# Special tokens that end a turn or a text in the chat templates of the supported families.
-_END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "</s>")
 
 
 class Reference(Protocol):
@@ -39,6 +37,8 @@ class Tokenizer:
     source: Table = field(repr=False)
     reference: Reference = field(repr=False, compare=False)
     chat_template: str | None = field(default=None, repr=False)
+    named_tokens: Mapping[str, str] = field(default_factory=dict, repr=False)  # "bos_token": "<s>"
+    declared_ends: Mapping[str, object] = field(default_factory=dict, repr=False)  # a GGUF's keys and ids
 
     @cached_property
     def table(self) -> bytes:
@@ -113,21 +113,6 @@ def read_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def stop_ids(tokenizer: Tokenizer, generation: dict) -> tuple[int, ...]:
-    """Ids that end a generation, ascending: of generation_config.json, eos, ends of turns."""
-    configured = generation.get("eos_token_id")
-    ids = set()
-    for id in configured if isinstance(configured, list) else [configured]:
-        if id is not None and not (type(id) is int and 0 <= id < tokenizer.n_pieces):
-            raise ValueError(
-                f"generation_config.json: eos_token_id {id!r} is no id of the tokenizer's "
-                f"{tokenizer.n_pieces} pieces; correct it"
-            )
-        ids.add(id)
-    ids |= {tokenizer.eos_id, *(tokenizer.special_tokens.get(name) for name in _END_TOKENS)}
-    return tuple(sorted(ids - {None}))
-
-
 def _read(path: Path) -> Tokenizer:
     with open(path, "rb") as file:
         start = file.read(4)
@@ -140,10 +125,14 @@ def _read(path: Path) -> Tokenizer:
         raise ValueError("the file is empty")
     if data.lstrip()[:1] == b"{":
         table, reference = read_huggingface(data.decode(), siblings)
-        return Tokenizer("huggingface", table, reference, template)
-    if _looks_like_tiktoken(data):
-        return Tokenizer("tiktoken", *read_tiktoken(data, siblings), template)
-    return Tokenizer("sentencepiece", *read_sentencepiece(data, siblings), template)
+        names = named_tokens(siblings.config, table, whole=False)
+        return Tokenizer("huggingface", table, reference, template, names)
+    kind, read = (
+        ("tiktoken", read_tiktoken) if _looks_like_tiktoken(data) else ("sentencepiece", read_sentencepiece)
+    )
+    table, reference = read(data, siblings)
+    names = named_tokens(siblings.config, table, whole=True)
+    return Tokenizer(kind, table, reference, template, names)
 
 
 def _looks_like_tiktoken(data: bytes) -> bool:
@@ -168,7 +157,9 @@ def _read_gguf(path: Path) -> Tokenizer:
         raise ValueError(f"GGUF tokenizer metadata is damaged: {error!r}") from None
     flags = table.flags | Flag.ADD_BOS if add_bos else table.flags & ~Flag.ADD_BOS
     table = replace(table, flags=flags, bos_id=bos_id, eos_id=eos_id)
-    return Tokenizer("gguf", table, reference, metadata.get("tokenizer.chat_template"))
+    template = metadata.get("tokenizer.chat_template")
+    names, ends = gguf_named_tokens(metadata, table), gguf_ends(metadata)
+    return Tokenizer("gguf", table, reference, template, names, ends)
 
 
 def _sibling_template(path: Path, config: dict) -> str | None:

@@ -267,11 +267,9 @@ def _with_bos(described: Described, text: str) -> list[int]:
 
 def _conversation(described: Described) -> list[int]:
     """Chat turns in the template's own form; nothing where it cannot render them."""
-    import datetime
-
     import jinja2
 
-    from exporter.chat import renderer
+    from exporter.chat_template import Template
 
     tokenizer = described.tokenizer
     if tokenizer.chat_template is None:
@@ -279,8 +277,8 @@ def _conversation(described: Described) -> list[int]:
     turns = [{"role": role, "content": text} for role, text in (("system", SYSTEM), *CONVERSATION)]
     for messages in (turns, turns[1:]):
         try:
-            render = renderer(tokenizer.chat_template, tokenizer, datetime.date.today().strftime)
-            return tokenizer.encode(render(messages, True))
+            template = Template(tokenizer.chat_template, tokenizer.named_tokens)
+            return tokenizer.encode(template.render(messages))
         except jinja2.TemplateError:
             continue
     return []

@@ -5,8 +5,8 @@ import datetime
 import json
 from collections.abc import Iterator
 
-from exporter.artifact import TOKENIZER_KEY
-from exporter.chat import renderer
+from exporter.artifact import TOKEN_SOURCES_KEY, TOKENIZER_KEY, source_lines
+from exporter.chat_template import Template
 from exporter.prepare import Described
 from exporter.tokenizer_sample import SAMPLE
 from exporter.verify_checks import Check, check, equal, skipped
@@ -30,6 +30,7 @@ def identity_checks(described: Described, native) -> Iterator[Check]:
                       ("add_bos", "add_bos")):  # fmt: skip
         yield equal(name, described.metadata[key], metadata.get(key))
     yield _stops(described, metadata)
+    yield _sources(described, metadata)
     yield _chat_format(described, metadata)
     yield _chat_prompts(described, native)
 
@@ -109,6 +110,15 @@ def _stops(described: Described, metadata) -> Check:
                  f"{named(actual)} instead of {named(expected)}")  # fmt: skip
 
 
+def _sources(described: Described, metadata) -> Check:
+    """Which file named each token that begins a text or ends a generation."""
+    name, actual = "sources of these tokens", _json(metadata.get(TOKEN_SOURCES_KEY))
+    if actual is None:
+        return skipped(name, "not recorded: the artifact is of an older exporter")
+    wrong = list(_differing(json.loads(described.metadata[TOKEN_SOURCES_KEY]), actual))
+    return check(name, not wrong, "; ".join(source_lines(actual)), "equal", "; ".join(wrong))
+
+
 def _chat_format(described: Described, metadata) -> Check:
     expected, actual = json.loads(described.metadata["chat"]), _json(metadata.get("chat"))
     if isinstance(actual, dict):
@@ -154,14 +164,14 @@ def _chat_prompts(described: Described, native) -> Check:
     if "date" in chat:
         return skipped(name, "the template holds the day of the export")
     tokenizer = described.tokenizer
-    render = renderer(tokenizer.chat_template, tokenizer, datetime.date.today().strftime)
+    render = Template(tokenizer.chat_template, tokenizer.named_tokens).render
     takes_system = chat["system"]["placement"] != "none"
     done, wrong = 0, ""
     for conversation in CONVERSATIONS:
         if conversation[0][0] == "system" and not takes_system:
             continue
         messages = [{"role": role, "content": text} for role, text in conversation]
-        expected = tokenizer.encode(render(messages, True))
+        expected = tokenizer.encode(render(messages))
         try:
             actual = list(native.chat_prompt(list(conversation)))
         except ValueError as error:

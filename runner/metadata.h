@@ -92,7 +92,7 @@ inline constexpr std::array kCommonKeys = {
     keys::kKernelLayoutVersion,
 };
 
-inline constexpr int kNewestSchemaVersion = 2;
+inline constexpr int kNewestSchemaVersion = 3;
 inline constexpr int kNewestKernelLayoutVersion = 3;
 
 inline constexpr std::string_view kExecutorchBackend = "executorch";

@@ -184,6 +184,7 @@ def test_native_ids_equal_transformers(folders, name):
 
 def test_smollm2s_own_template():
     tokenizer = read_tokenizer(SMOLLM2)
+    kept = {"strip": {"left": "none", "right": "none"}, "cut": None}
     assert reduce_template(tokenizer.chat_template, tokenizer) == {
         "reducible": True,
         "begin": "",
@@ -191,16 +192,15 @@ def test_smollm2s_own_template():
             "placement": "turn",
             "prefix": "<|im_start|>system\n",
             "suffix": "<|im_end|>\n",
-            "strip": False,
+            **kept,
             "default": SMOLLM2_SYSTEM,
+            "blank": "kept",
         },
-        "user": {"prefix": "<|im_start|>user\n", "suffix": "<|im_end|>\n", "strip": False},
-        "assistant": {
-            "prefix": "<|im_start|>assistant\n", "suffix": "<|im_end|>\n", "strip": False,
-        },
+        "user": {"prefix": "<|im_start|>user\n", "suffix": "<|im_end|>\n", **kept},
+        "assistant": {"prefix": "<|im_start|>assistant\n", "suffix": "<|im_end|>\n", **kept},
         "strip_folded": False,
         "generation_prompt": "<|im_start|>assistant\n",
-    }  # fmt: skip
+    }
 
 
 def test_date_is_pinned_at_export(folders):

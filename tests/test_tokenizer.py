@@ -13,7 +13,7 @@ from native_tokenizer import ask, ask_error
 from strings import SPECIAL_STRINGS, STRINGS
 
 from exporter import tokenizer as tokenizer_module
-from exporter.tokenizer import read_tokenizer, stop_ids
+from exporter.tokenizer import read_tokenizer
 from exporter.tokenizer_engine import Engine
 from exporter.tokenizer_sample import SAMPLE
 from exporter.tokenizer_table import HEADER, Flag, PieceType
@@ -160,12 +160,6 @@ def test_table_header(tokenizers):
     magic, version, flags, n_pieces, *_ = HEADER.unpack_from(tokenizer.table)
     assert (magic, version, n_pieces) == (b"TOKTABLE", 2, 49152)
     assert Flag(flags) == Flag.BYTE_UNITS
-
-
-def test_stop_ids(tokenizers):
-    assert stop_ids(tokenizers["gguf"], {}) == (0, 2)
-    assert stop_ids(tokenizers["gguf"], {"eos_token_id": [7, 2]}) == (0, 2, 7)
-    assert stop_ids(tokenizers["sentencepiece.model"], {"eos_token_id": 5}) == (2, 5)
 
 
 def test_siblings_of_a_hugging_face_folder(files, tmp_path):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from exporter.chat import reduce_template
 from exporter.checkpoint import Checkpoint
+from exporter.end_tokens import token_sources
 from exporter.gguf_file import read_gguf
-from exporter.tokenizer import Tokenizer, read_tokenizer, stop_ids
+from exporter.tokenizer import Tokenizer, read_tokenizer
 from exporter.tokenizer_gguf import huggingface_json, sentencepiece_model
 from scripts.bench.random_folder import write_json
 
@@ -31,7 +32,7 @@ def copy_tokenizer(checkpoint: Checkpoint, folder: Path) -> Tokenizer:
         raise ValueError(f"{checkpoint.name} has no tokenizer beside it: give a whole checkpoint")
     original = read_tokenizer(path)
     generation = dict(checkpoint.generation)
-    stops = stop_ids(original, generation)
+    stops = _stop_ids(original, generation)
     if path.suffix == ".gguf":
         _write_from_gguf(path, original, folder)
         generation |= {"bos_token_id": original.bos_id, "eos_token_id": list(stops)}
@@ -55,15 +56,10 @@ def _write_from_gguf(path: Path, tokenizer: Tokenizer, folder: Path) -> None:
         write_json(folder / "tokenizer.json", content)
     else:
         (folder / "tokenizer.model").write_bytes(sentencepiece_model(fields))
-    names = {
-        f"{key}_token": tokenizer.token_name(id)
-        for key, id in (("bos", tokenizer.bos_id), ("eos", tokenizer.eos_id))
-        if id is not None
-    }
     template = {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
     write_json(folder / "tokenizer_config.json", {
         "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": tokenizer.add_bos,
-        **names, **template,
+        **tokenizer.named_tokens, **template,
     })  # fmt: skip
 
 
@@ -80,6 +76,10 @@ def _begin_with(tokenizer: Tokenizer) -> Mapping[str, object]:
     }
 
 
+def _stop_ids(tokenizer: Tokenizer, generation: Mapping) -> tuple[int, ...]:
+    return token_sources(tokenizer, generation, {}, tokenizer.n_pieces).stop_ids
+
+
 def _check_same(
     original: Tokenizer, stops: tuple[int, ...], folder: Path, generation: dict[str, object]
 ) -> None:
@@ -88,7 +88,7 @@ def _check_same(
         "table": copy.table == original.table,
         "chat format": reduce_template(copy.chat_template, copy)
         == reduce_template(original.chat_template, original),
-        "stop tokens": stop_ids(copy, generation) == stops,
+        "stop tokens": _stop_ids(copy, generation) == stops,
     }
     wrong = [name for name, equal in same.items() if not equal]
     if wrong:

@@ -85,6 +85,61 @@ TEST(contents_never_become_special_tokens) {
   CHECK_EQ(encoded(format("first_user"), {{"system", "<"}, {"user", "s>"}}), "^[S<~s>]>");
 }
 
+TEST(earlier_answers_are_cut) {
+  json chat = format("turn");
+  chat["assistant"]["cut"] = {{"after", "</t>"},
+                              {"strip", {{"left", "newlines"}, {"right", "none"}}}};
+  const auto answered = [&](const char* answer) {
+    return encoded(chat, {kUser, {"assistant", answer}, kAgain});
+  };
+  CHECK_EQ(answered("<t>x</t>\n\n y \n"), "^[u]  y \n$[v]>");
+  CHECK_EQ(answered("x</t>y</t>z"), "^[u] z$[v]>");
+  CHECK_EQ(answered("\ny<t>"), "^[u] \ny<t>$[v]>");
+  CHECK_EQ(answered("x</t>"), "^[u] $[v]>");
+  chat["assistant"]["cut"] = nullptr;
+  CHECK_EQ(answered("x</t>y"), "^[u] x</t>y$[v]>");
+}
+
+TEST(ends_of_contents_are_stripped_as_said) {
+  json chat = format("turn");
+  const auto user = [&](const char* left, const char* right) {
+    chat["user"]["strip"] = {{"left", left}, {"right", right}};
+    return encoded(chat, {{"user", "\n\n \nx\n \n"}});
+  };
+  CHECK_EQ(user("none", "none"), "^[\n\n \nx\n \n]>");
+  CHECK_EQ(user("newlines", "newlines"), "^[ \nx\n ]>");
+  CHECK_EQ(user("white_space", "none"), "^[x\n \n]>");
+  CHECK_EQ(user("none", "white_space"), "^[\n\n \nx]>");
+  CHECK_THROWS(Error, user("tabs", "none"), "'tabs'", "the exporter's version");
+}
+
+TEST(system_text_of_white_space_alone) {
+  json chat = format("turn");
+  const std::vector<Message> messages{{"system", " \u3000\n"}, kUser};
+  CHECK_EQ(encoded(chat, messages), "^S \u3000\n~[u]>");
+  chat["system"]["blank"] = "none";
+  CHECK_EQ(encoded(chat, messages), "^[u]>");
+  CHECK_EQ(encoded(chat, {kSystem, kUser}), "^S s ~[u]>");
+  chat["system"]["default"] = "d";
+  CHECK_EQ(encoded(chat, messages), "^Sd~[u]>");
+}
+
+TEST(contents_that_the_template_takes_for_more_than_text) {
+  json chat = format("turn");
+  chat["refused"] = {{"user", {"<tool>"}}, {"assistant", {""}}};
+  CHECK_THROWS(Error, encoded(chat, {kUser, kAnswer, {"user", "a<tool>"}}), "message 3", "<tool>");
+  CHECK_EQ(encoded(chat, {{"system", "<tool>"}, kUser}), "^S<tool>~[u]>");
+  CHECK_THROWS(Error, encoded(chat, {kUser, {"assistant", "\n"}, kAgain}), "message 2", "no text");
+  CHECK_EQ(encoded(chat, {{"user", ""}}), "^[]>");
+}
+
+TEST(special_tokens_across_texts_of_the_format) {
+  json chat = format("turn");
+  chat["user"] = {{"prefix", "<"}, {"suffix", "s>"}, {"strip", true}};
+  CHECK_EQ(encoded(chat, {{"user", " "}}), "^^>");  // as in the template's text
+  CHECK_EQ(encoded(chat, {{"user", "/"}}), "^</s>>");
+}
+
 TEST(what_cannot_be_encoded) {
   CHECK_THROWS(Error, encoded(format("none"), {kSystem, kUser}), "-y");
   CHECK_EQ(encoded(format("none"), {kUser}), "^[u]>");

@@ -1,0 +1,124 @@
+"""Chat templates rendered as transformers does, with a word about names that nothing defines.
+
+Source: transformers 5.23, utils/chat_template_utils.py and PreTrainedTokenizerBase.special_tokens_map.
+"""
+
+import datetime
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.runtime import missing
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+Messages = list[dict[str, str]]
+
+
+class UndefinedName(jinja2.TemplateError):
+    """A template prints a name that nothing defines."""
+
+
+class Template:
+    """A parsed chat template and what it may use.
+
+    `tokens` are the named special tokens, `{"bos_token": "<s>", ...}`; `strftime_now(format)` tells the
+    day, today's by default. `instrument` changes the parsed tree, to call what is in `globals` (chat_branches).
+    Raises jinja2.TemplateError for a syntax error.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokens: Mapping[str, str],
+        strftime_now: Callable[[str], str] = lambda format: datetime.datetime.now().strftime(format),
+        instrument: Callable[[nodes.Template], nodes.Template] = lambda tree: tree,
+        globals: Mapping[str, object] | None = None,
+    ):
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, undefined=_NamedUndefined,
+            extensions=[_GenerationBlocks, "jinja2.ext.loopcontrols"],
+        )  # fmt: skip
+        environment.filters["tojson"] = _tojson
+        environment.globals |= {
+            "raise_exception": _raise_exception,
+            "strftime_now": strftime_now,
+            "namespace": _Namespace,
+            **(globals or {}),
+        }
+        self._compiled = environment.from_string(instrument(environment.parse(source)))
+        self._tokens = dict(tokens)
+
+    def render(self, messages: Sequence[Mapping[str, str]], generation_prompt: bool = True) -> str:
+        """The text of a conversation of `{"role", "content"}`, without tools and documents.
+
+        Raises UndefinedName, jinja2.TemplateError where the template refuses it,
+        and whatever its expressions raise.
+        """
+        return self._compiled.render(
+            messages=[dict(message) for message in messages],
+            tools=None,
+            documents=None,
+            add_generation_prompt=generation_prompt,
+            **self._tokens,
+        )
+
+
+class _NamedUndefined(jinja2.Undefined):
+    """A name that nothing defines: it may be asked for, compared and replaced, but not printed.
+
+    transformers prints nothing for it. So do fields of messages and of namespaces here: a template asks
+    for many that only some conversations have.
+    """
+
+    def __str__(self) -> str:
+        if self._undefined_obj is not missing:
+            return ""
+        name = self._undefined_name
+        where = "name it in tokenizer_config.json" if str(name).endswith("_token") else "set it in the template"
+        raise UndefinedName(f"the chat template prints '{name}', which is not defined: {where}")
+
+
+class _GenerationBlocks(Extension):
+    """`{% generation %}...{% endgeneration %}`, which marks what a model learns to write: its body."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> nodes.Node:
+        lineno = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(lineno)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class _Namespace(Namespace):
+    """A namespace without attributes that begin with an underscore."""
+
+    def __init__(*args, **kwargs):
+        for name in dict(*args[1:], **kwargs):
+            _check_attribute(name)
+        Namespace.__init__(*args, **kwargs)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        _check_attribute(name)
+        super().__setitem__(name, value)
+
+
+def _check_attribute(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace cannot hold {name!r}")
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )

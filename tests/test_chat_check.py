@@ -1,0 +1,179 @@
+"""Templates that do more than put text around messages: reduced right to the token, or refused in true words."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import tokenizer_files
+from native_tokenizer import ask
+from transformers import PreTrainedTokenizerFast
+
+from exporter.chat import reduce_template
+from exporter.tokenizer import Tokenizer, read_tokenizer
+
+TURNS = (
+    "{% for m in messages %}{% set c = m['content'] %}DO"
+    "{{ '<|im_start|>' + m['role'] + '\\n' + c + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TOKENS = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "sep_token": "<|endoftext|>",
+          "pad_token": "<pad>", "image_token": "<repo_name>"}  # fmt: skip
+# What earlier answers lose, as the templates of several families say it.
+R1 = (
+    "{% set ns = namespace(is_tool=false, system='') %}"
+    "{%- for m in messages %}{% if m['role'] == 'system' %}{% set ns.system = m['content'] %}{% endif %}"
+    "{%- endfor %}{{ bos_token }}{{ ns.system }}{%- for m in messages %}"
+    "{%- if m['role'] == 'user' %}{% set ns.is_tool = false %}{{ '<User>' + m['content'] }}{% endif %}"
+    "{%- if m['role'] == 'assistant' and m['content'] is none %}{% for tool in m['tool_calls'] %}"
+    "{{ tool['function']['name'] }}{% endfor %}{% endif %}"
+    "{%- if m['role'] == 'assistant' and m['content'] is not none %}{% if ns.is_tool %}"
+    "{{ '<out>' + m['content'] + eos_token }}{% else %}{% set content = m['content'] %}"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{ '<Assistant>' + content + eos_token }}{% endif %}{% endif %}"
+    "{%- if m['role'] == 'tool' %}{% set ns.is_tool = true %}{% endif %}{% endfor -%}"
+    "{% if add_generation_prompt and not ns.is_tool %}{{ '<Assistant><think>\\n' }}{% endif %}"
+)
+LAST_QUERY = (
+    "{% set ns = namespace(searching=true, last=messages|length - 1) %}"
+    "{% for m in messages[::-1] %}{% set index = (messages|length - 1) - loop.index0 %}"
+    "{% if ns.searching and m.role == 'user' and m.content is string and not"
+    " (m.content.startswith('<result>') and m.content.endswith('</result>')) %}"
+    "{% set ns.searching = false %}{% set ns.last = index %}{% endif %}{% endfor %}"
+    "{% for m in messages %}{% set content = m.content %}{% if m.role == 'assistant' %}"
+    "{% set thought = '' %}{% if m.reasoning_content is string %}{% set thought = m.reasoning_content %}"
+    "{% elif '</think>' in content %}"
+    "{% set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}"
+    "{% if loop.index0 > ns.last and (loop.last or thought) %}"
+    "{% set content = '<think>\\n' + thought + '\\n</think>\\n\\n' + content %}{% endif %}{% endif %}"
+    "{{ '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{% endif %}"
+)
+IF_THOUGHT = "{% if m.role == 'assistant' and 'MARK' in c %}{% set c = CUT %}{% endif %}"
+
+
+def cut(mark: str, expression: str) -> str:
+    return TURNS.replace("DO", IF_THOUGHT.replace("MARK", mark).replace("CUT", expression))
+
+
+EXACT = {
+    "r1": R1,
+    "last query": LAST_QUERY,
+    "stripped": cut("</think>", "c.split('</think>')[-1] | trim"),
+    "partition": cut("[/THINK]", "c.rpartition('[/THINK]')[2].lstrip()"),
+    "empty thought put in": TURNS.replace("DO", "{% if m.role == 'assistant' %}"
+        "{% set c = '<think>\\n\\n</think>\\n' + c.lstrip('\\n') %}{% endif %}"),
+    "generation": TURNS.replace("{{ '<|im_start|>' + m['role'] + '\\n' + c + '<|im_end|>\\n' }}DO", "").replace(
+        "DO", "").replace("{{ '<|im_start|>' + m['role'] + '\\n' + c + '<|im_end|>\\n' }}",
+        "<|im_start|>{{ m['role'] }}\n{%- generation -%}\n{{ c }}<|im_end|>{% endgeneration %}\n"),
+    "named tokens": "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}"
+        "{{ sep_token if m.role == 'user' else image_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ pad_token }}assistant:{% endif %}",
+    "header unasked": "{% for m in messages %}{{ '<h>' + m.role + '</h>' + m.content | trim + '<|im_end|>' }}"
+        "{% endfor %}{{ '<h>assistant</h>' }}",
+    "no end of turns": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ",
+    "names asked for": "{% if not day is defined %}{% set day = '' %}{% endif %}{{ style | default('') }}{{ day }}"
+        "{% if tools %}{{ tools }}{% endif %}{% if 'tool_calls' in messages[0] %}{{ nothing }}{% endif %}"
+        "{% for m in messages %}{{ m.role }}{{ m.name }}: {{ m.content }}\n{% endfor %}",
+}  # fmt: skip
+REFUSED = {
+    "</think>": cut("</think>", "c.split('</think>')[1]"),
+    "'<think>'": TURNS.replace("DO", "{% set c = c | replace('<think>', '') %}"),
+    "conversation of 9": cut("</think>", "'' if loop.index0 < messages | length - 4 else c"),
+    "word word": TURNS.replace("DO", "{% set c = c[:3000] %}"),
+    "&lt;": TURNS.replace("DO", "{% set c = c | e %}"),
+    "loop.index > 4000": TURNS.replace("DO", "{% if loop.index > 4000 %}{% set c = 'x' %}{% endif %}"),
+    "81 messages": TURNS.replace("DO", "{% if loop.index > 40 %}{% set c = 'x' %}{% endif %}"),
+    "is divisibleby(7919)": TURNS.replace("DO", "{% if (c | length + 5) is divisibleby 7919 %}{% set c = 'x' %}{% endif %}"),
+    "'</' ~ 'answer>' in c": TURNS.replace("DO", "{% if '</' ~ 'answer>' in c %}{% set c = 'x' %}{% endif %}"),
+    "'reset'": TURNS.replace("DO", "{% if c | lower == 'reset' %}{% set c = 'x' %}{% endif %}"),
+    "'turn_end'": "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ turn_end }}{% endfor %}",
+    "'cls_token'": "{{ cls_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_files.smollm2_json()))
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder) -> Tokenizer:
+    return read_tokenizer(folder)
+
+
+PARTS = ("<think>", "</think>", "[THINK]", "[/THINK]", "\n", "\n\n", " ", "so", "5 < 6", "é", "<tool>", "</tool>")
+
+
+def conversations(n: int, seed: int) -> list[list[dict]]:
+    """Of up to four turns, with thoughts, several, unclosed and empty, in contents that may be empty."""
+    rng = random.Random(seed)
+    found = []
+    for _ in range(n):
+        contents = ["".join(rng.choices(PARTS, k=rng.randint(0, 6))) for _ in range(2 * rng.randint(1, 4) - 1)]
+        messages = [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)]
+        if rng.random() < 0.5:
+            messages.insert(0, {"role": "system", "content": rng.choice(("", " ", "Be brief.\n", "<think>"))})
+        found.append(messages)
+    return found
+
+
+def native_ids(folder: Path, chat: dict, all_messages: list[list[dict]]) -> list:
+    return ask(folder / "tokenizer.json", [
+        {"messages": [[m["role"], m["content"]] for m in messages], "generation_prompt": True}
+        for messages in all_messages
+    ], chat)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_ids_equal_transformers(folder, tokenizer, name):
+    chat = reduce_template(EXACT[name], tokenizer)
+    assert chat["reducible"], chat["reason"]
+    reference = PreTrainedTokenizerFast.from_pretrained(folder, chat_template=EXACT[name])
+    all_messages = conversations(60, seed=len(name))
+    for messages, ids in zip(all_messages, native_ids(folder, chat, all_messages), strict=True):
+        text = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert ids == reference.encode(text, add_special_tokens=False), text
+
+
+@pytest.mark.parametrize("named", REFUSED)
+def test_what_cannot_be_said_is_refused_in_true_words(tokenizer, named):
+    chat = reduce_template(REFUSED[named], tokenizer)
+    assert not chat["reducible"] and named in chat["reason"].replace('"', "'"), chat
+    assert "\n" not in chat["reason"]
+
+
+def test_results_of_tools_are_refused_by_the_runner(folder, tokenizer):
+    """Where a user's turn looks like a tool's result, that template keeps the thought before it."""
+    chat = reduce_template(LAST_QUERY, tokenizer)
+    assert chat["refused"] == {"user": ["<result>"]}
+    assert chat["assistant"]["cut"] == {"after": "</think>", "strip": {"left": "newlines", "right": "none"}}
+    messages = [{"role": "user", "content": "<result>7</result>"}]
+    (answer,) = native_ids(folder, chat, [messages])
+    assert "message 1" in answer["error"] and "<result>" in answer["error"]
+
+
+def test_an_empty_system_text(folder, tokenizer):
+    template = (
+        "{% set s = messages[0].content | trim if messages[0].role == 'system' else '' %}"
+        "{% if s %}{{ '<|im_start|>system\n' + s + '<|im_end|>' }}{% endif %}"
+        "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>"
+        "{% endfor %}<|im_start|>assistant\n"
+    )
+    chat = reduce_template(template, tokenizer)
+    assert chat["system"]["blank"] == "none"
+    blank, none, some = ([{"role": "system", "content": s}] * (s is not None) + [{"role": "user", "content": "x"}]
+                         for s in (" \n", None, "y"))  # fmt: skip
+    ids = native_ids(folder, chat, [blank, none, some])
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_an_undefined_name_is_said_where_it_is_printed_later(tokenizer):
+    template = "{% for m in messages %}{{ m.content }}{% if loop.index > 2 %}{{ later }}{% endif %}{% endfor %}"
+    assert "'later'" in reduce_template(template, tokenizer)["reason"]
