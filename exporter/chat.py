@@ -12,7 +12,7 @@ have made every choice that depends on what messages say (`chat_branches`). The 
                       blank: "kept", or "none": text of white space alone counts as no system message
     user, assistant   prefix, suffix; cut: null, or {"after", "strip"}: of a content that holds the text
                       `after` only what follows its last occurrence stays, stripped; strip: then what is
-                      dropped at the content's ends, {"left", "right"}, each "none", "newlines" or "white_space"
+                      dropped at the ends, {"left", "right"}, each "none", "newlines" or "white_space"
     strip_folded      user.strip acts on system text and content together
     generation_prompt text that makes the model answer
     refused           where there are any: from roles to texts which the template takes for more than text
@@ -27,10 +27,8 @@ special tokens are recognised, and contents as plain text.
 
 import datetime
 import itertools
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from os.path import commonprefix
 
 import jinja2
@@ -38,30 +36,27 @@ from jinja2 import nodes
 
 from exporter.chat_branches import Branches
 from exporter.chat_check import Constants, check_conversations, constants_of
-from exporter.chat_format import Cut, Format, Messages, Role, Strip, conversation, has_system
+from exporter.chat_differences import (
+    Compared,
+    Feature,
+    Render,
+    by_role,
+    difference,
+    is_refused,
+    refused_features,
+    rendered_or_none,
+)
+from exporter.chat_format import Cut, Format, Messages, Role, Strip, conversation
 from exporter.chat_template import Template, UndefinedName
 
 _SYSTEM = "Qsys0Q"
 _TURNS = ("Quser0Q", "Qanswer0Q", "Quser1Q")
 _STRIPS = tuple(Strip(*ends) for ends in itertools.product(("none", "newlines", "white_space"), repeat=2))
 _PADDED = "\n\n \u3000\n {} \n\u00a0 \n\n"
-_MOST_REFUSED = 4
-
-_Render = Callable[[Messages, bool], str]
-_Feature = tuple[str, str]  # a role, and a text that a content of it holds
 
 
 class _NotReducible(Exception):
     """The template has a shape that a Format does not have."""
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """A conversation, and what the template makes of it: None where it refuses it."""
-
-    messages: Messages
-    text: str | None
-    met: frozenset[tuple[int, bool]]  # conditions on contents, and their outcomes
 
 
 def reduce_template(template: str | None, tokenizer) -> dict:
@@ -98,18 +93,18 @@ def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _reduce(render: _Render, tokenizer, constants: Constants, branches: Branches) -> dict:
+def _reduce(render: Render, tokenizer, constants: Constants, branches: Branches) -> dict:
     """The first candidate that agrees with `render` on the check, but for contents that are refused."""
     shapes = list(_shapes(render, tokenizer))
     if not shapes:
         raise _NotReducible("the chat template puts system text where no known template does")
     conversations = check_conversations(constants, shapes[0].placement != "none")
     branches.take()
-    compared = [_Compared(c, _rendered(render, c), branches.take()) for c in conversations]
+    compared = [Compared(c, rendered_or_none(render, c), branches.take()) for c in conversations]
     wrong, nearest, found = None, None, None
     for candidate in _candidates(shapes, render, constants.asked):
         differing = [c for c in compared if c.text != candidate.render(c.messages)]
-        refused = _refused(differing, constants.markers(), candidate, render)
+        refused = refused_features(differing, constants.markers(), candidate, render)
         if refused is not None and (found is None or len(refused) < len(found[1])):
             found = candidate, refused
         if wrong is None or len(differing) < len(wrong):
@@ -117,42 +112,33 @@ def _reduce(render: _Render, tokenizer, constants: Constants, branches: Branches
         if not differing:
             break
     if found is None:
-        raise _NotReducible(_difference(wrong, nearest))
+        raise _NotReducible(difference(wrong, nearest))
     candidate, refused = found
-    _check_branches(compared, refused, branches.texts)
-    return candidate.to_dict() | ({"refused": _by_role(refused)} if refused else {})
-
-
-def _rendered(render: _Render, messages: Messages) -> str | None:
-    try:
-        return render(messages, True)
-    except UndefinedName:
-        raise
-    except (jinja2.TemplateError, LookupError, TypeError, ValueError):
-        return None
+    _check_branches(compared, refused, branches)
+    return candidate.to_dict() | ({"refused": by_role(refused)} if refused else {})
 
 
 def _check_branches(
-    compared: Sequence[_Compared], refused: Sequence[_Feature], texts: Sequence[str]
+    compared: Sequence[Compared], refused: Sequence[Feature], branches: Branches
 ) -> None:
-    """Raise _NotReducible naming a condition of which only one side was compared.
+    """Raise _NotReducible naming a condition or operation of which only one side was compared.
 
-    One that only refused contents reach need not be.
+    One that only refused contents reach need not be; and of a condition they may be the other side.
     """
-    outcomes = {met for c in compared for met in c.met}
-    reached = {number for c in compared if not _is_refused(c.messages, refused) for number, _ in c.met}
-    for number, outcome in sorted(outcomes):
-        if number in reached and (number, not outcome) not in outcomes:
+    every = {met for c in compared for met in c.met}
+    taken = {met for c in compared if not is_refused(c.messages, refused) for met in c.met}
+    for number, outcome in sorted(taken):
+        words = branches.only(number, outcome)
+        if words and (number, not outcome) not in (taken if branches.changes(number) else every):
             raise _NotReducible(
-                f"the chat template asks `{texts[number]}`, which is {str(outcome).lower()} in every conversation "
-                "that was tried, so that what it does otherwise is not known to be a text around every turn"
+                f"the chat template {words}: what it does otherwise is not known to be text around turns"
             )
 
 
 # -- reading off ---------------------------------------------------------------------------------
 
 
-def _shapes(render: _Render, tokenizer) -> Iterator[Format]:
+def _shapes(render: Render, tokenizer) -> Iterator[Format]:
     """Texts around the messages, read off from sentinels; some of them may not hold."""
     plain = _without_system(render, tuple(tokenizer.special_tokens))
     try:
@@ -169,10 +155,10 @@ def _shapes(render: _Render, tokenizer) -> Iterator[Format]:
     yield from _with_system(plain, with_system, bos)
 
 
-def _without_system(render: _Render, names: Sequence[str]) -> Format:
+def _without_system(render: Render, names: Sequence[str]) -> Format:
     """Prefixes and suffixes; `begin` may hold a default system turn.
 
-    A template that ends every conversation in the same way, asked or not, has no generation prompt of its own.
+    A template that ends every conversation alike, asked or not, has no generation prompt of its own.
     """
     user, answer, user2 = _TURNS
     before, between, between2, end = _split(render(conversation(_TURNS), True), *_TURNS)
@@ -260,7 +246,7 @@ def _cuts(text: str, at: int, names: Sequence[str]) -> bool:
 
 
 def _candidates(
-    shapes: Sequence[Format], render: _Render, literals: Sequence[str]
+    shapes: Sequence[Format], render: Render, literals: Sequence[str]
 ) -> Iterator[Format]:
     """The shapes with what their templates do with contents."""
     for shape in shapes:
@@ -273,16 +259,16 @@ def _candidates(
             yield replace(shape, strip_folded=folded, blank_system=blank)
 
 
-def _cut_marker(render: _Render, literals: Sequence[str]) -> str | None:
-    """The text up to whose last occurrence the template leaves out an earlier answer, if there is one."""
+def _cut_marker(render: Render, literals: Sequence[str]) -> str | None:
+    """Return the text up to whose last occurrence the template leaves out an earlier answer, if any."""
     for text in literals:
-        rendered = _rendered(render, _with_content("assistant", f"Q1Q{text}Q2Q{text}Q3Q"))
+        rendered = rendered_or_none(render, _with_content("assistant", f"Q1Q{text}Q2Q{text}Q3Q"))
         if rendered and "Q3Q" in rendered and "Q1Q" not in rendered and "Q2Q" not in rendered:
             return text
     return None
 
 
-def _with_strip(shape: Format, name: str, render: _Render, marker: str | None) -> Format:
+def _with_strip(shape: Format, name: str, render: Render, marker: str | None) -> Format:
     """`shape` with that strip of the role's contents, and that cut, which a padded content shows."""
     padded = _PADDED.format("Q")
     whole = _fitting(shape, name, _with_content(name, padded), render,
@@ -295,10 +281,10 @@ def _with_strip(shape: Format, name: str, render: _Render, marker: str | None) -
 
 
 def _fitting(
-    shape: Format, name: str, messages: Messages, render: _Render, roles: Sequence[Role]
+    shape: Format, name: str, messages: Messages, render: Render, roles: Sequence[Role]
 ) -> Format:
     """`shape` with the first of `roles` that fits what the template makes of `messages`, or unchanged."""
-    text = _rendered(render, messages)
+    text = rendered_or_none(render, messages)
     shapes = (replace(shape, **{name: role}) for role in roles)
     return next((each for each in shapes if each.render(messages) == text), shape)
 
@@ -308,84 +294,3 @@ def _with_content(role: str, content: str) -> Messages:
         return conversation(_TURNS, content)
     at = ("user", "assistant").index(role)
     return conversation([*_TURNS[:at], content, *_TURNS[at + 1 :]])
-
-
-# -- what is not to be said by a Format ----------------------------------------------------------
-
-
-def _refused(
-    wrong: Sequence[_Compared], markers: Sequence[str], candidate: Format, render: _Render
-) -> list[_Feature] | None:
-    """The fewest features of contents that cause all differences of `candidate`; None where there are none.
-
-    One causes a difference where there is none without it. White space alone is one, ""; no marker in an
-    answer is: answers are not the user's to choose.
-    """
-    held = [set(_features(c.messages, markers)) for c in wrong]
-    if not all(held):
-        return None
-    found: list[_Feature] = []
-    while wrong and len(found) < _MOST_REFUSED:
-        causes = Counter(feature for c, features in zip(wrong, held, strict=True) for feature in features
-                         if _agrees(candidate, render, _without(c.messages, feature)))  # fmt: skip
-        if not causes:
-            return None
-        best = max(causes, key=lambda feature: (causes[feature], -len(feature[1]), feature))
-        found.append(best)
-        left = [(c, features) for c, features in zip(wrong, held, strict=True) if best not in features]
-        wrong, held = [c for c, _ in left], [features for _, features in left]
-    return None if wrong else found
-
-
-def _agrees(candidate: Format, render: _Render, messages: Messages) -> bool:
-    return _rendered(render, messages) == candidate.render(messages)
-
-
-def _without(messages: Messages, feature: _Feature) -> Messages:
-    """The conversation with other text in the place of the feature's."""
-    role, text = feature
-
-    def replaced(content: str) -> str:
-        if text:
-            return content.replace(text, "Q")
-        return content if content.strip() else "Q"
-
-    return [{**m, "content": replaced(m["content"])} if m["role"] == role else m for m in messages]
-
-
-def _by_role(refused: Sequence[_Feature]) -> dict[str, list[str]]:
-    return {role: [text for other, text in refused if other == role] for role, _ in refused}
-
-
-def _features(messages: Messages, markers: Sequence[str]) -> Iterator[_Feature]:
-    for message in messages:
-        role, content = message["role"], message["content"]
-        yield from ((role, text) for text in ("", *markers)
-                    if _holds(content, text) and (role != "assistant" or not text))  # fmt: skip
-
-
-def _is_refused(messages: Messages, refused: Sequence[_Feature]) -> bool:
-    return any(m["role"] == role and _holds(m["content"], text) for m in messages for role, text in refused)
-
-
-def _holds(content: str, text: str) -> bool:
-    return text in content if text else not content.strip()
-
-
-def _difference(wrong: Sequence[_Compared], nearest: Format) -> str:
-    """What the template does on the plainest conversation on which the nearest candidate is wrong."""
-    messages, text = wrong[0].messages, wrong[0].text  # plain ones are compared first
-    where = f"in a conversation of {len(messages)} message{'s' if len(messages) > 1 else ''}"
-    where += " with a system message" if has_system(messages) else ""
-    odd = next((m for m in messages if not re.fullmatch(r"Q\w+Q", m["content"])), None)
-    if odd is not None:
-        where += f", where the {odd['role']} says {odd['content'][:60]!r}"
-    if text is None:
-        return f"the chat template refuses messages for what they say: {where}"
-    got = nearest.render(messages)
-    at = len(commonprefix([text, got]))
-    start = max(0, at - 12)
-    return (
-        f"the chat template does not put the same text around every turn: {where}, it writes "
-        f"{text[start : at + 24]!r} where that would be {got[start : at + 24]!r}"
-    )

@@ -1,8 +1,9 @@
 """Which choices of a chat template the conversations of a check made, and which they never made.
 
 Every condition that depends on what messages say (`chat_kinds`), or on a greater number of them than the
-check has, is wrapped in a call that notes its outcome. One that came out one way only in all
-conversations has a side that nobody has compared.
+check has, is wrapped in a call that notes its outcome; every operation on a content in a pair of calls
+that note whether it changed it. A condition that came out one way only in all conversations has a side
+that nobody has compared; an operation that never changed anything is one that nobody has seen.
 """
 
 from collections.abc import Iterator
@@ -12,56 +13,107 @@ from jinja2 import nodes
 from exporter.chat_check import MOST_TURNS
 from exporter.chat_kinds import Kinds
 
-_NOTE = "_note_outcome"
+_OUTCOME, _OPERAND, _RESULT = "_note_outcome", "_note_operand", "_note_result"
 _OPERATORS = {
     "eq": "==", "ne": "!=", "lt": "<", "lteq": "<=", "gt": ">", "gteq": ">=", "in": "in", "notin": "not in",
 }  # fmt: skip
+_NO_CHANGES = {"default", "d", "string", "safe", "length", "count"}  # filters
 
 
 class Branches:
-    """The conditions of one template by number, and the outcomes of those that were met."""
+    """The conditions and operations of one template by number, and the outcomes of those that were met."""
 
     def __init__(self) -> None:
-        self.texts: list[str] = []
+        self._texts: list[str] = []
+        self._operations: set[int] = set()
+        self._operands: dict[int, object] = {}
         self._met: set[tuple[int, bool]] = set()
-        self.globals = {_NOTE: self._note}
+        self.globals = {_OUTCOME: self._outcome, _OPERAND: self._operand, _RESULT: self._result}
 
     def instrument(self, tree: nodes.Template) -> nodes.Template:
-        """Return `tree` with its conditions on contents wrapped, in place."""
+        """Return `tree` with its conditions and operations on contents wrapped, in place."""
         kinds = Kinds(tree)
-        asked = {id(node): node for node in _conditions(tree)
-                 if kinds.depends(node) or _counts_far(node)}  # fmt: skip
-        self._wrap(tree, asked)
+        conditions = {id(node) for node in _conditions(tree) if kinds.depends(node) or _counts_far(node)}
+        operands = ((node, _operand_of(node)) for node in tree.find_all(nodes.Expr))
+        operations = {id(node) for node, operand in operands if operand and kinds.depends(operand)}
+        self._wrap(tree, conditions, operations)
         return tree.set_environment(tree.environment)
 
     def take(self) -> frozenset[tuple[int, bool]]:
-        """The conditions that were met since the last call, each with an outcome."""
+        """What was met since the last call, by number: outcomes, and whether an operation changed a text."""
         met = frozenset(self._met)
         self._met.clear()
         return met
 
-    def _note(self, number: int, value: object) -> object:
+    def changes(self, number: int) -> bool:
+        """Whether it is an operation."""
+        return number in self._operations
+
+    def only(self, number: int, outcome: bool) -> str | None:
+        """What it means that there was no other outcome; None where that is no matter."""
+        text = self._texts[number]
+        if number not in self._operations:
+            return f"asks `{text}`, which is {str(outcome).lower()} in every conversation that was tried"
+        return None if outcome else f"has `{text}`, which changes nothing in any conversation that was tried"
+
+    def _outcome(self, number: int, value: object) -> object:
         self._met.add((number, bool(value)))
         return value
 
-    def _wrap(self, node: nodes.Node, asked: dict[int, nodes.Node]) -> None:
+    def _operand(self, number: int, value: object) -> object:
+        self._operands[number] = value
+        return value
+
+    def _result(self, number: int, value: object) -> object:
+        operand = self._operands.get(number)
+        if isinstance(value, list | tuple):  # of split, partition and the like
+            changed = [part for part in value if part] != [operand]
+        else:
+            changed = value != operand
+        if isinstance(operand, str) and not isinstance(value, bool | int):
+            self._met.add((number, changed))
+        return value
+
+    def _wrap(self, node: nodes.Node, conditions: set[int], operations: set[int]) -> None:
         for name, value in list(node.iter_fields()):
             if isinstance(value, list):
-                setattr(node, name, [self._wrapped(item, asked) for item in value])
+                setattr(node, name, [self._wrapped(item, conditions, operations) for item in value])
             else:
-                setattr(node, name, self._wrapped(value, asked))
+                setattr(node, name, self._wrapped(value, conditions, operations))
 
-    def _wrapped(self, value: object, asked: dict[int, nodes.Node]) -> object:
+    def _wrapped(self, value: object, conditions: set[int], operations: set[int]) -> object:
         if not isinstance(value, nodes.Node):
             return value
-        text = expression_text(value) if id(value) in asked else None
-        self._wrap(value, asked)
-        if text is None:
-            return value
-        self.texts.append(text)
-        number = nodes.Const(len(self.texts) - 1)
-        call = nodes.Call(nodes.Name(_NOTE, "load"), [number, value], [], None, None)
-        return call.set_lineno(value.lineno)
+        asked, changes, text = id(value) in conditions, id(value) in operations, expression_text(value)
+        self._wrap(value, conditions, operations)
+        if changes:
+            number = self._number(text)
+            self._operations.add(number)
+            owner = value.node if isinstance(value, nodes.Call) else value
+            owner.node = _call(_OPERAND, number, owner.node)
+            value = _call(_RESULT, number, value)
+        return _call(_OUTCOME, self._number(text), value) if asked else value
+
+    def _number(self, text: str) -> int:
+        self._texts.append(text)
+        return len(self._texts) - 1
+
+
+def _call(name: str, number: int, value: nodes.Node) -> nodes.Call:
+    call = nodes.Call(nodes.Name(name, "load"), [nodes.Const(number), value], [], None, None)
+    return call.set_lineno(value.lineno)
+
+
+def _operand_of(node: nodes.Node) -> nodes.Node | None:
+    """What a filter, a method or a selection acts on."""
+    match node:
+        case nodes.Filter():
+            return None if node.name in _NO_CHANGES else node.node
+        case nodes.Call(node=nodes.Getattr() as method):
+            return method.node
+        case nodes.Getitem():
+            return node.node
+    return None
 
 
 def _conditions(tree: nodes.Template) -> Iterator[nodes.Node]:

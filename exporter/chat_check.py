@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from jinja2 import nodes
 
 from exporter.chat_format import Messages, conversation
+from exporter.chat_kinds import Kinds
 
 _BLANKS = (" \n{}\t ", "{}  ", "\n\n{}", "{}\n", "  {}", "{}", "\u3000{}\u00a0", "\r\n{}\r\n", "\n {} \n")
 _ODD_CONTENTS = (
     "", " ", "\n", "\n\n", " \n\t ", "\u3000", "x", "7", "0", "None", "user", "assistant", "system", "tool",
-    "UPPER Title lower straße İ ǅ", "one\n\ntwo\n   three\r\nfour\tfive\n", " a  b ", "{{ x }} {% y %} {# z #}",
-    "<b class=\"c\">5 < 6 && 7 > 2 &amp; it's</b> \\ \\n \\u0041 %s %(a)d {} {0} $x", "http://a.b/c?d=e#f",
-    "- a\n- b\n\n```py\nf(x)\n```", '{"name": "f", "arguments": {"x": [1, null]}}', "中文。 é e\u0301 🙂\u200d\u2028y",
-    "word " * 700, "y" * 1500,
+    "UPPER Title lower straße İ ǅ", "one\n\ntwo\n   three\r\nfour\tfive\n", " a  b ",
+    "{{ x }} {% y %} {# z #}", "https://example.org/c?d=e#f", "中文。 é e\u0301 🙂\u200d\u2028y",
+    "<b class=\"c\">5 < 6 && 7 > 2 &amp; it's</b> \\ \\n \\u0041 %s %(a)d {} {0} $x",
+    "- a\n- b\n\n```py\nf(x)\n```", '{"name": "f", "arguments": {"x": [1, null]}}',
+    "word " * 700, "y" * 1500, "\n\n" + "word " * 700 + "\n\n",
 )  # fmt: skip
+_LONG = " \n\n" + "word " * 300 + "y" * 900 + "\n\n "
 _THOUGHTS = ("<think>", "</think>")
 _THOUGHT = "<think>\na\n</think>\n\nb"
 MOST_TURNS = 60
@@ -43,12 +46,16 @@ class Constants:
 
 def constants_of(tree: nodes.Template) -> Constants:
     """The constants of a parsed template; `asked`, with the marks of thoughts, shorter ones first."""
+    kinds = Kinds(tree)
     written = {id(child) for node in tree.find_all((nodes.Output, nodes.Add, nodes.Concat))
                for child in node.iter_child_nodes()}  # fmt: skip
+    plain = {id(const) for node in tree.find_all(nodes.Compare) if not kinds.depends(node)
+             for const in node.find_all(nodes.Const)}  # fmt: skip
+    plain |= {id(node.arg) for node in tree.find_all(nodes.Getitem)}  # names of fields
     asked, others, numbers = set(_THOUGHTS), set(), set()
     for node in tree.find_all(nodes.Const):
         for value in node.value if isinstance(node.value, tuple | list) else (node.value,):
-            if isinstance(value, str) and value.strip():
+            if isinstance(value, str) and value.strip() and id(node) not in plain:
                 (others if id(node) in written else asked).add(value)
             elif isinstance(value, int) and not isinstance(value, bool):
                 numbers.add(value)
@@ -71,9 +78,10 @@ def check_conversations(constants: Constants, takes_system: bool) -> Iterator[Me
         yield from _with_one(content, takes_system)
     for text, system in itertools.product(constants.asked, systems):
         yield conversation([f"a{text}b"] * (2 * max(turns) - 1), system)
-    for opening, closing in itertools.permutations(constants.markers()[:_MOST_PAIRED], 2):
+    for opening, closing in itertools.permutations(constants.asked[:_MOST_PAIRED], 2):
         content = f"{opening}a{closing}"
-        yield from (conversation(each) for each in ([content] * 3, ["Q", _THOUGHT, content], ["Q", content, "Q"]))
+        for contents in ([content] * 3, ["Q", _THOUGHT, content], ["Q", content, "Q"]):
+            yield conversation(contents)
     for text in constants.written:
         yield conversation([text, f"a{text}b", f"{text}b", text, f"a{text}"])
     rng = random.Random(0)
@@ -91,6 +99,7 @@ def _plain(n: int) -> list[str]:
 def _forms(text: str) -> Iterator[str]:
     yield from (text, f"{text}b", f"a{text}", f"a{text}b", text + text, f"a{text}b{text}c", text.upper())
     yield from (f"\n{text}\n", f"a\n{text}\n\n b", f" {text} b\n")
+    yield from (f"{text}{_LONG}{text}", f"{_LONG}{text}{_LONG}")
 
 
 def _lengths(numbers: Sequence[int]) -> Iterator[str]:

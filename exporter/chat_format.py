@@ -120,4 +120,5 @@ def has_system(messages: Messages) -> bool:
 def conversation(contents: list[str] | tuple[str, ...], system: str | None = None) -> Messages:
     """Messages of user and assistant in turn with `contents`, after a system message where one is given."""
     first = [] if system is None else [{"role": "system", "content": system}]
-    return first + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+    roles = ("user", "assistant")
+    return first + [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]

@@ -152,7 +152,7 @@ class Kinds:
             self._changed = True
 
     def _visit(self, node: nodes.Node, control: Kind) -> None:
-        """Enter what the statements of `node` assign; `control` is CONTENT where a content decides on them."""
+        """Enter what the statements assign; `control` is CONTENT where a content decides on them."""
         match node:
             case nodes.Assign():
                 self._assign(node.target, node.node, control)
@@ -200,8 +200,9 @@ class Kinds:
             self._changed = True
 
     def _printed(self, body: list[nodes.Node]) -> Kind:
-        outputs = (part for node in body for output in _with_self(node, nodes.Output) for part in output.nodes)
-        return Kind.CONTENT if any(self.of(part) for part in outputs) else Kind.PLAIN
+        outputs = (output for node in body for output in _with_self(node, nodes.Output))
+        held = any(self.of(part) for output in outputs for part in output.nodes)
+        return Kind.CONTENT if held else Kind.PLAIN
 
     def _arguments(self, node: nodes.Call) -> None:
         macro = self._macros.get(node.node.name) if isinstance(node.node, nodes.Name) else None

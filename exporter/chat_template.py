@@ -26,7 +26,7 @@ class Template:
     """A parsed chat template and what it may use.
 
     `tokens` are the named special tokens, `{"bos_token": "<s>", ...}`; `strftime_now(format)` tells the
-    day, today's by default. `instrument` changes the parsed tree, to call what is in `globals` (chat_branches).
+    day, today's by default. `instrument` may change the parsed tree, to call what is in `globals`.
     Raises jinja2.TemplateError for a syntax error.
     """
 
@@ -77,9 +77,9 @@ class _NamedUndefined(jinja2.Undefined):
     def __str__(self) -> str:
         if self._undefined_obj is not missing:
             return ""
-        name = self._undefined_name
-        where = "name it in tokenizer_config.json" if str(name).endswith("_token") else "set it in the template"
-        raise UndefinedName(f"the chat template prints '{name}', which is not defined: {where}")
+        name = str(self._undefined_name)
+        remedy = "name it in tokenizer_config.json" if name.endswith("_token") else "set it in the template"
+        raise UndefinedName(f"the chat template prints '{name}', which is not defined: {remedy}")
 
 
 class _GenerationBlocks(Extension):

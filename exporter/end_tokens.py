@@ -72,8 +72,8 @@ def token_sources(
                 found[id].append(source)
     if not found:
         warnings.append(
-            "no token ends a generation: generation_config.json, config.json and the tokenizer name none, so that "
-            'only --steps or a full context ends one; add "eos_token_id" to generation_config.json'
+            "no token ends a generation: generation_config.json, config.json and the tokenizer name none, so "
+            'that only --steps or a full context does; add "eos_token_id" to generation_config.json'
         )
     stops = {id: tuple(found[id]) for id in sorted(found)}
     if tokenizer.bos_id is not None and tokenizer.bos_id < vocab_size:
@@ -119,7 +119,7 @@ def _entry(id: int, sources: tuple[str, ...], tokenizer: Tokenizer) -> dict:
 def _configured(
     key: str, tokenizer: Tokenizer, generation: Mapping, config: Mapping, vocab_size: int, warnings: list[str]
 ) -> tuple[str, list[int]]:
-    """The ids of `key` in the first file that has it, and where that is; what is odd is added to `warnings`."""
+    """The ids of `key` in the first file that has it, and where that is; `warnings` gets what is odd."""
     file = next((name for name, fields in ((_GENERATION, generation), (_CONFIG, config))
                  if fields.get(key) is not None), None)  # fmt: skip
     if file is None:
@@ -129,16 +129,18 @@ def _configured(
     for id in _checked(value if isinstance(value, list) else [value], source, vocab_size, warnings):
         if id >= tokenizer.n_pieces:
             warnings.append(
-                f"{source} {id} is none of the tokenizer's {tokenizer.n_pieces} tokens but one of the rows that "
-                f"pad the model's table to {vocab_size}: it has no text; a generation ends there all the same"
+                f"{source} {id} is none of the tokenizer's {tokenizer.n_pieces} tokens but one of the rows "
+                f"that pad the model's table to {vocab_size}: it has no text, and ends a generation"
             )
-        elif file == _CONFIG and tokenizer.source.types[id] in _TEXT:
+        elif tokenizer.source.types[id] in _TEXT:
             # Model classes have default ids, which are written whatever the tokenizer is.
-            warnings.append(
-                f"{source} {id} is {tokenizer.token_name(id)!r}, a piece of text, and is not taken; if it is "
-                f"meant, say so in generation_config.json"
-            )
-            continue
+            if key == "bos_token_id":
+                continue
+            said = f"{source} {id} is {tokenizer.token_name(id)!r}, a piece of text"
+            if file == _CONFIG:
+                warnings.append(f"{said}, and is not taken; if it is meant, say so in {_GENERATION}")
+                continue
+            warnings.append(f"{said}: a generation ends there; remove it if that is not meant")
         kept.append(id)
     return source, kept
 

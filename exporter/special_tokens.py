@@ -5,6 +5,7 @@ Source: transformers 5.23, PreTrainedTokenizerBase.__init__ and special_tokens_m
 
 from collections.abc import Iterator, Mapping
 
+from exporter.tokenizer_siblings import content_of
 from exporter.tokenizer_table import Table
 
 # tokenizer.ggml.*_token_id: the first part of transformers' name. GGUF's format spells "seperator" so.
@@ -18,7 +19,7 @@ _GGUF_ENDS = ("eos", "eot", "eom")
 def named_tokens(config: Mapping, table: Table, whole: bool) -> dict[str, str]:
     """The named special tokens of tokenizer_config.json's content `config`, `{"bos_token": "<s>", ...}`.
 
-    bos and eos that it leaves out are the table's own; so is unk with `whole`: in a format that says all itself.
+    bos and eos that it leaves out are the table's own; so is unk with `whole`, in a format that says all.
     """
     own = {"bos_token": table.bos_id, "eos_token": table.eos_id}
     own |= {"unk_token": table.unk_id} if whole else {}
@@ -50,6 +51,6 @@ def _configured(config: Mapping) -> Iterator[tuple[str, str]]:
     extra = (config.get(key) for key in ("model_specific_special_tokens", "extra_special_tokens"))
     for entries in (*extra, config):
         for name, value in entries.items() if isinstance(entries, Mapping) else ():
-            text = value.get("content") if isinstance(value, Mapping) else value
+            text = content_of(value)
             if isinstance(text, str) and (name.endswith("_token") or entries is not config):
                 yield name, text

@@ -170,6 +170,8 @@ def _chat_prompts(described: Described, native) -> Check:
     for conversation in CONVERSATIONS:
         if conversation[0][0] == "system" and not takes_system:
             continue
+        if any(name in text for name in tokenizer.special_tokens for _, text in conversation):
+            continue  # which in a template's text are tokens, in a message plain text
         messages = [{"role": role, "content": text} for role, text in conversation]
         expected = tokenizer.encode(render(messages))
         try:

@@ -48,6 +48,7 @@ CONVERSATIONS = (
     (CONVERSATION[0],),
     CONVERSATION,
     (("system", SYSTEM), *CONVERSATION),
+    (CONVERSATION[0], ("assistant", "<think>\nOr Milan?\n</think>\n\nRome."), CONVERSATION[2]),
     (("user", "  <b>5 < 6</b> & \"quotes\"\n\twith white space  "),),
 )
 

@@ -156,8 +156,7 @@ std::vector<int32_t> ChatFormat::encode(const std::vector<Message>& messages,
 
   check_contents(messages);
 
-  const bool takes_system =
-      has_system && !(blank_system_is_none_ && is_blank(messages[0].content));
+  const bool takes_system = has_system && !(blank_system_is_none_ && is_blank(messages[0].content));
   std::vector<TextSpan> spans;
   append_markup(begin_, spans);
   if (placement_ == Placement::turn) {
@@ -188,10 +187,11 @@ void ChatFormat::check_contents(const std::vector<Message>& messages) const {
     if (refused == refused_.end()) continue;
     for (const std::string& text : refused->second) {
       if (text.empty() ? !is_blank(content) : content.find(text) == content.npos) continue;
-      throw Error("message " + std::to_string(i + 1) + " of the chat, of role '" + role +
-                  (text.empty() ? "', holds no text" : "', holds '" + text + "'") +
-                  ": this model's chat template takes that for more than text, which a runner cannot "
-                  "do; write it otherwise, or use -m generate");
+      throw Error(
+          "message " + std::to_string(i + 1) + " of the chat, of role '" + role +
+          (text.empty() ? "', holds no text" : "', holds '" + text + "'") +
+          ": this model's chat template takes that for more than text, which a runner cannot "
+          "do; write it otherwise, or use -m generate");
     }
   }
 }

@@ -47,10 +47,10 @@ class ChatFormat {
   const std::string& reason() const { return reason_; }  // why not; "" when reducible
 
   // The ids of a whole conversation: a system message if there is one, then user and assistant in
-  // turn; with `generation_prompt`, what makes the model answer. The exporter compared conversations
-  // that end with a user's turn and the generation prompt. Throws Error when the format is not
-  // reducible, has no place for a system message, refuses a content, or the roles are in another
-  // order.
+  // turn; with `generation_prompt`, what makes the model answer. The exporter compared
+  // conversations that end with a user's turn and the generation prompt. Throws Error when the
+  // format is not reducible, has no place for a system message, refuses a content, or the roles are
+  // in another order.
   std::vector<int32_t> encode(const std::vector<Message>& messages, bool generation_prompt,
                               const Tokenizer& tokenizer) const;
 

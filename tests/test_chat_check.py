@@ -1,4 +1,4 @@
-"""Templates that do more than put text around messages: reduced right to the token, or refused in true words."""
+"""Templates that do more than put text around messages: right to the token, or refused in true words."""
 
 import json
 import random
@@ -49,8 +49,8 @@ LAST_QUERY = (
     "{% set content = '<think>\\n' + thought + '\\n</think>\\n\\n' + content %}{% endif %}{% endif %}"
     "{{ '<|im_start|>' + m.role + '\\n' + content + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}"
-    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
-    "{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n</think>\\n' }}"
+    "{% endif %}{% endif %}"
 )
 IF_THOUGHT = "{% if m.role == 'assistant' and 'MARK' in c %}{% set c = CUT %}{% endif %}"
 
@@ -66,16 +66,16 @@ EXACT = {
     "partition": cut("[/THINK]", "c.rpartition('[/THINK]')[2].lstrip()"),
     "empty thought put in": TURNS.replace("DO", "{% if m.role == 'assistant' %}"
         "{% set c = '<think>\\n\\n</think>\\n' + c.lstrip('\\n') %}{% endif %}"),
-    "generation": TURNS.replace("{{ '<|im_start|>' + m['role'] + '\\n' + c + '<|im_end|>\\n' }}DO", "").replace(
-        "DO", "").replace("{{ '<|im_start|>' + m['role'] + '\\n' + c + '<|im_end|>\\n' }}",
-        "<|im_start|>{{ m['role'] }}\n{%- generation -%}\n{{ c }}<|im_end|>{% endgeneration %}\n"),
+    "generation": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}<|im_end|>"
+        "{%- endgeneration %}\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
     "named tokens": "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}"
         "{{ sep_token if m.role == 'user' else image_token }}{% endfor %}"
         "{% if add_generation_prompt %}{{ pad_token }}assistant:{% endif %}",
     "header unasked": "{% for m in messages %}{{ '<h>' + m.role + '</h>' + m.content | trim + '<|im_end|>' }}"
         "{% endfor %}{{ '<h>assistant</h>' }}",
     "no end of turns": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ",
-    "names asked for": "{% if not day is defined %}{% set day = '' %}{% endif %}{{ style | default('') }}{{ day }}"
+    "names asked for": "{% if not day is defined %}{% set day = '' %}{% endif %}{{ day }}"
+        "{{ style | default('') }}"
         "{% if tools %}{{ tools }}{% endif %}{% if 'tool_calls' in messages[0] %}{{ nothing }}{% endif %}"
         "{% for m in messages %}{{ m.role }}{{ m.name }}: {{ m.content }}\n{% endfor %}",
 }  # fmt: skip
@@ -87,8 +87,9 @@ REFUSED = {
     "&lt;": TURNS.replace("DO", "{% set c = c | e %}"),
     "loop.index > 4000": TURNS.replace("DO", "{% if loop.index > 4000 %}{% set c = 'x' %}{% endif %}"),
     "81 messages": TURNS.replace("DO", "{% if loop.index > 40 %}{% set c = 'x' %}{% endif %}"),
-    "is divisibleby(7919)": TURNS.replace("DO", "{% if (c | length + 5) is divisibleby 7919 %}{% set c = 'x' %}{% endif %}"),
-    "'</' ~ 'answer>' in c": TURNS.replace("DO", "{% if '</' ~ 'answer>' in c %}{% set c = 'x' %}{% endif %}"),
+    "is divisibleby(7919)": TURNS.replace("DO", "{% if (c | length + 5) is divisibleby 7919 %}"
+        "{% set c = 'x' %}{% endif %}"),
+    "'</' ~ 'a>' in c": TURNS.replace("DO", "{% if '</' ~ 'a>' in c %}{% set c = 'x' %}{% endif %}"),
     "'reset'": TURNS.replace("DO", "{% if c | lower == 'reset' %}{% set c = 'x' %}{% endif %}"),
     "'turn_end'": "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ turn_end }}{% endfor %}",
     "'cls_token'": "{{ cls_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
@@ -108,7 +109,9 @@ def tokenizer(folder) -> Tokenizer:
     return read_tokenizer(folder)
 
 
-PARTS = ("<think>", "</think>", "[THINK]", "[/THINK]", "\n", "\n\n", " ", "so", "5 < 6", "é", "<tool>", "</tool>")
+PARTS = (
+    "<think>", "</think>", "[THINK]", "[/THINK]", "\n", "\n\n", " ", "so", "5 < 6", "é", "<tool>", "</tool>",
+)  # fmt: skip
 
 
 def conversations(n: int, seed: int) -> list[list[dict]]:
@@ -116,7 +119,8 @@ def conversations(n: int, seed: int) -> list[list[dict]]:
     rng = random.Random(seed)
     found = []
     for _ in range(n):
-        contents = ["".join(rng.choices(PARTS, k=rng.randint(0, 6))) for _ in range(2 * rng.randint(1, 4) - 1)]
+        n_messages = 2 * rng.randint(1, 4) - 1
+        contents = ["".join(rng.choices(PARTS, k=rng.randint(0, 6))) for _ in range(n_messages)]
         messages = [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)]
         if rng.random() < 0.5:
             messages.insert(0, {"role": "system", "content": rng.choice(("", " ", "Be brief.\n", "<think>"))})
@@ -168,12 +172,13 @@ def test_an_empty_system_text(folder, tokenizer):
     )
     chat = reduce_template(template, tokenizer)
     assert chat["system"]["blank"] == "none"
-    blank, none, some = ([{"role": "system", "content": s}] * (s is not None) + [{"role": "user", "content": "x"}]
-                         for s in (" \n", None, "y"))  # fmt: skip
-    ids = native_ids(folder, chat, [blank, none, some])
+    user = {"role": "user", "content": "x"}
+    blank, some = ([{"role": "system", "content": text}, user] for text in (" \n", "y"))
+    ids = native_ids(folder, chat, [blank, [user], some])
     assert ids[0] == ids[1] != ids[2]
 
 
 def test_an_undefined_name_is_said_where_it_is_printed_later(tokenizer):
-    template = "{% for m in messages %}{{ m.content }}{% if loop.index > 2 %}{{ later }}{% endif %}{% endfor %}"
+    later = "{% if loop.index > 2 %}{{ later }}{% endif %}"
+    template = "{% for m in messages %}{{ m.content }}" + later + "{% endfor %}"
     assert "'later'" in reduce_template(template, tokenizer)["reason"]

@@ -35,9 +35,12 @@ json format(const char* placement) {
   json system = role("S", "~", false);
   system["placement"] = placement;
   system["default"] = nullptr;
-  return {{"reducible", true},          {"begin", "<s>"},
-          {"system", system},           {"user", role("[", "]", true)},
-          {"assistant", role(" ", "</s>", false)}, {"strip_folded", false},
+  return {{"reducible", true},
+          {"begin", "<s>"},
+          {"system", system},
+          {"user", role("[", "]", true)},
+          {"assistant", role(" ", "</s>", false)},
+          {"strip_folded", false},
           {"generation_prompt", ">"}};
 }
 
