@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import tokenizer_files
 from native_tokenizer import ask
+from random_templates import random_template
 from transformers import PreTrainedTokenizerFast
 
 from exporter.chat import reduce_template
 from exporter.tokenizer import Tokenizer, read_tokenizer
+from scripts.fuzz_templates import compare
 
 TURNS = (
     "{% for m in messages %}{% set c = m['content'] %}DO"
@@ -176,6 +178,13 @@ def test_an_empty_system_text(folder, tokenizer):
     blank, some = ([{"role": "system", "content": text}, user] for text in (" \n", "y"))
     ids = native_ids(folder, chat, [blank, [user], some])
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_random_templates_are_refused_or_right():
+    """scripts/fuzz_templates.py tries more."""
+    rng = random.Random(1)
+    reduced = [compare(random_template(rng), rng, n_conversations=100) for _ in range(25)]
+    assert 3 < sum(reduced) < 20
 
 
 def test_an_undefined_name_is_said_where_it_is_printed_later(tokenizer):

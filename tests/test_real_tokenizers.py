@@ -13,9 +13,9 @@ from strings import SENTENCES, SPECIAL_STRINGS, STRINGS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from exporter.chat import reduce_template
-from exporter.chat_format import Cut, Format, Role, Strip
 from exporter.end_tokens import token_sources
 from exporter.tokenizer import Tokenizer, read_tokenizer
+from scripts.fuzz_templates import format_of
 
 TEXTS = (*STRINGS[:1500], *SPECIAL_STRINGS[:500])
 # Why a model's chats are refused, where they are.
@@ -109,16 +109,8 @@ def test_qwen3():
     chat = reduce_template(template, names)
     assert chat["reducible"], chat["reason"]
     assert chat["assistant"]["cut"] and chat["refused"] == {"user": ["<tool_response>"]}
-    reduced = Format(
-        chat["begin"], chat["system"]["placement"], _role(chat["system"]), chat["system"]["default"],
-        _role(chat["user"]), _role(chat["assistant"]), chat["generation_prompt"],
-    )  # fmt: skip
+    reduced = format_of(chat)
     for messages in conversations(200):
         text = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         assert reduced.render(messages) == text
 
-
-def _role(said: dict) -> Role:
-    found = said["cut"]
-    cut = found and Cut(found["after"], Strip(**found["strip"]))
-    return Role(said["prefix"], said["suffix"], Strip(**said["strip"]), cut)
