@@ -36,47 +36,85 @@ Integer integer(const Given& given, Integer low, Integer high, const std::string
   return number;
 }
 
+// Spaces after a comma do not count.
+std::vector<std::string> split_at_commas(std::string_view text) {
+  std::vector<std::string> items;
+  for (size_t start = 0; start <= text.size();) {
+    const size_t comma = std::min(text.find(',', start), text.size());
+    while (start < comma && text[start] == ' ') ++start;
+    items.emplace_back(text.substr(start, comma - start));
+    start = comma + 1;
+  }
+  return items;
+}
+
 // strtod, since std::from_chars for doubles is missing from some standard libraries; no program
 // of ours sets a locale.
-double real(const Given& given, double low, double high, const std::string& wanted) {
-  const std::string& text = given.value;
-  if (text.empty() || text.find_first_not_of("0123456789+-.eE") != std::string::npos) {
-    given.bad(wanted);
-  }
+bool parse_real(const std::string& text, double& number) {
+  if (text.empty() || text.find_first_not_of("0123456789+-.eE") != std::string::npos) return false;
   char* end = nullptr;
-  const double number = std::strtod(text.c_str(), &end);
-  if (end != text.c_str() + text.size() || !(number >= low && number <= high)) given.bad(wanted);
-  return number;
+  number = std::strtod(text.c_str(), &end);
+  return end == text.c_str() + text.size();
+}
+
+void set_number(Args& args, const NumberSetting& setting, const Given& given) {
+  double number = 0;
+  int64_t count = 0;
+  const bool parsed =
+      setting.whole ? parse_integer(given.value, count) : parse_real(given.value, number);
+  if (setting.whole) number = static_cast<double>(count);
+  if (!parsed || !setting.allows(number)) given.bad(setting.wanted());
+  args.*setting.member = number;
+}
+
+// Biases of single tokens: 5=-1.5,7=2; 5=-inf forbids one.
+void add_biases(Args& args, const Given& given) {
+  if (!args.logit_bias) args.logit_bias.emplace();
+  for (const std::string& item : split_at_commas(given.value)) {
+    const size_t equals = std::min(item.find('='), item.size());
+    const std::string value = item.substr(std::min(equals + 1, item.size()));
+    int32_t id = 0;
+    double bias = -std::numeric_limits<double>::infinity();
+    const bool parsed = parse_integer(std::string_view(item).substr(0, equals), id) && id >= 0 &&
+                        (value == "-inf" || parse_real(value, bias));
+    if (!parsed || (value != "-inf" && std::abs(bias) > std::numeric_limits<float>::max())) {
+      given.bad("token ids and what is added to their logits, such as 5=-1.5,7=-inf");
+    }
+    args.logit_bias->push_back({{id}, static_cast<float>(bias)});
+  }
+}
+
+// An empty text is none: --stop '' alone leaves out the model's own.
+void add_stop_string(Args& args, const Given& given) {
+  if (!args.stop_strings) args.stop_strings.emplace();
+  if (!given.value.empty()) args.stop_strings->push_back(given.value);
 }
 
 std::vector<int32_t> token_list(const Given& given) {
-  const std::string wanted = "token ids separated by commas, such as 1,2,3";
   std::vector<int32_t> ids;
-  for (size_t start = 0; start <= given.value.size();) {
-    const size_t comma = std::min(given.value.find(',', start), given.value.size());
+  for (const std::string& item : split_at_commas(given.value)) {
     int32_t id = 0;
-    std::string_view item = std::string_view(given.value).substr(start, comma - start);
-    while (item.starts_with(' ')) item.remove_prefix(1);
-    if (!parse_integer(item, id) || id < 0) given.bad(wanted);
+    if (!parse_integer(item, id) || id < 0) {
+      given.bad("token ids separated by commas, such as 1,2,3");
+    }
     ids.push_back(id);
-    start = comma + 1;
   }
   return ids;
 }
 
-constexpr double kAnyReal = std::numeric_limits<double>::max();
 constexpr int64_t kAnyCount = std::numeric_limits<int32_t>::max();
 
-// One row a flag: this table is what the parser knows. help_text() in help.cpp is written by hand.
+// One row a flag: this table, with those of number_settings(), is what the parser knows. Of the
+// rest help_text() in help.cpp is written by hand.
 struct Flag {
   const char* short_name;  // "" for none
-  const char* long_name;
+  std::string long_name;
   bool takes_value;
   std::function<void(Args&, const Given&)> apply;
 };
 
-const std::vector<Flag>& flags() {
-  static const std::vector<Flag> table = {
+std::vector<Flag> make_flags() {
+  std::vector<Flag> table = {
       {"-h", "--help", false, [](Args& a, const Given&) { a.help = true; }},
       {"-v", "--verbose", false, [](Args& a, const Given&) { a.verbose = true; }},
       {"", "--ignore-eos", false, [](Args& a, const Given&) { a.ignore_eos = true; }},
@@ -101,23 +139,8 @@ const std::vector<Flag>& flags() {
          if (g.value != "generate" && g.value != "chat") g.bad("generate or chat");
          a.mode = g.value == "chat" ? Mode::chat : Mode::generate;
        }},
-      {"-t", "--temperature", true,
-       [](Args& a, const Given& g) {
-         a.temperature = real(g, 0, kAnyReal, "a number from 0 (greedy) up, such as 0.8");
-       }},
-      {"-p", "--top-p", true,
-       [](Args& a, const Given& g) {
-         a.top_p = real(g, std::numeric_limits<double>::min(), 1,
-                        "a number above 0 and at most 1 (off), such as 0.9");
-       }},
-      {"", "--min-p", true,
-       [](Args& a, const Given& g) {
-         a.min_p = real(g, 0, 1, "a number from 0 (off) to 1, such as 0.05");
-       }},
-      {"", "--top-k", true,
-       [](Args& a, const Given& g) {
-         a.top_k = integer<int64_t>(g, 0, kAnyCount, "a whole number from 0 (off) up, such as 40");
-       }},
+      {"", "--logit-bias", true, add_biases},
+      {"", "--stop", true, add_stop_string},
       {"-s", "--seed", true,
        [](Args& a, const Given& g) {
          a.seed = integer<uint64_t>(g, 0, std::numeric_limits<uint64_t>::max(),
@@ -143,6 +166,15 @@ const std::vector<Flag>& flags() {
          a.prefill_chunk = integer<int64_t>(g, 1, kAnyCount, "a whole number from 1 up");
        }},
   };
+  for (const NumberSetting& setting : number_settings()) {
+    table.push_back({setting.short_flag, setting.flag(), true,
+                     [&setting](Args& a, const Given& g) { set_number(a, setting, g); }});
+  }
+  return table;
+}
+
+const std::vector<Flag>& flags() {
+  static const std::vector<Flag> table = make_flags();
   return table;
 }
 
@@ -160,7 +192,8 @@ Word find_flag(const std::string& word) {
   found.name = word.substr(0, length);
   if (word.size() > length) found.attached = word.substr(is_long ? length + 1 : length);
   for (const Flag& flag : flags()) {
-    if (found.name == (is_long ? flag.long_name : flag.short_name)) found.flag = &flag;
+    const std::string name = is_long ? flag.long_name : flag.short_name;
+    if (found.name == name) found.flag = &flag;
   }
   if (!found.flag) throw UsageError("unknown flag '" + word + "': see --help for those there are");
   return found;

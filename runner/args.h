@@ -6,14 +6,15 @@
 #include <string_view>
 #include <vector>
 
-#include "runner/sampler.h"
+#include "runner/sampling_settings.h"
 
 namespace runner {
 
 enum class Mode { generate, chat };
 
 // The command line, as given: absent flags are empty, so that the artifact's values can stand in.
-struct Args : SamplingChoice {
+struct Args : SamplingSettings {
+  std::optional<uint64_t> seed;
   bool help = false;
   std::string model_path;
   std::optional<int64_t> steps;

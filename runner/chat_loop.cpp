@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "runner/error.h"
-#include "runner/next_text.h"
+#include "runner/text_stream.h"
 
 namespace runner {
 namespace {
@@ -56,11 +56,11 @@ void run_chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer,
       return;
     }
 
-    StreamDecoder decoder(tokenizer);
+    TextStream text(tokenizer, options.stop_strings, wanted, TextStream::Start::fresh);
     std::string reply;
-    const auto show = [&](const std::string& text) {
-      reply += text;
-      io.write(text);
+    const auto show = [&](const std::string& piece) {
+      reply += piece;
+      io.write(piece);
     };
     std::vector<int32_t> generated;
     const GenerateResult result =
@@ -68,10 +68,11 @@ void run_chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer,
                  [&](int32_t token) {
                    stats.note_token();
                    generated.push_back(token);
-                   show(next_text(decoder, tokenizer, token));
+                   show(text.push(token));
+                   return !text.stopped();
                  });
     stats.add(result);
-    show(decoder.finish());
+    show(text.finish());
     io.write("\n");
     if (result.reason == StopReason::interrupted) return;
     if (result.reason == StopReason::context) {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "runner/chat.h"
 #include "runner/generate.h"
@@ -16,6 +17,7 @@ struct ChatOptions {
   std::optional<std::string> system_prompt;  // absent: the template's own, if it has one
   std::optional<std::string> first_turn;     // the user's first turn; further ones are read
   GenerateOptions generate;                  // `steps` counts a turn
+  std::vector<std::string> stop_strings = {};
 };
 
 // The world outside a chat, so that tests can stand in for it.

@@ -24,7 +24,7 @@ Session::Session(Model& model, int64_t prefill_chunk) : model_(model) {
 
 void Session::check(std::span<const int32_t> tokens) const {
   if (tokens.empty()) throw Error("there are no tokens to run; give a prompt");
-  const int64_t needed = position_ + std::ssize(tokens);
+  const int64_t needed = position() + std::ssize(tokens);
   if (needed > context_length()) {
     throw Error("the prompt needs " + std::to_string(needed) + " tokens, the context holds " +
                 std::to_string(context_length()) +
@@ -42,14 +42,15 @@ bool Session::append(std::span<const int32_t> tokens, const RowSink& every_row,
   while (!tokens.empty()) {
     if (interrupted && interrupted()) return false;
     const size_t length = std::min(chunk_size, tokens.size());
-    chunk_.assign(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(length));
+    const auto chunk = tokens.first(length);
+    chunk_.assign(chunk.begin(), chunk.end());
     tokens = tokens.subspan(length);
     // A forward must ask for at least one row; of all but the last chunk nobody reads it.
     rows_.resize(every_row ? length : 1);
     std::iota(rows_.begin(), rows_.end(), static_cast<int64_t>(length - rows_.size()));
     chunk_logits_.resize(rows_.size() * vocab_size);
-    model_.forward(chunk_, position_, rows_, chunk_logits_);
-    position_ += static_cast<int64_t>(length);
+    model_.forward(chunk_, position(), rows_, chunk_logits_);
+    tokens_.insert(tokens_.end(), chunk.begin(), chunk.end());
     const std::span<const float> logits(chunk_logits_);
     if (every_row) {
       for (size_t row = 0; row < length; ++row) {
@@ -63,7 +64,7 @@ bool Session::append(std::span<const int32_t> tokens, const RowSink& every_row,
 
 GenerateResult generate(Session& session, Sampler& sampler, std::span<const int32_t> prompt,
                         const GenerateOptions& options,
-                        const std::function<void(int32_t)>& on_token) {
+                        const std::function<bool(int32_t)>& on_token) {
   GenerateResult result;
   const auto finish = [&](StopReason reason) {
     result.reason = reason;
@@ -79,10 +80,11 @@ GenerateResult generate(Session& session, Sampler& sampler, std::span<const int3
   if (!whole) return finish(StopReason::interrupted);
   if (options.prompt_only) return finish(StopReason::steps);
 
+  const auto prompt_end = static_cast<size_t>(session.position());
   Clock::time_point decode_start;
   while (true) {
     if (session.position() >= session.context_length()) return finish(StopReason::context);
-    const int32_t token = sampler.sample(session.logits());
+    const int32_t token = sampler.sample(session.logits(), {session.tokens(), prompt_end});
     if (result.decode_forwards == 0) {
       decode_start = Clock::now();
     } else {
@@ -91,8 +93,9 @@ GenerateResult generate(Session& session, Sampler& sampler, std::span<const int3
     if (std::ranges::find(options.stop_ids, token) != options.stop_ids.end()) {
       return finish(StopReason::stop_token);
     }
-    on_token(token);
+    const bool goes_on = on_token(token);
     ++result.generated_tokens;
+    if (!goes_on) return finish(StopReason::stop_string);
     if (options.steps > 0 && result.generated_tokens >= options.steps) {
       return finish(StopReason::steps);
     }

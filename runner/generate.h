@@ -11,8 +11,8 @@
 
 namespace runner {
 
-// A conversation with a model: how many positions of its KV cache are filled, and what the model
-// said after the last one.
+// A conversation with a model: the tokens at the filled positions of its KV cache, and what the
+// model said after the last one.
 class Session {
  public:
   using RowSink = std::function<void(std::span<const float>)>;
@@ -20,7 +20,8 @@ class Session {
   // `prefill_chunk`: most tokens of one forward; 0: as many as the artifact takes.
   explicit Session(Model& model, int64_t prefill_chunk = 0);
 
-  int64_t position() const { return position_; }
+  int64_t position() const { return std::ssize(tokens_); }
+  std::span<const int32_t> tokens() const { return tokens_; }
   int64_t context_length() const { return model_.metadata().context_length; }
 
   // Runs `tokens` (at least one) at the next positions, in chunks. When `every_row` is given it
@@ -31,7 +32,9 @@ class Session {
               const std::function<bool()>& interrupted = nullptr);
 
   // Forgets the positions from `position` on; logits() means nothing until the next append().
-  void rewind(int64_t position) { position_ = std::min(position_, position); }
+  void rewind(int64_t position) {
+    tokens_.resize(static_cast<size_t>(std::min(this->position(), position)));
+  }
 
   // Float32 logits [vocab] after the last position.
   std::span<const float> logits() const { return last_logits_; }
@@ -42,13 +45,13 @@ class Session {
  private:
   Model& model_;
   int64_t prefill_chunk_;
-  int64_t position_ = 0;
+  std::vector<int32_t> tokens_;
   std::vector<int64_t> chunk_, rows_;   // one forward's inputs
   std::vector<float> chunk_logits_;     // and output
   std::span<const float> last_logits_;  // its last row
 };
 
-enum class StopReason { stop_token, steps, context, interrupted };
+enum class StopReason { stop_token, stop_string, steps, context, interrupted };
 
 struct GenerateOptions {
   int64_t steps = 0;  // most tokens to generate; 0: up to the context's end
@@ -67,11 +70,13 @@ struct GenerateResult {
   double decode_seconds = 0;  // of the tokens after the first
 };
 
-// Runs `prompt` and generates from it until a stop token, the number of steps or the context's
-// end: prompt and continuation together never pass context_length. `on_token` receives each token
-// as soon as it is chosen. Throws Error when the prompt does not fit the context.
+// Runs `prompt` and generates from it until a stop token, a stop string, the number of steps or the
+// context's end: prompt and continuation together never pass context_length. `on_token` receives
+// each token as soon as it is chosen, and returns false where it completed a stop string. Penalties
+// and n-gram limits count the session's tokens; those before the first chosen one are the prompt.
+// Throws Error when the prompt does not fit the context.
 GenerateResult generate(Session& session, Sampler& sampler, std::span<const int32_t> prompt,
                         const GenerateOptions& options,
-                        const std::function<void(int32_t)>& on_token);
+                        const std::function<bool(int32_t)>& on_token);
 
 }  // namespace runner

@@ -1,9 +1,28 @@
+#include <algorithm>
 #include <string>
 
 #include "runner/args.h"
 #include "runner/metadata.h"
+#include "runner/sampling_settings.h"
 
 namespace runner {
+namespace {
+
+// A row for each setting that is a number: "  -p, --top-p P             keep the likeliest ...".
+std::string number_rows() {
+  constexpr size_t kColumn = 28;
+  std::string rows;
+  for (const NumberSetting& setting : number_settings()) {
+    const std::string brief = *setting.short_flag ? std::string(setting.short_flag) + ", " : "    ";
+    std::string row = "  " + brief + setting.flag() + " " + setting.placeholder;
+    if (row.size() + 2 > kColumn) row += "\n";
+    const size_t line = row.ends_with('\n') ? 0 : row.size();
+    rows += row + std::string(kColumn - line, ' ') + setting.help + "\n";
+  }
+  return rows;
+}
+
+}  // namespace
 
 std::string help_text(std::string_view program, std::string_view backend) {
   const bool aoti = backend == kAotiBackend;
@@ -24,11 +43,10 @@ Text
       --tokens 1,2,3        the prompt as token ids; only the continuation is printed
 
 Sampling (defaults: what the model recommends; where it is silent -t 0.8 -p 0.9)
-  -t, --temperature T       0: greedy
-  -p, --top-p P             keep the likeliest tokens that reach probability P; 1: off
-      --top-k K             keep the K likeliest tokens; 0: off
-      --min-p M             keep tokens at least M times as likely as the likeliest; 0: off
-  -s, --seed N              the same seed gives the same text (default: a new one)
+)" + number_rows() +
+          R"(  -s, --seed N              the same seed gives the same text (default: a new one)
+      --logit-bias ID=B,... add B to the logit of token ID, -inf: never choose it; several times
+      --stop TEXT           end before this text, several times; '' alone: none of the model's
 
 Tokenizer
   -z, --tokenizer FILE      use this raw tokenizer.model or tokenizer.json instead of the

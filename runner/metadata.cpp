@@ -99,28 +99,6 @@ class Reader {
     return list;
   }
 
-  SamplingDefaults sampling() const {
-    constexpr const char* key = keys::kSampling;
-    const json object = parsed(key, json::value_t::object, "a JSON object");
-    auto number = [&](const char* name, double low, double high) -> std::optional<double> {
-      auto found = object.find(name);
-      if (found == object.end() || found->is_null()) return std::nullopt;
-      const double value = found->is_number() ? found->get<double>() : NAN;
-      if (!(value >= low && value <= high)) {
-        bad(key, std::string("a sensible number for ") + name);
-      }
-      return value;
-    };
-    SamplingDefaults defaults;
-    defaults.temperature = number("temperature", 0, 100);
-    defaults.top_p = number("top_p", 0, 1);
-    defaults.min_p = number("min_p", 0, 1);
-    if (auto top_k = number("top_k", 0, static_cast<double>(kMaxVocab))) {
-      defaults.top_k = static_cast<int64_t>(*top_k);
-    }
-    return defaults;
-  }
-
  private:
   const StringMap& map_;
   const std::string& path_;
@@ -164,6 +142,68 @@ T member(const json& object, const char* name, F bad) {
     bad();
     throw;
   }
+}
+
+// Token ids of a list. `bad` says what is wrong and throws.
+template <class F>
+std::vector<int32_t> token_ids(const json& list, int64_t vocab_size, F bad) {
+  if (!list.is_array()) bad();
+  std::vector<int32_t> ids;
+  for (const json& item : list) {
+    if (!item.is_number_integer()) bad();
+    const auto id = item.get<int64_t>();
+    if (id < 0 || id >= vocab_size) bad();
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  return ids;
+}
+
+SamplingSettings read_sampling(const Reader& in, int64_t vocab_size) {
+  constexpr const char* key = keys::kSampling;
+  const json object = in.parsed(key, json::value_t::object, "a JSON object");
+  const auto present = [&](const char* name) {
+    const auto found = object.find(name);
+    return found == object.end() || found->is_null() ? nullptr : &*found;
+  };
+  const auto list = [&](const char* name, auto read) {
+    const json* value = present(name);
+    const auto bad = [&] { in.bad(key, std::string("a sensible list for ") + name); };
+    if (value == nullptr) return;
+    if (!value->is_array()) bad();
+    read(*value, bad);
+  };
+  SamplingSettings settings;
+  for (const NumberSetting& setting : number_settings()) {
+    const json* value = present(setting.name);
+    if (value == nullptr) continue;
+    const double number = value->is_number() ? value->get<double>() : NAN;
+    if (!setting.allows(number))
+      in.bad(key, "for " + std::string(setting.name) + " " + setting.wanted());
+    settings.*setting.member = number;
+  }
+  list("logit_bias", [&](const json& value, auto bad) {
+    auto& biases = settings.logit_bias.emplace();
+    for (const json& item : value) {
+      if (!item.is_array() || item.size() != 2 || !item[1].is_number()) bad();
+      biases.push_back({token_ids(item[0], vocab_size, bad), item[1].get<float>()});
+      if (!std::isfinite(biases.back().bias)) bad();
+    }
+  });
+  list("bad_words_ids", [&](const json& value, auto bad) {
+    auto& words = settings.bad_words_ids.emplace();
+    for (const json& item : value) words.push_back(token_ids(item, vocab_size, bad));
+  });
+  list("begin_suppress_tokens", [&](const json& value, auto bad) {
+    settings.begin_suppress_tokens = token_ids(value, vocab_size, bad);
+  });
+  list("stop_strings", [&](const json& value, auto bad) {
+    auto& texts = settings.stop_strings.emplace();
+    for (const json& item : value) {
+      if (!item.is_string()) bad();
+      texts.push_back(item.get<std::string>());
+    }
+  });
+  return settings;
 }
 
 std::vector<Target> read_targets(const Reader& in) {
@@ -277,7 +317,7 @@ Metadata parse_metadata(StringMap map, const std::string& path, std::string_view
   m.stop_ids = in.integers(keys::kStopIds, 0, m.vocab_size - 1);
   m.add_bos = in.one_of(keys::kAddBos, {"true", "false"}) == "true";
   m.chat = in.text(keys::kChat);
-  m.sampling = in.sampling();
+  m.sampling = read_sampling(in, m.vocab_size);
   m.exporter_version = in.text(keys::kExporterVersion);
   m.torch_version = in.text(keys::kTorchVersion);
   m.torchao_version = in.text(keys::kTorchaoVersion);

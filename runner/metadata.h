@@ -3,11 +3,12 @@
 #include <array>
 #include <cstdint>
 #include <map>
-#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "runner/sampling_settings.h"
 
 namespace runner {
 
@@ -98,14 +99,6 @@ inline constexpr int kNewestKernelLayoutVersion = 3;
 inline constexpr std::string_view kExecutorchBackend = "executorch";
 inline constexpr std::string_view kAotiBackend = "aoti";
 
-// Sampling defaults that the model's makers recommend; any may be absent.
-struct SamplingDefaults {
-  std::optional<double> temperature;
-  std::optional<double> top_p;
-  std::optional<int64_t> top_k;
-  std::optional<double> min_p;
-};
-
 // What a compiled model's code was made for.
 struct Target {
   std::string name;                       // as given to the exporter's --target
@@ -137,8 +130,8 @@ struct Metadata {
   int64_t bos_id = -1, eos_id = -1;  // -1: none
   std::vector<int64_t> stop_ids;
   bool add_bos = false;
-  std::string chat;  // JSON, read by ChatFormat
-  SamplingDefaults sampling;
+  std::string chat;           // JSON, read by ChatFormat
+  SamplingSettings sampling;  // what the model's authors recommend
   std::string exporter_version, torch_version, torchao_version, executorch_version;
   std::string checkpoint_digest;
 

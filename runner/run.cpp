@@ -3,19 +3,19 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <iostream>
 #include <memory>
+#include <random>
 
 #include "runner/chat_loop.h"
 #include "runner/error.h"
 #include "runner/generate.h"
 #include "runner/interrupt.h"
 #include "runner/model.h"
-#include "runner/next_text.h"
 #include "runner/npy.h"
 #include "runner/output.h"
 #include "runner/stats.h"
+#include "runner/text_stream.h"
 #include "runner/tokenize_lines.h"
 #include "runner/tokenizer.h"
 
@@ -69,6 +69,8 @@ const char* words_for(StopReason reason) {
   switch (reason) {
     case StopReason::stop_token:
       return "a stop token";
+    case StopReason::stop_string:
+      return "a stop string";
     case StopReason::steps:
       return "the number of steps";
     case StopReason::context:
@@ -87,7 +89,8 @@ class Run {
         load_start_(std::chrono::steady_clock::now()),
         model_(
             load_model(args.model_path, {.threads = args.threads, .metadata_only = args.tokenize})),
-        tokenizer_(make_tokenizer(args, *model_)) {
+        tokenizer_(make_tokenizer(args, *model_)),
+        settings_(chosen_settings(args, model_->metadata().sampling)) {
     check_llama_version(args, tokenizer_);
     stats_.start = start;
     stats_.load_seconds =
@@ -103,7 +106,8 @@ class Run {
     Sampler sampler = make_sampler();
     ChatOptions options{.system_prompt = args_.system_prompt,
                         .first_turn = args_.prompt,
-                        .generate = generate_options()};
+                        .generate = generate_options(),
+                        .stop_strings = stop_strings()};
     const ChatIo io{.read_turn = read_turn,
                     .write = [](std::string_view text) { write_text(stdout, text); },
                     .notice = say};
@@ -124,19 +128,16 @@ class Run {
     }
     options.prompt_only = logits && !args_.steps;
 
-    StreamDecoder decoder(tokenizer_);
-    if (!options.prompt_only) {
-      if (args_.prompt) write_text(stdout, *args_.prompt);
-      // So that the first token's leading space is known to be inside the text.
-      for (int32_t id : prompt) next_text(decoder, tokenizer_, id);
-    }
+    TextStream text(tokenizer_, stop_strings(), prompt, TextStream::Start::inside);
+    if (!options.prompt_only && args_.prompt) write_text(stdout, *args_.prompt);
     Sampler sampler = make_sampler();
     const GenerateResult result = generate(session, sampler, prompt, options, [&](int32_t token) {
       stats_.note_token();
-      write_text(stdout, next_text(decoder, tokenizer_, token));
+      write_text(stdout, text.push(token));
+      return !text.stopped();
     });
     stats_.add(result);
-    if (!options.prompt_only) write_text(stdout, decoder.finish() + "\n");
+    if (!options.prompt_only) write_text(stdout, text.finish() + "\n");
     if (logits && result.reason != StopReason::interrupted) logits->commit();
     if (args_.verbose && !options.prompt_only)
       say(std::string("ended by ") + words_for(result.reason));
@@ -161,15 +162,14 @@ class Run {
   const Metadata& metadata() const { return model_->metadata(); }
 
   Sampler make_sampler() const {
-    const SamplingParams params = chosen_sampling(args_, metadata().sampling);
-    if (args_.verbose) {
-      char line[160];
-      std::snprintf(line, sizeof line, "sampling: -t %g --top-k %lld -p %g --min-p %g -s %llu",
-                    params.temperature, static_cast<long long>(params.top_k), params.top_p,
-                    params.min_p, static_cast<unsigned long long>(params.seed));
-      say(line);
-    }
-    return Sampler(params);
+    const uint64_t seed = args_.seed ? *args_.seed : std::random_device()();
+    check_tokens(settings_, metadata().vocab_size);
+    if (args_.verbose) say("sampling: " + flags_of(settings_) + " -s " + std::to_string(seed));
+    return Sampler(settings_, seed);
+  }
+
+  std::vector<std::string> stop_strings() const {
+    return settings_.stop_strings.value_or(std::vector<std::string>());
   }
 
   GenerateOptions generate_options() const {
@@ -202,6 +202,7 @@ class Run {
   std::chrono::steady_clock::time_point load_start_;
   std::unique_ptr<Model> model_;
   Tokenizer tokenizer_;
+  SamplingSettings settings_;
   Stats stats_;
 };
 

@@ -2,77 +2,81 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <random>
 
 #include "runner/error.h"
 
 namespace runner {
 namespace {
 
-// Index of the largest logit, the first among equals.
-int32_t argmax(std::span<const float> logits) {
+struct Best {
+  int32_t id = 0;
+  bool valid = false;  // it is finite, and no logit is NaN
+};
+
+// The largest logit, the first among equals.
+Best argmax(std::span<const float> logits) {
   size_t best = 0;
   bool damaged = logits.empty();
   for (size_t i = 0; i < logits.size(); ++i) {
     damaged |= std::isnan(logits[i]);
     if (logits[i] > logits[best]) best = i;
   }
-  if (damaged || !std::isfinite(logits[best])) {
+  return {static_cast<int32_t>(best), !damaged && std::isfinite(logits[best])};
+}
+
+[[noreturn]] void fail(std::span<const float> logits) {
+  if (argmax(logits).valid) {
     throw Error(
-        "the model's output is not a number; export it again with --dtype fp32, and check the "
-        "quantization recipe");
+        "the sampling settings leave no token to choose; loosen the limit on repeated n-grams "
+        "(--no-repeat-ngram-size 0: off) or the logit bias");
   }
-  return static_cast<int32_t>(best);
+  throw Error(
+      "the model's output is not a number; export it again with --dtype fp32, and check the "
+      "quantization recipe");
 }
 
 }  // namespace
 
-SamplingParams recommended_sampling(const SamplingDefaults& defaults) {
-  SamplingParams params;
-  if (!defaults.temperature && !defaults.top_k && !defaults.top_p && !defaults.min_p) {
-    return params;
+Sampler::Sampler(const SamplingSettings& settings, uint64_t seed)
+    : processors_(settings),
+      temperature_(settings.temperature.value_or(1)),
+      top_p_(settings.top_p.value_or(1)),
+      min_p_(settings.min_p.value_or(0)),
+      typical_p_(settings.typical_p.value_or(1)),
+      top_k_(static_cast<size_t>(settings.top_k.value_or(0))),
+      random_(seed) {}
+
+int32_t Sampler::sample(std::span<const float> logits, const History& history) {
+  const auto left = candidates(logits, history);
+  double rest = random_.uniform() * total_weight();
+  for (const Candidate& c : left) {
+    rest -= c.weight;
+    if (rest < 0) return c.id;
   }
-  params.temperature = defaults.temperature.value_or(1.0);
-  params.top_k = defaults.top_k.value_or(0);
-  params.top_p = defaults.top_p.value_or(1.0);
-  params.min_p = defaults.min_p.value_or(0.0);
-  return params;
+  return left.back().id;
 }
 
-SamplingParams chosen_sampling(const SamplingChoice& choice, const SamplingDefaults& defaults) {
-  SamplingParams params = recommended_sampling(defaults);
-  if (choice.temperature) params.temperature = *choice.temperature;
-  if (choice.top_k) params.top_k = *choice.top_k;
-  if (choice.top_p) params.top_p = *choice.top_p;
-  if (choice.min_p) params.min_p = *choice.min_p;
-  params.seed = choice.seed ? *choice.seed : std::random_device()();
-  return params;
-}
-
-int32_t Sampler::sample(std::span<const float> logits) {
-  const int32_t best = argmax(logits);
-  if (params_.temperature == 0) return best;
-  return sample_random(logits, logits[static_cast<size_t>(best)]);
-}
-
-int32_t Sampler::sample_random(std::span<const float> logits, float largest) {
+std::span<const Sampler::Candidate> Sampler::candidates(std::span<const float> logits,
+                                                        const History& history) {
+  const std::span<const float> scores = processors_.apply(logits, history);
+  const Best best = argmax(scores);
+  if (!best.valid) fail(logits);
+  const float largest = scores[static_cast<size_t>(best.id)];
   candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const double below = static_cast<double>(largest) - static_cast<double>(logits[i]);
-    const double weight = std::exp(-below / params_.temperature);
-    if (weight > 0) candidates_.push_back({logits[i], static_cast<int32_t>(i), weight});
+  if (temperature_ == 0) {
+    candidates_.push_back({largest, best.id, 1});
+    return candidates_;
+  }
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const double below = static_cast<double>(largest) - static_cast<double>(scores[i]);
+    const double weight = std::exp(-below / temperature_);
+    if (weight > 0) candidates_.push_back({scores[i], static_cast<int32_t>(i), weight});
   }
   keep_top_k();
   keep_top_p();
-  std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < params_.min_p; });
-
-  double left = random_.uniform() * total_weight();
-  for (const Candidate& c : candidates_) {
-    left -= c.weight;
-    if (left < 0) return c.id;
-  }
-  return candidates_.back().id;
+  keep_min_p();
+  keep_typical();
+  return candidates_;
 }
 
 double Sampler::total_weight() const {
@@ -81,27 +85,57 @@ double Sampler::total_weight() const {
   return total;
 }
 
+// What is as likely as the last of the k is kept too.
 void Sampler::keep_top_k() {
-  if (params_.top_k == 0 || params_.top_k >= std::ssize(candidates_)) return;
-  const auto end = candidates_.begin() + params_.top_k;
-  std::partial_sort(candidates_.begin(), end, candidates_.end(), Likelier());
-  candidates_.erase(end, candidates_.end());
+  if (top_k_ == 0 || top_k_ >= candidates_.size()) return;
+  const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(top_k_) - 1;
+  std::nth_element(candidates_.begin(), last, candidates_.end(), Likelier());
+  const float least = last->logit;
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < least; });
 }
 
 void Sampler::keep_top_p() {
-  if (params_.top_p >= 1) return;
+  if (top_p_ >= 1) return;
   // Most of a vocabulary is too unlikely to be kept and needs no sorting: n candidates, each
   // below (1 - p) / n, cannot reach 1 - p together.
   const double total = total_weight();
-  const double floor = (1 - params_.top_p) * total / static_cast<double>(candidates_.size());
+  const double floor = (1 - top_p_) * total / static_cast<double>(candidates_.size());
   std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < floor; });
   std::sort(candidates_.begin(), candidates_.end(), Likelier());
   double sum = 0;
   size_t kept = 0;
-  while (kept < candidates_.size() && (kept == 0 || sum < params_.top_p * total)) {
+  while (kept < candidates_.size() && (kept == 0 || sum < top_p_ * total)) {
     sum += candidates_[kept++].weight;
   }
   candidates_.resize(kept);
+}
+
+void Sampler::keep_min_p() {
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < min_p_; });
+}
+
+// Locally typical sampling (Meister et al. 2022): the tokens whose information is nearest to the
+// distribution's entropy, as few as reach the probability, and what is as near as the last of them.
+void Sampler::keep_typical() {
+  if (typical_p_ >= 1) return;
+  const double total = total_weight();
+  double entropy = 0;
+  const auto information = [&](const Candidate& c) { return std::log(total) - std::log(c.weight); };
+  for (const Candidate& c : candidates_) entropy += c.weight / total * information(c);
+  const auto surprise = [&](const Candidate& c) { return std::abs(information(c) - entropy); };
+  typical_.clear();
+  for (const Candidate& c : candidates_) typical_.push_back({surprise(c), c.weight});
+  const auto farther = [](const Typical& a, const Typical& b) { return a.surprise > b.surprise; };
+  std::ranges::make_heap(typical_, farther);
+  double sum = 0, most = 0;
+  while (!typical_.empty()) {
+    std::ranges::pop_heap(typical_, farther);
+    most = typical_.back().surprise;
+    sum += typical_.back().weight;
+    typical_.pop_back();
+    if (sum >= typical_p_ * total) break;
+  }
+  std::erase_if(candidates_, [&](const Candidate& c) { return surprise(c) > most; });
 }
 
 }  // namespace runner

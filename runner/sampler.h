@@ -1,65 +1,61 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
-#include "runner/metadata.h"
+#include "runner/logits_processors.h"
 #include "runner/random.h"
+#include "runner/sampling_settings.h"
 
 namespace runner {
 
-// How the next token is chosen. The filters apply in this order, each to what the one before left,
-// as in Hugging Face's generate().
-struct SamplingParams {
-  double temperature = 0.8;  // 0: greedy, the filters play no part
-  int64_t top_k = 0;         // keep the k likeliest; 0: all
-  double top_p = 0.9;        // keep the likeliest whose probabilities reach p; 1: all
-  double min_p = 0;          // keep those at least this fraction as likely as the likeliest
-  uint64_t seed = 0;
-};
-
-// The model's own recommendation, where it has one: what it leaves out is then off. The values of
-// SamplingParams itself otherwise.
-SamplingParams recommended_sampling(const SamplingDefaults& defaults);
-
-// What a caller asks for; what is absent is as the model recommends, the seed random.
-struct SamplingChoice {
-  std::optional<double> temperature, top_p, min_p;
-  std::optional<int64_t> top_k;
-  std::optional<uint64_t> seed;
-};
-
-SamplingParams chosen_sampling(const SamplingChoice& choice, const SamplingDefaults& defaults);
-
+// Chooses tokens: processes the logits, then draws among those that the filters leave. The filters
+// apply in this order, each to what the one before left, as in transformers 5.23: temperature,
+// top_k, top_p, min_p, typical_p. transformers computes in float32, the filters here in double.
 class Sampler {
  public:
-  explicit Sampler(const SamplingParams& params) : params_(params), random_(params.seed) {}
+  explicit Sampler(const SamplingSettings& settings, uint64_t seed = 0);
 
-  // The next token's id for the logits [vocab]. Throws Error when no logit is finite or one is NaN.
-  int32_t sample(std::span<const float> logits);
+  // The next token's id for the logits [vocab] after `history`. Throws Error when no logit is
+  // finite or one is NaN, and when the settings forbid every token.
+  int32_t sample(std::span<const float> logits, const History& history = {});
 
- private:
+  // A token that may be chosen.
   struct Candidate {
     float logit;
     int32_t id;
     double weight;  // probability relative to the likeliest token's
   };
+
+  // The tokens among which sample() draws, by their weights; the likeliest alone at temperature 0.
+  // The span holds until the next call.
+  std::span<const Candidate> candidates(std::span<const float> logits, const History& history = {});
+
+  LogitsProcessors& processors() { return processors_; }
+
+ private:
   struct Likelier {
     bool operator()(const Candidate& a, const Candidate& b) const {
       return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
     }
   };
+  struct Typical {
+    double surprise, weight;
+  };
 
-  int32_t sample_random(std::span<const float> logits, float largest);
   void keep_top_k();
   void keep_top_p();
+  void keep_min_p();
+  void keep_typical();
   double total_weight() const;
 
-  SamplingParams params_;
+  LogitsProcessors processors_;
+  double temperature_, top_p_, min_p_, typical_p_;
+  size_t top_k_;
   Random random_;
   std::vector<Candidate> candidates_;  // scratch, kept to save allocations
+  std::vector<Typical> typical_;       // so too
 };
 
 }  // namespace runner

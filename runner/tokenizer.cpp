@@ -158,6 +158,11 @@ std::string Tokenizer::piece(int32_t id, bool& at_start) const {
   return text;
 }
 
+std::string_view Tokenizer::special_name(int32_t id) const {
+  const bool special = state_->table.types.at(static_cast<size_t>(id)) == PieceType::control;
+  return special ? std::string_view(state_->table.pieces[static_cast<size_t>(id)]) : "";
+}
+
 int32_t Tokenizer::n_pieces() const { return static_cast<int32_t>(state_->table.pieces.size()); }
 int32_t Tokenizer::n_text_pieces() const {
   const auto is_text = [](PieceType type) {

@@ -44,6 +44,9 @@ class Tokenizer {
   // The text without special tokens. Throws Error for an id that is not below n_pieces().
   std::string decode(std::span<const int32_t> ids) const;
 
+  // The name of a special token, which is no part of a text; "" for others.
+  std::string_view special_name(int32_t id) const;
+
   int32_t n_pieces() const;
   // One more than the largest id that text becomes where it holds no added token.
   int32_t n_text_pieces() const;

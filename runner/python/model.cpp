@@ -1,12 +1,13 @@
 #include "runner/python/model.h"
 
 #include <mutex>
+#include <random>
 
 #include "runner/chat.h"
 #include "runner/error.h"
-#include "runner/next_text.h"
 #include "runner/score.h"
 #include "runner/speed.h"
+#include "runner/text_stream.h"
 
 namespace py = pybind11;
 
@@ -123,9 +124,9 @@ FloatArray BoundModel::score(const Ids& tokens, int64_t first, const Progress& p
   return FloatArray(std::ssize(scores), scores.data());
 }
 
-Generated BoundModel::generate(const Ids& prompt, int64_t steps, const SamplingChoice& sampling,
-                               const std::optional<Ids>& stop_ids, const OnText& on_text,
-                               const OnToken& on_token) {
+Generated BoundModel::generate(const Ids& prompt, int64_t steps, const SamplingSettings& choice,
+                               std::optional<uint64_t> seed, const std::optional<Ids>& stop_ids,
+                               const OnText& on_text, const OnToken& on_token) {
   check_runnable();
   if (steps < 0) throw Error("steps is " + std::to_string(steps) + "; give 0 or more");
   const Tokenizer& words = *tokenizer();
@@ -136,24 +137,27 @@ Generated BoundModel::generate(const Ids& prompt, int64_t steps, const SamplingC
     options.stop_ids.assign(metadata().stop_ids.begin(), metadata().stop_ids.end());
   }
   Generated result;
-  const auto add = [&](const std::string& text) {
-    if (text.empty()) return;
-    result.text += text;
-    if (on_text) on_text(text);
+  const auto add = [&](const std::string& piece) {
+    if (piece.empty()) return;
+    result.text += piece;
+    if (on_text) on_text(piece);
   };
   const Work work;
   filled_ = 0;
   Session session(*model_);
   session.check(prompt);
-  StreamDecoder decoder(words);
-  for (const int32_t id : prompt) next_text(decoder, words, id);
-  Sampler sampler(chosen_sampling(sampling, metadata().sampling));
+  const SamplingSettings settings = chosen_settings(choice, metadata().sampling);
+  check_tokens(settings, metadata().vocab_size);
+  TextStream text(words, settings.stop_strings.value_or(std::vector<std::string>()), prompt,
+                  TextStream::Start::inside);
+  Sampler sampler(settings, seed ? *seed : std::random_device()());
   result.counts = runner::generate(session, sampler, prompt, options, [&](int32_t id) {
     result.ids.push_back(id);
     if (on_token) on_token(id);
-    add(next_text(decoder, words, id));
+    add(text.push(id));
+    return !text.stopped();
   });
-  add(decoder.finish());
+  add(text.finish());
   filled_ = session.position();
   return result;
 }

@@ -45,9 +45,9 @@ class [[gnu::visibility("hidden")]] BoundModel {
                   bool add_generation_prompt);
   FloatArray forward(const Ids& tokens, int64_t start_pos, const std::vector<int64_t>& rows);
   FloatArray score(const Ids& tokens, int64_t first, const Progress& progress);
-  Generated generate(const Ids& prompt, int64_t steps, const SamplingChoice& sampling,
-                     const std::optional<Ids>& stop_ids, const OnText& on_text,
-                     const OnToken& on_token);
+  Generated generate(const Ids& prompt, int64_t steps, const SamplingSettings& choice,
+                     std::optional<uint64_t> seed, const std::optional<Ids>& stop_ids,
+                     const OnText& on_text, const OnToken& on_token);
   double time_prefill(int64_t tokens, int64_t depth);
   double time_decode(int64_t tokens, int64_t depth);
 

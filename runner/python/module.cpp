@@ -10,6 +10,7 @@
 #include "runner/error.h"
 #include "runner/python/model.h"
 #include "runner/python/python_model.h"
+#include "runner/python/sampling.h"
 #include "runner/speed.h"
 #include "runner/stats.h"
 
@@ -21,6 +22,7 @@ namespace {
 const char* word_for(StopReason reason) {
   switch (reason) {
     case StopReason::stop_token: return "stop_token";
+    case StopReason::stop_string: return "stop_string";
     case StopReason::steps: return "steps";
     case StopReason::context: return "context";
     case StopReason::interrupted: return "interrupted";
@@ -94,10 +96,11 @@ void define_generated(py::module_& m) {
   };
   py::class_<Generated>(m, "Generated", py::module_local(), "What Model.generate returns.")
       .def_readonly("text", &Generated::text, "The continuation, without special tokens.")
-      .def_readonly("ids", &Generated::ids, "Its tokens; a stop token is not among them.")
+      .def_readonly("ids", &Generated::ids,
+                    "Its tokens; a stop token is not among them, those of a stop string are.")
       .def_property_readonly(
           "reason", [](const Generated& g) { return word_for(g.counts.reason); },
-          "Why it ended: stop_token, steps or context.")
+          "Why it ended: stop_token, stop_string, steps or context.")
       .def_property_readonly("prompt_tokens", count(&GenerateResult::prompt_tokens))
       .def_property_readonly("prefill_seconds", count(&GenerateResult::prefill_seconds))
       .def_property_readonly("decode_forwards", count(&GenerateResult::decode_forwards),
@@ -138,23 +141,24 @@ void define_model(py::module_& m) {
            "when the tokens do not fit context or vocabulary, or logits are not numbers.")
       .def(
           "generate",
-          [](BoundModel& model, const Ids& prompt, int64_t steps, std::optional<double> temperature,
-             std::optional<double> top_p, std::optional<int64_t> top_k, std::optional<double> min_p,
-             std::optional<uint64_t> seed, const std::optional<Ids>& stop_ids,
-             const BoundModel::OnText& on_text, const BoundModel::OnToken& on_token) {
-            return model.generate(prompt, steps, {temperature, top_p, min_p, top_k, seed}, stop_ids,
-                                  on_text, on_token);
+          [](BoundModel& model, const Ids& prompt, int64_t steps, std::optional<uint64_t> seed,
+             const std::optional<Ids>& stop_ids, const BoundModel::OnText& on_text,
+             const BoundModel::OnToken& on_token, const py::kwargs& sampling) {
+            return model.generate(prompt, steps, settings_from(sampling), seed, stop_ids, on_text,
+                                  on_token);
           },
-          py::arg("prompt_ids"), py::arg("steps") = 0, py::arg("temperature") = py::none(),
-          py::arg("top_p") = py::none(), py::arg("top_k") = py::none(),
-          py::arg("min_p") = py::none(), py::arg("seed") = py::none(),
+          py::arg("prompt_ids"), py::arg("steps") = 0, py::arg("seed") = py::none(),
           py::arg("stop_ids") = py::none(), py::arg("on_text") = nullptr,
           py::arg("on_token") = nullptr,
           "Continue `prompt_ids` from an empty context, at most `steps` tokens (0: to the context's "
-          "end). What is None is the model's own recommendation; seed: a random one; stop_ids: the "
-          "artifact's. on_text(str) gets whole characters as they come, on_token(id) each token. "
-          "temperature 0 is greedy. Returns a Generated. Raises ValueError when the prompt does not "
-          "fit context or vocabulary.")
+          "end). seed None: a random one; stop_ids None: the artifact's. on_text(str) gets whole "
+          "characters as they come, on_token(id) each token. Further keywords are sampling settings, "
+          "the model's own recommendation where None or absent: temperature (0: greedy), top_k, "
+          "top_p, min_p, typical_p, repetition_penalty, frequency_penalty, presence_penalty, "
+          "no_repeat_ngram_size, logit_bias {id or (id, ...): bias}, bad_words_ids, "
+          "begin_suppress_tokens, stop_strings. Returns a Generated. Raises ValueError when the "
+          "prompt does not fit context or vocabulary or a setting is out of range, TypeError for an "
+          "unknown setting.")
       .def("time_prefill", &BoundModel::time_prefill, py::arg("n_tokens"), py::arg("depth") = 0,
            "Seconds that a prompt of `n_tokens` takes after `depth` others, which are not timed.")
       .def("time_decode", &BoundModel::time_decode, py::arg("n_tokens"), py::arg("depth") = 0,
@@ -174,6 +178,7 @@ void define(py::module_& m) {
   define_tokenizer(m);
   define_generated(m);
   define_model(m);
+  define_sampling(m);
   m.def("load_model", &load, py::arg("path"), py::arg("threads") = 0,
         py::arg("metadata_only") = false);
   m.def("make_python_model", &from_callable, py::arg("metadata"), py::arg("forward"),

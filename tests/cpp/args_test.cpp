@@ -1,5 +1,7 @@
 #include "runner/args.h"
 
+#include <limits>
+
 #include "runner/error.h"
 #include "tests/cpp/check.h"
 
@@ -44,6 +46,20 @@ TEST(each_flag_in_its_short_and_long_form) {
 TEST(flags_with_a_long_form_only) {
   CHECK_EQ(*parse({"--top-k", "40"}).top_k, 40);
   CHECK_EQ(*parse({"--min-p", "0.05"}).min_p, 0.05);
+  CHECK_EQ(*parse({"--typical-p", "0.9"}).typical_p, 0.9);
+  CHECK_EQ(*parse({"--repetition-penalty", "1.1"}).repetition_penalty, 1.1);
+  CHECK_EQ(*parse({"--presence-penalty", "-2"}).presence_penalty, -2);
+  CHECK_EQ(*parse({"--frequency-penalty", "0.5"}).frequency_penalty, 0.5);
+  CHECK_EQ(*parse({"--no-repeat-ngram-size", "3"}).no_repeat_ngram_size, 3);
+  const Args biased = parse({"--logit-bias", "5=-1.5, 7=2", "--logit-bias=9=-inf"});
+  CHECK(*biased.logit_bias == (std::vector<TokenBias>{
+                                  {{5}, -1.5f},
+                                  {{7}, 2.0f},
+                                  {{9}, -std::numeric_limits<float>::infinity()},
+                              }));
+  CHECK_EQ(*parse({"--stop", "a b", "--stop=\n"}).stop_strings,
+           (std::vector<std::string>{"a b", "\n"}));
+  CHECK(parse({"--stop", ""}).stop_strings->empty());
   CHECK_EQ(parse({"--threads", "256"}).threads, 256);
   CHECK_EQ(parse({"--prefill-chunk", "1"}).prefill_chunk, 1);
   CHECK_EQ(parse({"--logits-out", "l.npy"}).logits_path, "l.npy");
@@ -75,7 +91,15 @@ TEST(malformed_values_name_the_value_and_the_remedy) {
   for (const char* value : {"", "nan", "inf", "1e999", "0x1", " 1", "1 ", "1.2.3"}) {
     CHECK_THROWS(UsageError, parse({"-t", value}), "-t", "a number");
   }
-  CHECK_THROWS(UsageError, parse({"-p", "0"}), "above 0");
+  CHECK_THROWS(UsageError, parse({"-p", "-0.1"}), "from 0 to 1");
+  CHECK_THROWS(UsageError, parse({"--typical-p", "0"}), "above 0");
+  CHECK_THROWS(UsageError, parse({"--repetition-penalty", "0"}), "above 0", "1.1");
+  CHECK_THROWS(UsageError, parse({"--presence-penalty", "2.5"}), "from -2 to 2");
+  CHECK_THROWS(UsageError, parse({"--no-repeat-ngram-size", "1.5"}), "whole number");
+  for (const char* value :
+       {"", "5", "5=", "=1", "5=x", "-1=2", "5=inf", "5=1e39", "5=1,", "5=nan"}) {
+    CHECK_THROWS(UsageError, parse({"--logit-bias", value}), "--logit-bias", "5=-1.5");
+  }
   CHECK_THROWS(UsageError, parse({"-p", "1.1"}), "1.1");
   CHECK_THROWS(UsageError, parse({"--min-p", "2"}), "from 0");
   CHECK_THROWS(UsageError, parse({"--top-k", "-3"}), "'-3'");

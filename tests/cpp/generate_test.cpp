@@ -13,13 +13,16 @@ struct Output {
   std::vector<int32_t> tokens;
 };
 
+// `stop_at` stands for a token that completes a stop string.
 Output run_greedy(Model& model, const std::vector<int32_t>& prompt, GenerateOptions options = {},
-                  int64_t prefill_chunk = 0) {
+                  int64_t prefill_chunk = 0, int32_t stop_at = -1) {
   Session session(model, prefill_chunk);
   Sampler sampler({.temperature = 0});
   Output output;
-  output.result = generate(session, sampler, prompt, options,
-                           [&](int32_t token) { output.tokens.push_back(token); });
+  output.result = generate(session, sampler, prompt, options, [&](int32_t token) {
+    output.tokens.push_back(token);
+    return token != stop_at;
+  });
   return output;
 }
 
@@ -74,6 +77,16 @@ TEST(stops_at_a_stop_token_without_showing_it) {
   CHECK_EQ(output.tokens, std::vector<int32_t>(expected.begin(), first));
 }
 
+TEST(stops_after_what_completes_a_stop_string) {
+  FakeModel model;
+  const auto expected = model.expected(kPrompt, 6);
+  const Output output = run_greedy(model, kPrompt, {.steps = 6}, 0, expected[3]);
+  CHECK(output.result.reason == StopReason::stop_string);
+  const auto last = std::ranges::find(expected, expected[3]) + 1;
+  CHECK_EQ(output.tokens, std::vector<int32_t>(expected.begin(), last));
+  CHECK_EQ(output.result.generated_tokens, std::ssize(output.tokens));
+}
+
 TEST(stops_at_the_contexts_end) {
   for (size_t length : {1, 30, 31, 32}) {
     FakeModel model;
@@ -116,6 +129,39 @@ TEST(an_interrupt_ends_prefill_and_decoding) {
   CHECK_EQ(output.tokens.size(), 3u);
 }
 
+TEST(limits_count_the_sessions_tokens_and_none_that_were_rewound) {
+  FakeModel model;
+  model.next = [](const auto&) { return 7; };
+  Session session(model);
+  Sampler sampler({.no_repeat_ngram_size = 1, .temperature = 0});
+  const auto first = [&](const std::vector<int32_t>& prompt) {
+    int32_t chosen = -1;
+    generate(session, sampler, prompt, {.steps = 1}, [&](int32_t token) {
+      chosen = token;
+      return true;
+    });
+    return chosen;
+  };
+  CHECK_EQ(first({1, 7}), 0);       // 7 was there
+  CHECK_EQ(first({14, 0, 2}), 21);  // of those with the second largest logit, 0, 7 and 14 were
+  session.rewind(1);
+  CHECK_EQ(first({2}), 7);
+}
+
+TEST(penalties_of_what_was_generated_leave_the_prompt_alone) {
+  FakeModel model;
+  model.next = [](const auto&) { return 7; };  // its logit is 10, the next one's 0
+  Session session(model);
+  Sampler sampler({.frequency_penalty = 2, .temperature = 0});
+  std::vector<int32_t> tokens;
+  generate(session, sampler, std::vector<int32_t>{7, 7, 7, 7, 7, 7, 7}, {.steps = 8},
+           [&](int32_t token) {
+             tokens.push_back(token);
+             return true;
+           });
+  CHECK_EQ(tokens, (std::vector<int32_t>{7, 7, 7, 7, 7, 0, 7, 14}));
+}
+
 TEST(a_session_goes_on_and_rewinds) {
   FakeModel model;
   Session session(model);
@@ -125,6 +171,8 @@ TEST(a_session_goes_on_and_rewinds) {
   session.rewind(2);
   Sampler sampler({.temperature = 0});
   session.append(std::vector<int32_t>{9});
+  CHECK_EQ(std::vector<int32_t>(session.tokens().begin(), session.tokens().end()),
+           (std::vector<int32_t>{1, 2, 9}));
   CHECK_EQ(sampler.sample(session.logits()), model.expected({1, 2, 9}, 1)[0]);
 }
 

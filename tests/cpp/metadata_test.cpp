@@ -7,6 +7,11 @@ using namespace runner;
 
 namespace {
 
+const char* const kSampling = R"({
+  "temperature": 0.6, "top_k": 40, "top_p": null, "repetition_penalty": 1.1,
+  "logit_bias": [[[3, 4], -2.5]], "bad_words_ids": [[5], [6, 7]],
+  "begin_suppress_tokens": [8], "stop_strings": ["\n\n"]})";
+
 StringMap good() {
   return {{"schema_version", "1"},
           {"backend", "aoti"},
@@ -31,7 +36,7 @@ StringMap good() {
           {"stop_ids", "[2, 5]"},
           {"add_bos", "true"},
           {"chat", "{}"},
-          {"sampling", R"({"temperature": 0.6, "top_k": 40, "top_p": null})"},
+          {"sampling", kSampling},
           {"exporter_version", "0.1"},
           {"torch_version", "2"},
           {"torchao_version", "0"},
@@ -73,6 +78,11 @@ TEST(good_metadata_is_read) {
   CHECK(m.add_bos);
   CHECK_EQ(*m.sampling.temperature, 0.6);
   CHECK_EQ(*m.sampling.top_k, 40);
+  CHECK_EQ(*m.sampling.repetition_penalty, 1.1);
+  CHECK(*m.sampling.logit_bias == (std::vector<TokenBias>{{{3, 4}, -2.5f}}));
+  CHECK(*m.sampling.bad_words_ids == (std::vector<std::vector<int32_t>>{{5}, {6, 7}}));
+  CHECK_EQ(*m.sampling.begin_suppress_tokens, std::vector<int32_t>{8});
+  CHECK_EQ(*m.sampling.stop_strings, std::vector<std::string>{"\n\n"});
   CHECK(!m.sampling.top_p && !m.sampling.min_p);
   CHECK(m.lean);
   CHECK_EQ(m.targets.size(), size_t{1});
@@ -136,6 +146,14 @@ TEST(values_that_are_no_sense_are_named) {
   CHECK_THROWS(Error, parse_with("sampling", "[]"), "object");
   CHECK_THROWS(Error, parse_with("sampling", R"({"top_p": 2})"), "top_p");
   CHECK_THROWS(Error, parse_with("sampling", R"({"temperature": "hot"})"), "temperature");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"repetition_penalty": 0})"), "above 0");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"no_repeat_ngram_size": 1.5})"), "whole");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"logit_bias": {"3": 1}})"), "logit_bias");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"logit_bias": [[[3], null]]})"), "logit_bias");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"logit_bias": [[[3], 1e99]]})"), "logit_bias");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"bad_words_ids": [[1000000]]})"), "bad_words");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"begin_suppress_tokens": [-1]})"), "begin");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"stop_strings": [1]})"), "stop_strings");
   CHECK_THROWS(Error, parse_with("host_functions", "[1]"), "strings");
   CHECK_THROWS(Error, parse_with("runtime", "python"), "lean, torch");
   for (const char* targets : {"[]", "[1]", "{}", R"([{"name": "x"}])",

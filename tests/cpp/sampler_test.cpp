@@ -20,10 +20,10 @@ std::vector<float> logits_of(const std::vector<double>& probabilities) {
 
 const std::vector<double> kProbabilities = {0.05, 0.4, 0.15, 0.1, 0.3};
 
-std::vector<double> frequencies(const SamplingParams& params,
+std::vector<double> frequencies(const SamplingSettings& settings,
                                 const std::vector<double>& probabilities = kProbabilities,
                                 int draws = 40000) {
-  Sampler sampler(params);
+  Sampler sampler(settings, 1);
   const auto logits = logits_of(probabilities);
   std::vector<double> result(probabilities.size());
   for (int i = 0; i < draws; ++i) {
@@ -44,8 +44,6 @@ void check_close(const std::vector<double>& actual, std::vector<double> expected
   }
 }
 
-SamplingParams plain() { return {.temperature = 1, .top_k = 0, .top_p = 1, .min_p = 0, .seed = 1}; }
-
 }  // namespace
 
 TEST(temperature_zero_takes_the_likeliest_the_first_among_equals) {
@@ -54,79 +52,75 @@ TEST(temperature_zero_takes_the_likeliest_the_first_among_equals) {
   CHECK_EQ(sampler.sample(std::vector<float>{1, 7, 7, 2}), 1);
 }
 
-TEST(plain_sampling_follows_the_probabilities) {
-  check_close(frequencies(plain()), kProbabilities);
-}
+TEST(plain_sampling_follows_the_probabilities) { check_close(frequencies({}), kProbabilities); }
 
 TEST(temperature_sharpens_and_flattens) {
   for (double temperature : {0.5, 2.0}) {
-    SamplingParams params = plain();
-    params.temperature = temperature;
+    SamplingSettings settings;
+    settings.temperature = temperature;
     std::vector<double> expected;
     for (double p : kProbabilities) expected.push_back(std::pow(p, 1 / temperature));
-    check_close(frequencies(params), expected);
+    check_close(frequencies(settings), expected);
   }
 }
 
 TEST(top_k_keeps_k) {
-  SamplingParams params = plain();
-  params.top_k = 3;
-  check_close(frequencies(params), {0, 0.4, 0.15, 0, 0.3});
-  params.top_k = 1;
-  check_close(frequencies(params), {0, 1, 0, 0, 0});
-  params.top_k = 100;
-  check_close(frequencies(params), kProbabilities);
+  SamplingSettings settings;
+  settings.top_k = 3;
+  check_close(frequencies(settings), {0, 0.4, 0.15, 0, 0.3});
+  settings.top_k = 1;
+  check_close(frequencies(settings), {0, 1, 0, 0, 0});
+  settings.top_k = 100;
+  check_close(frequencies(settings), kProbabilities);
 }
 
 TEST(top_p_keeps_the_fewest_that_reach_p) {
-  SamplingParams params = plain();
-  params.top_p = 0.6;
-  check_close(frequencies(params), {0, 0.4, 0, 0, 0.3});
-  params.top_p = 0.75;
-  check_close(frequencies(params), {0, 0.4, 0.15, 0, 0.3});
-  params.top_p = 1e-9;
-  check_close(frequencies(params), {0, 1, 0, 0, 0});
+  SamplingSettings settings;
+  settings.top_p = 0.6;
+  check_close(frequencies(settings), {0, 0.4, 0, 0, 0.3});
+  settings.top_p = 0.75;
+  check_close(frequencies(settings), {0, 0.4, 0.15, 0, 0.3});
+  settings.top_p = 1e-9;
+  check_close(frequencies(settings), {0, 1, 0, 0, 0});
 }
 
 TEST(min_p_is_relative_to_the_likeliest) {
-  SamplingParams params = plain();
-  params.min_p = 0.3;  // of 0.4: 0.12
-  check_close(frequencies(params), {0, 0.4, 0.15, 0, 0.3});
-  params.min_p = 1;
-  check_close(frequencies(params), {0, 1, 0, 0, 0});
+  SamplingSettings settings;
+  settings.min_p = 0.3;  // of 0.4: 0.12
+  check_close(frequencies(settings), {0, 0.4, 0.15, 0, 0.3});
+  settings.min_p = 1;
+  check_close(frequencies(settings), {0, 1, 0, 0, 0});
 }
 
 TEST(filters_work_on_what_the_one_before_left) {
   // top-k leaves 0.4, 0.3, 0.15 of 0.85; top-p 0.8 of that is 0.68: the first two.
-  SamplingParams params = plain();
-  params.top_k = 3;
-  params.top_p = 0.8;
-  check_close(frequencies(params), {0, 0.4, 0, 0, 0.3});
-  params.top_p = 0.83;
-  check_close(frequencies(params), {0, 0.4, 0.15, 0, 0.3});
+  SamplingSettings settings;
+  settings.top_k = 3;
+  settings.top_p = 0.8;
+  check_close(frequencies(settings), {0, 0.4, 0, 0, 0.3});
+  settings.top_p = 0.83;
+  check_close(frequencies(settings), {0, 0.4, 0.15, 0, 0.3});
 }
 
 TEST(top_p_over_many_unlikely_tokens) {
   std::vector<double> probabilities(1000, 0.5 / 998);
   probabilities[17] = 0.3;
   probabilities[500] = 0.2;
-  SamplingParams params = plain();
-  params.top_p = 0.49;
-  const auto actual = frequencies(params, probabilities, 10000);
+  SamplingSettings settings;
+  settings.top_p = 0.49;
+  const auto actual = frequencies(settings, probabilities, 10000);
   CHECK(std::abs(actual[17] - 0.6) < 0.02);
   CHECK(std::abs(actual[500] - 0.4) < 0.02);
-  params.top_p = 0.75;  // half of the flat rest belongs to it
+  settings.top_p = 0.75;  // half of the flat rest belongs to it
   double rest = 0;
-  const auto wide = frequencies(params, probabilities, 10000);
+  const auto wide = frequencies(settings, probabilities, 10000);
   for (size_t i = 0; i < wide.size(); ++i) rest += i == 17 || i == 500 ? 0 : wide[i];
   CHECK(std::abs(rest - 0.25 / 0.75) < 0.02);
 }
 
 TEST(a_seed_repeats_and_another_differs) {
   const auto draw = [](uint64_t seed) {
-    SamplingParams params = plain();
-    params.seed = seed;
-    Sampler sampler(params);
+    Sampler sampler({}, seed);
     std::vector<int32_t> ids;
     for (int i = 0; i < 50; ++i) ids.push_back(sampler.sample(logits_of(kProbabilities)));
     return ids;
@@ -160,16 +154,56 @@ TEST(what_is_not_a_number_is_an_error) {
   }
 }
 
-TEST(defaults_come_from_the_model_where_it_has_any) {
-  const SamplingParams own = recommended_sampling({});
-  CHECK_EQ(own.temperature, 0.8);
-  CHECK_EQ(own.top_p, 0.9);
-  SamplingDefaults defaults;
-  defaults.temperature = 0.6;
-  const SamplingParams models = recommended_sampling(defaults);
-  CHECK_EQ(models.temperature, 0.6);
-  CHECK_EQ(models.top_p, 1.0);
-  CHECK_EQ(models.top_k, 0);
+TEST(top_k_keeps_what_is_as_likely_as_the_last) {
+  SamplingSettings settings;
+  settings.top_k = 2;
+  check_close(frequencies(settings, {0.2, 0.4, 0.2, 0.2}), {0.2, 0.4, 0.2, 0.2});
+  settings.top_k = 1;
+  check_close(frequencies(settings, {0.2, 0.4, 0.2, 0.2}), {0, 1, 0, 0});
+}
+
+TEST(typical_p_keeps_what_is_nearest_to_the_entropy) {
+  // The entropy is 1.39 nats; the tokens' information 3.00, 0.92, 1.90, 2.30, 1.20.
+  SamplingSettings settings;
+  settings.typical_p = 0.2;
+  check_close(frequencies(settings), {0, 0, 0, 0, 0.3});
+  settings.typical_p = 0.5;
+  check_close(frequencies(settings), {0, 0.4, 0, 0, 0.3});
+  settings.typical_p = 0.75;
+  check_close(frequencies(settings), {0, 0.4, 0.15, 0, 0.3});
+}
+
+TEST(each_setting_takes_its_default_from_the_model) {
+  const SamplingSettings own = chosen_settings({}, {});
+  CHECK_EQ(*own.temperature, 0.8);
+  CHECK_EQ(*own.top_p, 0.9);
+  const SamplingSettings models = chosen_settings({}, {.temperature = 0.6});
+  CHECK_EQ(*models.temperature, 0.6);
+  CHECK(!models.top_p && !models.top_k);
+  const SamplingSettings both =
+      chosen_settings({.temperature = 0, .stop_strings = {{}}}, {.repetition_penalty = 1.2,
+                                                                 .top_p = 0.5,
+                                                                 .logit_bias = {{{{3}, -1}}},
+                                                                 .stop_strings = {{"x"}}});
+  CHECK_EQ(*both.temperature, 0);
+  CHECK_EQ(*both.top_p, 0.5);
+  CHECK_EQ(*both.repetition_penalty, 1.2);
+  CHECK_EQ(both.logit_bias->size(), 1u);
+  CHECK(both.stop_strings->empty());
+  // A penalty says nothing of how to draw.
+  const SamplingSettings penalty = chosen_settings({}, {.repetition_penalty = 1.2});
+  CHECK_EQ(*penalty.temperature, 0.8);
+  CHECK_EQ(flags_of(penalty), "--repetition-penalty 1.2 -t 0.8 -p 0.9");
+  CHECK_EQ(flags_of({.temperature = 0, .top_k = 40}), "-t 0 --top-k 40");
+}
+
+TEST(numbers_have_ranges) {
+  for (const NumberSetting& setting : number_settings()) {
+    CHECK(setting.allows(setting.neutral) && setting.allows(setting.example));
+    CHECK(!setting.allows(std::numeric_limits<double>::quiet_NaN()));
+    CHECK(!setting.allows(setting.high + 1) && !setting.allows(setting.low - 1));
+    CHECK_EQ(setting.allows(setting.low), !setting.above_low);
+  }
 }
 
 CHECK_MAIN()
