@@ -6,11 +6,10 @@ One set of keys for every backend: constant methods of a `.pte`, the metadata ma
 """
 
 import errno
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,8 +18,6 @@ from exporter.config import ModelConfig
 SCHEMA_VERSION = "3"
 TOKENIZER_KEY = "tokenizer"
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/end_tokens.py writes it
-# What the runner accepts, from 0 up.
-SAMPLING_RANGES = {"temperature": 100, "top_p": 1, "top_k": 1 << 24, "min_p": 1}
 
 
 def model_metadata(
@@ -40,28 +37,6 @@ def model_metadata(
         "dtype": dtype,
         "quantization": quantization,
     }
-
-
-def sampling_defaults(generation: Mapping[str, object]) -> str:
-    """The sampling keys of a `generation_config.json`, as JSON for the key `sampling`.
-
-    Raises ValueError for a value that the runner would refuse.
-    """
-    if not generation.get("do_sample", True):
-        return json.dumps({"temperature": 0.0})
-    kept = {}
-    for key, largest in SAMPLING_RANGES.items():
-        value = generation.get(key)
-        if value is None:
-            continue
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and 0 <= value <= largest):
-            raise ValueError(
-                f"generation_config.json: {key} is {value!r}, not a number from 0 to {largest}; "
-                "correct or remove it"
-            )
-        kept[key] = value
-    return json.dumps(kept)
 
 
 def versions(exporter: str, kernel_layout: int, **libraries: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from exporter.checkpoint_weights import Source, Weights
 from exporter.config_gguf import from_gguf
+from exporter.generation_settings import from_gguf as generation_from_gguf
 from exporter.gguf_file import GGUFFile, read_gguf
 
 MODULES = {
@@ -67,7 +68,8 @@ def read_checkpoint_gguf(path: Path) -> Source:
         ignored=IGNORED,
         interleaved=True,
     )
-    return Source(config, weights, tokenizer_path=path, generation={})
+    generation = generation_from_gguf(file.fields)
+    return Source(config, weights, tokenizer_path=path, generation=generation)
 
 
 def read_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> Tensor:

@@ -23,6 +23,7 @@ from exporter.checkpoint_weights import (
 )
 from exporter.config import ModelConfig
 from exporter.config_hf import from_hf
+from exporter.generation_settings import from_config
 
 MODULES = {
     "tok_embeddings": "model.embed_tokens",
@@ -64,7 +65,7 @@ def read_hf(folder: Path) -> Source:
         config=config,
         weights=_without_tied_output(weights, config, config_path),
         tokenizer_path=first_existing(folder, TOKENIZERS),
-        generation=read_json(generation_path) if generation_path.is_file() else {},
+        generation=read_json(generation_path) if generation_path.is_file() else from_config(fields),
         token_ids={key: fields[key] for key in TOKEN_IDS if key in fields},
     )
 

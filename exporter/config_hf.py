@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exporter.config import ModelConfig, RopeScaling
+from exporter.generation_settings import KEYS as GENERATION_KEYS
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,15 @@ NEUTRAL: dict[str, object] = {
     "pruned_heads": {},
 }
 
-# Training, bookkeeping, token ids, generation defaults of older versions. `pretraining_tp` splits
-# matrix products into slices and sums the same terms.
-HARMLESS = frozenset(
-    """_attn_implementation _attn_implementation_autoset _commit_hash _flash_attn_2_enabled
-    _from_model_config _name_or_path attention_dropout bad_words_ids begin_suppress_tokens
-    bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
-    diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
-    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    id2label initializer_range is_decoder is_llama_config label2id length_penalty max_length
-    max_sequence_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams
-    num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
-    pretraining_tp problem_type remove_invalid_values repetition_penalty return_dict
-    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
-    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers.js_config
-    transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache""".split()
+# Training, bookkeeping, token ids. `pretraining_tp` splits matrix products into slices and sums the
+# same terms. Generation settings of older versions are generation_settings.py's.
+HARMLESS = GENERATION_KEYS | frozenset(
+    """_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled _name_or_path
+    attention_dropout chunk_size_feed_forward cross_attention_hidden_size dtype finetuning_task
+    id2label initializer_range is_decoder is_llama_config label2id max_sequence_length
+    model_type prefix pretraining_tp problem_type return_dict sep_token_id task_specific_params
+    tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config unsloth_fixed
+    unsloth_version use_bfloat16""".split()
 )
 
 ROPE_KEYS = {

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import __version__
-from exporter.artifact import TOKEN_SOURCES_KEY, TOKENIZER_KEY, model_metadata, sampling_defaults, versions
+from exporter.artifact import TOKEN_SOURCES_KEY, TOKENIZER_KEY, model_metadata, versions
+from exporter.generation_settings import sampling_settings
 from exporter.progress import note, stage
 from exporter.recipe import Recipe, check_supported, resolve_dtype, slow_paths
 from exporter.schemes import EXECUTORCH, LOWBIT
@@ -100,6 +101,9 @@ def describe(request: ModelRequest) -> Described:
         bos_id, eos_id = (
             -1 if id is None or id >= vocab_size else id for id in (tokenizer.bos_id, tokenizer.eos_id)
         )
+    sampling, not_applied = sampling_settings(checkpoint.generation, vocab_size, sources.stop_ids)
+    for line in not_applied:
+        note(f"  {line}")
     metadata = {
         "tokenizer_kind": tokenizer.kind,
         "tokenizer_size": str(len(tokenizer.table)),
@@ -110,7 +114,7 @@ def describe(request: ModelRequest) -> Described:
         "stop_ids": json.dumps(sources.stop_ids),
         TOKEN_SOURCES_KEY: json.dumps(sources.to_dict(tokenizer), ensure_ascii=False),
         "chat": json.dumps(chat),
-        "sampling": sampling_defaults(checkpoint.generation),
+        "sampling": sampling,
         TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
     }
     return Described(checkpoint, tokenizer, metadata)

@@ -16,13 +16,13 @@ constexpr double kMostCandidates = 1 << 24;
 // In the order in which they act.
 constexpr NumberSetting kNumbers[] = {
     {&S::repetition_penalty, "repetition_penalty", "", "R", 0, 100, true, false, 1, 1.1,
-     "divide the logits of tokens that are there by R; 1: off"},
+     "make the text's tokens less likely, by the factor R of their logits; 1: off"},
     {&S::frequency_penalty, "frequency_penalty", "", "F", -2, 2, false, false, 0, 0.5,
-     "take F off for each time that a token was generated; 0: off"},
+     "take F off a token's logit for each time it was generated; 0: off"},
     {&S::presence_penalty, "presence_penalty", "", "F", -2, 2, false, false, 0, 0.5,
-     "take F off if a token was generated at all; 0: off"},
+     "take F off the logits of tokens that were generated; 0: off"},
     {&S::no_repeat_ngram_size, "no_repeat_ngram_size", "", "N", 0, kMostCandidates, false, true, 0,
-     3, "no N tokens in a row are there twice; 0: off"},
+     3, "write no N tokens in a row that the text has; 0: off"},
     {&S::temperature, "temperature", "-t", "T", 0, 100, false, false, 1, 0.8, "0: greedy"},
     {&S::top_k, "top_k", "", "K", 0, kMostCandidates, false, true, 0, 40,
      "keep the K likeliest tokens; 0: off"},

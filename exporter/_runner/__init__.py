@@ -67,6 +67,20 @@ def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: in
     return _any_library().make_python_model(dict(metadata), forward, threads)
 
 
+def make_sampler(seed: int = 0, **settings) -> Any:
+    """Logits processors and filters without a model (runner/python/sampling.cpp), to see what they do.
+
+    `settings` as `Model.generate` takes them; what is absent changes nothing. Raises FileNotFoundError
+    when neither library is built, ValueError for a value out of range.
+    """
+    return _any_library().Sampler(seed, **settings)
+
+
+def sampling_numbers() -> list[tuple]:
+    """The runners' settings that are numbers: a tuple of each one's generation_settings.NumberSetting."""
+    return _any_library().sampling_numbers()
+
+
 def read_bandwidth(threads: int = 0, seconds: float = 1.0) -> float:
     """Bytes a second that `threads` threads read from memory. Holds 512 MiB while it lasts."""
     return _any_library().read_bandwidth(threads, seconds)

@@ -1,11 +1,14 @@
 """`generate`: the continuation of a prompt, by an artifact or by a model that is not exported yet."""
 
 import argparse
+import math
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from exporter.command_line import UsageError, not_negative, number, positive, seed
+from exporter.command_line import UsageError, positive, seed
+from exporter.generation_settings import MOST_BIAS, NUMBERS, NumberSetting
 from exporter.open_model import add_runnable_options, open_model
 from exporter.progress import note, stage
 
@@ -13,7 +16,7 @@ if TYPE_CHECKING:
     from exporter._runner import Model
 
 SUMMARY = "text after a prompt, by an ARTIFACT or by a MODEL before its export"
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
+SAMPLING = (*(setting.name for setting in NUMBERS), "logit_bias", "stop_strings", "seed")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,20 +28,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--system", metavar="TEXT", help="the system message, with --chat")
     add("--max-new-tokens", type=positive, metavar="N",
         help="most tokens to generate (default: to a stop token or the context's end)")  # fmt: skip
-    add("--temperature", type=number(0, 100), metavar="X",
-        help="0: greedy (default: the model's own, else 0.8)")  # fmt: skip
-    add("--top-p", type=number(0, 1), metavar="X",
-        help="the likeliest tokens that have so much probability together")  # fmt: skip
-    add("--top-k", type=not_negative, metavar="N", help="the N likeliest tokens; 0: all")
-    add("--min-p", type=number(0, 1), metavar="X",
-        help="tokens with so much of the likeliest one's probability")  # fmt: skip
-    add("--seed", type=seed, metavar="N",
-        help="of the first sample; each further one has the next (default: random)")  # fmt: skip
     add("--num-samples", type=positive, default=1, metavar="N", help="continuations to write")
     add("--threads", type=positive, metavar="N",
         help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--stats", action="store_true", help="what ran and how fast, on stderr")
+    _add_sampling_options(parser)
     add_runnable_options(parser)
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "sampling", "Defaults: what the model recommends; where it is silent temperature 0.8, top-p 0.9."
+    )
+    add = group.add_argument
+    for setting in NUMBERS:
+        add(f"--{setting.name.replace('_', '-')}", type=_number(setting), metavar=setting.letter,
+            help=setting.help)  # fmt: skip
+    add("--seed", type=seed, metavar="N",
+        help="of the first sample; each further one has the next (default: random)")  # fmt: skip
+    add("--logit-bias", action="extend", type=_biases, metavar="ID=B,...",
+        help="add B to the logit of token ID, -inf: never choose it; several times")  # fmt: skip
+    add("--stop", action="append", dest="stop_strings", metavar="TEXT",
+        help="end before this text, several times; '' alone: none of the model's")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,6 +62,36 @@ def run(options: argparse.Namespace) -> int:
     for index in range(options.num_samples):
         _sample(model, ids, index, options)
     return 0
+
+
+def _number(setting: NumberSetting) -> Callable[[str], float]:
+    """A type for argparse."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not setting.allows(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {setting.wanted()}")
+        return value
+
+    return parse
+
+
+def _biases(text: str) -> list[tuple[int, float]]:
+    """Token ids and biases, "5=-1.5,7=-inf", for argparse."""
+    try:
+        pairs = [item.split("=") for item in text.split(",")]
+        biases = [(int(token), float(bias)) for token, bias in pairs]
+    except ValueError:
+        biases = []
+    wrong = [b for token, b in biases if token < 0 or not (abs(b) <= MOST_BIAS or b == -math.inf)]
+    if wrong or not biases:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not token ids and what is added to their logits, such as 5=-1.5,7=-inf"
+        )
+    return biases
 
 
 def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
@@ -78,6 +119,8 @@ def _encoded(model: "Model", options: argparse.Namespace) -> list[int]:
 
 def _sample(model: "Model", ids: list[int], index: int, options: argparse.Namespace) -> None:
     chosen = {name: getattr(options, name) for name in SAMPLING}
+    if chosen["logit_bias"] is not None:
+        chosen["logit_bias"] = dict(chosen["logit_bias"])
     if chosen["seed"] is not None:
         chosen["seed"] += index
     if options.num_samples > 1:

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <memory>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "runner/error.h"
@@ -64,16 +63,18 @@ bool set_list(SamplingSettings& settings, const std::string& name, const py::han
   return true;
 }
 
+std::span<const float> as_span(const FloatArray& array) {
+  return {array.data(), static_cast<size_t>(array.size())};
+}
+
 FloatArray processed(Sampler& sampler, const FloatArray& logits, const Ids& tokens, size_t prompt) {
-  const std::span<const float> given(logits.data(), static_cast<size_t>(logits.size()));
-  const auto scores = sampler.processors().apply(given, {tokens, prompt});
+  const auto scores = sampler.processors().apply(as_span(logits), {tokens, prompt});
   return FloatArray(std::ssize(scores), scores.data());
 }
 
 py::dict probabilities(Sampler& sampler, const FloatArray& logits, const Ids& tokens,
                        size_t prompt) {
-  const std::span<const float> given(logits.data(), static_cast<size_t>(logits.size()));
-  const auto candidates = sampler.candidates(given, {tokens, prompt});
+  const auto candidates = sampler.candidates(as_span(logits), {tokens, prompt});
   double total = 0;
   for (const auto& candidate : candidates) total += candidate.weight;
   py::dict result;
@@ -81,6 +82,10 @@ py::dict probabilities(Sampler& sampler, const FloatArray& logits, const Ids& to
     result[py::int_(candidate.id)] = candidate.weight / total;
   }
   return result;
+}
+
+int32_t sampled(Sampler& sampler, const FloatArray& logits, const Ids& tokens, size_t prompt) {
+  return sampler.sample(as_span(logits), {tokens, prompt});
 }
 
 }  // namespace
@@ -104,24 +109,28 @@ SamplingSettings settings_from(const py::kwargs& arguments) {
 void define_sampling(py::module_& m) {
   py::class_<Sampler>(m, "Sampler", py::module_local(),
                       "Logits processors and filters without a model, for tests of what they do.")
-      .def(py::init([](const py::kwargs& settings) {
-        return std::make_unique<Sampler>(settings_from(settings));
-      }))
+      .def(py::init([](uint64_t seed, const py::kwargs& settings) {
+             return std::make_unique<Sampler>(settings_from(settings), seed);
+           }),
+           py::arg("seed") = 0)
       .def("processed", &processed, py::arg("logits"), py::arg("tokens"), py::arg("prompt"),
            "Logits float32 [vocab] after biases, penalties and limits: `tokens` came before, the "
            "first `prompt` of them given, the others chosen.")
       .def("probabilities", &probabilities, py::arg("logits"), py::arg("tokens"), py::arg("prompt"),
-           "The tokens that may be chosen: {id: probability}.");
+           "The tokens that may be chosen: {id: probability}.")
+      .def("sample", &sampled, py::arg("logits"), py::arg("tokens"), py::arg("prompt"),
+           "One of them.");
   m.def(
       "sampling_numbers",
       [] {
-        std::vector<std::tuple<std::string, double, double, bool, bool, double>> rows;
+        py::list rows;
         for (const NumberSetting& s : number_settings()) {
-          rows.emplace_back(s.name, s.low, s.high, s.above_low, s.whole, s.neutral);
+          rows.append(py::make_tuple(s.name, s.placeholder, s.low, s.high, s.neutral, s.example,
+                                     s.help, s.above_low, s.whole));
         }
         return rows;
       },
-      "Settings that are numbers: (name, low, high, above low, whole, neutral value).");
+      "Settings that are numbers, as exporter.generation_settings.NumberSetting has them.");
 }
 
 }  // namespace runner::python
