@@ -129,8 +129,8 @@ class Run {
     options.prompt_only = logits && !args_.steps;
 
     TextStream text(tokenizer_, stop_strings(), prompt, TextStream::Start::inside);
-    if (!options.prompt_only && args_.prompt) write_text(stdout, *args_.prompt);
     Sampler sampler = make_sampler();
+    if (!options.prompt_only && args_.prompt) write_text(stdout, *args_.prompt);
     const GenerateResult result = generate(session, sampler, prompt, options, [&](int32_t token) {
       stats_.note_token();
       write_text(stdout, text.push(token));

@@ -55,6 +55,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         "flags",
         [("-t", "abc"), ("-p", "2"), ("-n", "-1"), ("-n", "1e9999"), ("-s", "x"), ("-m", "talk"),
+         ("--logit-bias", "5"), ("--typical-p", "0"), ("--repetition-penalty", "0"),
          ("--tokens", "1,b"), ("--top-k", "-3"), ("--threads", "0"), ("-l", "4"), ("-t",)],
     )  # fmt: skip
     def test_malformed_value(self, runner, flags):

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -92,6 +93,35 @@ def test_logits_and_text_are_the_programs(artifact, tmp_path):
     assert stopped.reason == "stop_token" and stopped.ids == greedy.ids[:first]
 
 
+def test_sampling_flags_are_the_modules_settings(artifact):
+    model = _runner.load_model(artifact, threads=2)
+    ids = model.tokenizer.encode("Once upon")
+
+    def program(*flags: object) -> str:
+        return generate(artifact, "-i", "Once upon", "-n", 20, "-t", 0.9, "-s", 3, *flags)
+
+    plain, differ = model.generate(ids, 20, temperature=0.9, seed=3), 0
+    for settings in (
+        {"repetition_penalty": 2.5, "typical_p": 0.5}, {"frequency_penalty": 2, "top_k": 5},
+        {"presence_penalty": -2, "min_p": 0.2}, {"no_repeat_ngram_size": 1},
+    ):  # fmt: skip
+        pairs = [(f"--{name.replace('_', '-')}", value) for name, value in settings.items()]
+        found = model.generate(ids, 20, temperature=0.9, seed=3, **settings)
+        assert program(*itertools.chain(*pairs)) == f"Once upon{found.text}\n"
+        differ += found.ids != plain.ids
+    assert differ == 4
+    banned = {token: -math.inf for token in plain.ids[:3]}
+    found = model.generate(ids, 20, temperature=0.9, seed=3, logit_bias=banned)
+    assert not banned.keys() & set(found.ids)
+    assert program("--logit-bias", ",".join(f"{token}=-inf" for token in banned)) == (
+        f"Once upon{found.text}\n"
+    )
+    stop = plain.text[5:8]
+    found = model.generate(ids, 20, temperature=0.9, seed=3, stop_strings=[stop, "nowhere"])
+    assert (found.reason, found.text) == ("stop_string", plain.text[: plain.text.index(stop)])
+    assert program("--stop", "nowhere", "--stop", stop) == f"Once upon{found.text}\n"
+
+
 def test_scores(artifact):
     model = _runner.load_model(artifact)
     tokens = (TOKENS * 20)[:700]  # three chunks
@@ -123,6 +153,8 @@ def test_errors_are_one_line(folder, artifact, tmp_path):
         (lambda: model.generate([1] * (CONTEXT + 1)), f"holds {CONTEXT}"),
         (lambda: model.generate([]), "no tokens"),
         (lambda: model.generate([1], temperature=0, steps=-1), "steps is -1"),
+        (lambda: model.generate([1], top_k=1.5), "top_k is 1.5; give a whole number from 0"),
+        (lambda: model.generate([1], logit_bias={vocabulary: 1.0}), f"token id {vocabulary}"),
         (lambda: model.time_decode(10, CONTEXT), "depth"),
         (lambda: model.chat_prompt([("user", "x")]), "chat"),
         (lambda: model.tokenizer.decode([10**6]), "1000000"),
@@ -131,6 +163,9 @@ def test_errors_are_one_line(folder, artifact, tmp_path):
         with pytest.raises(ValueError, match=words) as raised:
             call()
         assert "\n" not in str(raised.value)
+    for settings in ({"topk": 3}, {"top_k": "many"}, {"logit_bias": [1]}, {"stop_strings": 5}):
+        with pytest.raises(TypeError, match=next(iter(settings))):
+            model.generate([1], 1, **settings)
     cut = tmp_path / artifact.name
     cut.write_bytes(artifact.read_bytes()[:2000])
     with pytest.raises(ValueError, match=str(cut)):
@@ -270,6 +305,19 @@ class TestGenerate:
         assert (status, text) == (0, "".join(runs))
         assert "sample 2 of 2" in said and "generated 9 at" in said and "peak memory" in said
 
+    def test_sampling_flags(self, folder, capsys):
+        flags = ["--temperature", 0, "--repetition-penalty", 1.8, "--logit-bias", "300=-inf,40=2"]
+        wanted = generate(folder / "a.pte", "-i", "Once", "-n", 9, *flags)
+        found = self.run(capsys, folder / "a.pte", "--prompt", "Once", "--max-new-tokens", 9, *flags)
+        assert found[:2] == (0, wanted)
+        stop = wanted[8:10]
+        status, text, said = self.run(
+            capsys, folder / "a.pte", "--prompt", "Once", "--max-new-tokens", 9, *flags,
+            "--stop", stop, "--stats",
+        )  # fmt: skip
+        assert (status, text) == (0, wanted[: wanted.index(stop, 5)] + "\n")
+        assert "ended by stop_string" in said
+
     def test_a_model(self, folder, capsys):
         status, text, _ = self.run(
             capsys, folder / "model", "--prompt", "Once", "--max-new-tokens", 9, "--temperature", 0
@@ -285,6 +333,9 @@ class TestGenerate:
             (2, "--compile", ["{model}", "--compile-prefill"]),
             (2, "--chat", ["{a}", "--system", "x"]),
             (2, "--temperature", ["{a}", "--temperature", "-1"]),
+            (2, "above 0 and at most 1", ["{a}", "--typical-p", "0"]),
+            (2, "5=-1.5", ["{a}", "--logit-bias", "5=much"]),
+            (1, "token id 999999", ["{a}", "--logit-bias", "999999=1"]),
             (1, "no such file", ["nosuch.pte"]),
             (1, "nosuchmodel", ["nosuchmodel"]),
             (1, "chat", ["{a}", "--chat"]),

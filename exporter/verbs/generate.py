@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--compile-prefill goes with --compile; add it")
     model = open_model(options)
     ids = _prompt(model, options)
+    _check_biases(model, options)
     for index in range(options.num_samples):
         _sample(model, ids, index, options)
     return 0
@@ -102,6 +103,16 @@ def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
             "shorten it, or use a larger --max-seq-length"
         )
     return ids
+
+
+def _check_biases(model: "Model", options: argparse.Namespace) -> None:
+    """Raise ValueError for a token that there is not, before anything is written."""
+    last = int(model.metadata["vocab_size"]) - 1
+    for token, _ in options.logit_bias or []:
+        if token > last:
+            raise ValueError(
+                f"--logit-bias: token id {token} is outside the vocabulary; give ids from 0 to {last}"
+            )
 
 
 def _encoded(model: "Model", options: argparse.Namespace) -> list[int]:

@@ -27,9 +27,10 @@ double number(const NumberSetting& setting, const py::handle& value) {
 }
 
 // {id: bias} or {(id, ..., id): bias}.
-std::vector<TokenBias> biases(const py::dict& given) {
+std::vector<TokenBias> biases(const py::handle& given) {
+  if (!py::isinstance<py::dict>(given)) throw py::cast_error();
   std::vector<TokenBias> biases;
-  for (const auto& [key, value] : given) {
+  for (const auto& [key, value] : py::cast<py::dict>(given)) {
     const bool one = py::isinstance<py::int_>(key);
     const auto bias = py::cast<float>(value);
     if (std::isnan(bias) || bias == INFINITY)
@@ -50,7 +51,7 @@ bool set_number(SamplingSettings& settings, const std::string& name, const py::h
 
 bool set_list(SamplingSettings& settings, const std::string& name, const py::handle& value) {
   if (name == "logit_bias") {
-    settings.logit_bias = biases(py::cast<py::dict>(value));
+    settings.logit_bias = biases(value);
   } else if (name == "bad_words_ids") {
     settings.bad_words_ids = py::cast<std::vector<Ids>>(value);
   } else if (name == "begin_suppress_tokens") {

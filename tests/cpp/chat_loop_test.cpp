@@ -153,6 +153,18 @@ TEST(an_interrupt_ends_the_chat) {
   CHECK_EQ(chat.written, "1\n");
 }
 
+TEST(a_stop_string_ends_a_turn_and_is_not_in_the_conversation) {
+  Chat chat(256);
+  chat.options.stop_strings = {"!"};
+  chat.input = {"a", "b"};
+  std::vector<int64_t> seen;
+  auto next = chat.model.next;
+  chat.model.next = [&](const auto& tokens) { return next(seen = tokens); };
+  chat.run();
+  CHECK_EQ(chat.written, "1\n2\n");
+  CHECK(std::ranges::count(seen, '1') == 1 && std::ranges::count(seen, '!') == 0);
+}
+
 TEST(a_template_that_was_not_reduced_is_an_error) {
   FakeModel model;
   Session session(model);
