@@ -112,9 +112,10 @@ void LogitsProcessors::penalize_generated(std::span<const int32_t> generated) {
 void LogitsProcessors::forbid_ngrams(std::span<const int32_t> tokens) {
   if (tokens.size() < ngram_) return;
   const auto last = tokens.last(ngram_ - 1);
-  for (size_t start = 0; start + ngram_ <= tokens.size(); ++start) {
-    if (std::ranges::equal(tokens.subspan(start, ngram_ - 1), last)) {
-      forbid(tokens[start + ngram_ - 1]);
+  for (size_t next = ngram_ - 1; next < tokens.size(); ++next) {
+    if (ngram_ > 1 && tokens[next - 1] != last.back()) continue;  // most of the time
+    if (std::ranges::equal(tokens.subspan(next - last.size(), last.size()), last)) {
+      forbid(tokens[next]);
     }
   }
 }

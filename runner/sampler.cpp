@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "runner/error.h"
 
@@ -62,21 +63,25 @@ std::span<const Sampler::Candidate> Sampler::candidates(std::span<const float> l
   const Best best = argmax(scores);
   if (!best.valid) fail(logits);
   const float largest = scores[static_cast<size_t>(best.id)];
-  candidates_.clear();
   if (temperature_ == 0) {
-    candidates_.push_back({largest, best.id, 1});
+    candidates_.assign(1, {largest, best.id, 1});
     return candidates_;
   }
+  take_all(scores, largest);
+  keep_top_k();
+  keep_top_p();
+  keep_min_p();
+  keep_typical(largest);
+  return candidates_;
+}
+
+void Sampler::take_all(std::span<const float> scores, float largest) {
+  candidates_.clear();
   for (size_t i = 0; i < scores.size(); ++i) {
     const double below = static_cast<double>(largest) - static_cast<double>(scores[i]);
     const double weight = std::exp(-below / temperature_);
     if (weight > 0) candidates_.push_back({scores[i], static_cast<int32_t>(i), weight});
   }
-  keep_top_k();
-  keep_top_p();
-  keep_min_p();
-  keep_typical();
-  return candidates_;
 }
 
 double Sampler::total_weight() const {
@@ -88,10 +93,11 @@ double Sampler::total_weight() const {
 // What is as likely as the last of the k is kept too.
 void Sampler::keep_top_k() {
   if (top_k_ == 0 || top_k_ >= candidates_.size()) return;
-  const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(top_k_) - 1;
-  std::nth_element(candidates_.begin(), last, candidates_.end(), Likelier());
-  const float least = last->logit;
-  std::erase_if(candidates_, [&](const Candidate& c) { return c.logit < least; });
+  const auto end = candidates_.begin() + static_cast<std::ptrdiff_t>(top_k_);
+  std::partial_sort(candidates_.begin(), end, candidates_.end(), Likelier());
+  const float least = std::prev(end)->logit;
+  const auto less_likely = [&](const Candidate& c) { return c.logit < least; };
+  candidates_.erase(std::remove_if(end, candidates_.end(), less_likely), candidates_.end());
 }
 
 void Sampler::keep_top_p() {
@@ -116,24 +122,31 @@ void Sampler::keep_min_p() {
 
 // Locally typical sampling (Meister et al. 2022): the tokens whose information is nearest to the
 // distribution's entropy, as few as reach the probability, and what is as near as the last of them.
-void Sampler::keep_typical() {
+void Sampler::keep_typical(float largest) {
   if (typical_p_ >= 1) return;
-  const double total = total_weight();
+  const double total = total_weight(), log_total = std::log(total);
+  const auto information = [&](const Candidate& c) {
+    const double below = static_cast<double>(largest) - static_cast<double>(c.logit);
+    return below / temperature_ + log_total;
+  };
   double entropy = 0;
-  const auto information = [&](const Candidate& c) { return std::log(total) - std::log(c.weight); };
   for (const Candidate& c : candidates_) entropy += c.weight / total * information(c);
   const auto surprise = [&](const Candidate& c) { return std::abs(information(c) - entropy); };
+  // As with top_p most need no sorting: what is farther than the likeliest can be, and too unlikely
+  // to be kept, comes after enough others.
+  const double floor = (1 - typical_p_) * total / static_cast<double>(candidates_.size());
   typical_.clear();
-  for (const Candidate& c : candidates_) typical_.push_back({surprise(c), c.weight});
+  for (const Candidate& c : candidates_) {
+    if (c.weight >= floor || surprise(c) <= entropy) typical_.push_back({surprise(c), c.weight});
+  }
   const auto farther = [](const Typical& a, const Typical& b) { return a.surprise > b.surprise; };
   std::ranges::make_heap(typical_, farther);
   double sum = 0, most = 0;
-  while (!typical_.empty()) {
+  while (!typical_.empty() && sum < typical_p_ * total) {
     std::ranges::pop_heap(typical_, farther);
     most = typical_.back().surprise;
     sum += typical_.back().weight;
     typical_.pop_back();
-    if (sum >= typical_p_ * total) break;
   }
   std::erase_if(candidates_, [&](const Candidate& c) { return surprise(c) > most; });
 }

@@ -44,10 +44,11 @@ class Sampler {
     double surprise, weight;
   };
 
+  void take_all(std::span<const float> scores, float largest);
   void keep_top_k();
   void keep_top_p();
   void keep_min_p();
-  void keep_typical();
+  void keep_typical(float largest);
   double total_weight() const;
 
   LogitsProcessors processors_;
