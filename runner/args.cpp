@@ -1,5 +1,6 @@
 #include "runner/args.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cmath>
@@ -9,6 +10,7 @@
 
 #include "runner/cpu_count.h"
 #include "runner/error.h"
+#include "runner/nearest.h"
 
 namespace runner {
 namespace {
@@ -122,6 +124,11 @@ std::vector<Flag> make_flags() {
       {"", "--json", false, [](Args& a, const Given&) { a.json = true; }},
       {"", "--tokenize", false, [](Args& a, const Given&) { a.tokenize = true; }},
       {"-i", "--prompt", true, [](Args& a, const Given& g) { a.prompt = g.value; }},
+      {"-f", "--prompt-file", true,
+       [](Args& a, const Given& g) {
+         if (g.value.empty()) g.bad("a text file");
+         a.prompt_path = g.value;
+       }},
       {"-y", "--system-prompt", true, [](Args& a, const Given& g) { a.system_prompt = g.value; }},
       {"-z", "--tokenizer", true,
        [](Args& a, const Given& g) {
@@ -136,7 +143,10 @@ std::vector<Flag> make_flags() {
       {"", "--tokens", true, [](Args& a, const Given& g) { a.tokens = token_list(g); }},
       {"-m", "--mode", true,
        [](Args& a, const Given& g) {
-         if (g.value != "generate" && g.value != "chat") g.bad("generate or chat");
+         if (g.value != "generate" && g.value != "chat") {
+           const std::string hint = did_you_mean(g.value, {"generate", "chat"});
+           g.bad("generate or chat" + (hint.empty() ? "" : "; " + hint));
+         }
          a.mode = g.value == "chat" ? Mode::chat : Mode::generate;
        }},
       {"", "--logit-bias", true, add_biases},
@@ -185,6 +195,19 @@ struct Word {
   std::optional<std::string> attached;
 };
 
+// The words for a flag that there is not.
+std::string unknown_flag(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Flag& flag : flags()) names.emplace_back(flag.long_name);
+  const std::string hint = did_you_mean(name, names);
+  return "unknown flag '" + name + "': " +
+         (hint.empty() ? "see --help for those there are" : hint);
+}
+
+bool is_long_name(const std::string& name) {
+  return std::ranges::any_of(flags(), [&](const Flag& flag) { return name == flag.long_name; });
+}
+
 Word find_flag(const std::string& word) {
   Word found;
   const bool is_long = word.starts_with("--");
@@ -195,7 +218,11 @@ Word find_flag(const std::string& word) {
     const std::string name = is_long ? flag.long_name : flag.short_name;
     if (found.name == name) found.flag = &flag;
   }
-  if (!found.flag) throw UsageError("unknown flag '" + word + "': see --help for those there are");
+  const std::string whole = word.substr(0, word.find('='));
+  if (!is_long && is_long_name("-" + whole)) {  // one '-' is missing
+    throw UsageError("unknown flag '" + whole + "': did you mean -" + whole + "?");
+  }
+  if (!found.flag) throw UsageError(unknown_flag(is_long ? found.name : word));
   return found;
 }
 
@@ -204,14 +231,17 @@ void check_combinations(const Args& a) {
     if (both) throw UsageError(message);
   };
   const bool chat = a.mode == Mode::chat;
+  const bool from_file = !a.prompt_path.empty();
   clash(a.tokens && a.prompt, "--tokens and -i are both a prompt: give one of them");
+  clash(from_file && a.prompt, "-f and -i are both a prompt: give one of them");
+  clash(from_file && a.tokens, "-f and --tokens are both a prompt: give one of them");
   clash(chat && a.tokens, "--tokens does not go with -m chat: leave one of them out");
   clash(chat && !a.logits_path.empty(),
         "--logits-out does not go with -m chat: leave one of them out");
   clash(!chat && a.system_prompt.has_value(), "-y (system prompt) needs -m chat: add it");
-  const bool generates = a.prompt || a.tokens || chat || a.stats || !a.logits_path.empty();
+  const bool generates = a.prompt || from_file || a.tokens || chat || a.stats || !a.logits_path.empty();
   clash(a.tokenize && generates,
-        "--tokenize only reads standard input: leave out -i, --tokens, -m, --stats, --logits-out");
+        "--tokenize only reads standard input: leave out -i, -f, --tokens, -m, --stats, --logits-out");
   clash(a.json && !a.stats, "--json is the form of --stats: add --stats");
 }
 

@@ -19,6 +19,7 @@ struct Args : SamplingSettings {
   std::string model_path;
   std::optional<int64_t> steps;
   std::optional<std::string> prompt, system_prompt;
+  std::string prompt_path;     // empty: see prompt
   std::string tokenizer_path;  // empty: the embedded tokenizer
   Mode mode = Mode::generate;
   std::optional<int> llama_version;

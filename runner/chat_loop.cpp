@@ -4,88 +4,176 @@
 #include <utility>
 #include <vector>
 
+#include "runner/chat_commands.h"
+#include "runner/conversation.h"
 #include "runner/error.h"
 #include "runner/text_stream.h"
 
 namespace runner {
 namespace {
 
-constexpr std::string_view kBlank = " \t\r\n";
+// What a model says to one turn.
+struct Reply {
+  std::string text;
+  std::vector<int32_t> tokens;
+  StopReason reason;
+};
 
-// The next turn of the user that says something.
-std::optional<std::string> next_turn(std::optional<std::string>& first, const ChatIo& io) {
-  while (true) {
-    std::optional<std::string> turn = first ? std::exchange(first, std::nullopt) : io.read_turn();
-    if (!turn) return std::nullopt;
-    turn->erase(turn->find_last_not_of("\r\n") + 1);
-    if (turn->find_first_not_of(kBlank) != std::string::npos) return turn;
+// One chat: the conversation, and the session that has run a part of it.
+class Chat {
+ public:
+  Chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer, const ChatFormat& format,
+       const ChatOptions& options, const ChatIo& io, Stats& stats)
+      : session_(session),
+        sampler_(sampler),
+        tokenizer_(tokenizer),
+        format_(format),
+        options_(options),
+        io_(io),
+        stats_(stats) {
+    set_system_prompt(conversation_, options.system_prompt);
   }
-}
 
-// Rewinds `session`, whose cache holds `cached`, to where `wanted` departs from it.
-// Returns what is left to run: at least one token.
-std::span<const int32_t> rewind_to_common(Session& session, const std::vector<int32_t>& cached,
-                                          const std::vector<int32_t>& wanted) {
-  const auto differing = std::ranges::mismatch(cached, wanted).in2;
-  auto common = static_cast<size_t>(differing - wanted.begin());
-  if (common == wanted.size()) --common;
-  session.rewind(static_cast<int64_t>(common));
-  return std::span(wanted).subspan(common);
-}
+  ChatResult run() {
+    if (options_.first_turn) take_first_turn(*options_.first_turn);
+    while (const auto input = read_turn(io_.read_line, options_.generate.interrupted)) {
+      if (!input->is_command) {
+        take_turn(input->text);
+      } else if (take_command(input->text) == CommandResult::quit) {
+        break;
+      }
+    }
+    return result_;
+  }
+
+ private:
+  int64_t context_length() const { return session_.context_length(); }
+
+  std::vector<int32_t> encode(const Conversation& conversation) const {
+    return format_.encode(conversation, /*generation_prompt=*/true, tokenizer_);
+  }
+
+  // Whether there is room for a token of the reply.
+  bool fits(const std::vector<int32_t>& prompt) const {
+    return std::ssize(prompt) < context_length();
+  }
+
+  void take_first_turn(std::string turn) {
+    turn.erase(turn.find_last_not_of("\r\n") + 1);
+    if (turn.find_first_not_of(" \t\r\n") != std::string::npos) take_turn(turn);
+  }
+
+  CommandResult take_command(const std::string& line) {
+    const auto check = [this](const Conversation& conversation) {
+      Conversation next = conversation;
+      next.push_back({"user", ""});
+      const auto prompt = encode(next);
+      if (fits(prompt)) return;
+      throw Error("the conversation needs " + std::to_string(prompt.size()) +
+                  " tokens and a reply at least one more, the context holds " +
+                  std::to_string(context_length()));
+    };
+    const CommandResult done = run_command(line, {conversation_, check, io_.notice});
+    if (done == CommandResult::refused) result_.refused = true;
+    return done;
+  }
+
+  void take_turn(const std::string& turn) {
+    conversation_.push_back({"user", turn});
+    const auto prompt = encode(conversation_);
+    if (!fits(prompt)) {
+      say_what_does_not_fit(prompt);
+      conversation_.pop_back();
+      result_.refused = true;
+      return;
+    }
+    const Reply reply = answer(prompt);
+    if (io_.forget_interrupt) io_.forget_interrupt();
+    if (reply.reason == StopReason::interrupted) {
+      result_.interrupted = true;
+      if (reply.tokens.empty()) {
+        io_.notice("nothing of the reply was written: the turn is left out");
+        conversation_.pop_back();
+        return;
+      }
+    }
+    conversation_.push_back({"assistant", reply.text});
+    if (reply.reason == StopReason::context) {
+      io_.notice("the context of " + std::to_string(context_length()) +
+                 " tokens is full: /clear begins anew, /save FILE keeps what was said; or export "
+                 "with a larger --max-seq-length");
+    }
+  }
+
+  // Runs what the cache does not hold of `prompt`, and writes what the model answers.
+  Reply answer(const std::vector<int32_t>& prompt) {
+    TextStream text(tokenizer_, options_.stop_strings, prompt, TextStream::Start::fresh);
+    Reply reply;
+    const auto show = [&](const std::string& piece) {
+      reply.text += piece;
+      io_.write(piece);
+    };
+    const size_t common = rewind_to_common(prompt);
+    const GenerateResult result = generate(
+        session_, sampler_, std::span(prompt).subspan(common), options_.generate,
+        [&](int32_t token) {
+          stats_.note_token();
+          reply.tokens.push_back(token);
+          show(text.push(token));
+          return !text.stopped();
+        });
+    stats_.add(result);
+    show(text.finish());
+    io_.write("\n");
+    reply.reason = result.reason;
+    return reply;
+  }
+
+  size_t common_with_cache(const std::vector<int32_t>& prompt) const {
+    return static_cast<size_t>(std::ranges::mismatch(session_.tokens(), prompt).in2 - prompt.begin());
+  }
+
+  // Rewinds the session to where `prompt` departs from it, at the latest before the last token.
+  size_t rewind_to_common(const std::vector<int32_t>& prompt) {
+    const size_t common = std::min(common_with_cache(prompt), prompt.size() - 1);
+    session_.rewind(static_cast<int64_t>(common));
+    return common;
+  }
+
+  void say_what_does_not_fit(const std::vector<int32_t>& prompt) const {
+    const auto held = static_cast<int64_t>(common_with_cache(prompt));
+    Conversation alone = conversation_;
+    clear_turns(alone);
+    alone.push_back(conversation_.back());
+    const bool fits_alone = fits(encode(alone));
+    io_.notice("the turn needs " + std::to_string(std::ssize(prompt) - held) +
+               " tokens and a reply at least one more, " +
+               std::to_string(context_length() - held) + " are left of " +
+               std::to_string(context_length()) + ": shorten it, or " +
+               (fits_alone ? "begin anew with /clear" : "export with a larger --max-seq-length"));
+  }
+
+  Session& session_;
+  Sampler& sampler_;
+  const Tokenizer& tokenizer_;
+  const ChatFormat& format_;
+  const ChatOptions& options_;
+  const ChatIo& io_;
+  Stats& stats_;
+  Conversation conversation_;
+  ChatResult result_;
+};
 
 }  // namespace
 
-void run_chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer,
-              const ChatFormat& format, const ChatOptions& options, const ChatIo& io,
-              Stats& stats) {
+ChatResult run_chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer,
+                    const ChatFormat& format, const ChatOptions& options, const ChatIo& io,
+                    Stats& stats) {
   if (!format.reducible()) {
     throw Error("this model's chat template cannot be used: " + format.reason() +
                 "; use -m generate");
   }
-  std::vector<Message> conversation;
-  if (options.system_prompt) conversation.push_back({"system", *options.system_prompt});
-  std::vector<int32_t> cached;  // the tokens at the session's positions
-
-  std::optional<std::string> first = options.first_turn;
-  while (auto turn = next_turn(first, io)) {
-    conversation.push_back({"user", *turn});
-    const auto wanted = format.encode(conversation, /*generation_prompt=*/true, tokenizer);
-    if (std::ssize(wanted) >= session.context_length()) {
-      io.notice("the context of " + std::to_string(session.context_length()) +
-                " tokens is full: start a new chat, or export with a larger --max-seq-length");
-      return;
-    }
-
-    TextStream text(tokenizer, options.stop_strings, wanted, TextStream::Start::fresh);
-    std::string reply;
-    const auto show = [&](const std::string& piece) {
-      reply += piece;
-      io.write(piece);
-    };
-    std::vector<int32_t> generated;
-    const GenerateResult result =
-        generate(session, sampler, rewind_to_common(session, cached, wanted), options.generate,
-                 [&](int32_t token) {
-                   stats.note_token();
-                   generated.push_back(token);
-                   show(text.push(token));
-                   return !text.stopped();
-                 });
-    stats.add(result);
-    show(text.finish());
-    io.write("\n");
-    if (result.reason == StopReason::interrupted) return;
-    if (result.reason == StopReason::context) {
-      io.notice("the context of " + std::to_string(session.context_length()) +
-                " tokens is full: start a new chat, or export with a larger --max-seq-length");
-      return;
-    }
-
-    conversation.push_back({"assistant", reply});
-    cached = wanted;
-    cached.insert(cached.end(), generated.begin(), generated.end());
-    cached.resize(static_cast<size_t>(session.position()));  // the last one was not run
-  }
+  return Chat(session, sampler, tokenizer, format, options, io, stats).run();
 }
 
 }  // namespace runner

@@ -32,10 +32,12 @@ std::string help_text(std::string_view program, std::string_view backend) {
                      ".\n";
   text += R"(
 Text
-  -i, --prompt TEXT         prompt; in chat the first turn. Without one, generation starts
-                            from the model's beginning-of-text token
+  -i, --prompt TEXT         prompt; in chat the first turn
+  -f, --prompt-file FILE    the same from a UTF-8 text file, of any size. Without either the
+                            prompt is all of standard input; where that is a terminal or empty,
+                            generation starts from the model's beginning-of-text token
   -m, --mode MODE           generate (default): the prompt, then its continuation
-                            chat: turns read from standard input, one a line
+                            chat: turns read from standard input (see Chat)
   -y, --system-prompt TEXT  system prompt, with -m chat
   -n, --steps N             most tokens to generate (a turn); 0: up to the context's end
                             (default 0)
@@ -47,6 +49,12 @@ Sampling (defaults: what the model recommends; where it is silent -t 0.8 -p 0.9)
           R"(  -s, --seed N              the same seed gives the same text (default: a new one)
       --logit-bias ID=B,... add B to the logit of token ID, -inf: never choose it; several times
       --stop TEXT           end before this text, several times; '' alone: none of the model's
+
+Chat
+  A line is a turn; one that ends in \ goes on in the next line, and between two lines of
+  """ every line is the turn's. /help lists the commands: /clear /system /save /load /exit.
+  // begins a turn with one /. Ctrl-C ends a reply, of which the part that was written stays
+  in the conversation; at the prompt it ends the chat, and a second one ends the program.
 
 Tokenizer
   -z, --tokenizer FILE      use this raw tokenizer.model or tokenizer.json instead of the
@@ -69,8 +77,9 @@ Running
 
 A short flag's value may be attached (-t0.5), a long one's follow '=' (--top-p=0.9).
 Text goes to standard output, all else to standard error.
-Exit status: 0; 2 when the command line is wrong; 1 when a file is missing, damaged or unfit
-or running fails; 130 after an interrupt.
+Exit status: 0; 2 when the command line is wrong; 1 when a file is missing, damaged or unfit,
+running fails or a chat had to refuse a turn or a command; 130 after an interrupt (a reply
+ended in a chat at a terminal is none).
 )";
   return text;
 }

@@ -18,4 +18,9 @@ void catch_interrupts() {
 
 bool interrupted() { return mark != 0; }
 
+void forget_interrupt() {
+  mark = 0;
+  catch_interrupts();
+}
+
 }  // namespace runner

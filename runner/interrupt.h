@@ -7,4 +7,7 @@ void catch_interrupts();
 
 bool interrupted();
 
+// Takes the mark away, so that the next SIGINT is a first one again.
+void forget_interrupt();
+
 }  // namespace runner

@@ -1,5 +1,8 @@
 // The one main() of et_run and aoti_run: they differ by the model file that is linked.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -29,6 +32,11 @@ int fail(const std::string& program, const char* message, int status) {
   return status;
 }
 
+// A file that is opened later must not become standard input, which a prompt is read from.
+void keep_closed_input_empty() {
+  if (fcntl(STDIN_FILENO, F_GETFD) < 0) (void)open("/dev/null", O_RDONLY);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -36,6 +44,7 @@ int main(int argc, char** argv) {
   const std::string program =
       argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "runner";
   try {
+    keep_closed_input_empty();
     std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is an Error of the write
     runner::catch_interrupts();
     const runner::Args args = runner::parse_args({argv + (argc > 0 ? 1 : 0), argv + argc});
@@ -46,8 +55,7 @@ int main(int argc, char** argv) {
     runner::end_crashes_with(program + ": " + args.model_path +
                              " made this program crash: it is damaged, or was made for another "
                              "version of it; copy or export it again");
-    runner::run(args, start);
-    return runner::interrupted() ? 130 : 0;
+    return runner::run(args, start);
   } catch (const runner::UsageError& error) {
     return fail(program, error.what(), 2);
   } catch (const std::bad_alloc&) {

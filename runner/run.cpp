@@ -1,8 +1,7 @@
 #include "runner/run.h"
 
-#include <unistd.h>
-
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -11,9 +10,11 @@
 #include "runner/error.h"
 #include "runner/generate.h"
 #include "runner/interrupt.h"
+#include "runner/line_input.h"
 #include "runner/model.h"
 #include "runner/npy.h"
 #include "runner/output.h"
+#include "runner/prompt_text.h"
 #include "runner/stats.h"
 #include "runner/text_stream.h"
 #include "runner/tokenize_lines.h"
@@ -22,10 +23,31 @@
 namespace runner {
 namespace {
 
+constexpr int kInterrupted = 130;  // the exit status after an interrupt
+
 void say(std::string_view line) { write_text(stderr, std::string(line) + "\n"); }
 
 std::string counted(int64_t count, const char* noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+}
+
+void say_that_input_is_awaited() {
+  say("reading the prompt from standard input; give one with -i or -f, or < /dev/null for none");
+}
+
+// The prompt's text, wherever the command line says that it is.
+std::optional<std::string> prompt_text(const Args& args) {
+  if (!args.prompt_path.empty()) return prompt_from_file(args.prompt_path);
+  if (args.prompt) {
+    std::error_code unknown;
+    if (args.prompt->starts_with('@') && std::filesystem::exists(args.prompt->substr(1), unknown)) {
+      say("-i " + *args.prompt + " is the text itself; -f " + args.prompt->substr(1) +
+          " reads the file");
+    }
+    return args.prompt;
+  }
+  if (args.tokens || args.mode == Mode::chat) return std::nullopt;
+  return prompt_from_stdin(say_that_input_is_awaited);
 }
 
 Tokenizer make_tokenizer(const Args& args, const Model& model) {
@@ -84,8 +106,10 @@ const char* words_for(StopReason reason) {
 // One run of a program: the parts that its modes share.
 class Run {
  public:
-  Run(const Args& args, std::chrono::steady_clock::time_point start)
+  Run(const Args& args, std::optional<std::string> prompt,
+      std::chrono::steady_clock::time_point start)
       : args_(args),
+        prompt_(std::move(prompt)),
         load_start_(std::chrono::steady_clock::now()),
         model_(
             load_model(args.model_path, {.threads = args.threads, .metadata_only = args.tokenize})),
@@ -101,21 +125,32 @@ class Run {
 
   void tokenize() const { tokenize_lines(tokenizer_, std::cin, stdout); }
 
-  void chat() {
+  // Returns the exit status.
+  int chat() {
+    LineInput input;
     Session session(*model_, args_.prefill_chunk);
     Sampler sampler = make_sampler();
     ChatOptions options{.system_prompt = args_.system_prompt,
-                        .first_turn = args_.prompt,
+                        .first_turn = prompt_,
                         .generate = generate_options(),
                         .stop_strings = stop_strings()};
-    const ChatIo io{.read_turn = read_turn,
+    const ChatIo io{.read_line = [&](bool within) -> std::optional<std::string> {
+                      auto line = input.read(within);
+                      return interrupted() ? std::nullopt : line;
+                    },
                     .write = [](std::string_view text) { write_text(stdout, text); },
-                    .notice = say};
-    run_chat(session, sampler, tokenizer_, ChatFormat::from_json(metadata().chat), options, io,
-             stats_);
+                    .notice = say,
+                    .forget_interrupt = forget_interrupt};
+    const ChatResult result =
+        run_chat(session, sampler, tokenizer_, ChatFormat::from_json(metadata().chat), options, io,
+                 stats_);
+    // A person at a terminal sees that a reply was ended, a script's reader does not.
+    if (interrupted() || (result.interrupted && !input.is_terminal())) return kInterrupted;
+    return result.refused ? 1 : 0;
   }
 
-  void generate_text() {
+  // Returns the exit status.
+  int generate_text() {
     const std::vector<int32_t> prompt = prompt_tokens();
     Session session(*model_, args_.prefill_chunk);
     GenerateOptions options = generate_options();
@@ -130,7 +165,7 @@ class Run {
 
     TextStream text(tokenizer_, stop_strings(), prompt, TextStream::Start::inside);
     Sampler sampler = make_sampler();
-    if (!options.prompt_only && args_.prompt) write_text(stdout, *args_.prompt);
+    if (!options.prompt_only && prompt_) write_text(stdout, *prompt_);
     const GenerateResult result = generate(session, sampler, prompt, options, [&](int32_t token) {
       stats_.note_token();
       write_text(stdout, text.push(token));
@@ -141,6 +176,7 @@ class Run {
     if (logits && result.reason != StopReason::interrupted) logits->commit();
     if (args_.verbose && !options.prompt_only)
       say(std::string("ended by ") + words_for(result.reason));
+    return interrupted() ? kInterrupted : 0;
   }
 
   void report() const {
@@ -180,25 +216,19 @@ class Run {
 
   std::vector<int32_t> prompt_tokens() const {
     if (args_.tokens) return *args_.tokens;
-    std::vector<int32_t> ids = tokenizer_.encode(args_.prompt.value_or(""), tokenizer_.add_bos(),
+    std::vector<int32_t> ids = tokenizer_.encode(prompt_.value_or(""), tokenizer_.add_bos(),
                                                  Tokenizer::Special::parse);
     if (!ids.empty()) return ids;
     if (tokenizer_.bos_id() < 0) {
       throw UsageError(
           "the prompt is empty and this model has no token to begin a text with; give "
-          "a prompt with -i");
+          "a prompt with -i or -f");
     }
     return {tokenizer_.bos_id()};
   }
 
-  static std::optional<std::string> read_turn() {
-    if (isatty(STDIN_FILENO)) write_text(stderr, "> ");
-    std::string line;
-    if (!std::getline(std::cin, line) || interrupted()) return std::nullopt;
-    return line;
-  }
-
   const Args& args_;
+  std::optional<std::string> prompt_;
   std::chrono::steady_clock::time_point load_start_;
   std::unique_ptr<Model> model_;
   Tokenizer tokenizer_;
@@ -208,16 +238,18 @@ class Run {
 
 }  // namespace
 
-void run(const Args& args, std::chrono::steady_clock::time_point start) {
-  Run run(args, start);
-  if (args.tokenize) return run.tokenize();
-  run.describe();
-  if (args.mode == Mode::chat) {
-    run.chat();
-  } else {
-    run.generate_text();
+int run(const Args& args, std::chrono::steady_clock::time_point start) {
+  if (args.tokenize) {
+    Run(args, std::nullopt, start).tokenize();
+    return interrupted() ? kInterrupted : 0;
   }
+  auto prompt = prompt_text(args);  // before a large model is loaded
+  if (interrupted()) return kInterrupted;
+  Run run(args, std::move(prompt), start);
+  run.describe();
+  const int status = args.mode == Mode::chat ? run.chat() : run.generate_text();
   run.report();
+  return status;
 }
 
 }  // namespace runner

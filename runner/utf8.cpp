@@ -94,6 +94,16 @@ std::string to_valid_utf8(std::string_view text) {
   return out;
 }
 
+size_t valid_utf8_prefix(std::string_view text) {
+  size_t at = 0;
+  while (at < text.size()) {
+    const Step next = step(text.substr(at));
+    if (!next.valid) break;
+    at += next.size;
+  }
+  return at;
+}
+
 size_t complete_utf8_prefix(std::string_view text) {
   // Only a lead byte among the last three can begin a sequence that is cut off.
   for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {

@@ -10,6 +10,9 @@ namespace runner {
 // Rust's from_utf8_lossy do.
 std::string to_valid_utf8(std::string_view text);
 
+// Bytes of `text` before its first ill-formed part; all of them when there is none.
+size_t valid_utf8_prefix(std::string_view text);
+
 // Bytes of `text` before a sequence at its end that is well-formed so far but cut off.
 size_t complete_utf8_prefix(std::string_view text);
 

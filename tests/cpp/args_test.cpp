@@ -33,6 +33,7 @@ TEST(each_flag_in_its_short_and_long_form) {
   }
   for (const char* flag : {"-n", "--steps"}) CHECK_EQ(*parse({flag, "0"}).steps, 0);
   for (const char* flag : {"-i", "--prompt"}) CHECK_EQ(*parse({flag, "-a b"}).prompt, "-a b");
+  for (const char* flag : {"-f", "--prompt-file"}) CHECK_EQ(parse({flag, "p"}).prompt_path, "p");
   for (const char* flag : {"-z", "--tokenizer"}) CHECK_EQ(parse({flag, "x"}).tokenizer_path, "x");
   for (const char* flag : {"-m", "--mode"}) CHECK(parse({flag, "chat"}).mode == Mode::chat);
   for (const char* flag : {"-y", "--system-prompt"}) {
@@ -121,7 +122,7 @@ TEST(malformed_values_name_the_value_and_the_remedy) {
 }
 
 TEST(unknown_flags_and_missing_values) {
-  CHECK_THROWS(UsageError, parse({"--temp", "1"}), "--temp", "--help");
+  CHECK_THROWS(UsageError, parse({"--colour", "1"}), "--colour", "--help");
   CHECK_THROWS(UsageError, parse({"-q"}), "'-q'", "--help");
   CHECK_THROWS(UsageError, parse({"-n"}), "-n needs a value");
   CHECK_THROWS(UsageError, parse({"--stats=yes"}), "takes no value");
@@ -131,7 +132,29 @@ TEST(unknown_flags_and_missing_values) {
   CHECK_THROWS(UsageError, parse_args({""}), "empty");
 }
 
+TEST(near_misses_name_the_nearest) {
+  CHECK_THROWS(UsageError, parse({"--temprature", "1"}),
+               "unknown flag '--temprature': did you mean --temperature?");
+  CHECK_THROWS(UsageError, parse({"--top_k=3"}), "unknown flag '--top_k': did you mean --top-k?");
+  CHECK_THROWS(UsageError, parse({"--temp", "1"}), "did you mean --temperature?");
+  CHECK_THROWS(UsageError, parse({"--promtp-file=x"}), "did you mean --prompt-file?");
+  CHECK_THROWS(UsageError, parse({"--Stats"}), "did you mean --stats?");
+  CHECK_THROWS(UsageError, parse({"-stats"}), "'-stats'", "did you mean --stats?");
+  CHECK_THROWS(UsageError, parse({"-steps=5"}), "'-steps'", "did you mean --steps?");
+  CHECK_THROWS(UsageError, parse({"-m", "chta"}), "'chta'", "did you mean chat?");
+  CHECK_THROWS(UsageError, parse({"-m", "generat"}), "did you mean generate?");
+  try {
+    parse({"--verbatim-output"});
+  } catch (const UsageError& error) {
+    CHECK(std::string(error.what()).find("did you mean") == std::string::npos);
+  }
+}
+
 TEST(flags_that_do_not_go_together) {
+  CHECK_THROWS(UsageError, parse({"-f", "p", "-i", "x"}), "-f", "-i");
+  CHECK_THROWS(UsageError, parse({"-f", "p", "--tokens", "1"}), "-f", "--tokens");
+  CHECK_THROWS(UsageError, parse({"-f", "p", "--tokenize"}), "-f", "--tokenize");
+  CHECK_THROWS(UsageError, parse({"-f", ""}), "text file");
   CHECK_THROWS(UsageError, parse({"--tokens", "1", "-i", "x"}), "--tokens", "-i");
   CHECK_THROWS(UsageError, parse({"-m", "chat", "--tokens", "1"}), "-m chat");
   CHECK_THROWS(UsageError, parse({"-m", "chat", "--logits-out", "x"}), "--logits-out");
@@ -145,6 +168,7 @@ TEST(help_names_every_flag) {
                            "--top-k",           "--min-p",
                            "-s, --seed",        "-n, --steps",
                            "-i, --prompt",      "-z, --tokenizer",
+                           "-f, --prompt-file", "--steps",
                            "-m, --mode",        "-y, --system-prompt",
                            "-v, --verbose",     "-l, --llama-version",
                            "--threads",         "--ignore-eos",

@@ -53,6 +53,7 @@ struct Chat {
   ChatOptions options;
   std::string written;
   std::vector<std::string> notices;
+  std::function<void()> forget_interrupt;
   Stats stats;
 
   explicit Chat(int64_t context, bool endless = false) : model(kPieces, context, 8, 4) {
@@ -64,18 +65,19 @@ struct Chat {
     };
   }
 
-  void run() {
+  ChatResult run() {
     Session session(model);
     Sampler sampler({.temperature = 0});
     const Tokenizer tokenizer = byte_tokenizer();
     size_t next = 0;
-    const ChatIo io{.read_turn = [&]() -> std::optional<std::string> {
+    const ChatIo io{.read_line = [&](bool) -> std::optional<std::string> {
                       if (next == input.size()) return std::nullopt;
                       return input[next++];
                     },
                     .write = [&](std::string_view text) { written += text; },
-                    .notice = [&](std::string_view line) { notices.emplace_back(line); }};
-    run_chat(session, sampler, tokenizer, format(), options, io, stats);
+                    .notice = [&](std::string_view line) { notices.emplace_back(line); },
+                    .forget_interrupt = forget_interrupt};
+    return run_chat(session, sampler, tokenizer, format(), options, io, stats);
   }
 
   int64_t tokens_run() const {
@@ -130,27 +132,113 @@ TEST(steps_count_a_turn_and_the_next_one_closes_what_was_cut) {
   CHECK_EQ(chat.written, "1\n2\n");
 }
 
-TEST(a_full_context_ends_the_chat_cleanly) {
-  Chat endless(64, true);
-  endless.input = {"a", "b"};
-  endless.run();
-  CHECK_EQ(endless.written, "1" + std::string(59, 'x') + "\n");  // 4 + 60 tokens
-  CHECK_EQ(endless.notices.size(), 1u);
-
-  Chat long_turn(32);
-  long_turn.input = {"a", std::string(40, 'b'), "c"};
-  long_turn.run();
-  CHECK_EQ(long_turn.written, "1!\n");
-  CHECK_EQ(long_turn.notices.size(), 1u);
-  CHECK(long_turn.notices[0].find("32") != std::string::npos);
+TEST(a_full_context_is_said_and_the_chat_goes_on) {
+  Chat chat(64, true);
+  chat.input = {"a", "b", "/clear", "c"};
+  const ChatResult result = chat.run();
+  const std::string full = "1" + std::string(59, 'x') + "\n";  // 4 + 60 tokens
+  CHECK_EQ(chat.written, full + full);
+  CHECK(result.refused && !result.interrupted);
+  CHECK_EQ(chat.notices.size(), 3u);
+  CHECK(chat.notices[0].find("of 64 tokens is full: /clear") != std::string::npos);
+  // What the cache lacks: the answer's last token, its <|end|>, <|user|>b<|end|><|model|>.
+  CHECK_EQ(chat.notices[1],
+           "the turn needs 6 tokens and a reply at least one more, 1 are left of 64: shorten it, or "
+           "begin anew with /clear");
+  CHECK_EQ(chat.notices[2], chat.notices[0]);
 }
 
-TEST(an_interrupt_ends_the_chat) {
+TEST(a_turn_that_is_too_long_is_said_and_left_out) {
+  Chat chat(32);
+  chat.input = {"a", std::string(40, 'b'), "c"};
+  const ChatResult result = chat.run();
+  CHECK_EQ(chat.written, "1!\n2!\n");  // <|user|> stands twice in what the model saw
+  CHECK(result.refused);
+  // It and the <|end|> of the answer before it.
+  CHECK_EQ(chat.notices,
+           (std::vector<std::string>{
+               "the turn needs 44 tokens and a reply at least one more, 26 are left of 32: shorten "
+               "it, or export with a larger --max-seq-length"}));
+}
+
+TEST(a_turn_fits_where_a_token_of_the_reply_does) {
+  for (const bool fits : {true, false}) {
+    Chat chat(32);
+    chat.input = {std::string(fits ? 28 : 29, 'b')};
+    CHECK_EQ(chat.run().refused, !fits);
+    CHECK_EQ(chat.written, fits ? "1\n" : "");
+  }
+}
+
+TEST(an_interrupted_reply_stays_as_far_as_it_was_written) {
   Chat chat(256);
-  chat.options.generate.interrupted = [&] { return chat.written == "1"; };
+  bool interrupted = false;
+  std::vector<int64_t> seen;
+  auto next = chat.model.next;
+  chat.model.next = [&](const auto& tokens) {
+    interrupted = interrupted || std::ranges::count(tokens, kModel) == 1;
+    return next(seen = tokens);
+  };
+  chat.options.generate.interrupted = [&] { return interrupted; };
+  chat.forget_interrupt = [&] { interrupted = false; };
   chat.input = {"a", "b"};
+  const ChatResult result = chat.run();
+  CHECK(result.interrupted && !result.refused);
+  CHECK_EQ(chat.written, "1\n2!\n");
+  const std::vector<int64_t> expected = {kUser, 'a', kEnd, kModel, '1', kEnd,
+                                         kUser, 'b', kEnd, kModel, '2', '!'};
+  CHECK_EQ(seen, expected);
+}
+
+TEST(a_turn_without_a_word_of_reply_is_left_out) {
+  Chat chat(256);
+  bool interrupted = true;
+  std::vector<int64_t> seen;
+  auto next = chat.model.next;
+  chat.model.next = [&](const auto& tokens) { return next(seen = tokens); };
+  int64_t asked = 0;
+  chat.options.generate.interrupted = [&] { return interrupted && ++asked > 2; };
+  chat.forget_interrupt = [&] { interrupted = false; };
+  chat.options.first_turn = std::string(40, 'a');  // six chunks, of which one is run
+  chat.input = {"b"};
+  CHECK(chat.run().interrupted);
+  CHECK_EQ(chat.written, "\n1!\n");
+  CHECK_EQ(chat.notices.size(), 1u);
+  CHECK_EQ(seen, (std::vector<int64_t>{kUser, 'b', kEnd, kModel, '1', '!'}));
+}
+
+TEST(commands_change_what_the_model_sees) {
+  Chat chat(256);
+  chat.options.system_prompt = "S";
+  std::vector<int64_t> seen;
+  auto next = chat.model.next;
+  chat.model.next = [&](const auto& tokens) { return next(seen = tokens); };
+  chat.input = {"a", "/system T U", "b", "/clear", "/system", "//c"};
+  CHECK(!chat.run().refused);
+  CHECK_EQ(chat.written, "1!\n2!\n1!\n");
+  CHECK_EQ(seen, (std::vector<int64_t>{kUser, '/', 'c', kEnd, kModel, '1', '!'}));
+  CHECK(chat.notices.empty());
+}
+
+TEST(a_command_that_fails_leaves_the_chat_as_it_was) {
+  Chat chat(64);
+  chat.input = {"a", "/hlep", "/system " + std::string(60, 's'), "b", "/exit", "c"};
+  CHECK(chat.run().refused);
+  CHECK_EQ(chat.written, "1!\n2!\n");
+  CHECK_EQ(chat.notices.size(), 2u);
+  CHECK(chat.notices[0].find("did you mean /help?") != std::string::npos);
+  CHECK(chat.notices[1].find("the context holds 64") != std::string::npos);
+}
+
+TEST(a_first_turn_is_never_a_command_and_may_have_lines) {
+  Chat chat(256);
+  std::vector<int64_t> seen;
+  auto next = chat.model.next;
+  chat.model.next = [&](const auto& tokens) { return next(seen = tokens); };
+  chat.options.first_turn = "/exit\nb\n";
   chat.run();
-  CHECK_EQ(chat.written, "1\n");
+  CHECK_EQ(seen, (std::vector<int64_t>{kUser, '/', 'e', 'x', 'i', 't', '\n', 'b', kEnd, kModel, '1',
+                                       '!'}));
 }
 
 TEST(a_stop_string_ends_a_turn_and_is_not_in_the_conversation) {

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace runner {
+
+// Prompts that are not on the command line. Both are UTF-8 with or without a byte order mark, which
+// is left out, as is one line end at the very end. Both throw Error when the text cannot be read,
+// is not UTF-8 or holds a zero byte, which no text does.
+
+// The text of the file that --prompt-file names.
+std::string prompt_from_file(const std::string& path);
+
+// All of standard input. Absent where it is a terminal, closed or empty. `waiting` is called once
+// when nothing has come for two seconds, since a caller may have left a pipe open by mistake.
+std::optional<std::string> prompt_from_stdin(void (*waiting)());
+
+}  // namespace runner
