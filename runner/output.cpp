@@ -1,5 +1,7 @@
 #include "runner/output.h"
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -8,13 +10,16 @@
 
 namespace runner {
 
+// Not by fwrite(), which loses what a signal keeps it from writing.
 void write_text(std::FILE* file, std::string_view text) {
-  if (text.empty()) return;
-  errno = 0;
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (!written || std::fflush(file) != 0) {
-    throw Error(std::string("cannot write the output: ") + std::strerror(errno ? errno : EIO) +
-                "; check where standard output goes");
+  while (!text.empty()) {
+    const ssize_t written = ::write(fileno(file), text.data(), text.size());
+    if (written >= 0) {
+      text.remove_prefix(static_cast<size_t>(written));
+    } else if (errno != EINTR) {
+      throw Error(std::string("cannot write the output: ") + std::strerror(errno) +
+                  "; check where standard output goes");
+    }
   }
 }
 

@@ -57,7 +57,7 @@ std::string as_prompt(std::string bytes, const std::string& name) {
 }  // namespace
 
 std::string prompt_from_file(const std::string& path) {
-  const std::string name = "the prompt's file " + path;
+  const std::string name = "the prompt file " + path;
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) {
     throw Error(name + " cannot be opened: " + std::strerror(errno) +
