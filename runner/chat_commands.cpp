@@ -1,5 +1,7 @@
 #include "runner/chat_commands.h"
 
+#include <algorithm>
+#include <span>
 #include <vector>
 
 #include "runner/error.h"
@@ -17,7 +19,7 @@ struct Command {
   CommandResult (*run)(const ChatState&, const std::string& argument);
 };
 
-const std::vector<Command>& commands();
+std::span<const Command> commands();
 
 CommandResult help(const ChatState& state, const std::string&) {
   for (const Command& command : commands()) {
@@ -66,8 +68,8 @@ CommandResult load(const ChatState& state, const std::string& path) {
 
 CommandResult quit(const ChatState&, const std::string&) { return CommandResult::quit; }
 
-const std::vector<Command>& commands() {
-  static const std::vector<Command> table = {
+std::span<const Command> commands() {
+  static constexpr Command table[] = {
       {"/help", "", false, "this list", help},
       {"/clear", "", false, "forget all turns; the system prompt stays", clear},
       {"/system", "TEXT", false, "the system prompt of this chat; without TEXT the model's own",

@@ -23,7 +23,7 @@ std::string to_json(const Conversation& conversation) {
 }
 
 // Throws std::exception with words that follow "is not a saved conversation: ".
-Conversation from_json(const std::string& text) {
+Conversation from_json(std::string_view text) {
   const auto list = nlohmann::json::parse(text);
   if (!list.is_array()) throw Error("it is no list of messages");
   Conversation conversation;
@@ -105,7 +105,7 @@ Conversation load_conversation(const std::string& path) {
   std::error_code unknown;
   if (std::filesystem::is_directory(path, unknown)) fail("read", path, EISDIR);
   try {
-    return from_json({std::istreambuf_iterator<char>(file), {}});
+    return from_json(std::string(std::istreambuf_iterator<char>(file), {}));
   } catch (const std::exception& error) {
     throw Error(path + " is not a saved conversation: " + error.what());
   }

@@ -1,14 +1,17 @@
 #include "runner/line_input.h"
 
-#include <clocale>
 #include <dlfcn.h>
 #include <locale.h>
+#if __has_include(<xlocale.h>)
+#include <xlocale.h>  // where macOS declares what POSIX has in locale.h
+#endif
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <string_view>
+#include <type_traits>
 
 #include "runner/output.h"
 
@@ -83,18 +86,18 @@ bool can_edit() {
 class LineInput::Editor {
  public:
   static std::unique_ptr<Editor> open() {
-    const locale_t locale = utf8_locale();
-    if (!locale) return nullptr;
     const auto libedit = load_libedit();
     if (!libedit) return nullptr;
+    const locale_t locale = utf8_locale();
+    if (!locale) return nullptr;
     std::unique_ptr<Editor> editor(new Editor(*libedit, locale));
     return editor->editor_ && editor->history_ ? std::move(editor) : nullptr;
   }
 
   ~Editor() {
-    const Locale locale(locale_);
     if (editor_) libedit_.end(editor_);
     if (history_) libedit_.history_end(history_);
+    freelocale(locale_);
   }
 
   std::optional<std::string> read(bool within) {

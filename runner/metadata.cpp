@@ -72,7 +72,7 @@ class Reader {
   }
 
   json parsed(const char* key, json::value_t type, const char* wanted) const {
-    json value = json::parse(text(key), nullptr, /*allow_exceptions=*/false);
+    json value = json::parse(std::string_view(text(key)), nullptr, /*allow_exceptions=*/false);
     if (value.is_discarded() || value.type() != type) bad(key, wanted);
     return value;
   }
