@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from exporter.artifact import check_disk_full
 from exporter.targets import Target, this_machine
 
 WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/aoti_model.cpp looks for
@@ -84,7 +85,7 @@ def compile_targets(
 ) -> list[Compiled]:
     """Compile the generated `source` for each target, in `folder`.
 
-    Raises ValueError when a compiler is missing or fails.
+    Raises ValueError when a compiler is missing or fails, and OSError when the disk is full.
     """
     (folder / "quiet.h").write_text(_QUIET)
     (folder / "thread_exit.cpp").write_text(_THREAD_EXIT)
@@ -113,7 +114,8 @@ def compile_targets(
 def link(compiled: Compiled, library: Path, weights: Path | None = None) -> None:
     """Link `library`; with the bytes of the file `weights` in it, where that is given.
 
-    They are brought in by the assembler, in a section of their own that the loader maps.
+    They are brought in by the assembler, in a section of their own that the loader maps. Raises
+    ValueError when the linker fails, and OSError when the disk is full.
     """
     sources = [*compiled.objects]
     if weights is not None:
@@ -142,7 +144,11 @@ def _includes() -> list[str]:
 
 
 def _run(command: Sequence[str | Path]) -> None:
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    """Run a compiler's command, which ends in its output."""
+    words = [str(word) for word in command]
+    # In English, so that a full disk can be told from other failures.
+    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
     if done.returncode:
+        check_disk_full(done.stderr, Path(words[-1]))
         first = next((line for line in done.stderr.splitlines() if "error" in line), "no reason")
         raise ValueError(f"{command[0]} cannot compile the model: {first.strip()}")

@@ -91,6 +91,19 @@ def source_lines(sources: object) -> Iterator[str]:
                 yield f"{what} {entry.get('id')} {said} ({', '.join(map(str, entry['from']))})"
 
 
+def check_disk_full(message: str, output: Path | None = None) -> None:
+    """Raise OSError when `message`, a compiler's or a library's in English, says that a disk is full: the
+    bare one, for `disk_full_named`, or one that names the temporary folder where a file in it, and not
+    `output`, could not be written."""
+    for line in message.splitlines():
+        if os.strerror(errno.ENOSPC) not in line and os.strerror(errno.EDQUOT) not in line:
+            continue
+        folder = tempfile.gettempdir()
+        if f"{folder}/" in line and (output is None or str(output) not in line):
+            raise OSError(f"{folder}: the disk is full; set TMPDIR to a folder with room")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 @contextmanager
 def disk_full_named(where: str) -> Iterator[None]:
     """Raise OSError that names `where` and the remedy instead of the bare one of a full disk."""

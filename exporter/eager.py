@@ -51,7 +51,13 @@ def _forward(
     def forward(tokens: "np.ndarray", start_pos: int, rows: "np.ndarray") -> "np.ndarray":
         decoder = one if len(tokens) == 1 else many
         inputs = (torch.from_numpy(tokens)[None], torch.tensor([start_pos]), torch.from_numpy(rows))
-        with torch.no_grad():
-            return decoder(*inputs, caches).contiguous().numpy()
+        try:
+            with torch.no_grad():
+                return decoder(*inputs, caches).contiguous().numpy()
+        except RuntimeError as error:
+            line = str(error).partition("\n")[0]
+            if not line.startswith("lowbit::"):
+                raise
+            raise ValueError(line) from None  # the operators' own: a value and its remedy
 
     return forward

@@ -223,7 +223,7 @@ def pack_integers(q: QuantizedWeight) -> Tensor:
     if form.bits_from_row:
         return torch.ops.lowbit.pack_stack([pack_integers(part) for part in q.parts()])
     return torch.ops.lowbit.pack_integer(
-        q.values, q.scales, q.zeros, form.bits, form.group_size, form.zeros == "real",
+        q.values, q.scales, q.zeros, form.bits, form.group_size, form.zeros,
         form.scale_dtype == "int8",
     )  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Groups [size, M] lie in columns, so that every step runs along rows of M values. A weight is
 (u - zero) scale, with 0 <= u < 2^bits; without zero points the zero is 2^(bits - 1) and the scale
-may be negative: the side with one level more is whichever serves the group.
+may be negative: the side with one level more is whichever serves the group. With the zero between
+the two levels of one bit it is (u - 1/2) 2 scale.
 
 A weight's error counts by the weight's magnitude plus the group's mean magnitude. Counting all
 alike gives smaller squares and a worse model: on SmolLM2 a fifth more KL at 3 and 4 bits.
@@ -33,13 +34,16 @@ class Search:
     from there (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models",
     2023): the errors to the power p < 1, which minds few large ones less, minimized by turns for
     the errors and for scale and zero point. Zero points are whole numbers here, so that mostly the
-    scale moves.
+    scale moves. Two levels, -scale and +scale, have the least squared error with the mean magnitude
+    (Rastegari et al., "XNOR-Net", arXiv 1603.05279, section 3.1).
     """
 
-    def __init__(self, bits: int, has_zeros: bool, method: str):
+    def __init__(self, bits: int, zeros: str, method: str):
+        """`zeros`: "none", "integer" or "between", as WeightFormat has them."""
         self.bits, self.method = bits, method
+        self.two_levels = zeros == "between"
         # Of one bit, scales of either sign give all there is.
-        self.has_zeros = has_zeros and bits > 1
+        self.has_zeros = zeros == "integer" and bits > 1
         self._trial: _Trial | None = None
 
     def __call__(
@@ -54,12 +58,15 @@ class Search:
             self._trial = _Trial(groups.t().shape, self.bits)
         trial = self._trial
         trial.load(groups)
-        scale, zero = _least_squared_error(trial, self.has_zeros)
+        if self.two_levels:
+            scale, zero = _mean_magnitude(trial)
+        else:
+            scale, zero = _least_squared_error(trial, self.has_zeros)
         if self.method == "hqq":
             scale, zero = _half_quadratic(trial, scale, zero, self.has_zeros)
-        scale = stored(scale)
+        scale = stored(scale / 2 if self.two_levels else scale)
         u = torch.empty(groups.shape, dtype=torch.uint8)
-        u.copy_(trial.nearest(scale, zero).t())
+        u.copy_(trial.nearest(2 * scale if self.two_levels else scale, zero).t())
         return u, scale, zero
 
 
@@ -127,6 +134,12 @@ class _Trial:
         squares = levels.mul_(weighted).sum(0)
         product = weighted.mul_(target).sum(0)
         return to_half_precision(torch.where(squares > 0, product / squares, scale))
+
+
+def _mean_magnitude(trial: _Trial) -> tuple[Tensor, Tensor]:
+    """Scales and zero points [M] of the levels at minus and plus each group's mean magnitude."""
+    mean = trial.groups.abs().mean(0)
+    return to_half_precision(2 * mean), torch.full_like(mean, 0.5)
 
 
 def _least_squared_error(trial: _Trial, has_zeros: bool) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from exporter.lowbit_search import Search, in_steps, row_steps, stored_scales
 from exporter.methods import PLAIN, parse_method
 from exporter.schemes import EmbeddingScheme, LinearScheme, Scheme
 
+OUR_SCHEMES = ("linear:a8wx", "embedding:wx")  # whose numbers are found here, not torchao's
 GROUP_UNIT = 16  # group sizes are multiples of it
 # Small enough for a core's cache, large enough to hide the cost of calling an operator.
 CHUNK_ELEMENTS = 1 << 17
@@ -27,7 +28,7 @@ class WeightFormat:
 
     bits: int
     group_size: int  # a multiple of 16; channelwise = the columns, rounded up
-    zeros: str  # "none" | "integer" | "real"
+    zeros: str  # "none" | "integer" | "real" | "between", of 1 bit
     scale_dtype: str = "float16"  # or "int8", not with real zeros
     # (row, bits): rows from there on have `bits` instead: kernels/layout.h's stack.
     bits_from_row: tuple[tuple[int, int], ...] = ()
@@ -38,9 +39,16 @@ class WeightFormat:
             raise ValueError(f"a weight of {rows} rows has no row {self.bits_from_row[-1][0]}")
         starts = [(0, self.bits), *self.bits_from_row, (rows, 0)]
         return [
-            (slice(start, end), replace(self, bits=bits, bits_from_row=()))
+            (slice(start, end), replace(self, bits=bits, zeros=self._zeros(bits), bits_from_row=()))
             for (start, bits), (end, _) in pairwise(starts)
         ]
+
+    def _zeros(self, bits: int) -> str:
+        return self.zeros if self.stores_zeros else unstored_zeros(bits)
+
+    @property
+    def stores_zeros(self) -> bool:
+        return self.zeros in ("integer", "real")
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class QuantizedWeight:
     """A weight [N, K], of G = ceil(K / group_size) groups a row.
 
     With zeros none or integer it is (u - zero) scale, the zero of none being 2^(bits - 1); with
-    real zeros (u - 2^(bits - 1)) scale + zero.
+    real zeros (u - 2^(bits - 1)) scale + zero; with the zero between, (2 u - 1) scale.
     """
 
     format: WeightFormat
@@ -71,7 +79,7 @@ class QuantizedWeight:
 
 def joined(form: WeightFormat, parts: Sequence[QuantizedWeight]) -> QuantizedWeight:
     """The weight of format `form` whose `parts` these are."""
-    zeros = None if form.zeros == "none" else torch.cat([part.zeros for part in parts])
+    zeros = torch.cat([part.zeros for part in parts]) if form.stores_zeros else None
     return QuantizedWeight(
         form, torch.cat([part.values for part in parts]),
         torch.cat([part.scales for part in parts]), zeros,
@@ -102,11 +110,21 @@ def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
     """The format that `scheme` gives a weight of so many columns: no group is longer than a row."""
     row = -(-columns // GROUP_UNIT) * GROUP_UNIT
     group_size = min(scheme.groupsize or row, row)
-    zeros = "integer" if scheme.has_weight_zeros else "none"
-    zeros = "real" if scheme.key == "linear:int4" else zeros
+    if scheme.key == "linear:int4":
+        zeros = "real"
+    elif scheme.has_weight_zeros:
+        zeros = "integer"
+    else:
+        zeros = unstored_zeros(scheme.bitwidth) if scheme.key in OUR_SCHEMES else "none"
     return WeightFormat(
         scheme.bitwidth, group_size, zeros, scheme.scale_dtype, scheme.bitwidth_from_row
     )
+
+
+def unstored_zeros(bits: int) -> str:
+    """The zeros of a weight without stored ones: one bit has the levels -scale and +scale, since 0 in
+    the place of one of them would leave nothing but the other."""
+    return "between" if bits == 1 else "none"
 
 
 def quantize_rows(table: Tensor, rows: Tensor, scheme: EmbeddingScheme) -> Tensor:
@@ -141,6 +159,9 @@ def dequantize(q: QuantizedWeight) -> Tensor:
             for part in (q.scales, q.zeros)
         )
         u = q.values[rows].float()
+        if q.format.zeros == "between":
+            out[rows] = (2 * u - 1) * scales
+            continue
         if q.format.zeros == "real":
             out[rows] = (u - middle) * scales + zeros
         else:
@@ -187,7 +208,7 @@ def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWe
     n_groups = -(-k // form.group_size)
     values = torch.empty(n, k, dtype=torch.uint8)
     scales = torch.empty(n, n_groups)
-    zeros = None if form.zeros == "none" else torch.empty(n, n_groups)
+    zeros = torch.empty(n, n_groups) if form.stores_zeros else None
     waiting = iter(list(_row_ranges(n, k)))
 
     def work(quantizer: Quantizer) -> None:
@@ -195,7 +216,7 @@ def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWe
             for rows in waiting:
                 part = weight[rows].float()
                 if n_groups * form.group_size != k:
-                    part = F.pad(part, (0, n_groups * form.group_size - k))
+                    part = _whole_groups(part, form)
                 u, scales[rows], zero = quantizer(part, form)
                 values[rows] = u[:, :k]
                 if zeros is not None:
@@ -206,6 +227,16 @@ def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWe
     _check_finite(scales, range(first_row, first_row + n))
     result = QuantizedWeight(form, values, scales, zeros)
     return rounded(result) if algorithm in PLAIN else result
+
+
+def _whole_groups(rows: Tensor, form: WeightFormat) -> Tensor:
+    """Rows [R, K] padded to whole groups: with zeros, or, where no level is 0, with the last group's mean
+    magnitude, which leaves that as it is."""
+    last = rows.shape[1] % form.group_size
+    padded = F.pad(rows, (0, form.group_size - last))
+    if form.zeros == "between":
+        padded[:, rows.shape[1] :] = rows[:, -last:].abs().mean(1, keepdim=True)
+    return padded
 
 
 def _check_finite(values: Tensor, rows: Sequence[int]) -> None:
@@ -220,14 +251,14 @@ def _check_finite(values: Tensor, rows: Sequence[int]) -> None:
 
 def _algorithm(scheme: Scheme) -> str:
     """What finds the numbers: `rtn`, `hqq` or `gptq` here, `affine` or `tinygemm` in torchao."""
-    if scheme.key in ("linear:a8wx", "embedding:wx"):
+    if scheme.key in OUR_SCHEMES:
         return parse_method(scheme.method).rounding
     return "tinygemm" if scheme.key == "linear:int4" else "affine"
 
 
 def _quantizer(algorithm: str, form: WeightFormat) -> Quantizer:
     if algorithm in PLAIN:
-        return partial(_searched, Search(form.bits, form.zeros == "integer", algorithm))
+        return partial(_searched, Search(form.bits, form.zeros, algorithm))
     # torchao looks for CUDA libraries that a CPU build lacks and says so on every import.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

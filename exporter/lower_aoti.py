@@ -22,7 +22,13 @@ from torch.export import ExportedProgram
 from exporter import ops
 from exporter.aoti_compile import Compiled, compile_targets, find_compiler, link
 from exporter.aoti_functions import called_functions, not_covered
-from exporter.artifact import TOKENIZER_KEY, disk_full_named, sidecar_of, written_whole
+from exporter.artifact import (
+    TOKENIZER_KEY,
+    check_disk_full,
+    disk_full_named,
+    sidecar_of,
+    written_whole,
+)
 from exporter.graph_check import check_lowbit_only, other_operators
 from exporter.progress import note
 from exporter.pt2_package import MODEL, Pt2Writer, tensor_bytes
@@ -164,13 +170,15 @@ def _inductor(program: ExportedProgram, folder: Path, configs: dict) -> list:
     """The files that AOTInductor writes for a package, under `folder`; a dict of weights with them
     where the options ask for it."""
     arguments, keywords = program.example_inputs
+    options = {"aot_inductor.package": True, "aot_inductor.metadata": {}, **configs}
     with _compiling_in(folder), torch.no_grad():
-        return torch._inductor.aot_compile(
-            program.module(check_guards=False),
-            arguments,
-            keywords,
-            options={"aot_inductor.package": True, "aot_inductor.metadata": {}, **configs},
-        )
+        try:
+            return torch._inductor.aot_compile(
+                program.module(check_guards=False), arguments, keywords, options=options
+            )
+        except Exception as error:  # its own kinds, around an OSError or a compiler's words
+            check_disk_full(str(error))
+            raise
 
 
 @contextmanager
@@ -251,12 +259,13 @@ def _write_library(
     built: _Built, library: Path, metadata: Mapping[str, str], folder: Path
 ) -> None:
     """A library that is mapped as it lies, and its metadata beside it."""
+    blob = folder / "weights.blob"
+    if built.compiled:
+        with blob.open("wb") as out:
+            for piece in tensor_bytes(built.weights.values(), _WEIGHT_ALIGNMENT):
+                out.write(piece)
     with written_whole(library) as part:
         if built.compiled:
-            blob = folder / "weights.blob"
-            with blob.open("wb") as out:
-                for piece in tensor_bytes(built.weights.values(), _WEIGHT_ALIGNMENT):
-                    out.write(piece)
             link(built.compiled[0], part, blob)
         else:
             shutil.copyfile(built.libraries[0], part)

@@ -4,13 +4,14 @@ import struct
 from dataclasses import dataclass, replace
 
 MAGIC, STACK_MAGIC = b"LOWBITW\0", b"LOWBITS\0"
-LAYOUT_VERSION = STACK_VERSION = 3
+LAYOUT_VERSION, STACK_VERSION = 4, 3
 MOST_PARTS = 8  # of a stack
 HEADER_BYTES = 64
 ROW_BLOCK, COLUMN_BLOCK = 16, 32
 KINDS = ("integer", "float32", "float16", "bfloat16")
-ZEROS = ("none", "integer", "real")
+ZEROS = ("none", "integer", "real", "between")
 SCALES = ("float16", "int8")
+TWO_LEVELS = "levels -1 and +1"  # in a header's text, times the scale
 
 _HEADER = struct.Struct("<8s5Ii3Q2I")
 _BYTES_FIELD = 9
@@ -53,7 +54,8 @@ class PackedHeader:
         if self.kind != "integer":
             return self.kind
         groups = "a group a row" if self.groups == 1 else f"groups of {self.group_size}"
-        zeros = {"none": "no zeros", "integer": "zeros", "real": "float zeros"}[self.zeros]
+        zeros = {"none": "no zeros", "integer": "zeros", "real": "float zeros",
+                 "between": TWO_LEVELS}[self.zeros]  # fmt: skip
         scales = ", int8 scales" if self.scale_dtype == "int8" else ""
         return f"{self.bits} {'bit' if self.bits == 1 else 'bits'}, {groups}, {zeros}{scales}"
 
@@ -67,7 +69,8 @@ class PackedMatrix:
 
     @property
     def version(self) -> int:
-        return STACK_VERSION if len(self.parts) > 1 else self.parts[0].version
+        own = max(part.version for part in self.parts)
+        return max(own, STACK_VERSION) if len(self.parts) > 1 else own
 
     @property
     def rows(self) -> int:
@@ -145,9 +148,12 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
     integer = kind == 0
     good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]
     good_group = group_size > 0 and group_size % 16 == 0 if integer else group_size == 0
-    good_scales = scales == version - 1 < len(SCALES) and (not scales or integer and zeros < 2)
-    if not (good_bits and good_group and good_scales and zeros < len(ZEROS) and 0 < rows < 1 << 31
-            and 0 < columns < 1 << 31):  # fmt: skip
+    known = zeros < len(ZEROS) and scales < len(SCALES)
+    good_zeros = known and (ZEROS[zeros] != "between" or integer and bits == 1)
+    good_scales = known and (not scales or integer and ZEROS[zeros] != "real")
+    if not (good_bits and good_group and good_zeros and good_scales and 0 < rows < 1 << 31
+            and 0 < columns < 1 << 31
+            and version == _version(ZEROS[zeros], SCALES[scales])):  # fmt: skip
         raise ValueError(f"{name} has a damaged header")
     header = laid_out(
         KINDS[kind], bits, group_size, ZEROS[zeros], SCALES[scales], exponent, rows, columns
@@ -173,15 +179,21 @@ def laid_out(
         zeros_at = _aligned(scales_at + groups * ROW_BLOCK * scale_bytes)
         halves = zeros == "integer" and bits <= 4
         zero_rows = {"none": 0, "integer": -(-groups // 2) if halves else groups,
-                     "real": 2 * groups}[zeros]  # fmt: skip
+                     "real": 2 * groups, "between": 0}[zeros]  # fmt: skip
         data_at = zeros_at + _aligned(zero_rows * ROW_BLOCK)
         panel = data_at + padded // COLUMN_BLOCK * bits * 64
-    version = 2 if scale_dtype == "int8" else 1
     return PackedHeader(
         kind, bits, group_size, zeros, scale_dtype, exponent, rows, columns,
         HEADER_BYTES + panels * panel,
-        groups, panel, scales_at, zeros_at, data_at, version,
+        groups, panel, scales_at, zeros_at, data_at, _version(zeros, scale_dtype),
     )  # fmt: skip
+
+
+def _version(zeros: str, scale_dtype: str) -> int:
+    """The first of the layout that reads such a weight; `layout_version` in kernels/layout.cpp."""
+    if zeros == "between":
+        return 4
+    return 2 if scale_dtype == "int8" else 1
 
 
 def _aligned(size: int) -> int:

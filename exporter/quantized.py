@@ -19,6 +19,7 @@ from exporter.progress import note, stage
 from exporter.quality.layerwise import LINEARS
 from exporter.recipe import Recipe
 from exporter.schemes import AOTI, EXECUTORCH, LinearScheme
+from exporter.two_levels import one_bit_warning
 
 if TYPE_CHECKING:
     from exporter.prepare import ModelRequest
@@ -62,6 +63,9 @@ def packed(job: Job) -> Packed:
     linear = recipe.linear
     _check_patterns(linear, model)
     _check_rows(recipe, model.config)
+    warning = one_bit_warning(recipe, model)
+    if warning is not None:
+        note(f"warning: {warning}")
     if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
         return _pack(job, model, recipe, {}), recipe, None, {}
     if job.request.fit is not None:

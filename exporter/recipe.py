@@ -154,11 +154,6 @@ def slow_paths(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: 
                 "linear:a8w4dq is slow on AOTInductor's stock kernels, which multiply it unfused; "
                 f"--delegate {LOWBIT} is fast"
             )
-    if key == "linear:a8wxdq" and linear.bitwidth == 1 and not linear.has_weight_zeros:
-        lines.append(
-            "linear:a8wxdq of 1 bit without zeros is nothing but zeros as torchao rounds: "
-            "use has_weight_zeros, or linear:a8wx"
-        )
     return lines
 
 
@@ -256,6 +251,11 @@ def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) ->
     zeros = options.get("has_weight_zeros", False)
     if type(zeros) is not bool:
         raise ValueError(f'"{support.key}" takes has_weight_zeros true or false, not {zeros!r}')
+    if support.key == "linear:a8wxdq" and bitwidth == 1 and not zeros:
+        raise ValueError(
+            '"linear:a8wxdq" of 1 bit is nothing but zeros as torchao rounds: use "linear:a8wx", whose '
+            "1 bit has the levels -scale and +scale, or give has_weight_zeros true"
+        )
     found = {
         "groupsize": groupsize,
         "bitwidth": bitwidth,

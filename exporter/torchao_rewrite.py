@@ -108,8 +108,9 @@ def _pack_table(bits: int, columns: int, packed: Tensor, scales: Tensor, zeros: 
         values[part] = (lookup(packed, rows, columns, ones, none, part) + middle).to(torch.uint8)
     unsigned_zeros = zeros.float() + middle if zeros.any() else None
     group_size = -(-size // 16) * 16
+    kind = "none" if unsigned_zeros is None else "integer"
     return torch.ops.lowbit.pack_integer(
-        values, scales, unsigned_zeros, bits, group_size, False, False
+        values, scales, unsigned_zeros, bits, group_size, kind, False
     )
 
 

@@ -5,7 +5,9 @@ of. What rounding costs follows from the stored scales: an error of scale / sqrt
 where nothing is clipped. On SmolLM2 with `linear:a8wx` (`rtn` and `hqq`) and `linear:a8wxdq`
 it is at most 1.2 times that, with one bit 1.9 times. ERROR_FACTOR times is allowed, and the part of
 a weight that points along the original must be between GAIN's bounds times as long, in every panel
-of 16 rows too: doubled scales give 2. One bit keeps half of the length, or nothing.
+of 16 rows too: doubled scales give 2. One bit that has 0 for a level keeps half of the length, or nothing.
+With the levels -scale and +scale the best scale is the mean magnitude (exporter/lowbit_search.py), whatever
+the weights: the gain is the scales' own, of that, and the error follows from the scales without a factor.
 """
 
 import math
@@ -20,7 +22,7 @@ from torch import Tensor
 from exporter.artifact_reader import Artifact, StoredTensor
 from exporter.config import ModelConfig
 from exporter.methods import Method, parse_method
-from exporter.packed_header import HEADER_BYTES, ROW_BLOCK, PackedHeader
+from exporter.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader
 from exporter.recipe import parse_recipe
 from exporter.schemes import DEFAULT_METHOD
 from exporter.verify_checks import Check, check, skipped
@@ -31,6 +33,7 @@ GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
 ONE_BIT_GAIN, ONE_BIT_PANEL_GAIN = (-0.1, 0.8), (-0.1, 1.0)
 COMPENSATING_FACTOR = 2.5  # of methods that move weights to make up for others' rounding
 _FLOAT_ERROR = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}  # relative, a weight's rounding
+TWO_LEVELS_FACTOR = 1.2
 _SMALL = 3e-4  # scales are float16
 _PANELS_AT_ONCE = 32  # few enough for a core's cache
 # Transforms after which stored weights are not the checkpoint's: rotated or rescaled.
@@ -62,7 +65,7 @@ class WeightError:
         """What is wrong, "" for nothing."""
         if not math.isfinite(self.error):
             return "holds values that are not finite"
-        one_bit = self.format.startswith("1 bit")
+        one_bit = self.format.startswith("1 bit") and TWO_LEVELS not in self.format
         low, high = ONE_BIT_GAIN if one_bit else GAIN
         if not low <= self.gain <= high:
             return f"{self.gain:.2f} times the checkpoint's, error {self.error:.3g}"
@@ -229,22 +232,24 @@ def _error(
     name: str, header: PackedHeader, data: memoryview, original: Tensor, actual: Tensor, factor: float
 ) -> WeightError:  # fmt: skip
     panels = header.panels()
-    norm2, along, error2 = (torch.zeros(panels, dtype=torch.float64) for _ in range(3))
+    norm2, along, error2, own2 = (torch.zeros(panels, dtype=torch.float64) for _ in range(4))
     for first in range(0, panels, _PANELS_AT_ONCE):
         last = first + _PANELS_AT_ONCE
         a, b = (matrix[first * ROW_BLOCK : last * ROW_BLOCK] for matrix in (original, actual))
         difference = a - b
-        for into, x, y in ((norm2, a, a), (along, a, b), (error2, difference, difference)):
+        for into, x, y in ((norm2, a, a), (along, a, b), (error2, difference, difference), (own2, b, b)):
             into[first:last] = _by_panel(torch.linalg.vecdot(x, y))
     total = float(norm2.sum()) or 1e-30
-    gains = torch.where(norm2 > 1e-6 * total / panels, along / norm2.clamp_min(1e-30), 1.0)
+    # How long it is beside the original; of two levels beside the best scales for their signs.
+    length, best = (own2, along) if header.zeros == "between" else (along, norm2)
+    gains = torch.where(norm2 > 1e-6 * total / panels, length / best.clamp_min(1e-30), 1.0)
     worst = int((gains.nan_to_num(1e9) - 1).abs().argmax())
     return WeightError(
         name,
         header.text(),
         math.sqrt(float(error2.sum()) / total),
         factor * _limit(header, data, total),
-        float(along.sum()) / total,
+        float(length.sum()) / max(float(best.sum()), 1e-30),
         header.first_row // ROW_BLOCK + worst,
         float(gains[worst]),
         0.0,
@@ -274,6 +279,9 @@ def _limit(header: PackedHeader, data: memoryview, norm2: float) -> float:
     scales = np.ldexp(scales, header.scale_exponent)
     widths = np.full(header.groups, header.group_size, np.float64)
     widths[-1] = header.columns - (header.groups - 1) * header.group_size
-    expected = float((scales**2 * widths[None, :, None]).sum()) / 12
+    squares = float((scales**2 * widths[None, :, None]).sum())
+    if header.zeros == "between":
+        return TWO_LEVELS_FACTOR * math.sqrt(max(0.0, 1 - squares / norm2)) + _SMALL
+    expected = squares / 12
     factor = ERROR_FACTOR.get(header.bits, OTHER_FACTOR)
     return factor * math.sqrt(expected / norm2) + _SMALL

@@ -24,7 +24,10 @@ std::string format_error(const Format& f) {
         return "group size is " + number(f.group_size) + ", not a multiple of 16 up to " +
                number(kMaxGroupSize);
       }
-      if (f.zeros > Zeros::real) return "zeros is " + number(static_cast<uint32_t>(f.zeros));
+      if (f.zeros > Zeros::between) return "zeros is " + number(static_cast<uint32_t>(f.zeros));
+      if (f.zeros == Zeros::between && f.bits != 1) {
+        return "the zero is between the levels of " + number(f.bits) + " bits, not of 1";
+      }
       if (f.scales > Scales::int8) return "scales is " + number(static_cast<uint32_t>(f.scales));
       if (f.scales == Scales::int8 && f.zeros == Zeros::real) return "int8 scales have real zeros";
       return "";
@@ -67,10 +70,10 @@ PackedWeight layout_of(const Format& format, int64_t rows, int64_t columns) {
   w.scales_at = kRowBlock * (w.int8_scales() ? sizeof(uint16_t) : sizeof(float));
   const size_t scale_bytes = w.int8_scales() ? sizeof(int8_t) : sizeof(uint16_t);
   w.zeros_at = aligned(w.scales_at + groups * kRowBlock * scale_bytes);
-  const size_t zero_rows = format.zeros == Zeros::none ? 0
-                           : w.half_byte_zeros()       ? (groups + 1) / 2
+  const size_t zero_rows = w.half_byte_zeros()              ? (groups + 1) / 2
                            : format.zeros == Zeros::integer ? groups
-                                                            : groups * sizeof(uint16_t);
+                           : format.zeros == Zeros::real    ? groups * sizeof(uint16_t)
+                                                            : 0;
   w.data_at = w.zeros_at + aligned(zero_rows * kRowBlock);
   w.panel_bytes =
       w.data_at + static_cast<size_t>(w.padded_columns / kColumnBlock) * format.bits * 64;
@@ -90,7 +93,7 @@ std::string view(const void* data, size_t size, PackedWeight* weight) {
   }
   const Format format{header.kind, header.bits, header.group_size, header.zeros, header.scales};
   if (header.version != layout_version(format)) {
-    return "packed layout " + std::to_string(header.version) + " with the scales of another";
+    return "packed layout " + std::to_string(header.version) + " with the scales or zeros of another";
   }
   if (std::string error = format_error(format); !error.empty()) return "packed weight: " + error;
   const auto rows = static_cast<int64_t>(header.rows);
@@ -155,7 +158,10 @@ std::string PackedStack::view(const void* data, size_t size) {
   return "";
 }
 
-uint32_t layout_version(const Format& format) { return format.scales == Scales::int8 ? 2 : 1; }
+uint32_t layout_version(const Format& format) {
+  if (format.zeros == Zeros::between) return 4;
+  return format.scales == Scales::int8 ? 2 : 1;
+}
 
 size_t packed_size(const Format& format, int64_t rows, int64_t columns) {
   if (std::string error = format_error(format); !error.empty()) throw std::invalid_argument(error);

@@ -21,6 +21,8 @@
 // A weight is (u - z) scale 2^scale_exponent: u unsigned of `bits` bits, z = 2^(bits - 1) without
 // zeros or the stored integer. With real zeros it is ((u - 2^(bits - 1)) scale + zero)
 // 2^scale_exponent; with int8 scales (u - z) (scale step) 2^scale_exponent, scale step being exact.
+// Of 1 bit with the zero between, it is (2 u - 1) in place of u - z: the levels -scale and +scale of
+// XNOR-Net (Rastegari et al., arXiv 1603.05279); nothing is stored for the zero.
 //
 // 32 columns are 8 quads of 4; a quad of 16 rows is 64 values, row r's at 4 r..4 r + 3. A 64-byte
 // vector holds at each byte 8 / w quads of a w-bit plane, the first in its low bits:
@@ -41,21 +43,22 @@
 
 namespace lowbit {
 
-// A weight's version is the first that reads it: 2 with int8 scales, 3 for a stack.
-inline constexpr uint32_t kLayoutVersion = 3, kStackVersion = 3;
+// A weight's version is the first that reads it: 2 with int8 scales, 3 for a stack, 4 with the zero
+// between.
+inline constexpr uint32_t kLayoutVersion = 4, kStackVersion = 3;
 inline constexpr int64_t kRowBlock = 16;
 inline constexpr int64_t kColumnBlock = 32;
 inline constexpr size_t kHeaderBytes = 64;
 
 enum class Kind : uint32_t { integer = 0, float32 = 1, float16 = 2, bfloat16 = 3 };
-enum class Zeros : uint32_t { none = 0, integer = 1, real = 2 };
+enum class Zeros : uint32_t { none = 0, integer = 1, real = 2, between = 3 };  // between: of 1 bit
 enum class Scales : uint32_t { float16 = 0, int8 = 1 };  // int8 without real zeros
 
 struct Header {
   char magic[8];  // "LOWBITW" and a zero byte
   uint32_t version;
   Kind kind;
-  uint32_t bits;        // integer: 1 to 8; else 16 or 32
+  uint32_t bits;        // integer: 1 to 8, 1 with the zero between; else 16 or 32
   uint32_t group_size;  // integer: a multiple of 16 up to 65536; else 0
   Zeros zeros;
   int32_t scale_exponent;

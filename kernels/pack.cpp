@@ -95,7 +95,8 @@ int8_t in_steps(float scale, float step) {
 void pack_integer(const Format& format, int64_t rows, int64_t columns, const uint8_t* values,
                   const float* scales, const float* zeros, void* out) {
   const size_t bytes = packed_size(format, rows, columns);
-  if (format.kind != Kind::integer || (zeros != nullptr) != (format.zeros != Zeros::none)) {
+  const bool stored_zeros = format.zeros == Zeros::integer || format.zeros == Zeros::real;
+  if (format.kind != Kind::integer || (zeros != nullptr) != stored_zeros) {
     throw std::invalid_argument("zeros are given where the format has none, or the other way round");
   }
   const PackedWeight w = layout_of(format, rows, columns);
@@ -111,6 +112,7 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
   }
   const auto limit = static_cast<int>((1u << format.bits) - 1);
   const auto middle = static_cast<uint8_t>(1u << (format.bits - 1));
+  const int64_t steps_of_u = format.zeros == Zeros::between ? 2 : 1;
   const Planes planes = planes_of(format.bits);
 
   auto* bytes_out = static_cast<uint8_t*>(out);
@@ -164,7 +166,7 @@ void pack_integer(const Format& format, int64_t rows, int64_t columns, const uin
           throw std::invalid_argument("value " + std::to_string(value) + " does not fit in " +
                                       std::to_string(format.bits) + " bits");
         }
-        group_sum += value;
+        group_sum += steps_of_u * value;
         uint8_t* block = panel + w.data_at + k / kColumnBlock * format.bits * 64;
         for_each_plane(planes, r, k % kColumnBlock, [&](int64_t at, int shift, int from, int width) {
           block[at] |= static_cast<uint8_t>((value >> from & ((1 << width) - 1)) << shift);
@@ -250,6 +252,7 @@ void unpack_row(const PackedWeight& w, int64_t row, float* values) {
   }
   const uint32_t bits = w.format.bits;
   const Planes planes = planes_of(bits);
+  const int steps_of_u = w.format.zeros == Zeros::between ? 2 : 1;
   const float step =
       w.int8_scales() ? half_to_float(reinterpret_cast<const uint16_t*>(panel)[r]) : 0;
   for (int64_t g = 0; g < w.groups; ++g) {
@@ -276,7 +279,7 @@ void unpack_row(const PackedWeight& w, int64_t row, float* values) {
       for_each_plane(planes, r, k % kColumnBlock, [&](int64_t at, int shift, int to, int width) {
         value |= (block[at] >> shift & ((1 << width) - 1)) << to;
       });
-      values[k] = (static_cast<float>(value - zero) * scale + offset) * w.scale;
+      values[k] = (static_cast<float>(steps_of_u * value - zero) * scale + offset) * w.scale;
     }
   }
 }

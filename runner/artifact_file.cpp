@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "runner/error.h"
+#include "runner/printable.h"
 
 namespace runner {
 namespace {
@@ -88,11 +89,7 @@ void check_elf_header(const std::string& path, const FileInfo& info) {
 }
 
 std::string first_line(const std::string& text) {
-  std::string line = text.substr(0, text.find('\n'));
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
-  }
-  return line;
+  return printable(text.substr(0, text.find('\n')));
 }
 
 }  // namespace runner

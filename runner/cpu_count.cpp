@@ -4,11 +4,10 @@
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <optional>
 #include <sstream>
 #include <thread>
-
-#include "runner/error.h"
 
 #ifdef __linux__
 #include <sched.h>
@@ -90,41 +89,96 @@ int count_cores(const std::set<int>& cpus, const fs::path& sys) {
   return static_cast<int>(cores.size());
 }
 
-// The CPUs' worth of time that `folder` of the control groups allows: its cpu.max holds the quota
-// and the period, or "max" for no limit.
-std::optional<int64_t> quota(const fs::path& folder) {
-  std::istringstream words(first_line_of(folder / "cpu.max"));
+// The CPUs' worth of time that a quota in each period allows; none for what is no limit.
+std::optional<int64_t> cpus_of(const std::string& quota_and_period) {
+  std::istringstream words(quota_and_period);
   int64_t time = 0, period = 0;
   if (!(words >> time >> period) || time <= 0 || period <= 0) return std::nullopt;
   return (time - 1) / period + 1;
 }
 
-// A group has the limits of those above it too.
-int64_t within_quota(int64_t count, const std::string& cgroup, const fs::path& sys) {
-  fs::path folder = sys / "fs/cgroup";
+// Of version 2: cpu.max holds the quota, or "max" for no limit, and the period.
+std::optional<int64_t> quota_of_v2(const fs::path& folder) {
+  return cpus_of(first_line_of(folder / "cpu.max"));
+}
+
+// Of version 1: the quota is -1 for no limit.
+std::optional<int64_t> quota_of_v1(const fs::path& folder) {
+  return cpus_of(first_line_of(folder / "cpu.cfs_quota_us") + " " +
+                 first_line_of(folder / "cpu.cfs_period_us"));
+}
+
+// A group has the limits of those above it too. In a container the path may be the host's, of which only
+// the root, the container's own group, can be seen.
+int64_t within_quota(int64_t count, fs::path folder, const std::string& group,
+                     std::optional<int64_t> (*quota)(const fs::path&)) {
   count = std::min(count, quota(folder).value_or(count));
-  for (const fs::path& name : fs::path(cgroup).relative_path()) {
+  for (const fs::path& name : fs::path(group).relative_path()) {
     folder /= name;
     count = std::min(count, quota(folder).value_or(count));
   }
   return count;
 }
 
-// Version 2's line of /proc/self/cgroup is "0::" and the group's path.
-[[maybe_unused]] std::string own_cgroup() {
-  std::ifstream file("/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("0::")) return line.substr(3);
+bool names(const std::string& controllers, std::string_view wanted) {
+  std::istringstream list(controllers);
+  for (std::string one; std::getline(list, one, ',');) {
+    if (one == wanted) return true;
   }
-  return "/";
+  return false;
+}
+
+int64_t within_quotas(int64_t count, const std::string& cgroups, const fs::path& sys) {
+  const fs::path root = sys / "fs/cgroup";
+  count = within_quota(count, root, "", quota_of_v2);
+  std::istringstream lines(cgroups);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const std::string group = line.substr(second + 1);
+    if (controllers.empty()) {
+      count = within_quota(count, root, group, quota_of_v2);
+    } else if (names(controllers, "cpu")) {
+      // The hierarchy's folder has the controllers' names, and each one's own leads there.
+      count = within_quota(count, root / controllers, group, quota_of_v1);
+      count = within_quota(count, root / "cpu", group, quota_of_v1);
+    }
+  }
+  return count;
+}
+
+[[maybe_unused]] std::string own_cgroups() {
+  std::ifstream file("/proc/self/cgroup");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+// OMP_NUM_THREADS where it is set: its number of threads, none where it has none.
+struct Variable {
+  std::string text;
+  std::optional<int64_t> count;
+};
+
+std::optional<Variable> thread_variable() {
+  const char* set = std::getenv("OMP_NUM_THREADS");
+  if (!set || !*set) return std::nullopt;
+  // OpenMP allows a list, one number a level of nesting, with blanks around them.
+  Variable variable{set, std::nullopt};
+  std::string first = variable.text.substr(0, variable.text.find(','));
+  first.erase(0, std::min(first.find_first_not_of(' '), first.size()));
+  first.erase(first.find_last_not_of(' ') + 1);
+  variable.count = whole_number(first);
+  if (variable.count && *variable.count < 1) variable.count.reset();
+  return variable;
 }
 
 }  // namespace
 
-int performance_cores(const std::set<int>& allowed, const std::string& cgroup,
+int performance_cores(const std::set<int>& allowed, const std::string& cgroups,
                       const fs::path& sys) {
   const std::set<int> fast = of_high_capacity(named_fast(allowed, sys), sys);
-  return static_cast<int>(std::max<int64_t>(1, within_quota(count_cores(fast, sys), cgroup, sys)));
+  return static_cast<int>(
+      std::max<int64_t>(1, within_quotas(count_cores(fast, sys), cgroups, sys)));
 }
 
 int performance_cores() {
@@ -135,7 +189,7 @@ int performance_cores() {
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
       if (CPU_ISSET(cpu, &mask)) allowed.insert(cpu);
     }
-    return performance_cores(allowed, own_cgroup());
+    return performance_cores(allowed, own_cgroups());
   }
 #endif
 #ifdef __APPLE__
@@ -150,19 +204,18 @@ int performance_cores() {
 
 int thread_count(int flag) {
   if (flag > 0) return std::min(flag, kMaxThreads);
-  const char* variable = std::getenv("OMP_NUM_THREADS");
-  if (!variable || !*variable) return std::min(performance_cores(), kMaxThreads);
-  // OpenMP allows a list, one number a level of nesting, with blanks around them.
-  const std::string text = variable;
-  std::string first = text.substr(0, text.find(','));
-  first.erase(0, std::min(first.find_first_not_of(' '), first.size()));
-  first.erase(first.find_last_not_of(' ') + 1);
-  const std::optional<int64_t> count = whole_number(first);
-  if (!count || *count < 1) {
-    throw Error("OMP_NUM_THREADS '" + text +
-                "': expected a whole number from 1 up; set it to one, unset it or give --threads");
-  }
-  return static_cast<int>(std::min<int64_t>(*count, kMaxThreads));
+  const std::optional<Variable> variable = thread_variable();
+  if (!variable || !variable->count) return std::min(performance_cores(), kMaxThreads);
+  return static_cast<int>(std::min<int64_t>(*variable->count, kMaxThreads));
+}
+
+std::string ignored_variable(int flag) {
+  if (flag > 0) return "";
+  const std::optional<Variable> variable = thread_variable();
+  if (!variable || variable->count) return "";
+  const int count = thread_count(0);
+  return "OMP_NUM_THREADS '" + variable->text + "' is not a whole number from 1 up and is ignored: " +
+         std::to_string(count) + (count == 1 ? " thread" : " threads");
 }
 
 }  // namespace runner

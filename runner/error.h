@@ -10,6 +10,11 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What follows "X is not a number" where a model's output is none, and the remedy.
+inline constexpr const char* kNotNumbers =
+    ": the checkpoint or the artifact is broken, or the numbers are beyond what its --dtype holds; `python -m "
+    "exporter verify` names the layer, and --dtype fp32 --cache-dtype fp32 is the export with the widest range";
+
 // The command line itself is wrong. Exit status 2.
 class UsageError : public Error {
  public:

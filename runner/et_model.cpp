@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <optional>
 
 #include "kernels/lowbit.h"
@@ -102,6 +103,7 @@ class EtModel final : public Model {
     Log::instance().clear();
     auto outputs = module_.forward(
         {view(tokens, {1, size(tokens)}), view({&start_pos, 1}, {1}), view(rows, {size(rows)})});
+    if (outputs.error() == et::Error::MemoryAllocationFailed) throw std::bad_alloc();
     check(outputs.error(), "failed while running");
     const auto& output = outputs->at(0).toTensor();
     if (output.scalar_type() != executorch::aten::ScalarType::Float ||

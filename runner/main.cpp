@@ -9,32 +9,46 @@
 #include <exception>
 #include <filesystem>
 #include <new>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runner/args.h"
+#include "runner/cpu_count.h"
 #include "runner/crash_line.h"
 #include "runner/error.h"
 #include "runner/interrupt.h"
+#include "runner/metadata.h"
 #include "runner/model.h"
 #include "runner/output.h"
+#include "runner/printable.h"
 #include "runner/run.h"
 
 namespace {
 
-// One line for any failure, whatever the message holds.
-int fail(const std::string& program, const char* message, int status) {
-  std::string line = program + ": " + message;
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';  // one line, and no escapes
-  }
-  std::fprintf(stderr, "%s\n", line.c_str());
+// One line, whatever the message holds.
+void say(const std::string& program, const std::string& message) {
+  std::fprintf(stderr, "%s\n", runner::printable(program + ": " + message).c_str());
+}
+
+int fail(const std::string& program, const std::string& message, int status) {
+  say(program, message);
   return status;
 }
 
 // A file that is opened later must not become standard input, which a prompt is read from.
 void keep_closed_input_empty() {
   if (fcntl(STDIN_FILENO, F_GETFD) < 0) (void)open("/dev/null", O_RDONLY);
+}
+
+// What the code asks of a CPU, for the line of an illegal instruction.
+std::string_view cpu_needs() {
+  if (runner::backend_name() == runner::kAotiBackend) {
+    return "; the model's code may be for another CPU than this one: export it with the --target of this "
+           "machine, or build the runner here";
+  }
+  return "; the runner's code may be for another CPU than this one: build it here";
 }
 
 }  // namespace
@@ -52,17 +66,22 @@ int main(int argc, char** argv) {
       runner::write_text(stdout, runner::help_text(program, runner::backend_name()));
       return 0;
     }
-    runner::end_crashes_with(program + ": " + args.model_path +
-                             " made this program crash: it is damaged, or was made for another "
-                             "version of it; copy or export it again");
+    runner::explain_crashes({.program = program, .needs = cpu_needs()});
+    runner::set_crash_activity("loading " + runner::printable(args.model_path));
+    if (const std::string word = runner::ignored_variable(args.threads); !args.tokenize && !word.empty()) {
+      say(program, word);
+    }
     return runner::run(args, start);
   } catch (const runner::UsageError& error) {
     return fail(program, error.what(), 2);
   } catch (const std::bad_alloc&) {
     return fail(program, "out of memory; use a smaller model or context", 1);
+  } catch (const std::logic_error& error) {
+    return fail(program,
+                std::string("a bug of this program: ") + error.what() +
+                    "; report it with this line and the command",
+                1);
   } catch (const std::exception& error) {
     return fail(program, error.what(), 1);
-  } catch (...) {
-    return fail(program, "failed for an unknown reason", 1);
   }
 }

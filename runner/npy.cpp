@@ -1,7 +1,9 @@
 #include "runner/npy.h"
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -43,6 +45,11 @@ NpyWriter::~NpyWriter() {
 }
 
 void NpyWriter::write_row(std::span<const float> row) {
+  if (!std::ranges::all_of(row, [](float x) { return std::isfinite(x); })) {
+    throw Error("the logits of position " + std::to_string(rows_written_) +
+                " are not finite, and are not written to " + path_ + kNotNumbers);
+  }
+  ++rows_written_;
   errno = 0;
   file_.write(reinterpret_cast<const char*>(row.data()),
               static_cast<std::streamsize>(row.size_bytes()));
@@ -60,7 +67,9 @@ void NpyWriter::commit() {
 
 void NpyWriter::fail(const std::string& doing, int error_number) const {
   throw Error("cannot " + doing + " " + path_ + ": " +
-              (error_number ? std::strerror(error_number) : "write failed") +
+              (error_number == ENOSPC || error_number == EDQUOT ? "the disk is full"
+               : error_number                                  ? std::strerror(error_number)
+                                                               : "write failed") +
               "; give --logits-out a path in a writable folder with room");
 }
 

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "runner/chat_loop.h"
+#include "runner/crash_line.h"
 #include "runner/error.h"
 #include "runner/generate.h"
 #include "runner/interrupt.h"
@@ -14,6 +15,7 @@
 #include "runner/model.h"
 #include "runner/npy.h"
 #include "runner/output.h"
+#include "runner/printable.h"
 #include "runner/prompt_text.h"
 #include "runner/stats.h"
 #include "runner/text_stream.h"
@@ -239,13 +241,17 @@ class Run {
 }  // namespace
 
 int run(const Args& args, std::chrono::steady_clock::time_point start) {
+  const std::string activity = "running " + printable(args.model_path);
   if (args.tokenize) {
-    Run(args, std::nullopt, start).tokenize();
+    const Run run(args, std::nullopt, start);
+    set_crash_activity(activity);
+    run.tokenize();
     return interrupted() ? kInterrupted : 0;
   }
   auto prompt = prompt_text(args);  // before a large model is loaded
   if (interrupted()) return kInterrupted;
   Run run(args, std::move(prompt), start);
+  set_crash_activity(activity);
   run.describe();
   const int status = args.mode == Mode::chat ? run.chat() : run.generate_text();
   run.report();

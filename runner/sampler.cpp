@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <string>
 
 #include "runner/error.h"
 
@@ -31,9 +32,7 @@ Best argmax(std::span<const float> logits) {
         "the sampling settings leave no token to choose; loosen the limit on repeated n-grams "
         "(--no-repeat-ngram-size 0: off) or the logit bias");
   }
-  throw Error(
-      "the model's output is not a number; export it again with --dtype fp32, and check the "
-      "quantization recipe");
+  throw Error(std::string("the model's output is not a number") + kNotNumbers);
 }
 
 }  // namespace

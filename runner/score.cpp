@@ -57,7 +57,7 @@ std::vector<float> score(Model& model, std::span<const int32_t> tokens, int64_t 
         if (std::isnan(out[i])) {
           throw Error("the model's logits at position " +
                       std::to_string(wanted + static_cast<int64_t>(i)) +
-                      " are not numbers; export it again, or with another --dtype or recipe");
+                      " are not numbers" + kNotNumbers);
         }
       }
     }

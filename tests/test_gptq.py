@@ -130,6 +130,29 @@ class TestGptq:
             assert torch.equal(part.values, alone.values)
             assert torch.equal(part.scales, alone.scales)
 
+    @pytest.mark.parametrize("scale_dtype", ["float16", "int8"])
+    @pytest.mark.parametrize("columns", [96, 72])
+    def test_two_levels(self, columns, scale_dtype):
+        """Less error at the outputs than by rounding; weights of two levels stay, the last group too."""
+        form = WeightFormat(1, 32, "between", scale_dtype)
+        weight, hessian = layer(24, columns)
+        q = gptq(weight, hessian, form)
+        assert q.format == form and q.zeros is None and int(q.values.max()) == 1
+        plain = dequantize(gptq(weight, torch.eye(columns), form))  # each by itself
+        assert output_error(weight, dequantize(q), hessian) < 0.8 * output_error(weight, plain, hessian)
+        levels = weight.sign() * 0.75 * torch.arange(1, 25)[:, None]
+        kept = dequantize(gptq(levels, hessian, form))
+        torch.testing.assert_close(kept, levels, rtol=2e-3, atol=0)
+
+    def test_rows_of_one_bit_among_others(self):
+        weight, hessian = layer(70, 64)
+        q = gptq(weight, hessian, WeightFormat(1, 32, "between", bits_from_row=((16, 4), (48, 1))))
+        assert [part.format.zeros for part in q.parts()] == ["between", "none", "between"]
+        for part, rows in zip(q.parts(), (slice(0, 16), slice(16, 48), slice(48, 70)), strict=True):
+            alone = gptq(weight[rows], hessian, part.format)
+            assert torch.equal(part.values, alone.values)
+            assert torch.equal(part.scales, alone.scales)
+
     def test_inputs_that_are_hardly_any(self):
         """Columns without inputs, fewer inputs than columns, and none at all."""
         weight, hessian = layer(16, 64)

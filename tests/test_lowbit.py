@@ -38,8 +38,15 @@ ALL_BITS = [
         "linear:a8wxdq": {"bitwidth": bits, "groupsize": 128, "has_weight_zeros": zeros},
         "embedding:wx": {"bitwidth": bits, "groupsize": 32},
     }
-    for bits in range(1, 9) for zeros in (False, True)
+    for bits in range(1, 9) for zeros in (False, True) if bits > 1 or zeros
 ]  # fmt: skip
+ONE_BIT = [
+    {
+        "linear:a8wx": {"bitwidth": 1, "groupsize": size, "scale_dtype": scales},
+        "embedding:wx": {"bitwidth": 1, "groupsize": size, "scale_dtype": scales},
+    }
+    for size, scales in ((16, "float16"), (32, "int8"), (128, "float16"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +99,14 @@ def dequantized_logits(folder, model: LowbitTransformer) -> np.ndarray:
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
     error, size = np.linalg.norm(actual - expected), np.linalg.norm(expected)
-    return float(error / size) if error else 0.0  # torchao's 1 bit without zeros is all zeros
+    return float(error / size)
 
 
 def name_of(recipe: dict) -> str:
     return "_".join(f"{key}{list(options.values())}" for key, options in recipe.items()) or "float"
 
 
-@pytest.mark.parametrize("recipe", SCHEMES + ALL_BITS, ids=name_of)
+@pytest.mark.parametrize("recipe", SCHEMES + ALL_BITS + ONE_BIT, ids=name_of)
 def test_eager_equals_the_dequantized_decoder(recipe, folder):
     """With float activations only the cache's type and the order of sums differ: float16 rounds by
     2^-11, and layers add such errors up. int8 activations round by 1/254 of their range; the
@@ -111,7 +118,7 @@ def test_eager_equals_the_dequantized_decoder(recipe, folder):
     assert error < (0.25 if int8_activations else 1e-2 if recipe else 1e-5)
 
 
-@pytest.mark.parametrize("recipe", SCHEMES + ALL_BITS, ids=name_of)
+@pytest.mark.parametrize("recipe", SCHEMES + ALL_BITS + ONE_BIT, ids=name_of)
 def test_pte_equals_eager_bit_for_bit(recipe, folder, tmp_path):
     pte = tmp_path / "m.pte"
     export(folder, "--output-pte", pte, "--quantize", json.dumps(recipe),

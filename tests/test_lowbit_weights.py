@@ -58,6 +58,8 @@ def per_weight(groups: torch.Tensor, q) -> torch.Tensor:
 
 
 def levels_of(q) -> torch.Tensor:
+    if q.format.zeros == "between":
+        return torch.full_like(q.scales, 0.5)
     middle = torch.full_like(q.scales, 2.0 ** (q.format.bits - 1))
     return middle if q.zeros is None else q.zeros
 
@@ -81,7 +83,8 @@ class TestNative:
     def test_values_are_what_the_layout_takes(self, bits, scale_dtype, method, zeros):
         weight = weights()
         q = quantize_linear(weight, native(bits, zeros, method, 32, scale_dtype))
-        assert q.format == WeightFormat(bits, 32, "integer" if zeros else "none", scale_dtype)
+        kind = "integer" if zeros else "between" if bits == 1 else "none"
+        assert q.format == WeightFormat(bits, 32, kind, scale_dtype)
         assert q.values.dtype == torch.uint8 and q.values.shape == weight.shape
         assert int(q.values.max()) < 2**bits and q.scales.dtype == torch.float32
         assert torch.equal(rounded(q).scales, q.scales)  # packing changes nothing
@@ -100,7 +103,7 @@ class TestNative:
         """Within half a step, or at the last level where the weight lies beyond it."""
         weight = weights()
         q = quantize_linear(weight, native(bits, zeros, method, 32, scale_dtype))
-        step = per_weight(q.scales, q)
+        step = per_weight(q.scales, q) * (2 if q.format.zeros == "between" else 1)
         position = (weight / step + per_weight(levels_of(q), q)).nan_to_num(0.0)
         nearest = position.clamp(0, 2**bits - 1)
         slack = ROUNDING * 2**bits
@@ -154,11 +157,52 @@ def test_int8_scales_cost_little(bits):
     assert squares[1] < 1.02 * squares[0] + extremes
 
 
-def test_one_bit_keeps_the_better_side():
+def test_one_bit_with_zeros_keeps_the_better_side():
     weight = torch.tensor([[1.0] * 16 + [-0.1] * 16, [-1.0] * 16 + [0.1] * 16])
-    for zeros in (False, True):
-        kept = dequantize(quantize_linear(weight, native(1, zeros)))
-        torch.testing.assert_close(kept, weight.where(weight.abs() == 1, 0), rtol=0.02, atol=0)
+    kept = dequantize(quantize_linear(weight, native(1, True)))
+    torch.testing.assert_close(kept, weight.where(weight.abs() == 1, 0), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("method", ["rtn", "hqq"])
+@pytest.mark.parametrize("scale_dtype", SCALE_DTYPES)
+@pytest.mark.parametrize("groupsize", [16, 32, 128])
+@pytest.mark.parametrize("columns", [128, 100, 24])
+class TestTwoLevels:
+    def test_weights_of_two_levels_survive(self, columns, groupsize, scale_dtype, method):
+        """To the last bit where scales are float16 numbers; int8 ones are a row's, in one step."""
+        generator = torch.Generator().manual_seed(columns)
+        signs = torch.randint(0, 2, (20, columns), generator=generator) * 2.0 - 1
+        n_scales = 1 if scale_dtype == "int8" else -(-columns // groupsize)
+        scales = (torch.rand(20, n_scales, generator=generator) + 0.1).half().float()
+        weight = signs * scales.repeat_interleave(-(-columns // n_scales), 1)[:, :columns]
+        if n_scales > 1:
+            weight = signs * scales.repeat_interleave(groupsize, 1)[:, :columns]
+        q = quantize_linear(weight, native(1, False, method, groupsize, scale_dtype))
+        assert q.format.zeros == "between" and q.zeros is None
+        kept = dequantize(q)
+        if scale_dtype == "float16":
+            assert torch.equal(kept, weight)
+        torch.testing.assert_close(kept, weight, rtol=2 * HALF_ROUNDING, atol=0)
+        load()
+        packed = pack_integers(q)
+        assert torch.equal(torch.ops.lowbit.unpack(packed), kept)
+        header = read_matrix(packed.numpy().tobytes(), "w")
+        assert header.version == 4 and "levels -1 and +1" in header.text()
+
+
+@pytest.mark.parametrize("scale_dtype", SCALE_DTYPES)
+@pytest.mark.parametrize("columns", [128, 100, 24])
+def test_two_levels_at_the_mean_magnitude(columns, scale_dtype):
+    """The signs and, of the weights there are, whatever pads the last group, the scale of XNOR-Net."""
+    weight = weights(40, columns)[8:]
+    q = quantize_linear(weight, native(1, scale_dtype=scale_dtype))
+    assert torch.equal(q.values, (weight > 0).byte())
+    for group, found in zip(weight.split(q.format.group_size, 1), q.scales.t(), strict=True):
+        exact = group.abs().mean(1)
+        if scale_dtype == "float16":
+            torch.testing.assert_close(found, exact, rtol=HALF_ROUNDING, atol=0)
+        else:
+            assert (found - exact).abs().max() <= q.scales.abs().max() / 254 * 1.01
 
 
 @pytest.mark.parametrize("scheme", [native, torchao], ids=["a8wx", "a8wxdq"])

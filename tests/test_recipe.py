@@ -67,7 +67,7 @@ def test_short_recipes_ask_for_one_format(name):
     "parts",
     [
         {"linear:a8wxdq": {"bitwidth": 3, "groupsize": 48, "has_weight_zeros": True}},
-        {"linear:a8wxdq": {"bitwidth": 1, "groupsize": 0}},
+        {"linear:a8wxdq": {"bitwidth": 1, "groupsize": 0, "has_weight_zeros": True}},
         {"linear:a8wx": {"bitwidth": 7, "groupsize": 16, "method": "hqq"}},
         {"linear:a8wx": {"bitwidth": 4, "groupsize": 32, "scale_dtype": "int8"}},
         {"embedding:wx": {"bitwidth": 4, "groupsize": 32, "scale_dtype": "int8"}},
@@ -222,10 +222,11 @@ def test_slow_path_is_said():
         assert not slow_paths(parse_recipe(name), BACKENDS, "float32", LOWBIT)
 
 
-def test_a_scheme_that_keeps_nothing_is_said():
+def test_a_scheme_that_keeps_nothing_is_refused():
     one_bit = '{"linear:a8wxdq": {"bitwidth": 1, "has_weight_zeros": %s}}'
-    assert "linear:a8wx" in slow_paths(parse_recipe(one_bit % "false"), BACKENDS, "fp32", LOWBIT)[0]
-    assert not slow_paths(parse_recipe(one_bit % "true"), BACKENDS, "fp32", LOWBIT)
+    with pytest.raises(ValueError, match='nothing but zeros.* "linear:a8wx".*has_weight_zeros'):
+        parse_recipe(one_bit % "false")
+    assert parse_recipe(one_bit % "true").linear.bitwidth == 1
 
 
 class TestCommandLine:

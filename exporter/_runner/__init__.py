@@ -50,7 +50,8 @@ def load_model(path: Path | str, threads: int = 0, metadata_only: bool = False) 
     ValueError, with the runner's line, when it cannot be loaded.
     """
     backend = backend_of(Path(path))
-    return _library(backend).load_model(os.fspath(path), threads, metadata_only)
+    # Bytes: a file's name need not be text.
+    return _library(backend).load_model(os.fsencode(path), threads, metadata_only)
 
 
 def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: int = 0) -> Model:

@@ -49,7 +49,7 @@ def gptq(
 ) -> QuantizedWeight:
     """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
 
-    Zeros are none or integer. Rows are independent; up to ROWS_AT_ONCE are worked on together, in torch's
+    Zeros are none, integer or between. Rows are independent; up to ROWS_AT_ONCE are worked on together, in torch's
     own threads: a step over one column is so short that threads of ours would wait for Python's lock.
     Raises SingularHessian when the second moment has values that are not finite, and ValueError when
     the weight has.
@@ -76,11 +76,10 @@ def gptq(
     with torch.no_grad():
         for rows, own in parts:
             W = F.pad(weight[rows], (0, padded - K))
-            u, grid = _rows(W, H, order, factor, own, options)
+            u, grid = _rows(W, K, H, order, factor, own, options)
             values[rows] = u[:K].t().to(torch.uint8)
             scales[rows], zeros[rows] = grid.scales.t(), grid.zeros.t()
-    kept = None if form.zeros == "none" else zeros
-    return rounded(QuantizedWeight(form, values, scales, kept))
+    return rounded(QuantizedWeight(form, values, scales, zeros if form.stores_zeros else None))
 
 
 def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
@@ -114,23 +113,28 @@ def cholesky(H: Tensor) -> Tensor:
 
 
 def _rows(
-    W: Tensor, H: Tensor, order: Tensor, factor: Tensor, form: WeightFormat, options: GptqOptions
-) -> tuple[Tensor, "_Grid"]:
-    """The integers u [K, n] of n rows [n, K], and their grid."""
-    scales, zeros = search_scales(W, H.diagonal(), form)
+    W: Tensor, K: int, H: Tensor, order: Tensor, factor: Tensor, form: WeightFormat,
+    options: GptqOptions,
+) -> tuple[Tensor, "_Grid"]:  # fmt: skip
+    """The integers u [P, n] of n rows [n, P], of which K columns are the weight's, and their grid."""
+    importance = H.diagonal().clone()
+    importance[K:] = 0
+    scales, zeros = search_scales(W, importance, form)
     grid = _Grid(scales.t().contiguous(), zeros.t().contiguous(), form)
     columns = W.t().contiguous()
     levels = _gptq(columns, order, factor, grid)
     HW = H @ columns
     for _ in range(options.rounds):
+        levels[K:] = 0
         refitted = stored_scales(_refit(HW, H, levels, grid), form.scale_dtype)
         grid.scales = refitted.t().contiguous()
         levels = _descend(HW, H, levels, grid)
-    return levels.add_(grid.over_columns(grid.zeros)), grid
+    return grid.integers(levels), grid
 
 
 class _Grid:
-    """The levels of n rows, integers u less zeros: scales and zeros [G, n], of groups of `size` columns.
+    """The levels of n rows, integers u less zeros, or -1 and +1 where the zero is between: scales and
+    zeros [G, n], of groups of `size` columns.
 
     Everything here lies by columns, [K, n]: a step takes one column of all rows.
     """
@@ -138,6 +142,7 @@ class _Grid:
     def __init__(self, scales: Tensor, zeros: Tensor, form: WeightFormat):
         self.scales, self.zeros = scales, zeros
         self.size, self.limit = form.group_size, 2**form.bits - 1
+        self.signs = torch.ones(scales.shape[1]) if form.zeros == "between" else None
 
     def groups(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Of each group [n]: scales, their inverses, the lowest level and the highest.
@@ -148,6 +153,19 @@ class _Grid:
         inverses = torch.where(self.scales.abs() < SMALLEST, SMALLEST, self.scales).reciprocal_()
         parts = (self.scales, inverses, -self.zeros, self.limit - self.zeros)
         return list(zip(*(part.unbind() for part in parts), strict=True))
+
+    def round_(self, exact: Tensor, lowest: Tensor, highest: Tensor) -> None:
+        """The level next to each of `exact` [n], in its place."""
+        if self.signs is None:
+            exact.round_().clamp_(lowest, highest)
+        else:
+            torch.copysign(self.signs, exact, out=exact)
+
+    def integers(self, levels: Tensor) -> Tensor:
+        """u of levels [K, n], which are given up."""
+        if self.signs is None:
+            return levels.add_(self.over_columns(self.zeros))
+        return levels.clamp_(min=0)
 
     def over_columns(self, values: Tensor) -> Tensor:
         """[G, n] of groups to [K, n] of columns."""
@@ -163,6 +181,9 @@ def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Te
     size, limit = form.group_size, 2**form.bits - 1
     groups = W.view(N, K // size, size)
     weights = importance.view(1, K // size, size)
+    if form.zeros == "between":
+        scale = (groups.abs() * weights).sum(-1) / weights.sum(-1).clamp(min=SMALLEST)
+        return stored_scales(scale, form.scale_dtype), torch.zeros_like(scale)
     has_zeros = form.zeros == "integer" and form.bits > 1
     best = None
     for scale, zero in _candidates(groups, form.bits, has_zeros):
@@ -211,7 +232,7 @@ def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
         for j, value in enumerate(W[start:end].unbind()):
             scale, inverse, lowest, highest = groups[of_column[start + j]]
             value.addmv_(errors[:j].t(), before[j, :j], alpha=-1)
-            torch.mul(value, inverse, out=found[j]).round_().clamp_(lowest, highest)
+            grid.round_(torch.mul(value, inverse, out=found[j]), lowest, highest)
             torch.addcmul(value, found[j], scale, value=-1, out=errors[j])
         W[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
     back = torch.empty_like(order)
@@ -253,7 +274,7 @@ def _descend(HW: Tensor, H: Tensor, levels: Tensor, grid: _Grid) -> Tensor:
         for j, value in enumerate(best.unbind()):
             scale, inverse, lowest, highest = groups[(start + j) // grid.size]
             value.addmv_(new[:j].t(), before[j, :j], alpha=-1)
-            torch.mul(value, inverse, out=found[j]).round_().clamp_(lowest, highest)
+            grid.round_(torch.mul(value, inverse, out=found[j]), lowest, highest)
             torch.mul(found[j], scale, out=new[j])
         R[end:].addmm_(H[end:, start:end], new - was, alpha=-1)
     return levels

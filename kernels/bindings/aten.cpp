@@ -163,8 +163,17 @@ Tensor attention_op(const Tensor& qkv, const Tensor& cos, const Tensor& sin, Ten
 
 // --- Packing --------------------------------------------------------------------------------------
 
+Zeros zeros_of(c10::string_view kind) {
+  if (kind == "none") return Zeros::none;
+  if (kind == "integer") return Zeros::integer;
+  if (kind == "real") return Zeros::real;
+  TORCH_CHECK(kind == "between", "zeros are none, integer, real or between, not ", kind);
+  return Zeros::between;
+}
+
 Tensor pack_integer_op(const Tensor& values, const Tensor& scales, const OptionalTensor& zeros,
-                       int64_t bits, int64_t group_size, bool real_zeros, bool int8_scales) {
+                       int64_t bits, int64_t group_size, c10::string_view zeros_kind,
+                       bool int8_scales) {
   TORCH_CHECK(values.dim() == 2 && values.scalar_type() == at::kByte && values.is_contiguous(),
               "pack_integer takes contiguous uint8 values [N, K]");
   TORCH_CHECK(bits >= 1 && bits <= 8 && group_size >= 16 && group_size % 16 == 0,
@@ -177,7 +186,7 @@ Tensor pack_integer_op(const Tensor& values, const Tensor& scales, const Optiona
   TORCH_CHECK(fits(scales) && (!zeros || fits(*zeros)),
               "pack_integer takes contiguous float32 scales and zeros [N, G]");
   const Format format{Kind::integer, static_cast<uint32_t>(bits), static_cast<uint32_t>(group_size),
-                      !zeros ? Zeros::none : real_zeros ? Zeros::real : Zeros::integer,
+                      zeros_of(zeros_kind),
                       int8_scales ? Scales::int8 : Scales::float16};
   Tensor out = at::empty(
       {static_cast<int64_t>(packed_size(format, values.size(0), values.size(1)))}, at::kByte);
@@ -264,7 +273,7 @@ TORCH_LIBRARY(lowbit, m) {
     m.def(torch::schema(out.c_str()));
   }
   m.def("pack_integer(Tensor values, Tensor scales, Tensor? zeros, int bits, int group_size, "
-        "bool real_zeros, bool int8_scales) -> Tensor");
+        "str zeros_kind, bool int8_scales) -> Tensor");
   m.def("pack_float(Tensor values, ScalarType dtype) -> Tensor");
   m.def("pack_stack(Tensor[] weights) -> Tensor");
   m.def("unpack(Tensor weight) -> Tensor");

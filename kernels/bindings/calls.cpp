@@ -1,6 +1,7 @@
 #include "kernels/bindings/calls.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 
@@ -97,6 +98,44 @@ Cache check_cache(const char* op, const TensorRef& keys, const TensorRef& values
   expect(op, "key_cache", keys, keys.type, {kv_heads, -1, block});
   expect(op, "value_cache", values, keys.type, {kv_heads, keys.sizes[1], block});
   return {type, keys.data, values.data, keys.sizes[1]};
+}
+
+// Whether one of n float16 at `p` is infinite or NaN: its exponent is all ones. Four at a time.
+bool any_not_finite(const uint16_t* p, int64_t n) {
+  constexpr uint64_t kExponents = 0x7c007c007c007c00, kOnes = 0x0400040004000400;
+  uint64_t found = 0;
+  int64_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    uint64_t four;
+    std::memcpy(&four, p + i, sizeof(four));
+    found |= (four & kExponents) + kOnes;  // into each one's sign bit
+  }
+  bool any = (found & 0x8000800080008000) != 0;
+  for (; i < n; ++i) any |= (p[i] & 0x7c00) == 0x7c00;
+  return any;
+}
+
+// Whether the keys or values at positions start..start + tokens of a float16 cache are not finite.
+bool holds_not_finite(const Cache& cache, int64_t kv_heads, int64_t head_dim, int64_t start,
+                      int64_t tokens) {
+  const int64_t width = (head_dim + 15) / 16 * 16, block = 16 * width;
+  bool any = false;
+  for (int64_t head = 0; head < kv_heads; ++head) {
+    for (int64_t at = start; at < start + tokens;) {
+      const int64_t first = at % 16, n = std::min(16 - first, start + tokens - at);
+      const int64_t from = (head * cache.blocks + at / 16) * block;
+      const auto* keys = static_cast<const uint16_t*>(cache.keys) + from;
+      const auto* values = static_cast<const uint16_t*>(cache.values) + from;
+      if (n == 16) {
+        any |= any_not_finite(keys, head_dim * 16);
+      } else {
+        for (int64_t j = 0; j < head_dim; ++j) any |= any_not_finite(keys + j * 16 + first, n);
+      }
+      for (int64_t i = first; i < first + n; ++i) any |= any_not_finite(values + i * width, head_dim);
+      at += n;
+    }
+  }
+  return any;
 }
 
 }  // namespace
@@ -224,6 +263,13 @@ void call_attention(Host& host, TensorRef qkv, TensorRef cos, TensorRef sin, Ten
   const AttentionShape shape{heads, kv_heads, head_dim, 2 * cos.sizes[1], interleaved, window};
   attention(host, data<const float>(qkv), tokens, start, data<const float>(cos),
             data<const float>(sin), shape, cache, data<float>(out));
+  if (cache.type != CacheType::float16) return;
+  if (!holds_not_finite(cache, kv_heads, head_dim, start, tokens)) return;
+  const std::span<const float> given(data<const float>(qkv),
+                                     static_cast<size_t>(tokens * qkv.sizes[1]));
+  if (!std::ranges::all_of(given, [](float x) { return std::isfinite(x); })) return;  // broken before
+  fail(op, "the model's keys or values are beyond 65504, the largest number of its float16 cache: export "
+           "with --cache-dtype fp32");
 }
 
 }  // namespace lowbit

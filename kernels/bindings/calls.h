@@ -45,7 +45,8 @@ void call_add(Host& host, TensorRef a, TensorRef b, TensorRef out);
 // out [R, D] = the rows int64 [R] of x [T, D].
 void call_select_rows(Host& host, TensorRef x, TensorRef rows, TensorRef out);
 // cos, sin [C, rotary_dim / 2]; caches float32 or float16 [KV, blocks, 16 * padded d], or int8
-// [KV, blocks, bytes of a block]; start_pos int64 [1]. window 0 = none.
+// [KV, blocks, bytes of a block]; start_pos int64 [1]. window 0 = none. What is beyond a float16 cache's
+// range is a CallError, too.
 void call_attention(Host& host, TensorRef qkv, TensorRef cos, TensorRef sin, TensorRef key_cache,
                     TensorRef value_cache, TensorRef start_pos, int64_t heads, int64_t kv_heads,
                     int64_t window, bool interleaved, TensorRef out);

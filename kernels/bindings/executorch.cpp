@@ -4,6 +4,7 @@
 #include <executorch/runtime/kernel/kernel_includes.h>
 
 #include <array>
+#include <new>
 #include <optional>
 
 #include "kernels/bindings/calls.h"
@@ -60,6 +61,8 @@ Tensor& run(KernelRuntimeContext& context, Tensor& out, int64_t rows, int64_t co
   }
   try {
     f();
+  } catch (const std::bad_alloc&) {
+    context.fail(Error::MemoryAllocationFailed);
   } catch (const std::exception& error) {
     ET_LOG(Error, "%s", error.what());
     context.fail(Error::InvalidArgument);

@@ -195,6 +195,15 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
       for (int b = 0; b < B; ++b) data[b] += 64 * bits;
       values += 32 * N;
     }
+    if (zeros == Zeros::between) {  // of 2 u - 1: twice what u - 1 gives, plus the activations' sum
+      for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 16
+        for (int t = 0; t < N; ++t) {
+          const auto twice = V::iadd(sums.at[b][t], sums.at[b][t]);
+          sums.at[b][t] = V::isub(twice, V::iset(starts[t]));
+        }
+      }
+    }
     for (int b = 0; b < B; ++b) {
       if constexpr (N == 1) {
         prefetch(panels[b] + ahead + w.scales_at + g * (w.int8_scales() ? 16 : 32));

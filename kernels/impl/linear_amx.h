@@ -49,8 +49,10 @@ void unpack_columns(const PackedWeight& w, const uint8_t* panel, int64_t begin, 
                     int8_t* out) {
   const uint8_t* data = panel + w.data_at;
   __m512i above = _mm512_set1_epi8(static_cast<char>(1 << (Bits - 1)));
+  [[maybe_unused]] const __mmask64 twice = w.format.zeros == Zeros::between ? ~__mmask64{0} : 0;
   const auto write = [&]<int J>(const uint8_t* block, int8_t* to, std::integral_constant<int, J>) {
-    const __m512i weights = weight_quad<V, Bits, J>(block).v;
+    __m512i weights = weight_quad<V, Bits, J>(block).v;
+    if constexpr (Bits == 1) weights = _mm512_mask_add_epi8(weights, twice, weights, weights);
     _mm512_store_si512(to + 64 * J, _mm512_sub_epi8(weights, above));
   };
   for (int64_t k = begin; k < begin + n; k += 32) {

@@ -8,6 +8,7 @@
 
 #include "runner/cpu_count.h"
 #include "runner/error.h"
+#include "runner/printable.h"
 #include "runner/python/model.h"
 #include "runner/python/python_model.h"
 #include "runner/python/sampling.h"
@@ -28,13 +29,6 @@ const char* word_for(StopReason reason) {
     case StopReason::interrupted: return "interrupted";
   }
   return "";
-}
-
-// One line, as the runners print it.
-std::string one_line(std::string text) {
-  std::ranges::replace_if(
-      text, [](unsigned char c) { return c < ' ' || c == 0x7f; }, ' ');
-  return text;
 }
 
 std::unique_ptr<BoundModel> load(const std::string& path, int threads, bool metadata_only) {
@@ -172,7 +166,7 @@ void define(py::module_& m) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const Error& error) {
-      py::set_error(PyExc_ValueError, one_line(error.what()).c_str());
+      py::set_error(PyExc_ValueError, printable(error.what()).c_str());
     }
   });
   define_tokenizer(m);

@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "runner/error.h"
 #include "tests/cpp/check.h"
 
 using namespace runner;
@@ -37,8 +36,8 @@ class FakeSys {
     write("devices/system/cpu/cpu" + std::to_string(number) + "/" + file, text);
   }
 
-  int cores(const std::set<int>& allowed, const std::string& cgroup = "/") const {
-    return performance_cores(allowed, cgroup, root_);
+  int cores(const std::set<int>& allowed, const std::string& cgroups = "0::/\n") const {
+    return performance_cores(allowed, cgroups, root_);
   }
 
  private:
@@ -143,12 +142,50 @@ TEST(control_groups_above_limit_too) {
   sys.write("fs/cgroup/a/cpu.max", "600000 100000");
   sys.write("fs/cgroup/a/b/cpu.max", "max 100000");
   sys.write("fs/cgroup/a/b/c/cpu.max", "800000 100000");
-  CHECK_EQ(sys.cores(allowed, "/"), 16);
-  CHECK_EQ(sys.cores(allowed, "/a"), 6);
-  CHECK_EQ(sys.cores(allowed, "/a/b/c"), 6);
-  CHECK_EQ(sys.cores(allowed, "/elsewhere"), 16);
-  CHECK_EQ(sys.cores(allowed, "/../outside"), 16);
+  CHECK_EQ(sys.cores(allowed, "0::/\n"), 16);
+  CHECK_EQ(sys.cores(allowed, "0::/a\n"), 6);
+  CHECK_EQ(sys.cores(allowed, "0::/a/b/c\n"), 6);
+  CHECK_EQ(sys.cores(allowed, "0::/elsewhere\n"), 16);
+  CHECK_EQ(sys.cores(allowed, "0::/../outside\n"), 16);
   CHECK_EQ(sys.cores(allowed, ""), 16);
+}
+
+TEST(control_groups_of_version_1) {
+  const FakeSys sys;
+  const std::set<int> allowed = range(0, 15);
+  const std::string own = "5:memory:/m\n3:cpu,cpuacct:/docker/x\n1:name=systemd:/\n";
+  const auto of = [&](const std::string& folder, const char* quota, const char* period = "100000") {
+    sys.write("fs/cgroup/" + folder + "/cpu.cfs_quota_us", quota);
+    sys.write("fs/cgroup/" + folder + "/cpu.cfs_period_us", period);
+    return sys.cores(allowed, own);
+  };
+  CHECK_EQ(sys.cores(allowed, own), 16);
+  CHECK_EQ(of("cpu,cpuacct", "-1"), 16);
+  CHECK_EQ(of("cpu,cpuacct/docker", "750000"), 8);
+  CHECK_EQ(of("cpu,cpuacct/docker/x", "150000", "50000"), 3);
+  CHECK_EQ(of("cpu,cpuacct/docker/x", "-1"), 8);  // the group above has a limit
+  for (const auto& [quota, period] : std::vector<std::pair<const char*, const char*>>{
+           {"0", "100000"}, {"100000", "0"}, {"", ""}, {"x", "y"}, {"100000", ""}}) {
+    CHECK_EQ(of("cpu,cpuacct/docker/x", quota, period), 8);
+  }
+  // In a container the group's path is the host's: its own limits are at the root.
+  CHECK_EQ(of("cpu,cpuacct", "100000"), 1);
+}
+
+TEST(control_groups_of_version_1_under_other_names) {
+  const FakeSys sys;
+  const std::set<int> allowed = range(0, 15);
+  sys.write("fs/cgroup/cpu/g/cpu.cfs_quota_us", "200000");
+  sys.write("fs/cgroup/cpu/g/cpu.cfs_period_us", "100000");
+  CHECK_EQ(sys.cores(allowed, "4:cpu:/g\n"), 2);
+  CHECK_EQ(sys.cores(allowed, "4:cpuacct,cpu:/g\n"), 2);  // mounted under the other order
+  CHECK_EQ(sys.cores(allowed, "4:cpuset:/g\n4:cpuacct:/g\n"), 16);
+  for (const char* odd : {"", ":", "4:cpu", "cpu:/g", "\n\n", "4:cpu:"}) {
+    CHECK_EQ(sys.cores(allowed, odd), 16);
+  }
+  // Both versions at once: each limits.
+  sys.write("fs/cgroup/a/cpu.max", "100000 100000");
+  CHECK_EQ(sys.cores(allowed, "4:cpu:/g\n0::/a\n"), 1);
 }
 
 TEST(this_machine) {
@@ -169,12 +206,24 @@ TEST(the_flag_wins_then_the_environment) {
   CHECK_EQ(with_variable(""), thread_count(0));  // the same as unset
 }
 
-TEST(a_malformed_environment) {
+TEST(a_malformed_environment_is_left_out_and_named) {
+  unsetenv("OMP_NUM_THREADS");
+  const int without = thread_count(0);
   for (const char* value : {"0", "-2", "two", "2x", "1.5", ",2", " ", "99999999999999999999"}) {
-    CHECK_THROWS(Error, with_variable(value), "OMP_NUM_THREADS", "'" + std::string(value) + "'",
-                 "--threads");
+    CHECK_EQ(with_variable(value), without);
+    CHECK_EQ(with_variable(value, 3), 3);
+    setenv("OMP_NUM_THREADS", value, 1);
+    const std::string word = ignored_variable(0);
+    CHECK(word.find("OMP_NUM_THREADS '" + std::string(value) + "'") == 0);
+    CHECK(word.find(std::to_string(without) + " thread") != std::string::npos);
+    CHECK_EQ(ignored_variable(3), "");
+  }
+  for (const char* value : {"1", "6,2", " 7 ", ""}) {
+    setenv("OMP_NUM_THREADS", value, 1);
+    CHECK_EQ(ignored_variable(0), "");
   }
   unsetenv("OMP_NUM_THREADS");
+  CHECK_EQ(ignored_variable(0), "");
 }
 
 CHECK_MAIN()

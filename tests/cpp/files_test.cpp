@@ -75,6 +75,18 @@ TEST(npy_is_what_numpy_reads) {
   CHECK_EQ(last, 6.5f);
 }
 
+TEST(npy_takes_numbers_only) {
+  const Folder folder;
+  const std::string path = folder.file("l.npy");
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    NpyWriter writer(path, 3, 2);
+    writer.write_row(std::vector<float>{1, 2});
+    const std::vector<float> row = {0, bad};
+    CHECK_THROWS(Error, writer.write_row(row), "position 1", "not finite", path, "--cache-dtype fp32");
+  }
+  CHECK(fs::is_empty(folder.path));
+}
+
 TEST(npy_leaves_nothing_half_written) {
   const Folder folder;
   const std::string path = folder.file("l.npy");
@@ -107,7 +119,7 @@ TEST(npy_goes_into_a_device_and_does_not_replace_it) {
     writer.write_row(std::vector<float>{1});
     writer.commit();
   };
-  CHECK_THROWS(Error, fill(), "/dev/full", "No space");
+  CHECK_THROWS(Error, fill(), "/dev/full", "the disk is full");
   CHECK(fs::is_character_file("/dev/full"));
   NpyWriter("/dev/null", 1, 1).commit();
 }

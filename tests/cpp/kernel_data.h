@@ -102,10 +102,13 @@ struct Weight {
   int centred(int64_t n, int64_t k) const {
     return values[static_cast<size_t>(n * columns + k)] - middle();
   }
-  double scale(int64_t n, int64_t g) const { return scales[at(n, g)]; }
+  double scale(int64_t n, int64_t g) const {
+    return format.zeros == Zeros::between ? 2.0 * scales[at(n, g)] : scales[at(n, g)];
+  }
   double offset(int64_t n, int64_t g) const {
     if (format.zeros == Zeros::none) return 0;
     if (format.zeros == Zeros::real) return zeros[at(n, g)];
+    if (format.zeros == Zeros::between) return scales[at(n, g)];
     return (middle() - zeros[at(n, g)]) * scale(n, g);
   }
   double weight(int64_t n, int64_t k) const {
@@ -128,7 +131,8 @@ inline Weight random_weight(Random& random, const Format& format, int64_t rows, 
       w.scales[w.at(n, random.below(static_cast<int>(w.groups)))] = 127 * step;
     }
   }
-  if (format.zeros != Zeros::none) w.zeros.resize(w.scales.size());
+  const bool stored_zeros = format.zeros == Zeros::integer || format.zeros == Zeros::real;
+  if (stored_zeros) w.zeros.resize(w.scales.size());
   for (float& z : w.zeros) {
     z = format.zeros == Zeros::integer ? static_cast<float>(random.below(1 << format.bits))
                                        : static_cast<float>(random.below(2048) - 1024) * 0x1p-12f;
@@ -157,13 +161,17 @@ void for_each_format(int64_t columns, F f) {
         f(Format{Kind::integer, bits, group_size, zeros});
         if (zeros != Zeros::real) f(Format{Kind::integer, bits, group_size, zeros, Scales::int8});
       }
+      if (bits > 1) continue;
+      for (Scales scales : {Scales::float16, Scales::int8}) {
+        f(Format{Kind::integer, bits, group_size, Zeros::between, scales});
+      }
     }
   }
 }
 
 inline std::string describe(const Format& f, int64_t rows, int64_t columns) {
   const char* kinds[] = {"integer", "float32", "float16", "bfloat16"};
-  const char* zeros[] = {"none", "integer", "real"};
+  const char* zeros[] = {"none", "integer", "real", "between"};
   return std::string(kinds[static_cast<int>(f.kind)]) + " of " + std::to_string(f.bits) +
          " bits, groups of " + std::to_string(f.group_size) + ", zeros " +
          zeros[static_cast<int>(f.zeros)] + (f.scales == Scales::int8 ? ", int8 scales" : "") +

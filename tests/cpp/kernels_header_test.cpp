@@ -46,6 +46,10 @@ const std::vector<Bytes>& samples() {
         result.push_back(random_weight(random, format, 17, 40).bytes);
       }
     }
+    for (const Scales scales : {Scales::float16, Scales::int8}) {
+      const Format format{Kind::integer, 1, 16, Zeros::between, scales};
+      result.push_back(random_weight(random, format, 17, 40).bytes);
+    }
     for (const Kind kind : {Kind::float32, Kind::float16, Kind::bfloat16}) {
       const Format format{kind, kind == Kind::float32 ? 32u : 16u, 0, Zeros::none};
       const auto values = random.values(17 * 20);
@@ -242,14 +246,21 @@ TEST(each_field_altered) {
          {0u, 1u, 8u, 15u, 17u, 24u, 65536u, 65552u, 1u << 31, 0xfffffff0u, 0xffffffffu}) {
       CHECK_EQ(taken(with(bytes, offsetof(Header, group_size), other)), other == size);
     }
+    const auto zeros = field<uint32_t>(bytes, offsetof(Header, zeros));
     for (const uint32_t other : {3u, 4u, 0xffffffffu}) {
-      CHECK(!taken(with(bytes, offsetof(Header, zeros), other)));
+      CHECK_EQ(taken(with(bytes, offsetof(Header, zeros), other)), other == zeros);
     }
     const auto scales = field<uint32_t>(bytes, offsetof(Header, scales));
     for (const uint32_t other : {0u, 1u, 2u, 0xffffffffu}) {
       CHECK_EQ(taken(with(bytes, offsetof(Header, scales), other)), other == scales);
     }
     CHECK(!taken(with(bytes, offsetof(Header, version), 2 - scales)));
+    if (zeros == 3) {
+      for (const uint32_t other : {1u, 2u, 3u}) {  // versions that know no zero between
+        CHECK(!taken(with(bytes, offsetof(Header, version), other)));
+      }
+      CHECK(!taken(with(bytes, offsetof(Header, bits), 2u)));
+    }
     if (scales == 1) CHECK(!taken(with(bytes, offsetof(Header, zeros), 2u)));  // real ones
     for (const int32_t other : {-127, 128, INT32_MIN, INT32_MAX}) {
       CHECK(!taken(with(bytes, offsetof(Header, scale_exponent), other)));

@@ -209,6 +209,39 @@ TEST(float16_rounds_to_nearest_ties_to_even) {
   }
 }
 
+// The levels -scale and +scale exactly, of a subnormal scale too, and the row's sum of them.
+TEST(one_bit_with_the_zero_between) {
+  constexpr int64_t kColumns = 40;
+  for (const Scales stored : {Scales::float16, Scales::int8}) {
+    const Format format{Kind::integer, 1, 16, Zeros::between, stored};
+    CHECK_EQ(lowbit::layout_version(format), 4u);
+    const std::vector<float> scales = {0.75f, 0x1p-20f, -0.375f};  // the second 0 in steps of the row
+    std::vector<uint8_t> values(kColumns), bytes(lowbit::packed_size(format, 1, kColumns));
+    for (size_t k = 0; k < values.size(); ++k) values[k] = k % 3 == 0;
+    lowbit::pack_integer(format, 1, kColumns, values.data(), scales.data(), nullptr, bytes.data());
+    lowbit::PackedWeight w;
+    CHECK_EQ(lowbit::view(bytes.data(), bytes.size(), &w), "");
+    std::vector<float> unpacked(kColumns);
+    lowbit::unpack(w, unpacked.data());
+    double sum = 0;
+    for (size_t k = 0; k < values.size(); ++k) {
+      const bool tiny = k / 16 == 1 && stored == Scales::int8;
+      const float scale = tiny ? 0 : scales[k / 16];
+      if (stored == Scales::float16 || tiny) {
+        CHECK_EQ(unpacked[k], values[k] ? scale : -scale);
+      } else {
+        CHECK(std::fabs(unpacked[k] - (values[k] ? scale : -scale)) <= 0.75f / 127);
+        CHECK_EQ(unpacked[k] > 0, (values[k] != 0) == (scale > 0));
+      }
+      sum += unpacked[k];
+    }
+    if (stored == Scales::int8) continue;
+    float row_sum;
+    std::memcpy(&row_sum, w.panel(0), sizeof(row_sum));
+    CHECK_EQ(row_sum * w.scale, static_cast<float>(sum));
+  }
+}
+
 TEST(unfit_formats_are_named) {
   const auto size = [](Kind kind, uint32_t bits, uint32_t group_size, uint32_t zeros,
                        uint32_t scales = 0) {
@@ -220,7 +253,8 @@ TEST(unfit_formats_are_named) {
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 0, 0), "group size is 0");
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 40, 0), "group size is 40");
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 0xfffffff0, 0), "4294967280");
-  CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 32, 3), "zeros is 3");
+  CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 32, 3), "levels of 4 bits, not of 1");
+  CHECK_THROWS(std::invalid_argument, size(Kind::integer, 1, 32, 4), "zeros is 4");
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 32, 0, 2), "scales is 2");
   CHECK_THROWS(std::invalid_argument, size(Kind::integer, 4, 32, 2, 1), "real zeros");
   CHECK_THROWS(std::invalid_argument, size(Kind::float16, 16, 0, 0, 1), "int8 scales");

@@ -237,6 +237,13 @@ void check_prompts(ActivationScales kind) {
       }
     }
   }
+  for (const uint32_t group_size : {32u, 48u, 128u, 2048u}) {
+    for (const Scales scales : {Scales::float16, Scales::int8}) {
+      if (kind == ActivationScales::token && scales == Scales::int8) continue;
+      const Format format{Kind::integer, 1, group_size, Zeros::between, scales};
+      check_prompt(random, format, 35, 160, 273, kind);
+    }
+  }
   for (const uint32_t group_size : {1024u, 2048u, 4096u}) {
     check_prompt(random, {Kind::integer, 4, group_size, Zeros::integer}, 17, 2100, 33, kind);
   }
