@@ -67,6 +67,8 @@ def describe(request: ModelRequest) -> Described:
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
+    for name in (request.model, request.checkpoint, request.tokenizer):
+        _check_name(name)
     with stage("loading torch"):
         from exporter import checkpoint as checkpoints
         from exporter.chat import reduce_template
@@ -118,6 +120,20 @@ def describe(request: ModelRequest) -> Described:
         TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
     }
     return Described(checkpoint, tokenizer, metadata)
+
+
+def _check_name(path: str | Path | None) -> None:
+    """Raise ValueError for a name that is no text: bytes that are not UTF-8, which Python keeps as lone
+    surrogates."""
+    text = str(path or "")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        named = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise ValueError(
+            f"{named}: the name is not UTF-8, and the libraries that read checkpoints take no other; "
+            "rename it, or give a link to it (ln -s)"
+        ) from None
 
 
 def context_of(request: ModelRequest, described: Described) -> int:

@@ -12,8 +12,8 @@ class Error : public std::runtime_error {
 
 // What follows "X is not a number" where a model's output is none, and the remedy.
 inline constexpr const char* kNotNumbers =
-    ": the checkpoint or the artifact is broken, or the numbers are beyond what its --dtype holds; `python -m "
-    "exporter verify` names the layer, and --dtype fp32 --cache-dtype fp32 is the export with the widest range";
+    ": a weight is broken, or numbers are beyond what the artifact's dtype holds; `python -m exporter verify` "
+    "names the layer, and --dtype fp32 has the widest range";
 
 // The command line itself is wrong. Exit status 2.
 class UsageError : public Error {

@@ -94,7 +94,7 @@ inline constexpr std::array kCommonKeys = {
 };
 
 inline constexpr int kNewestSchemaVersion = 3;
-inline constexpr int kNewestKernelLayoutVersion = 3;
+inline constexpr int kNewestKernelLayoutVersion = 4;
 
 inline constexpr std::string_view kExecutorchBackend = "executorch";
 inline constexpr std::string_view kAotiBackend = "aoti";

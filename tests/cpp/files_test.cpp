@@ -82,7 +82,7 @@ TEST(npy_takes_numbers_only) {
     NpyWriter writer(path, 3, 2);
     writer.write_row(std::vector<float>{1, 2});
     const std::vector<float> row = {0, bad};
-    CHECK_THROWS(Error, writer.write_row(row), "position 1", "not finite", path, "--cache-dtype fp32");
+    CHECK_THROWS(Error, writer.write_row(row), "position 1", "not finite", path, "--dtype fp32");
   }
   CHECK(fs::is_empty(folder.path));
 }
