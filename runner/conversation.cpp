@@ -44,6 +44,15 @@ Conversation from_json(std::string_view text) {
   return conversation;
 }
 
+// Devices and models are not read to their end only to find that they are no conversations.
+void check_size(const std::string& path) {
+  constexpr uintmax_t kMost = 64 << 20;
+  std::error_code failed;
+  if (std::filesystem::file_size(path, failed) > kMost) {  // the largest number where it fails
+    throw Error(failed ? "it is no ordinary file" : "it has more than 64 MiB");
+  }
+}
+
 [[noreturn]] void fail(const std::string& doing, const std::string& path, int error) {
   throw Error("cannot " + doing + " " + path + ": " + std::strerror(error ? error : EIO));
 }
@@ -102,9 +111,8 @@ Conversation load_conversation(const std::string& path) {
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) fail("read", path, errno);
-  std::error_code unknown;
-  if (std::filesystem::is_directory(path, unknown)) fail("read", path, EISDIR);
   try {
+    check_size(path);
     return from_json(std::string(std::istreambuf_iterator<char>(file), {}));
   } catch (const std::exception& error) {
     throw Error(path + " is not a saved conversation: " + error.what());

@@ -148,7 +148,9 @@ TEST(what_is_no_conversation_is_not_loaded) {
   CHECK(chat.run("/load " + chat.file("nosuch")) == CommandResult::refused);
   CHECK(chat.noticed("No such file"));
   CHECK(chat.run("/load " + chat.folder.string()) == CommandResult::refused);
-  CHECK(chat.noticed("directory"));
+  CHECK(chat.noticed("no ordinary file"));
+  CHECK(chat.run("/load /dev/zero") == CommandResult::refused);
+  CHECK(chat.noticed("no ordinary file"));
   chat.refuse = "user";  // as when it does not fit the context
   const std::string good = chat.write("g.json", R"([{"role": "user", "content": "x"},
                                                     {"role": "assistant", "content": "y"}])");
