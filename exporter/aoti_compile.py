@@ -14,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from exporter.artifact import check_disk_full
 from exporter.targets import Target, this_machine
 
@@ -139,6 +137,8 @@ def _weights_source(target: Target, weights: Path) -> Path:
 
 
 def _includes() -> list[str]:
+    import torch  # takes seconds, and whether there is a compiler is asked before
+
     root = Path(torch.__file__).parent / "include"
     return [f"-I{root}", f"-I{root / 'torch' / 'csrc' / 'api' / 'include'}"]
 

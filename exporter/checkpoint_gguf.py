@@ -1,18 +1,13 @@
-"""GGUF files of the llama architecture, dequantized a block of rows at a time."""
+"""GGUF files of the llama architecture."""
 
 from __future__ import annotations
 
-import math
-from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from exporter.checkpoint_weights import Source, Weights
+from exporter.checkpoint_weights import Read, Source, Weights
 from exporter.config_gguf import from_gguf
 from exporter.generation_settings import from_gguf as generation_from_gguf
-from exporter.gguf_file import GGUFFile, read_gguf
+from exporter.gguf_file import read_gguf
 
 MODULES = {
     "tok_embeddings": "token_embd",
@@ -33,8 +28,6 @@ ROPE_FACTORS = "rope_freqs.weight"
 IGNORED = (ROPE_FACTORS, "blk.*.attn_rot_embd.weight")
 EMBEDDING = "token_embd.weight"
 
-VALUES_AT_ONCE = 1 << 24  # float32 values dequantized at a time: 64 MiB
-
 
 def read_checkpoint_gguf(path: Path) -> Source:
     """Reads the file's fields and maps its weights; the tokenizer is in the file itself.
@@ -42,6 +35,12 @@ def read_checkpoint_gguf(path: Path) -> Source:
     Raises ValueError or OSError for a file that is unreadable, damaged or unsupported.
     """
     file = read_gguf(path)
+
+    def read() -> Read:
+        from exporter.checkpoint_tensors import open_gguf  # torch takes seconds
+
+        return open_gguf(file)
+
     tensors = file.tensors
     if EMBEDDING not in tensors:
         raise ValueError(f"{path} has no tensor {EMBEDDING}: give a whole model")
@@ -63,22 +62,10 @@ def read_checkpoint_gguf(path: Path) -> Source:
     weights = Weights(
         files=(path,),
         shapes={name: tensor.shape for name, tensor in tensors.items()},
-        open=lambda: partial(read_tensor, file.mapped_again()),
+        open=read,
         modules=MODULES,
         ignored=IGNORED,
         interleaved=True,
     )
     generation = generation_from_gguf(file.fields)
     return Source(config, weights, tokenizer_path=path, generation=generation)
-
-
-def read_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> Tensor:
-    """A tensor in `dtype`; beside the result only a block of rows is held in float32."""
-    shape = file.tensors[name].shape
-    rows, width = math.prod(shape[:-1]), shape[-1]
-    step = max(1, VALUES_AT_ONCE // width)
-    result = torch.empty(rows, width, dtype=dtype)
-    for first in range(0, rows, step):
-        block = file.float_rows(name, first, first + step)
-        result[first : first + step] = torch.from_numpy(block)
-    return result.reshape(shape)

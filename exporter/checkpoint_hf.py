@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-
+from exporter import safetensors_file
 from exporter.checkpoint_weights import (
+    TOKENIZERS,
     Read,
     Source,
     Weights,
-    equal_tensors,
     first_existing,
-    load_torch_file,
     read_json,
-    to_dtype,
 )
 from exporter.config import ModelConfig
 from exporter.config_hf import from_hf
 from exporter.generation_settings import from_config
+from exporter.quantized_names import FLOATS
+from exporter.stored_tensor import Directory, StoredTensor, same_bits
+from exporter.torch_file import read_torch_file
 
 MODULES = {
     "tok_embeddings": "model.embed_tokens",
@@ -43,8 +39,8 @@ MODULES = {
 IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 TOKEN_IDS = ("bos_token_id", "eos_token_id")
+OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.ot", "*.mlmodel")
 
 
 def read_hf(folder: Path) -> Source:
@@ -59,11 +55,12 @@ def read_hf(folder: Path) -> Source:
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
     files = weight_files(folder)
-    weights = _map_files(files)
+    tensors = _directory(files)
+    weights = _weights(files, tensors)
     generation_path = folder / "generation_config.json"
     return Source(
         config=config,
-        weights=_without_tied_output(weights, config, config_path),
+        weights=_tied(weights, config, tensors, config_path),
         tokenizer_path=first_existing(folder, TOKENIZERS),
         generation=read_json(generation_path) if generation_path.is_file() else from_config(fields),
         token_ids={key: fields[key] for key in TOKEN_IDS if key in fields},
@@ -71,104 +68,96 @@ def read_hf(folder: Path) -> Source:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold the weights; safetensors are preferred."""
+    """The files that hold the weights: the first whole one of transformers' order.
+
+    A single file goes before an index, which may be left from a copy that was sharded otherwise.
+    Raises FileNotFoundError that says what is missing, ValueError for an index that is none.
+    """
+    incomplete = None
     for single in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{single}.index.json"
-        if index.is_file():
-            return _indexed_files(index)
         if (folder / single).is_file():
             return (folder / single,)
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            files = _indexed_files(index)
+            absent = [path.name for path in files if not path.is_file()]
+            if not absent:
+                return files
+            incomplete = incomplete or (
+                f"{folder} lacks {len(absent)} of {len(files)} shards that {index.name} lists "
+                f"({absent[0]} first): download the rest of the checkpoint"
+            )
     # Mistral's folders also hold a copy under Meta's names, consolidated.safetensors.
     others = [p for p in folder.glob("*.safetensors") if not p.name.startswith("consolidated")]
-    if len(others) == 1:
+    if incomplete is None and len(others) == 1:
         return (others[0],)
     raise FileNotFoundError(
-        f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin or the index of "
-        "their shards; download the whole checkpoint"
+        incomplete
+        or f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin or the index of "
+        f"their shards{_instead(folder)}; download the whole checkpoint"
     )
+
+
+def _instead(folder: Path) -> str:
+    """What weights of other frameworks the folder holds, for an error's text."""
+    others = [p.name for pattern in OTHER_FRAMEWORKS for p in sorted(folder.glob(pattern))]
+    return f", not {others[0]}" if others else ""
 
 
 def _indexed_files(index: Path) -> tuple[Path, ...]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{index} has no weight_map: download it again")
-    files = tuple(index.parent / str(name) for name in sorted(set(weight_map.values())))
-    absent = [path.name for path in files if not path.is_file()]
-    if absent:
-        raise FileNotFoundError(
-            f"{index.parent} lacks {len(absent)} of {len(files)} shards ({absent[0]} first): "
-            "download the rest of the checkpoint"
-        )
-    return files
+    return tuple(index.parent / str(name) for name in sorted(set(weight_map.values())))
 
 
-# A file's tensors by their names.
-GetTensor = Callable[[str], Tensor]
-
-
-def _map_files(files: tuple[Path, ...]) -> Weights:
-    """One mapping over all shards; a name in two of them is an error."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    place: dict[str, Path] = {}
+def _directory(files: tuple[Path, ...]) -> Directory:
+    """The tensors of all shards; a name in two of them is an error."""
+    tensors: dict[str, StoredTensor] = {}
     for path in files:
-        file_shapes = _shapes(path)
-        twice = shapes.keys() & file_shapes.keys()
+        found = _tensors(path)
+        twice = tensors.keys() & found.keys()
         if twice:
             raise ValueError(
-                f"{path}: tensor {min(twice)} is also in another shard: download again"
+                f"{path}: tensor {min(twice)} is also in {tensors[min(twice)].path.name}: remove the file "
+                "that does not belong to the checkpoint"
             )
-        shapes |= file_shapes
-        place |= dict.fromkeys(file_shapes, path)
-
-    def open_files() -> Read:
-        opened: dict[Path, GetTensor] = {}
-        lock = Lock()  # tensors are read by several threads
-
-        def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
-            path = place[name]
-            with lock:
-                if path not in opened:
-                    opened[path] = _open(path)
-            return to_dtype(opened[path](name), dtype, name, path)
-
-        return read_tensor
-
-    return Weights(files, shapes, open_files, MODULES, IGNORED, interleaved=False)
+        tensors |= found
+    return tensors
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    if path.suffix != ".safetensors":
-        return {name: tuple(tensor.shape) for name, tensor in _torch_tensors(path).items()}
-    with _open_safetensors(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+def _tensors(path: Path) -> Directory:
+    if path.suffix == ".safetensors":
+        return safetensors_file.read_directory(path)
+    content = read_torch_file(path)
+    return {name: value for name, value in content.items() if isinstance(value, StoredTensor)}
 
 
-def _open(path: Path) -> GetTensor:
-    if path.suffix != ".safetensors":
-        return _torch_tensors(path).__getitem__
-    return _open_safetensors(path).get_tensor
+def _weights(files: tuple[Path, ...], tensors: Directory) -> Weights:
+    def read() -> Read:
+        from exporter.checkpoint_tensors import open_stored  # torch takes seconds
+
+        return open_stored({name: (tensor,) for name, tensor in tensors.items()}, {})
+
+    return Weights(
+        files=files,
+        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        open=read,
+        modules=MODULES,
+        ignored=IGNORED,
+        interleaved=False,
+        types={name: tensor.dtype for name, tensor in tensors.items()},
+    )
 
 
-def _open_safetensors(path: Path):
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}): download it again") from error
-
-
-def _torch_tensors(path: Path) -> dict[str, Tensor]:
-    return {k: v for k, v in load_torch_file(path).items() if isinstance(v, Tensor)}
-
-
-def _without_tied_output(weights: Weights, config: ModelConfig, config_path: Path) -> Weights:
-    """Some files store a tied output layer beside the embedding it equals."""
-    if (
-        not config.tied_embeddings
-        or OUTPUT not in weights.shapes
-        or EMBEDDING not in weights.shapes
-    ):
+def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:
+    """`weights` where one tensor is both embedding and output layer: files hold it under the one name, the
+    other, or both."""
+    if not config.tied_embeddings or OUTPUT not in tensors:
         return weights
-    if not equal_tensors(weights, EMBEDDING, OUTPUT):
+    if EMBEDDING not in tensors:
+        return replace(weights, modules={**MODULES, "tok_embeddings": OUTPUT.removesuffix(".weight")})
+    if tensors[EMBEDDING].dtype in FLOATS and not same_bits(tensors[EMBEDDING], tensors[OUTPUT]):
         raise ValueError(
             f"{config_path}: tie_word_embeddings is true, but {OUTPUT} differs from {EMBEDDING}: "
             "set it to false to use both"

@@ -6,21 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from exporter.checkpoint_weights import (
-    Read,
-    Source,
-    Weights,
-    equal_tensors,
-    first_existing,
-    load_torch_file,
-    read_json,
-    to_dtype,
-)
+from exporter.checkpoint_weights import Read, Source, Weights, first_existing, read_json
 from exporter.config import ModelConfig, parameter_shapes
 from exporter.config_meta import from_meta
+from exporter.stored_tensor import Directory, StoredTensor, same_bits
+from exporter.torch_file import read_torch_file
 
 # Our canonical names are Meta's.
 MODULES = {
@@ -49,8 +39,6 @@ EMBEDDING, OUTPUT, GATE = (
 )
 COMPILED_PREFIX = "_orig_mod."  # left by torch.compile in llama2.c's files
 
-Shard = Mapping[str, Tensor]
-
 
 def read_meta(path: Path) -> Source:
     """Reads a folder of consolidated.*.pth and params.json, or one .pt or .pth file.
@@ -69,36 +57,38 @@ def read_meta(path: Path) -> Source:
         params = read_json(params_path)
     config = _config(params, params_path, shards, files[0])
     weights = _weights(config, shards, files)
-    if equal_tensors(weights, EMBEDDING, OUTPUT):
+    if all(same_bits(shard[EMBEDDING], shard[OUTPUT]) for shard in shards):
         config = replace(config, tied_embeddings=True)
         weights = replace(weights, ignored=(*IGNORED, OUTPUT))
     beside = [first_existing(place, ("tokenizer.model",)) for place in (folder, folder.parent)]
     return Source(config, weights, beside[0] or beside[1], generation={})
 
 
-def _open(files: Sequence[Path]) -> tuple[Mapping[str, object] | None, list[Shard]]:
+def _open(files: Sequence[Path]) -> tuple[Mapping[str, object] | None, list[Directory]]:
     """The parameters that the only file holds itself, or None, and the tensors of all."""
-    contents = [load_torch_file(file) for file in files]
+    contents = [read_torch_file(file) for file in files]
     if all(isinstance(contents[0].get(key), Mapping) for key in ("model", "model_args")):
         return contents[0]["model_args"], [_tensors(contents[0]["model"])]
     return None, [_tensors(content) for content in contents]
 
 
-def _tensors(content: Mapping[str, object]) -> Shard:
+def _tensors(content: Mapping[str, object]) -> Directory:
     return {
         name.removeprefix(COMPILED_PREFIX): value
         for name, value in content.items()
-        if isinstance(value, Tensor)
+        if isinstance(value, StoredTensor)
     }
 
 
 def _config(
-    params: Mapping[str, object], params_path: Path, shards: Sequence[Shard], first_file: Path
+    params: Mapping[str, object], params_path: Path, shards: Sequence[Directory], first_file: Path
 ) -> ModelConfig:
     first = shards[0]
     for name in (EMBEDDING, OUTPUT, GATE):
-        if name not in first or first[name].dim() != 2:
-            raise ValueError(f"{first_file} has no matrix {name}: download it again")
+        if name not in first or len(first[name].shape) != 2:
+            raise ValueError(
+                f"{first_file} has no matrix {name}: give a checkpoint of the Llama family in Meta's format"
+            )
     try:
         return from_meta(
             params,
@@ -111,11 +101,11 @@ def _config(
         raise ValueError(f"{params_path}: {error}") from error
 
 
-def _weights(config: ModelConfig, shards: Sequence[Shard], files: tuple[Path, ...]) -> Weights:
+def _weights(config: ModelConfig, shards: Sequence[Directory], files: tuple[Path, ...]) -> Weights:
     """The shards joined, each tensor when it is read."""
     expected = parameter_shapes(config)
     split_dims = {
-        name: _split_dim(tuple(tensor.shape), expected.get(name), len(shards))
+        name: _split_dim(tensor.shape, expected.get(name), len(shards))
         for name, tensor in shards[0].items()
     }
     shapes = {}
@@ -126,22 +116,22 @@ def _weights(config: ModelConfig, shards: Sequence[Shard], files: tuple[Path, ..
             shape[dim] *= len(shards)
         shapes[name] = tuple(shape)
 
-    def open_files() -> Read:
-        _, shards = _open(files)
+    parts = {
+        name: tuple(
+            _part(shard, name, tensor, file) for shard, file in zip(shards, files, strict=True)
+        )
+        for name, tensor in shards[0].items()
+    }
 
-        def read_tensor(name: str, dtype: torch.dtype) -> Tensor:
-            dim = split_dims[name]
-            if dim is None:
-                return to_dtype(shards[0][name], dtype, name, files[0])
-            parts = [
-                to_dtype(_part(shard, name, shards[0][name].shape, file), dtype, name, file)
-                for shard, file in zip(shards, files, strict=True)
-            ]
-            return torch.cat(parts, dim)
+    def read() -> Read:
+        from exporter.checkpoint_tensors import open_stored  # torch takes seconds
 
-        return read_tensor
+        return open_stored(parts, split_dims)
 
-    return Weights(files, shapes, open_files, MODULES, IGNORED, interleaved=True)
+    return Weights(
+        files, shapes, read, MODULES, IGNORED, interleaved=True,
+        types={name: part.dtype for name, of_name in parts.items() for part in of_name},
+    )  # fmt: skip
 
 
 def _split_dim(shape: tuple[int, ...], whole: tuple[int, ...] | None, n_shards: int) -> int | None:
@@ -160,7 +150,11 @@ def _split_dim(shape: tuple[int, ...], whole: tuple[int, ...] | None, n_shards: 
     return None
 
 
-def _part(shard: Shard, name: str, shape: torch.Size, file: Path) -> Tensor:
-    if name not in shard or shard[name].shape != shape:
-        raise ValueError(f"{file} has no tensor {name} of shape {list(shape)}: download it again")
-    return shard[name]
+def _part(shard: Directory, name: str, first: StoredTensor, file: Path) -> StoredTensor:
+    found = shard.get(name)
+    if found is None or (found.shape, found.dtype) != (first.shape, first.dtype):
+        raise ValueError(
+            f"{file} has no tensor {name} of shape {list(first.shape)} and type {first.dtype}, as "
+            f"{first.path.name} has: give the shards of one checkpoint"
+        )
+    return found

@@ -1,28 +1,31 @@
-"""What every checkpoint format offers the loader, and what the formats share."""
+"""What every checkpoint format offers the loader, and what the formats share; without torch.
+
+`checkpoint_tensors` reads the tensors.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from exporter.config import ModelConfig, parameter_shapes
+from exporter.file_kind import check_content
+from exporter.quantized_names import refuse_other_types, refuse_quantized
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 Progress = Callable[[str], None]
+Read = Callable[[str, "torch.dtype"], "Tensor"]
 
-FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-READERS = 2  # tensors converted at a time; more would hold more memory for little gain
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 MAX_NAMED = 4  # tensors listed in one message
-
-
-Read = Callable[[str, torch.dtype], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Weights:
     modules: Mapping[str, str]
     ignored: tuple[str, ...]
     interleaved: bool
+    # Types by stored name, as safetensors spells them, where a format has no other than floats to offer.
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """One tensor, of a mapping of its own."""
@@ -68,10 +73,20 @@ class Source:
 
 
 def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -> None:
-    """Raises ValueError naming the tensors that are missing, extra or misshapen."""
+    """Raises ValueError naming the tensors that are missing, extra or misshapen, or no floats, and the
+    method where they are those of a quantized checkpoint."""
+    try:
+        _check(weights, config)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check(weights: Weights, config: ModelConfig) -> None:
+    refuse_quantized(weights.shapes)
     expected = {
         weights.stored_name(name): shape for name, shape in parameter_shapes(config).items()
     }
+    refuse_other_types(weights.types.items(), expected)
     missing = [name for name in expected if name not in weights.shapes]
     extra = [
         name
@@ -92,96 +107,24 @@ def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -
     ]
     if faults:
         raise ValueError(
-            f"{where}: the tensors do not fit the config ({'; '.join(faults)}): "
-            "download the checkpoint again, or give one of a supported architecture"
+            f"the tensors are not those of its config ({'; '.join(faults)}): correct the config, or give "
+            "the whole checkpoint of a supported architecture"
         )
-
-
-def canonical_state_dict(
-    weights: Weights,
-    config: ModelConfig,
-    dtype: torch.dtype,
-    names: Sequence[str],
-    progress: Progress,
-) -> dict[str, Tensor]:
-    """The parameters `names` under these canonical names in `dtype`, a few converted at a time."""
-    report = at_most_once_a_second(progress)
-    read_stored = weights.open()
-
-    def read(name: str) -> Tensor:
-        tensor = read_stored(weights.stored_name(name), dtype)
-        if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
-            tensor = half_split(tensor, config.head_dim)
-        return tensor
-
-    state = {}
-    with ThreadPoolExecutor(READERS) as pool:
-        for name, tensor in zip(names, pool.map(read, names), strict=True):
-            state[name] = tensor
-            report(f"reading weights: {len(state)} of {len(names)} tensors")
-    return state
-
-
-def half_split(rows: Tensor, head_dim: int) -> Tensor:
-    """Reorders each head's rows from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2).
-
-    `rows` is the weight [heads * head_dim, dim] or bias [heads * head_dim] of wq or wk. Hugging
-    Face's convert_llama_weights_to_hf.py does the same to Meta's weights, and llama.cpp's converter
-    undoes it.
-    """
-    pairs = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
-    return pairs.transpose(1, 2).reshape(rows.shape)
-
-
-def to_dtype(tensor: Tensor, dtype: torch.dtype, name: str, path: Path) -> Tensor:
-    """The tensor itself when it already has `dtype`, else a copy."""
-    if tensor.dtype not in FLOAT_DTYPES:
-        raise ValueError(
-            f"{path}: tensor {name} holds {str(tensor.dtype).removeprefix('torch.')}, not floats: "
-            "use the checkpoint in its original precision"
-        )
-    return tensor.to(dtype)
-
-
-def equal_tensors(weights: Weights, first: str, second: str) -> bool:
-    """Whether two stored matrices are equal; those that differ mostly do so in the first row."""
-    if weights.shapes[first] != weights.shapes[second]:
-        return False
-    read = weights.open()
-    a, b = (read(name, torch.float32) for name in (first, second))
-    return torch.equal(a[0], b[0]) and torch.equal(a, b)
-
-
-def load_torch_file(path: Path) -> dict[str, object]:
-    """Maps a file of `torch.save`, tensors and plain values only.
-
-    Raises ValueError for a damaged file or one that holds other objects.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # damaged pickles raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as a PyTorch checkpoint of tensors ({reason}): "
-            "download it again, or convert it to safetensors"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, not named tensors: give a checkpoint file"
-        )
-    return content
 
 
 def read_json(path: Path) -> dict[str, object]:
     """The object in a JSON file; ValueError when it is not one, OSError when it cannot be read."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: download the whole checkpoint")
+    check_content(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing: download the whole checkpoint") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): download it again") from error
+        raise ValueError(f"{path} is not valid JSON ({error}): correct it, or download it again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold a JSON object: download it again")
+        raise ValueError(
+            f"{path} holds a JSON {type(content).__name__}, not an object: give the checkpoint's own"
+        )
     return content
 
 

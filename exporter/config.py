@@ -107,6 +107,14 @@ class ModelConfig:
                 "correct the checkpoint's config"
             )
 
+    def check_length(self, max_seq_length: int) -> None:
+        """Raise ValueError unless `max_seq_length` is in 1..context_length."""
+        if not 1 <= max_seq_length <= self.context_length:
+            raise ValueError(
+                f"--max-seq-length {max_seq_length} is outside 1..{self.context_length}, "
+                "the context this model was trained for; choose a value in that range"
+            )
+
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter of the model under its canonical name, in the model's order."""

@@ -44,7 +44,8 @@ def from_gguf(
     """
     if fields.get("general.type", "model") != "model":
         raise ValueError(
-            f"general.type is {fields['general.type']!r}, not a whole model: give the base model"
+            f"general.type is {fields['general.type']!r}, not a whole model: give the model that it belongs "
+            "to, with an adapter merged into it"
         )
     architecture = fields.get("general.architecture")
     if architecture != "llama":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from exporter.config import ModelConfig, RopeScaling
 from exporter.generation_settings import KEYS as GENERATION_KEYS
+from exporter.quantized_names import REMEDY
 
 
 @dataclass(frozen=True)
@@ -127,11 +128,10 @@ def _architecture(config: Mapping[str, object]) -> Architecture:
 
 
 def _refuse_unknown_fields(config: Mapping[str, object], architecture: Architecture) -> None:
-    if config.get("quantization_config") is not None:
-        raise ValueError(
-            "quantization_config: weights already quantized are not read; use the checkpoint in "
-            "its original precision and choose a scheme with --quantize"
-        )
+    quantized = config.get("quantization_config") or config.get("quantization")  # the latter: MLX
+    if quantized is not None:
+        method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
+        raise ValueError(f"quantization_config {method or quantized!r}: {REMEDY}")
     known = READ | HARMLESS
     if architecture.biases:
         known |= {"attention_bias", "mlp_bias"}

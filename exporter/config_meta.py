@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from exporter.adapter import REMEDY as ADAPTER_REMEDY
 from exporter.config import ModelConfig, RopeScaling
+from exporter.quantized_names import REMEDY
 
 READ = frozenset(
     """dim head_dim max_seq_len n_heads n_kv_heads n_layers norm_eps rope_scaling_factor rope_theta
@@ -31,6 +33,10 @@ def from_meta(
 
     A `vocab_size` of -1 in `params` (Llama 2) means the tensors' own.
     """
+    if params.get("quantization_args") is not None:
+        raise ValueError(f"quantization_args {params['quantization_args']!r}: {REMEDY}")
+    if params.get("lora_args") is not None:
+        raise ValueError(f"lora_args {params['lora_args']!r}: {ADAPTER_REMEDY}")
     for name, value in params.items():
         if value is not None and name not in READ | HARMLESS:
             raise ValueError(

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -27,6 +26,7 @@ from exporter.perplexity import (
 )
 
 if TYPE_CHECKING:
+    from exporter.checkpoint import Checkpoint
     from exporter.export import Decoder
 
 BLOCK = 256  # targets whose logits are held at once: float32 [256, V]
@@ -250,19 +250,14 @@ def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[i
         start = end
 
 
-def open_reference(
-    model: str, context: int, checkpoint: Path | None = None, tokenizer: Path | None = None
-) -> DecoderLogits:
-    """The eager float32 decoder of the checkpoint, for windows of at most `context` tokens.
+def reference_logits(checkpoint: Checkpoint, context: int) -> DecoderLogits:
+    """The eager float32 decoder of `checkpoint`, for windows of at most `context` tokens.
 
     Raises ValueError or OSError with a line that names the remedy.
     """
-    from exporter.checkpoint import open_checkpoint
     from exporter.model import load_model
-    from exporter.progress import note
 
-    found = open_checkpoint(model, checkpoint, tokenizer, progress=note)
-    return DecoderLogits(load_model(found, torch.float32, context))
+    return DecoderLogits(load_model(checkpoint, torch.float32, context))
 
 
 def compare(reference: WindowLogits, model: WindowLogits, window: Window) -> Comparison:

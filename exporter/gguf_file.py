@@ -16,6 +16,8 @@ import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
+from exporter.file_kind import check_content
+
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -70,8 +72,7 @@ def read_gguf(path: Path) -> GGUFFile:
 
     Raises ValueError for a file that is not GGUF or is damaged, OSError for an unreadable one.
     """
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty: copy or download it again")
+    check_content(path)
     data = _map(path)
     try:
         fields, tensors = _read_header(_Cursor(memoryview(data)))

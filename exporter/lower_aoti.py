@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from exporter import ops
-from exporter.aoti_compile import Compiled, compile_targets, find_compiler, link
+from exporter.aoti_compile import Compiled, compile_targets, link
 from exporter.aoti_functions import called_functions, not_covered
+from exporter.aoti_options import AotiOptions
 from exporter.artifact import (
     TOKENIZER_KEY,
     check_disk_full,
@@ -32,38 +33,9 @@ from exporter.artifact import (
 from exporter.graph_check import check_lowbit_only, other_operators
 from exporter.progress import note
 from exporter.pt2_package import MODEL, Pt2Writer, tensor_bytes
-from exporter.targets import LEAN, TORCH, Target, this_machine
+from exporter.targets import LEAN, TORCH, Target
 
 _WEIGHT_ALIGNMENT = 64  # of the container's own loader, AOTI_CONST_ALIGNMENT
-
-
-@dataclass(frozen=True)
-class AotiOptions:
-    """What the command line asked of the AOTInductor outputs."""
-
-    targets: tuple[Target, ...]
-    lowbit: bool  # the program holds our operators only
-    runtime: str  # one of RUNTIMES
-    max_autotune: bool
-    package: Path | None
-    library: Path | None
-
-
-def check_options(options: AotiOptions) -> None:
-    """Raise ValueError for what cannot be, before any work starts."""
-    names = ", ".join(target.name for target in options.targets)
-    if options.library is not None and len(options.targets) > 1:
-        raise ValueError(f"a .so holds code for one target, not for {names}; write a .pt2 instead")
-    if options.lowbit:
-        for target in options.targets:
-            find_compiler(target)
-        return
-    foreign = [t.name for t in options.targets if t.machine != this_machine()]
-    if len(options.targets) > 1 or foreign:
-        raise ValueError(
-            f"--target {names} needs --delegate lowbit: PyTorch's own operators are compiled for "
-            "one target of this machine's architecture"
-        )
 
 
 def lower(program: ExportedProgram, metadata: Mapping[str, str], options: AotiOptions) -> None:

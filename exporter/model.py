@@ -110,11 +110,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, max_seq_length: int):
         super().__init__()
-        if not 1 <= max_seq_length <= config.context_length:
-            raise ValueError(
-                f"--max-seq-length {max_seq_length} is outside 1..{config.context_length}, "
-                "the context this model was trained for; choose a value in that range"
-            )
+        config.check_length(max_seq_length)
         self.config = config
         self.max_seq_length = max_seq_length
         table = torch.empty(config.vocab_size, config.dim)  # nn.Embedding's own would be drawn first

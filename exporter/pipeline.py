@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.aoti_options import AotiOptions, check_options
 from exporter.artifact import check_writable, sidecar_of, written_whole
 from exporter.prepare import ModelRequest, Prepared, prepare
 from exporter.progress import note, stage
@@ -59,14 +60,11 @@ def run(request: Request) -> None:
     for path in request.outputs.files() + recipe_file:
         check_writable(path)
     if AOTI in backends:
-        with stage("loading AOTInductor"):
-            from exporter.lower_aoti import AotiOptions, check_options
-
-            aoti = AotiOptions(
-                targets, lowbit, request.runtime, request.max_autotune,
-                request.outputs.package, request.outputs.library,
-            )  # fmt: skip
-            check_options(aoti)
+        aoti = AotiOptions(
+            targets, lowbit, request.runtime, request.max_autotune,
+            request.outputs.package, request.outputs.library,
+        )  # fmt: skip
+        check_options(aoti)
     prepared = prepare(request.model, backends)
     if request.outputs.pte is not None:
         _to_executorch(prepared.model, request, prepared.metadata, request.outputs.pte)

@@ -63,24 +63,28 @@ class Prepared:
 
 
 def describe(request: ModelRequest) -> Described:
-    """Open the checkpoint and read its tokenizer, chat format, stop tokens and sampling defaults.
+    """Open the checkpoint and read its tokenizer, chat format, stop tokens and sampling defaults; all
+    without torch.
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
     for name in (request.model, request.checkpoint, request.tokenizer):
         _check_name(name)
-    with stage("loading torch"):
-        from exporter import checkpoint as checkpoints
+    with stage(f"reading {request.model}"):
+        from exporter.checkpoint import open_checkpoint
+
+        checkpoint = open_checkpoint(
+            request.model, request.checkpoint, request.tokenizer, progress=note
+        )
+        if request.max_seq_length is not None:
+            checkpoint.config.check_length(request.max_seq_length)
+        if checkpoint.tokenizer_path is None:
+            raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
+    with stage("checking the tokenizer"):
         from exporter.chat import reduce_template
         from exporter.end_tokens import completed, token_sources
         from exporter.tokenizer import read_tokenizer
-    with stage(f"reading {request.model}"):
-        checkpoint = checkpoints.open_checkpoint(
-            request.model, request.checkpoint, request.tokenizer, progress=note
-        )
-    with stage("checking the tokenizer"):
-        if checkpoint.tokenizer_path is None:
-            raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
+
         tokenizer = read_tokenizer(checkpoint.tokenizer_path)
         vocab_size = checkpoint.config.vocab_size
         if tokenizer.n_text_pieces > vocab_size:
@@ -160,12 +164,13 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     described = describe(request)
     checkpoint = described.checkpoint
 
-    import torch
+    with stage("loading torch"):
+        import torch
 
-    from exporter.export import limits
-    from exporter.lowbit_model import layout_version
-    from exporter.model import load_model
-    from exporter.streamed_model import stream_model
+        from exporter.export import limits
+        from exporter.lowbit_model import layout_version
+        from exporter.model import load_model
+        from exporter.streamed_model import stream_model
 
     lowbit = request.delegate == LOWBIT
     context = context_of(request, described)

@@ -79,28 +79,27 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
     Raises ValueError or OSError with a line that names the value and the remedy when something
     needed cannot be read; what is read and wrong is a failed check.
     """
-    from exporter.lowbit_weights import one_torch_thread
-
-    with one_torch_thread():  # beside a neighbour, two take ten times as long as one
-        return _verify(request, load or _load)
-
-
-def _verify(request: VerifyRequest, load: Load) -> Verification:
     start = time.monotonic()
     artifact = read_artifact(request.artifact)
-    recipe = recipe_of(artifact)
-    lowbit = bool(artifact.packed())
-    if request.trace and not lowbit:
+    if request.trace and not artifact.packed():
         raise ValueError(
             f"{artifact.path} cannot be traced: its weights are not packed for the lowbit kernels; "
             "leave --trace out"
         )
-    model_name = checkpoint_of(request, artifact)
     texts = None if request.prompts is None else read_text(request.prompts, "--prompts")
-    described = describe(ModelRequest(model_name, tokenizer=request.tokenizer))
+    described = describe(ModelRequest(checkpoint_of(request, artifact), tokenizer=request.tokenizer))
     with stage(f"loading {request.artifact}"):
-        native = load(request.artifact, request.threads)
+        native = (load or _load)(request.artifact, request.threads)
+    with stage("loading torch"):
+        from exporter.lowbit_weights import one_torch_thread
+    with one_torch_thread():  # beside a neighbour, two take ten times as long as one
+        return _verify(request, artifact, described, native, texts, start)
 
+
+def _verify(
+    request: VerifyRequest, artifact: Artifact, described: Described, native: Any,
+    texts: str | None, start: float,
+) -> Verification:  # fmt: skip
     import torch
 
     from exporter.checkpoint_weights import at_most_once_a_second
@@ -108,6 +107,7 @@ def _verify(request: VerifyRequest, load: Load) -> Verification:
     from exporter.verify_identity import identity_checks
     from exporter.verify_logits import compare, greedy, logit_checks
 
+    recipe, lowbit = recipe_of(artifact), bool(artifact.packed())
     with stage("tokenizer, chat format, metadata"):
         identity = list(identity_checks(described, native))
     context = _context(artifact, described)
@@ -144,7 +144,7 @@ def _verify(request: VerifyRequest, load: Load) -> Verification:
     causes_first = (*weights, *identity, *traced, *logits)
     return Verification(
         artifact=artifact,
-        checkpoint=model_name,
+        checkpoint=checkpoint_of(request, artifact),
         bits=bits,
         limits=limits,
         threads=native.threads,

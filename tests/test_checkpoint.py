@@ -19,9 +19,9 @@ import torch
 from gguf import GGMLQuantizationType
 from huggingface_hub import errors as hub_errors
 
-from exporter import checkpoint_gguf
+from exporter import checkpoint_tensors
 from exporter.checkpoint import Checkpoint, open_checkpoint
-from exporter.checkpoint_weights import half_split
+from exporter.checkpoint_tensors import half_split
 from exporter.gguf_file import read_gguf
 from exporter.models import MODELS
 
@@ -124,7 +124,7 @@ QUANTIZED = [
 
 @pytest.mark.parametrize("kind", QUANTIZED, ids=lambda kind: kind.name)
 def test_gguf_types(tmp_path: Path, model, monkeypatch: pytest.MonkeyPatch, kind):
-    monkeypatch.setattr(checkpoint_gguf, "VALUES_AT_ONCE", 1000)  # several blocks a tensor
+    monkeypatch.setattr(checkpoint_tensors, "VALUES_AT_ONCE", 1000)  # several blocks a tensor
     tiny.write_gguf(tmp_path / "model.gguf", model, kind)
     state = open_checkpoint(str(tmp_path / "model.gguf")).state_dict(torch.float32)
     up = model.model.layers[1].mlp.up_proj.weight.numpy()
@@ -385,7 +385,7 @@ def test_stories_come_from_one_file(tmp_path: Path, model, monkeypatch: pytest.M
     tiny.write_llama2c(tmp_path / "stories15M.pt", model)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(tmp_path))
     assert open_checkpoint("stories15M").tokenizer_path is None
-    (tmp_path / "tokenizer.model").touch()
+    (tmp_path / "tokenizer.model").write_text("read later")
     checkpoint = open_checkpoint("stories15M")
     assert checkpoint.tokenizer_path == tmp_path / "tokenizer.model"
     assert checkpoint.config.context_length == model.config.max_position_embeddings

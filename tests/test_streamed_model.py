@@ -72,5 +72,5 @@ def test_a_file_that_is_damaged_afterwards(tmp_path):
     part = path.with_suffix(".part")
     part.write_bytes(path.read_bytes()[:-100])
     part.rename(path)
-    with pytest.raises(ValueError, match=f"{path} is damaged or cut short"):
+    with pytest.raises(ValueError, match=f"{path} has changed since it was opened"):
         model.layers[0]

@@ -58,6 +58,11 @@ def run(options: argparse.Namespace) -> int:
     text = None if options.text is None else read_text(options.text, "--text")
     if options.tasks is not None:
         _require_lm_eval()
+    reference = None
+    if options.reference is not None:
+        from exporter.checkpoint import open_checkpoint
+
+        reference = open_checkpoint(options.reference, progress=note)
     with stage(f"loading {options.model}"):
         model = open_model(options)
     report: dict[str, object] = {"model": options.model}
@@ -66,7 +71,9 @@ def run(options: argparse.Namespace) -> int:
         context = int(model.metadata["context_length"])
         with stage("tokenizing"):
             windows = text_windows(model.tokenizer, text, options.window, options.stride, context)
-        figures, status = _evaluate(model, windows[: options.windows], options)
+        figures, status = _evaluate(
+            model, windows[: options.windows], reference, options
+        )
         report |= {"text": options.text.name, "window": options.window, "stride": options.stride}
         report |= figures
     if options.tasks is not None and status == 0:
@@ -112,12 +119,12 @@ def _require_lm_eval() -> None:
 
 
 def _evaluate(
-    model, windows: list[Window], options: argparse.Namespace
+    model, windows: list[Window], reference, options: argparse.Namespace
 ) -> tuple[dict[str, object], int]:
     """The figures of the text, printed unless --json, and the exit status."""
     progress, last, compared = Progress(), Score(), []
     try:
-        steps = _steps(model, windows, options, compared)
+        steps = _steps(model, windows, reference, compared)
         start = time.monotonic()
         for last in steps:
             progress.show(progress_line(last, len(windows), time.monotonic() - start))
@@ -141,15 +148,16 @@ def _evaluate(
     return figures, 0
 
 
-def _steps(model, windows: list[Window], options: argparse.Namespace, compared: list):
-    """The sums after each window; with a reference, `compared` grows by the window's Comparison."""
-    if options.reference is None:
+def _steps(model, windows: list[Window], reference, compared: list):
+    """The sums after each window; with a reference, a Checkpoint, `compared` grows by the window's
+    Comparison."""
+    if reference is None:
         return scores(model, windows)
-    with stage(f"reading the reference {options.reference}"):
-        from exporter.divergence import RunnerLogits, compared_scores, open_reference
+    with stage(f"reading the reference {reference.name}"):
+        from exporter.divergence import RunnerLogits, compared_scores, reference_logits
 
-        reference = open_reference(options.reference, max(len(w.tokens) for w in windows))
-    return compared_scores(reference, RunnerLogits(model), windows, compared.append)
+        float_model = reference_logits(reference, max(len(w.tokens) for w in windows))
+    return compared_scores(float_model, RunnerLogits(model), windows, compared.append)
 
 
 def _lines(score: Score, compared: list) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from exporter.checkpoint import Checkpoint
-from exporter.checkpoint_weights import half_split
+from exporter.checkpoint_tensors import half_split
 from exporter.config import ModelConfig
 from exporter.quality.transforms import random_orthogonal  # noqa: F401
 

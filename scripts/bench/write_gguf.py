@@ -83,7 +83,7 @@ def write_gguf(
 
 
 def interleaved(rows: Tensor, head_dim: int) -> Tensor:
-    """The inverse of checkpoint_weights.half_split: pairs half a head apart become neighbours."""
+    """The inverse of checkpoint_tensors.half_split: pairs half a head apart become neighbours."""
     halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
     return halves.transpose(1, 2).reshape(rows.shape)
 
