@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from exporter.command_line import (
     EXIT_FAILURE,
@@ -19,11 +20,15 @@ from exporter.command_line import (
     UsageError,
     first_line,
 )
+from exporter.models import MODELS
+from exporter.nearest import nearest
+from exporter.other_names import VERB_ANSWERS
 from exporter.progress import note
 from exporter.schemes import support_table
 from exporter.verbs import VERBS
 
 PROGRAM = "python -m exporter"
+VERBOSE = ("-v", "--verbose")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -66,16 +71,14 @@ def _interrupt(signal_number, frame):
 
 
 def _fail(message: str, arguments: Sequence[str]) -> int:
-    if "--verbose" in arguments:
+    if any(flag in arguments for flag in VERBOSE):
         traceback.print_exc()
     note(f"error: {message}")
     return EXIT_FAILURE
 
 
 def _dispatch(arguments: list[str]) -> int:
-    name = arguments[0] if arguments and arguments[0] in VERBS else None
-    if arguments and arguments[0] == "pack":
-        raise UsageError(f"the verb pack is not in this version; see {PROGRAM} --help")
+    name = _verb(arguments)
     verb = importlib.import_module(f"exporter.verbs.{name or 'export'}")
     if name is None:
         parser = Parser(
@@ -86,11 +89,33 @@ def _dispatch(arguments: list[str]) -> int:
     else:
         parser = Parser(prog=f"{PROGRAM} {name}", description=verb.__doc__)
     verb.configure(parser)
-    parser.add_argument("--verbose", action="store_true",
+    parser.add_argument(*VERBOSE, action="store_true",
                         help="show the libraries' own messages and tracebacks")  # fmt: skip
     options = parser.parse_args(arguments if name is None else arguments[1:])
     _quiet(options.verbose)
     return verb.run(options)
+
+
+def _verb(arguments: Sequence[str]) -> str | None:
+    """The verb that the first word is; None for a model, which is exported.
+
+    Raises UsageError for a word that is neither a verb, an alias nor a path, but another project's verb, or
+    spelled like one of ours.
+    """
+    word = arguments[0] if arguments else "-"
+    if word in VERBS:
+        return word
+    if word.startswith("-") or word in MODELS or Path(word).exists():
+        return None
+    if word in VERB_ANSWERS:
+        raise UsageError(f"{word}: {VERB_ANSWERS[word]}; see {PROGRAM} --help")
+    named = any(flag.startswith(("--checkpoint", "--gguf")) for flag in arguments)  # MODEL is only a name
+    near = nearest(word, (*VERBS, *VERB_ANSWERS, *MODELS))
+    if near is not None and near not in MODELS and not named:
+        raise UsageError(
+            f"{word!r} is neither a verb nor a model (did you mean {near}?); see {PROGRAM} --help"
+        )
+    return None
 
 
 def _epilog() -> str:

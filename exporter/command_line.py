@@ -2,10 +2,16 @@
 
 import argparse
 import math
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from exporter.nearest import hint
+from exporter.other_names import FLAG_ANSWERS, SAME_FLAGS
 
 EXIT_FAILURE, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 EXIT_NO_READER = 141  # as a shell says of a program that SIGPIPE ended
+FLAG = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
 class UsageError(Exception):
@@ -13,14 +19,58 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit; takes no abbreviated flags."""
+    """Raises UsageError where argparse would print and exit; takes no abbreviated flags.
+
+    Underscores in a flag are dashes, and the spellings of `other_names.SAME_FLAGS` are taken.
+    """
 
     def __init__(self, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        self._flags: list[str] = []
         super().__init__(allow_abbrev=False, **options)
+
+    def add_argument(self, *names, **options):
+        action = super().add_argument(*names, **options)
+        self._flags += action.option_strings
+        return action
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace=None):
+        return super().parse_args(self._spelled(sys.argv[1:] if args is None else args), namespace)
 
     def error(self, message: str):
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def _spelled(self, words: Sequence[str]) -> list[str]:
+        """`words` with flags as this parser spells them. Raises UsageError for an unknown one."""
+        end = words.index("--") if "--" in words else len(words)
+        return [*(self._flag(word) for word in words[:end]), *words[end:]]
+
+    def _flag(self, word: str) -> str:
+        if not FLAG.fullmatch(word):
+            return word
+        name, equals, value = word.partition("=")
+        if name in self._flags or word[:2] in self._flags:
+            return word
+        dashed = name[:2] + name[2:].replace("_", "-")
+        ours = SAME_FLAGS.get(dashed, dashed)
+        if ours in self._flags:
+            return ours + equals + value
+        if dashed in FLAG_ANSWERS:
+            raise UsageError(f"{name} {FLAG_ANSWERS[dashed]}")
+        self.error(f"unknown flag {name}{hint(name, self._flags)}")
+
+
+def one_of(names: Collection[str]) -> Callable[[str], str]:
+    """A type of the words `names`, for argparse; a word that is none of them is answered with the nearest."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is none of {', '.join(names)}{hint(text, names)}"
+            )
+        return text
+
+    return parse
 
 
 def first_line(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from exporter.nearest import hint
+
 TRANSFORMS = ("retie", "rotate", "smoothquant", "awq")
 ROUNDINGS = ("rtn", "hqq", "gptq")
 PLAIN = ("rtn", "hqq")
@@ -33,10 +35,11 @@ def parse_method(text: str) -> Method:
     Raises ValueError that names the word and what would be accepted.
     """
     words = text.split("+")
+    known = (*TRANSFORMS, *ROUNDINGS)
     for word in words:
-        if word not in (*TRANSFORMS, *ROUNDINGS):
+        if word not in known:
             raise ValueError(
-                f'method "{text}": there is no "{word}"; join with + any of '
+                f'method "{text}": there is no "{word}"{hint(word, known)}; join with + any of '
                 f"{', '.join(TRANSFORMS)}, and at most one of {', '.join(ROUNDINGS)}"
             )
     roundings = [word for word in words if word in ROUNDINGS]

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from exporter.command_line import UsageError, positive
+from exporter.command_line import UsageError, one_of, positive
 from exporter.methods import CALIBRATED
 from exporter.prepare import ModelRequest
 from exporter.quality.budget import parse_budget
@@ -14,9 +14,9 @@ from exporter.recipe import (
     DTYPES,
     Recipe,
     parse_recipe,
-    ready_recipes,
     resolve_device,
 )
+from exporter.recipe_source import ready_recipes
 from exporter.schemes import DELEGATES, LOWBIT, LinearScheme
 
 OWN = "self"  # instead of a file: what the model writes
@@ -36,15 +36,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--calibration-tokens", type=positive, metavar="N",
         help="how many tokens of that text, in windows of 512 (default 49152; 64 windows of 256 where the "
              "model writes all): more take longer and more memory")  # fmt: skip
-    add("--delegate", default=LOWBIT, choices=DELEGATES,
+    add("--delegate", default=LOWBIT, type=one_of(DELEGATES), metavar="NAME",
         help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
              "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
-    add("--cache-dtype", default="auto", choices=CACHE_DTYPES,
-        help="KV cache of the lowbit kernels (auto: fp32 for an unquantized fp32 model, else "
-             "fp16)")  # fmt: skip
-    add("--dtype", metavar="TYPE", choices=("fast", "fast16", *DTYPES),
+    add("--cache-dtype", default="auto", type=one_of(CACHE_DTYPES), metavar="TYPE",
+        help="KV cache of the lowbit kernels: " + ", ".join(CACHE_DTYPES) +
+             " (auto: fp32 for an unquantized fp32 model, else fp16)")  # fmt: skip
+    add("--dtype", metavar="TYPE", type=one_of(("fast", "fast16", *DTYPES)),
         help="fast, fast16, " + ", ".join(DTYPES) + " (default fp32)")  # fmt: skip
-    add("--device", choices=ACCELERATORS, help="this version exports for the CPU (default)")
+    add("--device", type=one_of(ACCELERATORS), metavar="NAME",
+        help="this version exports for the CPU (default)")  # fmt: skip
     add("--max-seq-length", type=positive, metavar="N",
         help="context length (default: the model's own, at most 2048)")  # fmt: skip
     add("--checkpoint", type=Path, metavar="PATH", help="weights, where MODEL is only a name")

@@ -9,10 +9,12 @@ A recipe is what `--quantize` takes, with the keys the field uses (torchchat's `
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from exporter.methods import PLAIN, ROUNDINGS, parse_method
+from exporter.nearest import hint
+from exporter.other_names import quantization_answer
 from exporter.packed_header import MOST_PARTS, ROW_BLOCK
+from exporter.recipe_source import read_parts
 from exporter.schemes import (
     AOTI,
     BACKENDS,
@@ -37,7 +39,7 @@ DTYPES = {
 }  # fmt: skip
 ACCELERATORS = ("fast", "cpu", "cuda", "mps")
 REPORT_KEY = "fit"  # what a fit predicted and measured: for people
-RECIPE_FOLDER = Path(__file__).parent / "recipes"
+KEYS = ("executor", "precision")
 SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
 # Our kernels take groups of any multiple of 16; the others' want 32.
 GROUPSIZE_UNIT, OTHERS_GROUPSIZE_UNIT = 16, 32
@@ -77,7 +79,7 @@ def parse_recipe(source: str | None) -> Recipe:
     """
     if source is None:
         return Recipe()
-    parts = _read(source)
+    parts = read_parts(source)
     accelerator = dtype = None
     schemes: dict[type[Scheme], Scheme] = {}
     for key, options in parts.items():
@@ -102,15 +104,16 @@ def parse_recipe(source: str | None) -> Recipe:
                 f'"{key}" is for Apple\'s MPS, not in this version; use one of {scheme_names()}'
             )
         else:
-            raise ValueError(
-                f'unknown recipe key "{key}"; use executor, precision or one of {scheme_names()}'
-            )
+            raise ValueError(_unknown_key(key))
     return Recipe(schemes.get(LinearScheme), schemes.get(EmbeddingScheme), accelerator, dtype)
 
 
-def ready_recipes() -> str:
-    """The names of the ready recipes."""
-    return ", ".join(sorted(file.stem for file in RECIPE_FOLDER.glob("*.json")))
+def _unknown_key(key: str) -> str:
+    answer = quantization_answer(key.split(":")[-1])
+    if answer is not None and answer.startswith('{"'):
+        return f'recipe key "{key}" is another project\'s: what serves here is {answer}'
+    near = hint(key, (*KEYS, *SCHEME_KEYS))
+    return f'unknown recipe key "{key}"{near}; use {", ".join(KEYS)} or one of {scheme_names()}'
 
 
 def check_supported(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: str) -> None:
@@ -194,34 +197,12 @@ def _refusal(support: Support, backend: str, delegate: str) -> str:
     )
 
 
-def _read(source: str) -> dict:
-    text, origin = source, "--quantize"
-    if not source.lstrip().startswith("{"):
-        ready = RECIPE_FOLDER / f"{source.removesuffix('.json')}.json"
-        path = Path(source) if Path(source).is_file() else ready
-        if not path.is_file():
-            raise ValueError(
-                f"--quantize {source}: no such file; give JSON text, a JSON file, "
-                f"or a ready recipe ({ready_recipes()})"
-            )
-        try:
-            text, origin = path.read_text(encoding="utf-8"), str(path)
-        except UnicodeDecodeError:
-            raise ValueError(f"{path}: not UTF-8 text; give a JSON file") from None
-    try:
-        parts = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{origin}: not valid JSON ({error}); correct it") from None
-    if not isinstance(parts, dict):
-        raise ValueError(f"{origin}: a recipe is a JSON object, not {type(parts).__name__}")
-    return parts
-
-
 def _one_of(key: str, options: dict, name: str, accepted: tuple[str, ...]) -> str:
     _no_others(key, options, (name,))
     value = options.get(name)
     if value not in accepted:
-        raise ValueError(f'"{key}" takes {name} {"|".join(accepted)}, not {value!r}')
+        near = hint(value, accepted) if isinstance(value, str) else ""
+        raise ValueError(f'"{key}" takes {name} {"|".join(accepted)}, not {value!r}{near}')
     return value
 
 
@@ -343,6 +324,8 @@ def _layers(support: Support, options: dict) -> tuple[tuple[str, LinearScheme], 
 def _said(scheme: Scheme) -> dict:
     """The options that give `scheme`, the rare ones only where they are not the default."""
     options = {"bitwidth": scheme.bitwidth, "groupsize": scheme.groupsize}
+    if len(support_of(scheme.key).bitwidths) == 1:
+        del options["bitwidth"]
     if scheme.has_weight_zeros:
         options["has_weight_zeros"] = True
     if scheme.scale_dtype != SCALE_DTYPES[0]:
@@ -373,4 +356,6 @@ def _said_of_layer(scheme: Scheme, around: Scheme) -> dict:
 def _no_others(key: str, options: dict, known: tuple[str, ...]) -> None:
     for name in options:
         if name not in known:
-            raise ValueError(f'"{key}" has no option "{name}"; it takes {", ".join(known)}')
+            raise ValueError(
+                f'"{key}" has no option "{name}"{hint(name, known)}; it takes {", ".join(known)}'
+            )

@@ -81,7 +81,6 @@ class Support:
 
 
 _ANY_BITS = tuple(range(1, 9))
-_GROUPS = ("groupsize",)
 _BITS = ("bitwidth", "groupsize")
 _ZEROS = (*_BITS, "has_weight_zeros")
 _NATIVE = (*_ZEROS, "scale_dtype", "method")
@@ -96,11 +95,11 @@ SUPPORT = (
             "int8 activations a group; what q8 to q2 use"),
     Support("linear:a8wxdq", _ANY_BITS, _ZEROS, 32, True, _OURS, _OURS,
             "int8 activations a token, torchao's numbers"),
-    Support("linear:a8w4dq", (4,), _GROUPS, 128, False, (LOWBIT, XNNPACK), _EITHER,
+    Support("linear:a8w4dq", (4,), _BITS, 128, False, (LOWBIT, XNNPACK), _EITHER,
             "the same at 4 bits without zero points"),
-    Support("linear:int4", (4,), _GROUPS, 128, False, _OURS, _EITHER,
+    Support("linear:int4", (4,), _BITS, 128, False, _OURS, _EITHER,
             "weights only; stock is fast with bf16, slow otherwise"),
-    Support("linear:int8", (8,), _GROUPS, 0, True, _OURS, _EITHER, "weights only"),
+    Support("linear:int8", (8,), _BITS, 0, True, _OURS, _EITHER, "weights only"),
     Support("embedding:wx", _ANY_BITS, _TABLE, 32, True, _OURS, _OURS,
             "one table with a tied output of the same format"),
     Support("embedding", (4, 8), _BITS, 0, True, (LOWBIT, XNNPACK, STOCK), _EITHER,

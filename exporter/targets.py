@@ -4,6 +4,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.nearest import hint
+
 NATIVE = "native"
 
 # What an AOTInductor artifact runs on: the runner's own host, or libtorch.
@@ -73,7 +75,9 @@ def _find(name: str) -> Target:
     for target in _KNOWN:
         if target.name == name:
             return target
-    raise ValueError(f"--target {name or '(empty)'} is unknown; use one of {', '.join(TARGETS)}")
+    raise ValueError(
+        f"--target {name or '(empty)'} is unknown{hint(name, TARGETS)}; use one of {', '.join(TARGETS)}"
+    )
 
 
 def _this_cpu() -> frozenset[str]:

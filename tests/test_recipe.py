@@ -6,15 +6,14 @@ import pytest
 
 from exporter.command_line import Parser, UsageError
 from exporter.recipe import (
-    RECIPE_FOLDER,
     Recipe,
     check_supported,
     parse_recipe,
-    ready_recipes,
     resolve_device,
     resolve_dtype,
     slow_paths,
 )
+from exporter.recipe_source import RECIPE_FOLDER, ready_recipes
 from exporter.schemes import (
     AOTI,
     BACKENDS,

@@ -6,8 +6,9 @@ combinations; -p 0 or -n 0 leaves a test out, -d N measures after N cached token
 import argparse
 from pathlib import Path
 
-from exporter.command_line import UsageError, not_negative_list, positive, positive_list
+from exporter.command_line import UsageError, not_negative_list, one_of, positive, positive_list
 
+OUTPUTS = ("md", "csv", "json")
 SUMMARY = "tokens a second, peak memory and bandwidth of artifacts"
 
 
@@ -24,7 +25,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("-r", "--repetitions", metavar="N", type=positive, default=5,
         help="times each test is run (default: 5)")  # fmt: skip
-    add("-o", "--output", choices=("md", "csv", "json"), default="md", help="default: md")
+    add("-o", "--output", type=one_of(OUTPUTS), default="md", metavar="FORMAT",
+        help=", ".join(OUTPUTS) + " (default: md)")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter import __version__
-from exporter.command_line import UsageError
+from exporter.command_line import UsageError, one_of
 from exporter.model_options import add_model_options, model_request
 from exporter.models import model_name
 from exporter.pipeline import Outputs, Request
@@ -17,7 +17,9 @@ SUMMARY = "a MODEL to artifacts; the same as without a verb"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help="alias (see `models`), folder, .gguf file or hub id")
+    add("model", metavar="MODEL", nargs="?",
+        help="alias (see `models`), folder, .gguf file or hub id; with --checkpoint only a name, and may "
+             "be left out")  # fmt: skip
     for flag, spelling, suffix, text in (
         ("--output-pte", "--output-pte-path", ".pte", "ExecuTorch program, for et_run"),
         ("--output-aoti-package", "--output-aoti-package-path", ".pt2", "AOTI package, for aoti_run"),
@@ -29,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--target", metavar="NAMES",
         help="AOTI instruction sets, one or several with commas: " + ", ".join(TARGETS) +
              " (default: any CPU of this machine's architecture; native with stock kernels)")  # fmt: skip
-    add("--runtime", default="auto", choices=RUNTIMES,
+    add("--runtime", default="auto", type=one_of(RUNTIMES), metavar="NAME",
         help="what an AOTI artifact runs on: lean, aoti_run as it is; torch, aoti_run built with "
              "libtorch (auto: lean where its code needs no more)")  # fmt: skip
     add("--max-autotune", action="store_true", help="AOTI, stock kernels: try several, slower export")
@@ -43,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
 
 def request(options: argparse.Namespace) -> Request:
     """What the flags ask for. Raises UsageError for what cannot be."""
-    stem = model_name(options.model)
+    name = _model(options)
+    stem = model_name(name)
 
     def path(value: str | None, suffix: str) -> Path | None:
         return None if value is None else Path(value or f"{stem}{suffix}")
@@ -63,7 +66,7 @@ def request(options: argparse.Namespace) -> Request:
             find_targets(options.target)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    model = model_request(options.model, options)
+    model = model_request(name, options)
     return Request(
         model=replace(model, work_folder=outputs.paths()[0].parent),
         outputs=outputs,
@@ -71,6 +74,19 @@ def request(options: argparse.Namespace) -> Request:
         runtime=options.runtime,
         max_autotune=options.max_autotune,
     )
+
+
+def _model(options: argparse.Namespace) -> str:
+    """MODEL; where it is left out, the checkpoint's own name."""
+    if options.model is not None:
+        return options.model
+    if options.checkpoint is not None:
+        return str(options.checkpoint)
+    taken = [p for p in (options.output_pte, options.output_aoti_package, options.output_dso) if p]
+    what = f"{taken[0]} was taken as an output's PATH; MODEL comes before the options" if taken else (
+        "give an alias, a folder, a .gguf file or a hub id"
+    )  # fmt: skip
+    raise UsageError(f"MODEL is missing: {what}; see python -m exporter --help")
 
 
 def _refuse_collisions(outputs: Outputs) -> None:
