@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import struct
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -38,13 +39,9 @@ TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")
 
 
 def read_pt2(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged, and what damaged bytes raise in reading."""
-    with zipfile.ZipFile(io.BufferedReader(_Mapped(data))) as archive:
-        entries = {_inner(info.filename): info for info in archive.infolist()}
-        if _METADATA not in entries:
-            raise Damaged("it is an archive without an AOTInductor model")
-        metadata = _strings(archive.read(entries[_METADATA]))
-        tokenizer = archive.read(entries[_TABLE]) if _TABLE in entries else b""
+    """Raises Damaged."""
+    entries, said, tokenizer = _members(data)
+    metadata = _strings(said)
     blob, blob_at = memoryview(b""), 0
     if _WEIGHTS in entries:
         info = entries[_WEIGHTS]
@@ -65,8 +62,27 @@ def read_pt2(path: Path, data: memoryview) -> Artifact:
     return _artifact(path, PT2, len(data), metadata, tokenizer, parts, weights)
 
 
+def _members(data: memoryview) -> tuple[dict[str, zipfile.ZipInfo], bytes, bytes]:
+    """The archive's directory by inner names, and the bytes of the metadata and the tokenizer.
+
+    Raises Damaged for what zipfile raises where bytes are not what they were.
+    """
+    try:
+        with zipfile.ZipFile(io.BufferedReader(_Mapped(data))) as archive:
+            entries = {_inner(info.filename): info for info in archive.infolist()}
+            if _METADATA not in entries:
+                raise Damaged("it is an archive without an AOTInductor model")
+            if any(entries[name].compress_type for name in (_METADATA, _TABLE) if name in entries):
+                raise Damaged("its metadata are compressed")
+            tokenizer = archive.read(entries[_TABLE]) if _TABLE in entries else b""
+            return entries, archive.read(entries[_METADATA]), tokenizer
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, struct.error,
+            UnicodeDecodeError) as error:  # fmt: skip
+        raise Damaged(f"its archive cannot be read ({error})") from error
+
+
 def read_so(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged, OSError without the file beside it, and what damaged bytes raise."""
+    """Raises Damaged, and OSError without the file beside it."""
     sidecar = sidecar_of(path)
     if not sidecar.is_file():
         raise FileNotFoundError(
@@ -130,7 +146,7 @@ def _inner(name: str) -> str:
 def _strings(content: bytes, name: str = "its metadata") -> dict[str, str]:
     try:
         said = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Damaged(f"{name} is not JSON") from None
     if not isinstance(said, dict):
         raise Damaged(f"{name} is not a JSON object")
@@ -141,7 +157,7 @@ def _strings(content: bytes, name: str = "its metadata") -> dict[str, str]:
 def _json_list(metadata: dict[str, str], key: str) -> list:
     try:
         value = json.loads(metadata.get(key) or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
         raise Damaged(f"its metadata '{key}' is not a JSON list")
@@ -150,6 +166,8 @@ def _json_list(metadata: dict[str, str], key: str) -> list:
 
 def _weights(metadata: dict[str, str], blob: memoryview, at: int) -> tuple[StoredTensor, ...]:
     entries = _json_list(metadata, "weights")
+    if not all(map(_is_weight, entries)):
+        raise Damaged("its metadata 'weights' lack a name, a type, a shape or an offset")
     names = [canonical(entry["name"]) for entry in entries]
     result = []
     for name, entry in zip(names, entries, strict=True):
@@ -165,6 +183,16 @@ def _weights(metadata: dict[str, str], blob: memoryview, at: int) -> tuple[Store
             blob[start : start + size], at + start,
         ))  # fmt: skip
     return tuple(result)
+
+
+def _is_weight(entry: object) -> bool:
+    """Whether it has what the list of weights says of each."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("shape"), list):
+        return False
+    sizes = (*entry["shape"], entry.get("offset"))
+    return all(type(size) is int and size >= 0 for size in sizes) and all(
+        isinstance(entry.get(key), str) for key in ("name", "dtype")
+    )
 
 
 def canonical(name: str) -> str:

@@ -16,9 +16,9 @@ from exporter.checkpoint_weights import (
 )
 from exporter.config import ModelConfig
 from exporter.config_hf import from_hf
+from exporter.file_tensor import Directory, FileTensor, same_bits
 from exporter.generation_settings import from_config
 from exporter.quantized_names import FLOATS
-from exporter.stored_tensor import Directory, StoredTensor, same_bits
 from exporter.torch_file import read_torch_file
 
 MODULES = {
@@ -113,7 +113,7 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 
 def _directory(files: tuple[Path, ...]) -> Directory:
     """The tensors of all shards; a name in two of them is an error."""
-    tensors: dict[str, StoredTensor] = {}
+    tensors: dict[str, FileTensor] = {}
     for path in files:
         found = _tensors(path)
         twice = tensors.keys() & found.keys()
@@ -130,14 +130,14 @@ def _tensors(path: Path) -> Directory:
     if path.suffix == ".safetensors":
         return safetensors_file.read_directory(path)
     content = read_torch_file(path)
-    return {name: value for name, value in content.items() if isinstance(value, StoredTensor)}
+    return {name: value for name, value in content.items() if isinstance(value, FileTensor)}
 
 
 def _weights(files: tuple[Path, ...], tensors: Directory) -> Weights:
     def read() -> Read:
-        from exporter.checkpoint_tensors import open_stored  # torch takes seconds
+        from exporter.checkpoint_tensors import open_tensors  # torch takes seconds
 
-        return open_stored({name: (tensor,) for name, tensor in tensors.items()}, {})
+        return open_tensors({name: (tensor,) for name, tensor in tensors.items()}, {})
 
     return Weights(
         files=files,

@@ -9,7 +9,7 @@ from pathlib import Path
 from exporter.checkpoint_weights import Read, Source, Weights, first_existing, read_json
 from exporter.config import ModelConfig, parameter_shapes
 from exporter.config_meta import from_meta
-from exporter.stored_tensor import Directory, StoredTensor, same_bits
+from exporter.file_tensor import Directory, FileTensor, same_bits
 from exporter.torch_file import read_torch_file
 
 # Our canonical names are Meta's.
@@ -76,7 +76,7 @@ def _tensors(content: Mapping[str, object]) -> Directory:
     return {
         name.removeprefix(COMPILED_PREFIX): value
         for name, value in content.items()
-        if isinstance(value, StoredTensor)
+        if isinstance(value, FileTensor)
     }
 
 
@@ -124,9 +124,9 @@ def _weights(config: ModelConfig, shards: Sequence[Directory], files: tuple[Path
     }
 
     def read() -> Read:
-        from exporter.checkpoint_tensors import open_stored  # torch takes seconds
+        from exporter.checkpoint_tensors import open_tensors  # torch takes seconds
 
-        return open_stored(parts, split_dims)
+        return open_tensors(parts, split_dims)
 
     return Weights(
         files, shapes, read, MODULES, IGNORED, interleaved=True,
@@ -150,7 +150,7 @@ def _split_dim(shape: tuple[int, ...], whole: tuple[int, ...] | None, n_shards: 
     return None
 
 
-def _part(shard: Directory, name: str, first: StoredTensor, file: Path) -> StoredTensor:
+def _part(shard: Directory, name: str, first: FileTensor, file: Path) -> FileTensor:
     found = shard.get(name)
     if found is None or (found.shape, found.dtype) != (first.shape, first.dtype):
         raise ValueError(

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from exporter.checkpoint_weights import Progress, Read, Weights, at_most_once_a_second
 from exporter.config import ModelConfig
+from exporter.file_tensor import FileTensor
 from exporter.gguf_file import GGUFFile
-from exporter.stored_tensor import StoredTensor
-from exporter.stored_types import TORCH_NAMES
+from exporter.tensor_types import TORCH_NAMES
 
 READERS = 2  # tensors converted at a time; more would hold more memory for little gain
 VALUES_AT_ONCE = 1 << 24  # float32 values of a GGUF tensor dequantized at a time: 64 MiB
@@ -29,10 +29,10 @@ def canonical_state_dict(
 ) -> dict[str, Tensor]:
     """The parameters `names` under these canonical names in `dtype`, a few converted at a time."""
     report = at_most_once_a_second(progress)
-    read_stored = weights.open()
+    read_tensor = weights.open()
 
     def read(name: str) -> Tensor:
-        tensor = read_stored(weights.stored_name(name), dtype)
+        tensor = read_tensor(weights.stored_name(name), dtype)
         if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
             tensor = half_split(tensor, config.head_dim)
         return tensor
@@ -56,17 +56,17 @@ def half_split(rows: Tensor, head_dim: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(rows.shape)
 
 
-def read_stored(stored: StoredTensor, dtype: torch.dtype) -> Tensor:
+def read_tensor(tensor: FileTensor, dtype: torch.dtype) -> Tensor:
     """The tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so, else a copy."""
-    stored_dtype = getattr(torch, TORCH_NAMES[stored.dtype])
-    return torch.from_numpy(stored.bits()).view(stored_dtype).to(dtype)
+    stored_dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
+    return torch.from_numpy(tensor.bits()).view(stored_dtype).to(dtype)
 
 
-def open_stored(tensors: Mapping[str, Sequence[StoredTensor]], dims: Mapping[str, int | None]) -> Read:
+def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str, int | None]) -> Read:
     """What reads tensors that lie in one part or, joined along the dimension in `dims`, in several."""
 
     def read(name: str, dtype: torch.dtype) -> Tensor:
-        parts = [read_stored(part, dtype) for part in tensors[name]]
+        parts = [read_tensor(part, dtype) for part in tensors[name]]
         return parts[0] if dims.get(name) is None else torch.cat(parts, dims[name])
 
     return read

@@ -95,10 +95,17 @@ def _export(
         torch.zeros(example_rows, dtype=torch.int64),
         *caches,
     )
-    chunk = Dim("chunk", min=1, max=bounds.max_chunk)
-    rows = Dim("rows", min=1, max=bounds.max_rows)
-    shapes = {"tokens": {1: chunk}, "start_pos": {}, "rows": {0: rows}}
+    shapes = {
+        "tokens": _dynamic(1, "chunk", bounds.max_chunk),
+        "start_pos": {},
+        "rows": _dynamic(0, "rows", bounds.max_rows),
+    }
     if caches:
         shapes["caches"] = tuple({} for _ in caches)
     with torch.no_grad():
         return trace(module, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _dynamic(dim: int, name: str, most: int) -> dict[int, Dim]:
+    """A dimension of 1 to `most`; a context of one position has nothing that could vary."""
+    return {dim: Dim(name, min=1, max=most)} if most > 1 else {}

@@ -239,13 +239,19 @@ def _whole_groups(rows: Tensor, form: WeightFormat) -> Tensor:
     return padded
 
 
+# Whose fault it is nobody can tell from the values.
+NOT_FINITE = (
+    "the checkpoint stores NaN or infinity, or computes them; `python -m exporter eval MODEL --text FILE` "
+    "shows whether the float model works; use another copy of it"
+)
+
+
 def _check_finite(values: Tensor, rows: Sequence[int]) -> None:
     """Raise ValueError that names the first of `rows` whose values [n, ...] are not finite."""
     broken = torch.nonzero(~values.isfinite().all(1))
     if len(broken):
         raise ValueError(
-            f"the weight's row {int(rows[int(broken[0])])} has values that are not finite; "
-            "the checkpoint is damaged: fetch it again"
+            f"the weight's row {int(rows[int(broken[0])])} has values that are not finite: {NOT_FINITE}"
         )
 
 

@@ -76,8 +76,8 @@ class Score:
         total = float(nll.sum())
         if not math.isfinite(total):
             raise ValueError(
-                f"the model's probabilities in window {self.windows + 1} are not finite: it is "
-                "broken; export it again, and check the checkpoint"
+                f"the model's probabilities in window {self.windows + 1} are not finite: it computes NaN "
+                "or infinity; compare it with its checkpoint (python -m exporter verify)"
             )
         return Score(
             self.windows + 1,

@@ -5,13 +5,16 @@ importing it takes seconds. Source of the slots: ExecuTorch 1.5.1, `schema/progr
 extended header: `schema/extended_header.cpp`.
 """
 
+import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from flatbuffers import encode, packer
 from flatbuffers import number_types as numbers
 from flatbuffers.table import Table
+
+from exporter.artifact_reader import Damaged
 
 IDENTIFIER = b"ET12"  # at byte 4
 _EXTENDED = struct.Struct("<4sIQQ")  # at byte 8: magic, length, program size, segments' start
@@ -45,33 +48,55 @@ class Call:
     arguments: tuple[int, ...]
 
 
-class _Node:
-    """A table by its fields' numbers; absent fields have their defaults."""
+def _damage_named(read: Callable) -> Callable:
+    """`read`, raising Damaged where it raises what flatbuffers and struct do for bytes that are no table."""
 
+    @functools.wraps(read)
+    def named(*arguments):
+        try:
+            return read(*arguments)
+        except (struct.error, TypeError, UnicodeDecodeError) as error:
+            raise Damaged(f"its tables cannot be read ({error})") from error
+
+    return named
+
+
+class _Node:
+    """A table by its fields' numbers; absent fields have their defaults.
+
+    Reading it raises Damaged for bytes that are no table.
+    """
+
+    @_damage_named
     def __init__(self, buffer: memoryview, position: int):
         self._table = Table(buffer, position)
 
     def _offset(self, field: int) -> int:
         return self._table.Offset(4 + 2 * field)
 
+    @_damage_named
     def number(self, field: int, kind, default: int = 0) -> int:
         offset = self._offset(field)
         return self._table.Get(kind, offset + self._table.Pos) if offset else default
 
+    @_damage_named
     def text(self, field: int) -> str:
         offset = self._offset(field)
         return self._table.String(offset + self._table.Pos).decode() if offset else ""
 
+    @_damage_named
     def node(self, field: int) -> "_Node | None":
         offset = self._offset(field)
         if not offset:
             return None
         return _Node(self._table.Bytes, self._table.Indirect(offset + self._table.Pos))
 
+    @_damage_named
     def count(self, field: int) -> int:
         offset = self._offset(field)
         return self._table.VectorLen(offset) if offset else 0
 
+    @_damage_named
     def numbers(self, field: int, letter: str) -> tuple[int, ...]:
         """A vector of scalars, `letter` as struct writes them."""
         count, offset = self.count(field), self._offset(field)
@@ -84,9 +109,10 @@ class _Node:
         for i in range(self.count(field)):
             yield self.item(field, i)
 
+    @_damage_named
     def item(self, field: int, index: int) -> "_Node":
         if not 0 <= index < self.count(field):
-            raise IndexError(index)
+            raise Damaged(f"a table has {self.count(field)} entries where number {index} is wanted")
         start = self._table.Vector(self._offset(field)) + 4 * index
         return _Node(self._table.Bytes, self._table.Indirect(start))
 
@@ -148,6 +174,8 @@ class Plan:
                     continue
                 names = operators if kind == _KERNEL_CALL else delegates
                 index = call.number(0, numbers.Int32Flags)
+                if not 0 <= index < len(names):
+                    raise Damaged(f"number {index} of {len(names)} operators is called")
                 yield Call(names[index], kind == _DELEGATE_CALL, call.numbers(1, "i"))
 
     def _only_output(self) -> int:
@@ -160,11 +188,7 @@ class Plan:
 
 
 class PteProgram:
-    """The program over the bytes of a `.pte`.
-
-    Raises what struct, Unicode and indexing raise where the bytes are damaged; `pte_reader` turns
-    that into one line.
-    """
+    """The program over the bytes of a `.pte`. Raises Damaged where they are."""
 
     def __init__(self, data: memoryview):
         self.size = self.segments_at = 0
@@ -174,7 +198,7 @@ class PteProgram:
         else:
             self.size = len(data)
         if self.size > len(data) or self.segments_at > len(data):
-            raise IndexError("the program is cut short")
+            raise Damaged("the program is cut short")
         root = encode.Get(packer.uoffset, data, 0)
         self._node = _Node(data[: self.size], root)
 

@@ -36,7 +36,7 @@ _STOCK = {
 
 
 def read_pte(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged, and what damaged bytes raise in reading."""
+    """Raises Damaged."""
     program = PteProgram(data)
     metadata, forward, table = {}, None, None
     for plan in program.plans():
@@ -111,6 +111,8 @@ class _Constants:
 
     def bytes_of(self, tensor: PlanTensor) -> tuple[memoryview, int]:
         """A view of the constant and its offset in the file."""
+        if tensor.constant >= len(self._offsets):
+            raise Damaged(f"it has {len(self._offsets)} constants where number {tensor.constant} is wanted")
         offset = self._offsets[tensor.constant]
         if offset + tensor.bytes > self._size:
             raise Damaged("a constant lies outside its segment")

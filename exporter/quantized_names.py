@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from exporter.stored_types import TORCH_NAMES
+from exporter.tensor_types import TORCH_NAMES
 
 # The ends of names that only this method uses; the first method that fits counts.
 _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (

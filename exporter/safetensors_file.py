@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exporter.file_kind import check_content
-from exporter.stored_tensor import Directory, StoredTensor, contiguous_strides
+from exporter.file_tensor import Directory, FileTensor, contiguous_strides
 
 LENGTH_BYTES = 8  # of the header's length, little-endian, with which the file begins
 METADATA = "__metadata__"
@@ -33,7 +33,7 @@ def read_directory(path: Path) -> Directory:
     file_bytes = path.stat().st_size
     shared = header.pop(METADATA, None) or {}
     tensors = {
-        name: StoredTensor(
+        name: FileTensor(
             path, file_bytes, entry["dtype"], tuple(entry["shape"]),
             LENGTH_BYTES + length + entry["data_offsets"][0], contiguous_strides(tuple(entry["shape"])),
         )

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.file_kind import check_content
-from exporter.stored_tensor import StoredTensor
-from exporter.stored_types import ITEM_BYTES, TORCH_NAMES
+from exporter.file_tensor import FileTensor
+from exporter.quantized_names import REMEDY
+from exporter.tensor_types import ITEM_BYTES, TORCH_NAMES
 
 MEMBER_HEADER_BYTES = 30  # before a member's name; its last four are the lengths of name and extra field
 ZIP_START = b"PK\x03\x04"
@@ -26,6 +29,10 @@ STORAGES = {
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
     "ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64", "UntypedStorage": "U8",
 }  # fmt: skip
+PLAIN_CLASSES = (
+    ("torch", "Size"), ("torch", "device"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter"),
+)  # fmt: skip
+QUANTIZED_MODULES = ("torchao.", "torch.ao.", "hqq.", "optimum.quanto", "bitsandbytes.")
 DTYPES = {name: kind for kind, name in TORCH_NAMES.items()}
 
 
@@ -45,7 +52,7 @@ class _Tensor:
 
 
 def read_torch_file(path: Path) -> Mapping[str, object]:
-    """What the file's dictionary holds: plain values, and a StoredTensor for each tensor; dictionaries in
+    """What the file's dictionary holds: plain values, and a FileTensor for each tensor; dictionaries in
     it likewise.
 
     Raises ValueError for a file that is empty, damaged, of the older format or of other content, OSError
@@ -58,20 +65,26 @@ def read_torch_file(path: Path) -> Mapping[str, object]:
                 f"{path} is no zip archive, as torch.save has written them since PyTorch 1.6: download it "
                 "again, or load it with torch.load where it comes from and save it again"
             )
+    with _damage_named(path), zipfile.ZipFile(path) as archive:
+        members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    content = _unpickled(path, members)
+    if isinstance(content, dict):
+        return _placed(path, members, content)
+    raise ValueError(
+        f"{path} holds a {type(content).__name__}, not named tensors: give a checkpoint file"
+    )
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Raise ValueError that names the file where zipfile finds it damaged."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            content = _unpickled(path, archive, members)
-    except zipfile.BadZipFile as error:
+        yield
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
         raise ValueError(f"{path} is damaged or cut short ({error}): download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} holds a {type(content).__name__}, not named tensors: give a checkpoint file"
-        )
-    return _placed(path, members, content)
 
 
-def _unpickled(path: Path, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]) -> object:
+def _unpickled(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> object:
     if "data.pkl" not in members:
         raise ValueError(f"{path} is a zip archive, but not one of torch.save: give a checkpoint file")
     info = members["data.pkl"]
@@ -81,9 +94,10 @@ def _unpickled(path: Path, archive: zipfile.ZipFile, members: Mapping[str, zipfi
     try:
         return _Unpickler(io.BytesIO(data)).load()
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} cannot be read ({error}): convert it to safetensors") from error
-    except Exception:
-        archive.read(info)  # raises BadZipFile where the checksum says that the file is damaged
+        raise ValueError(f"{path} {error}") from error
+    except Exception:  # whatever it is, a checksum that does not fit explains it
+        with _damage_named(path), zipfile.ZipFile(path) as archive:
+            archive.read(info)
         raise
 
 
@@ -93,21 +107,25 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        if (module, name) in (("torch", "Size"), ("torch", "device")):
+        if (module, name) in PLAIN_CLASSES:
             return _plain
-        if module == "torch._utils" and name in _REBUILD:
+        if module in ("torch._utils", "torch._tensor") and name in _REBUILD:
             return _REBUILD[name]
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
         if module == "torch" and name in DTYPES:
             return DTYPES[name]
-        kind = "already quantized weights" if "quant" in name.lower() or "torchao" in module else "objects"
-        raise pickle.UnpicklingError(f"it holds {kind} of {module}.{name}, not only tensors")
+        if module.startswith(QUANTIZED_MODULES):
+            raise pickle.UnpicklingError(f"holds weights quantized as {module}.{name}: {REMEDY}")
+        raise pickle.UnpicklingError(
+            f"holds objects of {module}.{name}, not only tensors: save its state_dict alone, or convert it "
+            "to safetensors"
+        )
 
     def persistent_load(self, said: tuple) -> _Storage:
         kind, dtype, key, *_ = said
         if kind != "storage":
-            raise pickle.UnpicklingError(f"it refers to a {kind} outside")
+            raise pickle.UnpicklingError(f"refers to a {kind} outside: save its state_dict as safetensors")
         return _Storage(key, dtype)
 
 
@@ -130,10 +148,19 @@ def _rebuild_parameter(tensor: _Tensor, *_: object) -> _Tensor:
     return tensor
 
 
+def _rebuild_with_attributes(
+    rebuild: Callable[..., _Tensor], kind: object, arguments: tuple, *_: object
+) -> _Tensor:
+    return rebuild(*arguments)
+
+
 _REBUILD = {
     "_rebuild_tensor_v2": _rebuild_v2,
     "_rebuild_tensor_v3": _rebuild_v3,
     "_rebuild_parameter": _rebuild_parameter,
+    "_rebuild_parameter_with_state": _rebuild_parameter,
+    "_rebuild_wrapper_subclass": _plain,  # names a class that is not a plain tensor's, which is refused
+    "_rebuild_from_type_v2": _rebuild_with_attributes,
 }
 
 
@@ -142,7 +169,7 @@ def _placed(path: Path, members: Mapping[str, zipfile.ZipInfo], content: Mapping
     starts: dict[str, int] = {}
     file_bytes = path.stat().st_size
 
-    def place(tensor: _Tensor) -> StoredTensor:
+    def place(tensor: _Tensor) -> FileTensor:
         info = members.get(f"data/{tensor.storage.key}")
         if info is None:
             raise ValueError(f"{path} lacks the storage {tensor.storage.key}: download it again")
@@ -157,7 +184,7 @@ def _placed(path: Path, members: Mapping[str, zipfile.ZipInfo], content: Mapping
                 f"{path}: a tensor of shape {list(tensor.shape)} ends beyond its storage: download it again"
             )
         start = starts[info.filename] + size * tensor.offset
-        return StoredTensor(path, file_bytes, tensor.dtype, tensor.shape, start, tensor.strides)
+        return FileTensor(path, file_bytes, tensor.dtype, tensor.shape, start, tensor.strides)
 
     def found(value: object) -> object:
         if isinstance(value, _Tensor):
@@ -170,9 +197,9 @@ def _placed(path: Path, members: Mapping[str, zipfile.ZipInfo], content: Mapping
 def _data_start(path: Path, info: zipfile.ZipInfo) -> int:
     """Where a member's bytes begin: the length of its own extra field is not in the directory."""
     with path.open("rb") as file:
-        file.seek(info.header_offset)
+        file.seek(max(0, info.header_offset))  # negative where the archive's directory is damaged
         header = file.read(MEMBER_HEADER_BYTES)
-    if len(header) < MEMBER_HEADER_BYTES or info.compress_type != zipfile.ZIP_STORED:
-        raise zipfile.BadZipFile(f"{info.filename} is not stored as torch.save stores it")
+    if len(header) < MEMBER_HEADER_BYTES or header[:4] != ZIP_START or info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{path}: {info.filename} is not stored as torch.save stores it: download it again")
     lengths = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
     return info.header_offset + MEMBER_HEADER_BYTES + sum(lengths)

@@ -287,7 +287,7 @@ class TestExports:
         for more, said in (([], "logits are not finite"), (["--calibrate", prose], "row 3 has")):
             assert cli.main([str(word) for word in (*words, *more)]) == 1
             line = capsys.readouterr().err.splitlines()[-1]
-            assert line.startswith("error: ") and said in line and "fetch it again" in line, line
+            assert line.startswith("error: ") and said in line and "use another copy" in line, line
 
 
 class TestVerify:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.lowbit_search import SMALLEST, stored_scales
-from exporter.lowbit_weights import QuantizedWeight, WeightFormat, rounded
+from exporter.lowbit_weights import NOT_FINITE, QuantizedWeight, WeightFormat, rounded
 
 BLOCK = 32  # columns whose errors are moved on together
 ROWS_AT_ONCE = 4096  # less where their systems of equations for the scales take more than
@@ -36,12 +36,7 @@ class GptqOptions:
 
 
 class SingularHessian(ValueError):
-    """The inputs' second moment has no Cholesky factor: values that are not finite."""
-
-
-_NOT_FINITE = (
-    "a layer's inputs have values that are not finite; the checkpoint is damaged: fetch it again"
-)
+    """The inputs' second moment has no Cholesky factor."""
 
 
 def gptq(
@@ -57,8 +52,7 @@ def gptq(
     broken = torch.nonzero(~weight.isfinite().all(1))
     if len(broken):
         raise ValueError(
-            f"the weight's row {int(broken[0])} has values that are not finite; "
-            "the checkpoint is damaged: fetch it again"
+            f"the weight's row {int(broken[0])} has values that are not finite: {NOT_FINITE}"
         )
     N, K = weight.shape
     padded = -(-K // form.group_size) * form.group_size
@@ -86,7 +80,7 @@ def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
     K = hessian.shape[0]
     mean = hessian.diagonal().mean()
     if not torch.isfinite(mean):
-        raise SingularHessian(_NOT_FINITE)
+        raise SingularHessian(f"a layer's inputs have values that are not finite: {NOT_FINITE}")
     H = torch.zeros(padded, padded)
     H[:K, :K] = hessian
     # Columns that are never used, padding among them, cost nothing; they only must not be singular.
@@ -108,7 +102,10 @@ def cholesky(H: Tensor) -> Tensor:
     """The lower factor. Raises SingularHessian where there is none."""
     factor, failed = torch.linalg.cholesky_ex(H)
     if failed:
-        raise SingularHessian(_NOT_FINITE)
+        raise SingularHessian(
+            "a layer's inputs have a second moment that is not positive definite: give more text "
+            "(--calibration-tokens)"
+        )
     return factor
 
 

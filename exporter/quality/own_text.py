@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exporter.artifact import written_whole
+from exporter.lowbit_weights import NOT_FINITE
 from exporter.model import Transformer
 from exporter.progress import note
 from exporter.quality.sampling import BatchDecoder
@@ -89,9 +90,7 @@ def _write(model: Transformer, tokenizer: "Tokenizer", tokens_BT: Tensor, genera
     for t in range(written, T):
         probabilities = F.softmax(decoder.step(tokens_BT[:, t - 1])[:, :vocabulary], dim=-1)
         if not bool(probabilities.isfinite().all()):
-            raise ValueError(
-                "the model's logits are not finite; the checkpoint is damaged: fetch it again"
-            )
+            raise ValueError(f"the model's logits are not finite: {NOT_FINITE}")
         tokens_BT[:, t] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         if t % STEPS == 0:
             yield

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.stored_types import ITEM_BYTES
+from exporter.tensor_types import ITEM_BYTES
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class FileTensor:
     """`start` is a byte of the file, which had `file_bytes` when its directory was read; `strides` count
     elements; `dtype` is as safetensors names it."""
 
@@ -43,7 +43,7 @@ class StoredTensor:
         return np.ndarray(self.shape, f"u{size}", data, 0, tuple(size * stride for stride in self.strides))
 
 
-Directory = Mapping[str, StoredTensor]
+Directory = Mapping[str, FileTensor]
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -56,7 +56,7 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def same_bits(first: StoredTensor, second: StoredTensor) -> bool:
+def same_bits(first: FileTensor, second: FileTensor) -> bool:
     """Whether two matrices hold the same; those that differ mostly do so in the first row."""
     if first == second:
         return True
