@@ -196,10 +196,12 @@ def _placed(path: Path, members: Mapping[str, zipfile.ZipInfo], content: Mapping
 
 def _data_start(path: Path, info: zipfile.ZipInfo) -> int:
     """Where a member's bytes begin: the length of its own extra field is not in the directory."""
+    start = max(0, info.header_offset)  # negative where the archive's directory is damaged
     with path.open("rb") as file:
-        file.seek(max(0, info.header_offset))  # negative where the archive's directory is damaged
+        file.seek(start)
         header = file.read(MEMBER_HEADER_BYTES)
-    if len(header) < MEMBER_HEADER_BYTES or header[:4] != ZIP_START or info.compress_type != zipfile.ZIP_STORED:
+    stored = info.compress_type == zipfile.ZIP_STORED and header.startswith(ZIP_START)
+    if len(header) < MEMBER_HEADER_BYTES or not stored:
         raise ValueError(f"{path}: {info.filename} is not stored as torch.save stores it: download it again")
     lengths = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-    return info.header_offset + MEMBER_HEADER_BYTES + sum(lengths)
+    return start + MEMBER_HEADER_BYTES + sum(lengths)

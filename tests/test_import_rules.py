@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +16,15 @@ MAX_LINES = 410
 
 STDLIB_ONLY = (
     "config*.py", "recipe.py", "schemes.py", "methods.py", "artifact.py", "models.py", "targets.py",
-    "command_line.py", "text_file.py", "quality/budget.py",
+    "command_line.py", "text_file.py", "quality/budget.py", "nearest.py", "other_names.py",
+    "recipe_source.py", "adapter.py", "file_kind.py", "quantized_names.py", "tensor_types.py",
+)  # fmt: skip
+# What is read before torch is loaded, which takes seconds: none of it may load torch when it is imported.
+WITHOUT_TORCH = (
+    "cli", "prepare", "pipeline", "open_model", "eager", "verify", "checkpoint", "checkpoint_find",
+    "checkpoint_hf", "checkpoint_meta", "checkpoint_gguf", "file_tensor", "safetensors_file", "torch_file",
+    "checkpoint_weights", "gguf_file", "tokenizer", "chat", "aoti_options", "artifact_reader", "pte_reader", "aoti_reader",
+    *(f"verbs.{path.stem}" for path in (EXPORTER / "verbs").glob("[a-z]*.py")),
 )  # fmt: skip
 # file name pattern -> modules it must not import itself
 FORBIDDEN = {
@@ -86,6 +95,12 @@ def test_standard_library_only(pattern):
         for name in all_imports(file):
             top = name.split(".")[0]
             assert top in sys.stdlib_module_names, f"{file.name} imports {name}"
+
+
+def test_what_is_read_before_torch_is_loaded():
+    code = f"import sys, importlib\nfor name in {WITHOUT_TORCH!r}:\n"
+    code += "    importlib.import_module('exporter.' + name)\n    assert 'torch' not in sys.modules, name"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
 def test_runner_core_includes_no_framework():
