@@ -23,7 +23,8 @@ STDLIB_ONLY = (
 WITHOUT_TORCH = (
     "cli", "prepare", "pipeline", "open_model", "eager", "verify", "checkpoint", "checkpoint_find",
     "checkpoint_hf", "checkpoint_meta", "checkpoint_gguf", "file_tensor", "safetensors_file", "torch_file",
-    "checkpoint_weights", "gguf_file", "tokenizer", "chat", "aoti_options", "artifact_reader", "pte_reader", "aoti_reader",
+    "checkpoint_weights", "gguf_file", "tokenizer", "chat", "aoti_options", "artifact_reader", "pte_reader",
+    "aoti_reader",
     *(f"verbs.{path.stem}" for path in (EXPORTER / "verbs").glob("[a-z]*.py")),
 )  # fmt: skip
 # file name pattern -> modules it must not import itself
