@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+BESIDE_TOKENIZERS = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
 HASH_CHUNK = 1 << 24
 
 
@@ -108,7 +111,9 @@ def open_checkpoint(
     check_names_and_shapes(source.weights, source.config, place.path)
     tokenizer_path = given_tokenizer or source.tokenizer_path or place.tokenizer
     if tokenizer_path is not None:
-        check_content(tokenizer_path)
+        for file in (tokenizer_path, *map(tokenizer_path.with_name, BESIDE_TOKENIZERS)):
+            if file.exists():
+                check_content(file)
     return Checkpoint(
         name=model_name(model),
         config=source.config,

@@ -177,7 +177,8 @@ def test_pickles_of_other_things(tmp_path, content):
 @pytest.mark.parametrize(
     "name",
     ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-     "pytorch_model.bin", "model.safetensors.index.json"],
+     "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "pytorch_model.bin",
+     "model.safetensors.index.json"],
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("content", "said"),
