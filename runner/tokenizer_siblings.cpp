@@ -25,7 +25,8 @@ json read_object(const std::filesystem::path& path, const char* name) {
   const std::filesystem::path sibling = path.parent_path() / name;
   std::error_code failed;
   if (!std::filesystem::exists(sibling, failed)) return json::object();
-  const json content = json::parse(read_file(sibling), nullptr, false);
+  const std::string text = read_file(sibling);
+  const json content = json::parse(std::string_view(text), nullptr, false);
   if (!content.is_object()) throw Error(std::string(name) + " beside it is damaged");
   json kept = json::object();
   for (const auto& [key, value] : content.items()) {
