@@ -239,9 +239,11 @@ void check_combinations(const Args& a) {
   clash(chat && !a.logits_path.empty(),
         "--logits-out does not go with -m chat: leave one of them out");
   clash(!chat && a.system_prompt.has_value(), "-y (system prompt) needs -m chat: add it");
-  const bool generates = a.prompt || from_file || a.tokens || chat || a.stats || !a.logits_path.empty();
+  const bool generates =
+      a.prompt || from_file || a.tokens || chat || a.stats || !a.logits_path.empty();
   clash(a.tokenize && generates,
-        "--tokenize only reads standard input: leave out -i, -f, --tokens, -m, --stats, --logits-out");
+        "--tokenize only reads standard input: leave out -i, -f, --tokens, -m, --stats and "
+        "--logits-out");
   clash(a.json && !a.stats, "--json is the form of --stats: add --stats");
 }
 

@@ -36,8 +36,8 @@ struct ChatResult {
 
 // Takes turns and commands until the input ends or the person interrupts while it is waited for. An
 // interrupted reply is ended and stays in the conversation as far as it was written; a turn that
-// does not fit the context is refused, and the chat goes on. The KV cache is kept over the turns: of
-// the conversation so far only what the cache does not hold is run.
+// does not fit the context is refused, and the chat goes on. The KV cache is kept over the turns:
+// of the conversation so far only what the cache does not hold is run.
 // Throws Error when the artifact's chat template could not be reduced at export.
 ChatResult run_chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer,
                     const ChatFormat& format, const ChatOptions& options, const ChatIo& io,

@@ -185,12 +185,21 @@ TEST(unknown_and_malformed_commands) {
 }
 
 TEST(nearest_names) {
-  const std::vector<std::string> names = {"--top-p", "--top-k", "--temperature", "--seed", "--steps"};
+  const std::vector<std::string> names = {"--top-p", "--top-k", "--temperature", "--seed",
+                                          "--steps"};
   const std::pair<const char*, const char*> cases[] = {
-      {"--tmeperature", "--temperature"}, {"--temperatura", "--temperature"}, {"--top_k", "--top-k"},
-      {"--topk", "--top-k"},              {"--step", "--steps"},              {"--sed", "--seed"},
-      {"--SEED", "--seed"},               {"--t", ""},                        {"--colour", ""},
-      {"", ""},                           {"--", ""},                         {"--temp", "--temperature"},
+      {"--tmeperature", "--temperature"},
+      {"--temperatura", "--temperature"},
+      {"--temp", "--temperature"},
+      {"--top_k", "--top-k"},
+      {"--topk", "--top-k"},
+      {"--step", "--steps"},
+      {"--sed", "--seed"},
+      {"--SEED", "--seed"},
+      {"--t", ""},
+      {"--colour", ""},
+      {"--", ""},
+      {"", ""},
   };
   for (const auto& [word, expected] : cases) CHECK_EQ(nearest_name(word, names), expected);
 }

@@ -143,8 +143,8 @@ TEST(a_full_context_is_said_and_the_chat_goes_on) {
   CHECK(chat.notices[0].find("of 64 tokens is full: /clear") != std::string::npos);
   // What the cache lacks: the answer's last token, its <|end|>, <|user|>b<|end|><|model|>.
   CHECK_EQ(chat.notices[1],
-           "the turn needs 6 tokens and a reply at least one more, 1 are left of 64: shorten it, or "
-           "begin anew with /clear");
+           "the turn needs 6 tokens and a reply at least one more, 1 are left of 64: shorten it, "
+           "or begin anew with /clear");
   CHECK_EQ(chat.notices[2], chat.notices[0]);
 }
 
