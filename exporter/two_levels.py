@@ -11,9 +11,10 @@ from exporter.model import Transformer
 from exporter.recipe import Recipe
 from exporter.schemes import Scheme
 
-# Mean KL in nats of SmolLM2-135M rounded to nearest in groups of 32, and the share of positions at which
-# the top token stays (`eval`): with the levels -scale and +scale, and with 0 and one scale.
-MEASURED = {"between": (0.0, 0.0), "integer": (0.0, 0.0)}
+# Mean KL in nats of SmolLM2-135M rounded to nearest in groups of 32, its embedding of 8 bits, and the share
+# of positions at which the top token stays: with the levels -scale and +scale (381 positions of the Jargon
+# File), and with 0 and one scale (2,040).
+MEASURED = {"between": (11.3, 0.0), "integer": (16.4, 0.0)}
 ROWS = 16  # of a matrix that are looked at
 SPREAD = 2.0**-8  # of magnitudes within a group that bfloat16 makes of equal ones
 
