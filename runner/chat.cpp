@@ -1,7 +1,6 @@
 #include "runner/chat.h"
 
 #include <nlohmann/json.hpp>
-#include <ranges>
 #include <span>
 
 #include "runner/error.h"
@@ -72,15 +71,15 @@ void strip(std::span<TextSpan> spans, Strip how) {
     if (kept == text.npos) return "";
     return left ? text.substr(kept) : text.substr(0, kept + 1);
   };
-  const auto strip_end = [&](auto&& ordered, Trim trim, bool left) {
+  const auto strip_end = [&](auto span, auto end, Trim trim, bool left) {
     if (trim == Trim::none) return;
-    for (TextSpan& span : ordered) {
-      span.text = trimmed(span.text, trim, left);
-      if (!span.text.empty()) return;
+    for (; span != end; ++span) {
+      span->text = trimmed(span->text, trim, left);
+      if (!span->text.empty()) return;
     }
   };
-  strip_end(spans, how.left, true);
-  strip_end(spans | std::views::reverse, how.right, false);
+  strip_end(spans.begin(), spans.end(), how.left, true);
+  strip_end(spans.rbegin(), spans.rend(), how.right, false);
 }
 
 void append(const RoleFormat& role, const std::string& content, std::vector<TextSpan>& spans) {

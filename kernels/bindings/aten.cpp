@@ -253,8 +253,8 @@ constexpr const char* kSchemas[] = {
     "gelu_mul(Tensor gate_up",
     "add(Tensor a, Tensor b",
     "select_rows(Tensor x, Tensor rows",
-    "attention(Tensor qkv, Tensor cos, Tensor sin, Tensor(a!) key_cache, Tensor(b!) value_cache, "
-    "Tensor start_pos, int heads, int kv_heads, int window, bool interleaved",
+    ("attention(Tensor qkv, Tensor cos, Tensor sin, Tensor(a!) key_cache, Tensor(b!) value_cache, "
+     "Tensor start_pos, int heads, int kv_heads, int window, bool interleaved"),
 };
 
 }  // namespace

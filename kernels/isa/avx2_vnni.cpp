@@ -1,8 +1,7 @@
 #include "kernels/simd/avx2.h"
 
-#include <cpuid.h>
-
 #include "kernels/impl/entry.h"
+#include "kernels/isa/x86_cpu.h"
 
 namespace lowbit {
 namespace {
@@ -19,8 +18,7 @@ extern const FloatKernels kAvx2Floats;
 
 // Constant-initialized: no code of this file runs before the CPU is known to have its instructions.
 extern constinit const Isa kAvx2Vnni = make_entry<Avx2Vnni>("avx2_vnni", [] {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c") && has_avx_vnni();
+  return has_avx2() && has_avx_vnni();
 }, kAvx2Floats);
 
 }  // namespace lowbit

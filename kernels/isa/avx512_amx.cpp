@@ -1,11 +1,11 @@
 #include "kernels/simd/avx512.h"
 
-#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kernels/impl/entry.h"
 #include "kernels/impl/linear_amx.h"
+#include "kernels/isa/x86_cpu.h"
 
 namespace lowbit {
 
@@ -33,12 +33,7 @@ extern const FloatKernels kAvx512Floats;
 // Constant-initialized: no code of this file runs before the CPU is known to have its instructions.
 extern constinit const Isa kAvx512Amx = {
     .name = "avx512_amx",
-    .supported =
-        [] {
-          return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                 __builtin_cpu_supports("avx512vnni") && has_amx();
-        },
+    .supported = [] { return has_avx512_vnni() && has_amx(); },
     .tile = tile_of<Avx512Amx>,
     .quantize = quantize_tile<Avx512Amx>,
     .linear_a8wx = linear_amx_range<Avx512Amx, kAvx512Vnni>,

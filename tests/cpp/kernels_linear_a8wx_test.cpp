@@ -187,12 +187,12 @@ void check_all(ActivationScales kind, const char* name) {
   struct Shape {
     int64_t rows, columns;
   };
-  for (const auto [rows, columns] : {Shape{1, 1}, Shape{1, 160}, Shape{16, 16}, Shape{17, 31},
-                                     Shape{33, 100}, Shape{70, 64}, Shape{3, 576}}) {
-    for_each_format(columns, [&](const Format& format) {
+  for (const Shape& shape : {Shape{1, 1}, Shape{1, 160}, Shape{16, 16}, Shape{17, 31},
+                             Shape{33, 100}, Shape{70, 64}, Shape{3, 576}}) {
+    for_each_format(shape.columns, [&](const Format& format) {
       if (kind == ActivationScales::token && format.scales == Scales::int8) return;
-      if (kSanitized && columns == 576 && format.group_size % 48 != 0) return;
-      check_weight(random, random_weight(random, format, rows, columns), kind, hash);
+      if (kSanitized && shape.columns == 576 && format.group_size % 48 != 0) return;
+      check_weight(random, random_weight(random, format, shape.rows, shape.columns), kind, hash);
     });
   }
   report(name, hash);
