@@ -6,27 +6,26 @@ parsing of PyTorch's headers. No library of PyTorch is linked.
 
 import os
 import shlex
-import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.artifact import check_disk_full
-from exporter.targets import Target, this_machine
+from exporter.cxx_compiler import find_compiler, is_clang
+from exporter.targets import Target
 
 WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/aoti_model.cpp looks for
 
 _COMPILE = (
     "-std=c++20", "-Og", "-g0", "-w", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden",
     "-ffunction-sections", "-fdata-sections",
-    # A unique symbol would keep the library loaded for ever.
-    "-fno-gnu-unique",
     "-DNDEBUG", "-DTORCH_INDUCTOR_CPP_WRAPPER", "-DSTANDALONE_TORCH_HEADER",
     "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DUSE_MMAP_EXTERNAL",
 )  # fmt: skip
+# A unique symbol would keep the library loaded for ever. clang makes none, and has no such option.
+_NO_UNIQUE_SYMBOLS = "-fno-gnu-unique"
 _LINK = (
     "-shared", "-Wl,-Bsymbolic", "-Wl,--gc-sections", "-Wl,--as-needed", "-Wl,-s",
     "-Wl,-z,noexecstack",
@@ -58,26 +57,6 @@ class Compiled:
     objects: tuple[Path, ...]
 
 
-def find_compiler(target: Target) -> tuple[str, ...]:
-    """The command of the C++ compiler for `target`: `CXX` or g++, or the cross compiler under Debian's name.
-
-    Raises ValueError with the remedy when there is none.
-    """
-    if sys.platform != "linux":
-        raise ValueError("AOTInductor artifacts are compiled on Linux alone; export there, or a .pte")
-    if target.machine == this_machine():
-        command, package = shlex.split(os.environ.get("CXX") or "g++"), "g++"
-    else:
-        command = [f"{target.machine}-linux-gnu-g++"]
-        package = f"g++-{target.machine.replace('_', '-')}-linux-gnu"
-    if shutil.which(command[0]) is None:
-        raise ValueError(
-            f"--target {target.name} needs the compiler {command[0]}, which is not here; install it "
-            f"(Debian: apt-get install {package})"
-        )
-    return tuple(command)
-
-
 def compile_targets(
     source: Path, weights_bytes: int, targets: Sequence[Target], folder: Path
 ) -> list[Compiled]:
@@ -97,12 +76,13 @@ def compile_targets(
 
     def build(target: Target, compiler: tuple[str, ...]) -> Compiled:
         objects = []
+        of_kind = () if is_clang(compiler) else (_NO_UNIQUE_SYMBOLS,)
         for part in (source, folder / "thread_exit.cpp", folder / "constants.S"):
             objects.append(folder / f"{target.name}-{part.stem}.o")
-            flags = (*_COMPILE, f"-march={target.march}", *_includes())
+            flags = (*_COMPILE, *of_kind, f"-march={target.march}", *_includes())
             if part == source:
                 flags = (*flags, "-include", folder / "quiet.h")
-            _run([*compiler, *flags, "-c", part, "-o", objects[-1]])
+            _run(compiler, *flags, "-c", part, "-o", objects[-1])
         return Compiled(target, compiler, tuple(objects))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -118,7 +98,7 @@ def link(compiled: Compiled, library: Path, weights: Path | None = None) -> None
     sources = [*compiled.objects]
     if weights is not None:
         sources.append(_weights_source(compiled.target, weights))
-    _run([*compiled.compiler, *_LINK, *sources, "-o", library])
+    _run(compiled.compiler, *_LINK, *sources, "-o", library)
 
 
 _NO_EXECUTABLE_STACK = '\t.section .note.GNU-stack,"",%progbits\n'
@@ -143,12 +123,12 @@ def _includes() -> list[str]:
     return [f"-I{root}", f"-I{root / 'torch' / 'csrc' / 'api' / 'include'}"]
 
 
-def _run(command: Sequence[str | Path]) -> None:
-    """Run a compiler's command, which ends in its output."""
-    words = [str(word) for word in command]
+def _run(compiler: Sequence[str], *arguments: str | Path) -> None:
+    """Run the compiler with `arguments`, which end in its output."""
+    words = [*compiler, *map(str, arguments)]
     # In English, so that a full disk can be told from other failures.
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
     if done.returncode:
         check_disk_full(done.stderr, Path(words[-1]))
         first = next((line for line in done.stderr.splitlines() if "error" in line), "no reason")
-        raise ValueError(f"{command[0]} cannot compile the model: {first.strip()}")
+        raise ValueError(f"{shlex.join(compiler)} cannot compile the model: {first.strip()}")

@@ -1,14 +1,17 @@
-"""What the command line asked of the AOTInductor outputs, and whether it can be; without torch."""
+"""What the command line asks of the AOTInductor outputs, and what of it cannot be; without torch."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.aoti_compile import find_compiler
+from exporter.cxx_compiler import check_openmp, find_compiler
 from exporter.targets import Target, this_machine
 
 
 @dataclass(frozen=True)
 class AotiOptions:
+    """What the command line asked of the AOTInductor outputs."""
+
     targets: tuple[Target, ...]
     lowbit: bool  # the program holds our operators only
     runtime: str  # one of RUNTIMES
@@ -18,17 +21,19 @@ class AotiOptions:
 
 
 def check_options(options: AotiOptions) -> None:
-    """Raise ValueError for what cannot be, before any work starts."""
+    """Raise ValueError for what cannot be, a missing compiler among it, before any work starts."""
+    if sys.platform != "linux":
+        raise ValueError("AOTInductor artifacts are compiled on Linux alone; export there, or a .pte")
     names = ", ".join(target.name for target in options.targets)
     if options.library is not None and len(options.targets) > 1:
         raise ValueError(f"a .so holds code for one target, not for {names}; write a .pt2 instead")
-    if options.lowbit:
-        for target in options.targets:
-            find_compiler(target)
-        return
     foreign = [t.name for t in options.targets if t.machine != this_machine()]
-    if len(options.targets) > 1 or foreign:
+    if not options.lowbit and (len(options.targets) > 1 or foreign):
         raise ValueError(
             f"--target {names} needs --delegate lowbit: PyTorch's own operators are compiled for "
             "one target of this machine's architecture"
         )
+    for target in options.targets:
+        compiler = find_compiler(target)
+        if not options.lowbit:
+            check_openmp(compiler)

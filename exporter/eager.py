@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from exporter._runner import Model, make_python_model
+from exporter.cxx_compiler import InductorCompiler
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
     from exporter.prepare import Prepared
@@ -35,12 +37,28 @@ def eager_model(
         torch.set_num_threads(threads)
     decoder, caches = prepared.model, prepared.model.new_caches()
     one = many = decoder
-    if compile:
-        one = torch.compile(decoder, dynamic=False)
-    if compile_prefill:
-        many = torch.compile(decoder, dynamic=True)
+    if compile or compile_prefill:
+        compiler = InductorCompiler.make_for_process()
+        if compile:
+            one = _compiled(decoder, compiler, dynamic=False)
+        if compile_prefill:
+            many = _compiled(decoder, compiler, dynamic=True)
     forward = _forward(one, many, caches)
     return make_python_model(prepared.metadata, forward, threads)
+
+
+def _compiled(
+    decoder: "torch.nn.Module", compiler: InductorCompiler, dynamic: bool
+) -> Callable[..., "Tensor"]:
+    import torch
+
+    function = torch.compile(decoder, dynamic=dynamic, options=compiler.options())
+
+    def call(*inputs: object) -> "Tensor":
+        with compiler.used():  # compiled at the first call, and again for other shapes
+            return function(*inputs)
+
+    return call
 
 
 def _forward(

@@ -30,6 +30,7 @@ from exporter.artifact import (
     sidecar_of,
     written_whole,
 )
+from exporter.cxx_compiler import InductorCompiler, find_compiler, without_spaces
 from exporter.graph_check import check_lowbit_only, other_operators
 from exporter.progress import note
 from exporter.pt2_package import MODEL, Pt2Writer, tensor_bytes
@@ -44,9 +45,8 @@ def lower(program: ExportedProgram, metadata: Mapping[str, str], options: AotiOp
     Adds what docs/artifact.md lists for AOTInductor to `metadata`. Raises ValueError when the lean
     runtime is asked for and cannot run the program.
     """
-    with tempfile.TemporaryDirectory(prefix="exporter-") as name:
-        folder = Path(name)
-        with disk_full_named(f"{folder.parent} (set TMPDIR to a folder with room)"):
+    with tempfile.TemporaryDirectory(prefix="exporter-") as name, without_spaces(Path(name)) as folder:
+        with disk_full_named(f"{tempfile.gettempdir()} (set TMPDIR to a folder with room)"):
             build = _build_lean if options.lowbit else _build_stock
             built = build(program, options, folder)
             metadata = {**metadata, **_added_metadata(built, options)}
@@ -81,6 +81,7 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
     files = _inductor(
         program,
         folder,
+        options.targets[0],
         {
             "aot_inductor.custom_ops_to_c_shims": ops.c_shims(),
             "aot_inductor.link_libtorch": False,
@@ -123,6 +124,7 @@ def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -
     files = _inductor(
         program,
         folder,
+        options.targets[0],
         {
             "cpp.march": target.march,
             "cpp.simdlen": target.vector_bits,
@@ -138,12 +140,13 @@ def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -
     return _Built(options.targets, (library,), (), beside, said, {})
 
 
-def _inductor(program: ExportedProgram, folder: Path, configs: dict) -> list:
+def _inductor(program: ExportedProgram, folder: Path, target: Target, configs: dict) -> list:
     """The files that AOTInductor writes for a package, under `folder`; a dict of weights with them
     where the options ask for it."""
     arguments, keywords = program.example_inputs
-    options = {"aot_inductor.package": True, "aot_inductor.metadata": {}, **configs}
-    with _compiling_in(folder), torch.no_grad():
+    compiler = InductorCompiler.make(find_compiler(target), folder)
+    options = {"aot_inductor.package": True, "aot_inductor.metadata": {}, **compiler.options(), **configs}
+    with _compiling_in(folder), compiler.used(), torch.no_grad():
         try:
             return torch._inductor.aot_compile(
                 program.module(check_guards=False), arguments, keywords, options=options

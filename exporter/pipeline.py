@@ -105,7 +105,7 @@ def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path
     _announce(path)
 
 
-def _to_aoti(model, metadata: dict[str, str], options) -> None:
+def _to_aoti(model, metadata: dict[str, str], options: AotiOptions) -> None:
     from exporter.export import export_input_caches
     from exporter.lower_aoti import lower
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 import subprocess
+import tempfile
 import zipfile
 
 import numpy as np
@@ -15,8 +16,8 @@ from elftools.elf.elffile import ELFFile
 from native import AOTI_RUN, METADATA, ROOT, TORCH_RUN, aoti_metadata, export, logits, run
 
 from exporter import ops
-from exporter.aoti_compile import find_compiler
 from exporter.aoti_functions import HOST_FUNCTIONS, called_functions, not_covered
+from exporter.cxx_compiler import find_compiler
 from exporter.pt2_package import ALIGNMENT, Pt2Writer
 from exporter.targets import NATIVE, baseline, find_targets
 
@@ -28,6 +29,8 @@ SYSTEM_LIBRARIES = {"libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1",
 # This machine runs both; the second asks for what its CPU has.
 TARGETS = f"{baseline()},{NATIVE}"
 OTHER = "aarch64" if baseline() != "aarch64" else "x86-64"
+CLANG = next((name for name in ("clang++", *(f"clang++-{n}" for n in range(21, 13, -1)))
+              if shutil.which(name)), None)  # fmt: skip
 RELOAD_TOOL = ROOT / "cmake-out" / "tests" / "reload_tool"
 
 
@@ -291,6 +294,18 @@ def test_the_compiler_is_asked_for_in_words(monkeypatch):
     with pytest.raises(ValueError, match="the compiler ccache,"):
         find_compiler(find_targets(baseline())[0])
     assert find_targets(baseline())[0].cpu_features == ()
+
+
+def test_another_compiler_in_several_words_where_paths_have_spaces(lean, folder, tmp_path, monkeypatch):
+    """clang, which has other options, where it is here; the numbers are the same."""
+    temporary = tmp_path / "temporary files"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("CXX", f"env {CLANG or 'g++'}")
+    package = tmp_path / "a model.pt2"
+    export(folder, "--quantize", "q4", "--max-seq-length", CONTEXT, "--output-aoti-package", package)
+    assert np.array_equal(logits(package, TOKENS, tmp_path), logits(lean, TOKENS, tmp_path))
+    assert not list(temporary.glob("exporter-*"))
 
 
 @pytest.mark.skipif(
