@@ -15,6 +15,7 @@ for word in "$@"; do
        exit 2 ;;
   esac
 done
+need_compilers
 scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
 step "configuring"

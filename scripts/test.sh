@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
 
+need_compilers
 scripts/setup.sh test
 scripts/build_native.sh
 step "building aoti_run on libtorch, which the tests compare with"
