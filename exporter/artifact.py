@@ -6,6 +6,7 @@ One set of keys for every backend: constant methods of a `.pte`, the metadata ma
 """
 
 import errno
+import json
 import os
 import shutil
 import tempfile

@@ -136,9 +136,9 @@ def test_torchchats_recipe_files(folder, name):
 @pytest.mark.parametrize("entry", [e for e in SUPPORT if e.key != "none"], ids=lambda e: e.key)
 def test_every_scheme_takes_its_bits(entry):
     """Also those that have one number of bits, which the recipe's JSON leaves out."""
-    options = {"bitwidth": entry.bitwidths[0], "groupsize": 32}
+    options = {"bitwidth": entry.bitwidths[-1], "groupsize": 32}
     recipe = parse_recipe(json.dumps({entry.key: options}))
-    assert recipe.schemes()[0].bitwidth == entry.bitwidths[0]
+    assert recipe.schemes()[0].bitwidth == entry.bitwidths[-1]
     assert ("bitwidth" in json.loads(recipe.to_json())[entry.key]) == (len(entry.bitwidths) > 1)
     with pytest.raises(ValueError, match="takes bitwidth"):
         parse_recipe(json.dumps({entry.key: {"bitwidth": 16}}))
