@@ -19,6 +19,28 @@ from exporter.tokenizer import Tokenizer, read_tokenizer
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="mistral-common needs Python 3.11")
 
 
+# The templates of mistral-common for conversations of text alone, without what aggregates turns.
+_SYSTEM = "{% set text = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
+_TURNS = (
+    "{% set turns = messages[1:] if text else messages %}{{ bos_token }}{% for turn in turns %}"
+    "{% if turn['role'] == 'user' %}{{ 'BEGIN' + (text if WHERE else '') + turn['content'] + 'END' }}"
+    "{% else %}{{ ' ' + turn['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+_OLDER = _SYSTEM + _TURNS.replace("BEGIN", "[INST] ").replace("END", "[/INST]").replace("WHERE", "loop.last")
+TEMPLATES = {
+    "v1": _SYSTEM
+    + _TURNS.replace("BEGIN", " [INST] ").replace("END", " [/INST]").replace("WHERE", "loop.first"),
+    "v2": _OLDER,
+    "v3": _OLDER,
+    "v7": (
+        "{{ bos_token }}{% for turn in messages %}{% if turn['role'] == 'system' %}"
+        "{{ '[SYSTEM_PROMPT] ' + turn['content'] + '[/SYSTEM_PROMPT]' }}{% elif turn['role'] == 'user' %}"
+        "{{ '[INST] ' + turn['content'] + '[/INST]' }}{% else %}{{ ' ' + turn['content'] + eos_token }}"
+        "{% endif %}{% endfor %}"
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Model:
     answers: mistral_reference.Answers
@@ -64,9 +86,9 @@ def model(request, answers, tmp_path_factory) -> Model:
     folder = tmp_path_factory.mktemp(request.param)
     data = mistral_reference.model_file(request.param).read_bytes()
     (folder / "tokenizer.model").write_bytes(data)
-    config = {"tokenizer_class": "LlamaTokenizer", "chat_template": answers.template}
+    config = {"tokenizer_class": "LlamaTokenizer", "chat_template": TEMPLATES[request.param]}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    tokenizer_files.write_sentencepiece_gguf(data, folder / "m.gguf", answers.template)
+    tokenizer_files.write_sentencepiece_gguf(data, folder / "m.gguf", TEMPLATES[request.param])
     gguf = read_tokenizer(folder / "m.gguf")
     (folder / "gguf.table").write_bytes(gguf.table)
     return Model(answers, folder, gguf, folder / "gguf.table", LlamaTokenizer.from_pretrained(folder))
@@ -100,3 +122,14 @@ def test_control_tokens_in_a_raw_prompt(model, form):
     for text, ids in zip(texts, ask(model.file(form), [{"text": text} for text in texts]), strict=True):
         assert ids == model.transformers.encode(text, add_special_tokens=False), text
         assert ids == tokenizer.encode(text)
+
+
+def test_the_librarys_own_template(model):
+    """It gives the same ids, or is refused for what it asks of conversations."""
+    tokenizer = model.tokenizer("folder")
+    chat = reduce_template(model.answers.template, tokenizer)
+    if not chat["reducible"]:
+        assert "message['role']" in chat["reason"]
+        return
+    requests = [{"messages": turns, "generation_prompt": True} for turns in CONVERSATIONS]
+    assert ask(model.file("folder"), requests, chat) == model.answers.conversations
