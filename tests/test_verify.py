@@ -13,7 +13,7 @@ import tiny
 import torch
 from native import export, stats
 
-from exporter import cli
+from exporter import cli, verify_identity
 from exporter.aoti_reader import canonical
 from exporter.artifact_memory import estimate
 from exporter.artifact_reader import read_artifact, stored
@@ -351,3 +351,12 @@ def test_smollm2_itself(artifacts, capsys):
     measured = stats(artifacts[0], "-t", 0, "-n", 4, "--tokens", ",".join(["504"] * 600))
     expected = estimate(read_artifact(artifacts[0]), 604).total
     assert measured["peak_rss_bytes"] == pytest.approx(expected, rel=0.05)
+
+
+def test_the_chat_format_of_an_older_schema():
+    """Whose `strip` was a boolean."""
+    strip = {"left": "white_space", "right": "white_space"}
+    system = {"placement": "turn", "prefix": "a", "strip": True}
+    older = {"reducible": True, "system": system, "strip_folded": True}
+    newer = {**older, "system": {**system, "strip": strip, "cut": None, "blank": "kept"}}
+    assert verify_identity._of_schema_3(older) == newer == verify_identity._of_schema_3(newer)
