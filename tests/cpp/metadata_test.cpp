@@ -118,7 +118,7 @@ TEST(versions_and_backend) {
   CHECK_THROWS(Error, parse_with("schema_version", "4"), "schema 4", "newer", "up to 3");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "newer",
-               "up to 3");
+               "up to 4");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "x"), "kernel_layout_version", "'x'");
   CHECK_THROWS(Error, parse_with("backend", "executorch"), "'executorch'", "'aoti'");
   StringMap newer = {{"schema_version", "7"}};  // of which nothing else is known
