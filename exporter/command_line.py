@@ -26,13 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        self._flags: list[str] = []
         super().__init__(allow_abbrev=False, **options)
-
-    def add_argument(self, *names, **options):
-        action = super().add_argument(*names, **options)
-        self._flags += action.option_strings
-        return action
 
     def parse_args(self, args: Sequence[str] | None = None, namespace=None):
         return super().parse_args(self._spelled(sys.argv[1:] if args is None else args), namespace)
@@ -49,15 +43,16 @@ class Parser(argparse.ArgumentParser):
         if not FLAG.fullmatch(word):
             return word
         name, equals, value = word.partition("=")
-        if name in self._flags or word[:2] in self._flags:
+        flags = self._option_string_actions  # argparse's own, which groups of arguments share
+        if name in flags or word[:2] in flags:
             return word
         dashed = name[:2] + name[2:].replace("_", "-")
         ours = SAME_FLAGS.get(dashed, dashed)
-        if ours in self._flags:
+        if ours in flags:
             return ours + equals + value
         if dashed in FLAG_ANSWERS:
             raise UsageError(f"{name} {FLAG_ANSWERS[dashed]}")
-        self.error(f"unknown flag {name}{hint(name, self._flags)}")
+        self.error(f"unknown flag {name}{hint(name, flags)}")
 
 
 def one_of(names: Collection[str]) -> Callable[[str], str]:
