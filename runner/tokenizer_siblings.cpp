@@ -7,32 +7,65 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 
 #include "runner/error.h"
 
 namespace runner {
 namespace {
 
-using json = nlohmann::ordered_json;  // new tokens get ids in the order of the file
+using json = nlohmann::json;
 
 constexpr const char* kNamed[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                   "pad_token", "cls_token", "mask_token"};
+constexpr const char* kExtra[] = {"extra_special_tokens", "additional_special_tokens"};
 
-// Without members that are null; {} where there is no such file.
-json read_object(const std::filesystem::path& path, const char* name) {
+bool is_one_of(const std::string& key, std::span<const char* const> names) {
+  return std::find(names.begin(), names.end(), key) != names.end();
+}
+
+// A file's object. New tokens get ids in the order of the file, which `json` forgets.
+struct Object {
+  json members = json::object();  // without those that are null
+  std::vector<std::string> keys;
+  std::map<std::string, std::vector<std::string>> extra_keys;  // of the objects under kExtra
+
+  // The file's keys, at any depth, as the parser meets them.
+  void note_key(int depth, const std::string& key) {
+    if (depth == 1) {
+      keys.push_back(key);
+    } else if (depth == 2 && !keys.empty() && is_one_of(keys.back(), kExtra)) {
+      extra_keys[keys.back()].push_back(key);
+    }
+  }
+
+  void update(const Object& other) {
+    members.update(other.members);
+    keys.insert(keys.end(), other.keys.begin(), other.keys.end());
+    for (const auto& [key, names] : other.extra_keys) extra_keys[key] = names;
+  }
+};
+
+// Without members where there is no such file.
+Object read_object(const std::filesystem::path& path, const char* name) {
   const std::filesystem::path sibling = path.parent_path() / name;
   std::error_code failed;
-  if (!std::filesystem::exists(sibling, failed)) return json::object();
+  if (!std::filesystem::exists(sibling, failed)) return {};
   const std::string text = read_file(sibling);
-  const json content = json::parse(std::string_view(text), nullptr, false);
+  Object object;
+  const auto note = [&](int depth, json::parse_event_t event, const json& parsed) {
+    if (event == json::parse_event_t::key) object.note_key(depth, parsed.get<std::string>());
+    return true;
+  };
+  const json content = json::parse(std::string_view(text), note, false);
   if (!content.is_object()) throw Error(std::string(name) + " beside it is damaged");
-  json kept = json::object();
   for (const auto& [key, value] : content.items()) {
-    if (!value.is_null()) kept[key] = value;
+    if (!value.is_null()) object.members[key] = value;
   }
-  return kept;
+  return object;
 }
 
 bool truthy(const json& object, const char* key) {
@@ -70,21 +103,27 @@ void add_named(const json& value, std::vector<AddedEntry>& entries) {
   if (!entries.empty() && entries.back().content.empty()) entries.pop_back();
 }
 
-void read_special(const json& config, Siblings& out) {
-  const auto is_named = [](const std::string& key) {
-    return std::find(std::begin(kNamed), std::end(kNamed), key) != std::end(kNamed);
-  };
+void read_special(const Object& config, Siblings& out) {
+  const json& members = config.members;
   for (const char* key : kNamed) {
-    if (config.contains(key)) add_named(config.at(key), out.named);
+    if (members.contains(key)) add_named(members.at(key), out.named);
   }
-  for (const auto& [key, value] : config.items()) {
-    if (key.ends_with("_token") && !is_named(key) && value.is_string()) add_named(value, out.named);
+  std::set<std::string> seen;
+  for (const std::string& key : config.keys) {
+    if (!key.ends_with("_token") || is_one_of(key, kNamed) || !seen.insert(key).second) continue;
+    const auto found = members.find(key);
+    if (found != members.end() && found->is_string()) add_named(*found, out.named);
   }
-  for (const char* key : {"extra_special_tokens", "additional_special_tokens"}) {
-    if (!config.contains(key) || config.at(key).empty()) continue;
-    const json& extra = config.at(key);
-    for (const auto& [name, value] : extra.items()) {
-      add_named(value, extra.is_object() ? out.named : out.unnamed);
+  for (const char* key : kExtra) {
+    const auto extra = members.find(key);
+    if (extra == members.end() || extra->empty()) continue;
+    if (extra->is_object()) {
+      seen.clear();
+      for (const std::string& name : config.extra_keys.at(key)) {
+        if (seen.insert(name).second) add_named(extra->at(name), out.named);
+      }
+    } else {
+      for (const json& value : *extra) add_named(value, out.unnamed);
     }
     break;
   }
@@ -115,7 +154,7 @@ std::vector<AddedEntry> read_added_json(const std::filesystem::path& path, const
     for (const AddedEntry& token : *tokens) special.insert(token.content);
   }
   std::vector<AddedEntry> listed;
-  const json file = read_object(path, "added_tokens.json");
+  const json file = read_object(path, "added_tokens.json").members;
   for (const auto& [text, id] : file.items()) {
     if (!id.is_number_unsigned()) {
       throw Error("added_tokens.json beside it is damaged: an id is no number");
@@ -166,16 +205,17 @@ std::string read_file(const std::filesystem::path& path) {
 }
 
 Siblings read_siblings(const std::filesystem::path& path) {
-  json config = read_object(path, "tokenizer_config.json");
+  Object object = read_object(path, "tokenizer_config.json");
   Siblings out;
-  if (config.contains("added_tokens_decoder")) {
-    read_special(config, out);
-    out.listed = read_decoder(config.at("added_tokens_decoder"));
+  if (object.members.contains("added_tokens_decoder")) {
+    read_special(object, out);
+    out.listed = read_decoder(object.members.at("added_tokens_decoder"));
   } else {  // as older releases of transformers wrote a folder
-    config.update(read_object(path, "special_tokens_map.json"));
-    read_special(config, out);
+    object.update(read_object(path, "special_tokens_map.json"));
+    read_special(object, out);
     out.listed = read_added_json(path, out);
   }
+  const json& config = object.members;
   std::stable_sort(out.listed.begin(), out.listed.end(),
                    [](const AddedEntry& a, const AddedEntry& b) { return a.id < b.id; });
   out.bos_token = content_of(config, "bos_token");
