@@ -76,9 +76,9 @@ def _failure(pins: Sequence[str], said: str) -> InstallError:
         for pin in pins:
             if _excludes(constraint, pin):
                 return InstallError(
-                    f"your constraint {constraint}{_constraint_files()} leaves out {pin.split(';')[0]}, which "
-                    "this project is tested with; lift it for this set-up, or set PIP_CONSTRAINT to a file "
-                    "without it"
+                    f"your constraint {constraint}{_constraint_files()} leaves out {pin.split(';')[0]}, "
+                    "which this project is tested with; lift it for this set-up, or set PIP_CONSTRAINT to a "
+                    "file without it"
                 )
     named = pins[0] if len(pins) == 1 else "the pinned packages"
     return InstallError(f"pip could not install {named}; its words are above")
