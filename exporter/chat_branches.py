@@ -33,7 +33,12 @@ class Branches:
     def instrument(self, tree: nodes.Template) -> nodes.Template:
         """Return `tree` with its conditions and operations on contents wrapped, in place."""
         kinds = Kinds(tree)
-        conditions = {id(node) for node in _conditions(tree) if kinds.depends(node) or _counts_far(node)}
+        refusing = _only_refusing(tree)
+        conditions = {
+            id(node) for node in _conditions(tree)
+            if (kinds.decides(node) or _counts_far(node)) and kinds.always(node) is None
+            and id(node) not in refusing
+        }  # fmt: skip
         operands = ((node, _operand_of(node)) for node in tree.find_all(nodes.Expr))
         operations = {id(node) for node, operand in operands if operand and kinds.depends(operand)}
         self._wrap(tree, conditions, operations)
@@ -124,6 +129,25 @@ def _conditions(tree: nodes.Template) -> Iterator[nodes.Node]:
         yield from (node.left, node.right)
     yield from (node.node for node in tree.find_all(nodes.Not))
     yield from tree.find_all((nodes.Compare, nodes.Test))
+
+
+def _only_refusing(tree: nodes.Template) -> set[int]:
+    """The expressions of tests that lead to an error alone: what they let through is compared."""
+    return {
+        id(node)
+        for branch in tree.find_all(nodes.If)
+        if all(_is_refusal(statement) for statement in branch.body)
+        for node in (branch.test, *branch.test.find_all(nodes.Expr))
+    }
+
+
+def _is_refusal(statement: nodes.Node) -> bool:
+    parts = statement.nodes if isinstance(statement, nodes.Output) else [statement]
+    return all(
+        isinstance(part, nodes.TemplateData) and not part.data.strip()
+        or isinstance(part, nodes.Call) and getattr(part.node, "name", None) == "raise_exception"
+        for part in parts
+    )
 
 
 def _counts_far(node: nodes.Node) -> bool:

@@ -77,7 +77,8 @@ def check_conversations(constants: Constants, takes_system: bool) -> Iterator[Me
     for content in (*_ODD_CONTENTS, *forms, *_lengths(constants.numbers)):
         yield from _with_one(content, takes_system)
     for text, system in itertools.product(constants.asked, systems):
-        yield conversation([f"a{text}b"] * (2 * max(turns) - 1), system)
+        for contents in ([f"a{text}b", "Q"], ["Q", f"a{text}b"]):
+            yield conversation((contents * max(turns))[:-1], system)
     for opening, closing in itertools.permutations(constants.asked[:_MOST_PAIRED], 2):
         content = f"{opening}a{closing}"
         for contents in ([content] * 3, ["Q", _THOUGHT, content], ["Q", content, "Q"]):
@@ -97,6 +98,9 @@ def _plain(n: int) -> list[str]:
 
 
 def _forms(text: str) -> Iterator[str]:
+    if text.isalnum():
+        yield from (text, f"a {text} b", f" {text}\n", text.upper())
+        return
     yield from (text, f"{text}b", f"a{text}", f"a{text}b", text + text, f"a{text}b{text}c", text.upper())
     yield from (f"\n{text}\n", f"a\n{text}\n\n b", f" {text} b\n")
     yield from (f"{text}{_LONG}{text}", f"{_LONG}{text}{_LONG}")
@@ -110,13 +114,14 @@ def _lengths(numbers: Sequence[int]) -> Iterator[str]:
 
 
 def _with_one(content: str, takes_system: bool) -> Iterator[Messages]:
-    """Conversations of three turns of the user with `content` in one place, and everywhere."""
-    for i in range(5):
+    """Conversations with `content` in one place, in all answers, and in all turns of the user."""
+    for i in (0, 1, 4):
         contents = _plain(5)
         contents[i] = content
         yield conversation(contents)
     yield conversation([content])
-    yield conversation([content] * 9)
+    yield conversation(_plain(9)[:1] + [content, "Q"] * 4)
+    yield conversation([content, "Q"] * 4 + [content])
     if takes_system:
         yield conversation(_plain(3), content)
         yield conversation([content] * 3, content)

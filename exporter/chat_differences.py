@@ -13,7 +13,7 @@ from exporter.chat_template import UndefinedName
 
 Render = Callable[[Messages, bool], str]
 Feature = tuple[str, str]  # a role, and a text that a content of it holds
-_MOST_REFUSED = 4
+_MOST_REFUSED, _TRIED = 4, 30
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,25 @@ def refused_features(
 ) -> list[Feature] | None:
     """The fewest features of contents that cause all differences of `candidate`; None where there are none.
 
-    One causes a difference where there is none without it. White space alone is one, ""; no marker in an
-    answer is: answers are not the user's to choose.
+    One causes a difference where there is none without it; the first differences are tried. White space
+    alone is one, ""; no marker in an answer is: answers are not the user's to choose.
     """
     held = [set(_features(c.messages, markers)) for c in wrong]
     if not all(held):
         return None
     found: list[Feature] = []
-    while wrong and len(found) < _MOST_REFUSED:
-        causes = Counter(feature for c, features in zip(wrong, held, strict=True) for feature in features
-                         if _agrees(candidate, render, _without(c.messages, feature)))  # fmt: skip
+    left = list(zip(wrong, held, strict=True))
+    while left and len(found) < _MOST_REFUSED:
+        causes = Counter(
+            feature for c, features in left[:_TRIED] for feature in features
+            if _agrees(candidate, render, _without(c.messages, feature))
+        )  # fmt: skip
         if not causes:
             return None
         best = max(causes, key=lambda feature: (causes[feature], -len(feature[1]), feature))
         found.append(best)
-        left = [(c, features) for c, features in zip(wrong, held, strict=True) if best not in features]
-        wrong, held = [c for c, _ in left], [features for _, features in left]
-    return None if wrong else found
+        left = [(c, features) for c, features in left if best not in features]
+    return None if left else found
 
 
 def _agrees(candidate: Format, render: Render, messages: Messages) -> bool:

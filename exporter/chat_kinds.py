@@ -61,6 +61,8 @@ class Kinds:
                 return self._item(node)
             case nodes.Test():
                 return Kind.PLAIN if node.name in _TYPE_TESTS else self._mixed(node)
+            case nodes.Dict():
+                return self._dict(node)
             case nodes.Compare():
                 return Kind.PLAIN if self._is_plain_comparison(node) else self._mixed(node)
             case nodes.Filter():
@@ -79,14 +81,45 @@ class Kinds:
                 return Kind.MESSAGES if most == Kind.MESSAGE else most
         return self._mixed(node)
 
+    def _dict(self, node: nodes.Dict) -> Kind:
+        """A message where nothing but its content depends on one."""
+        held = {getattr(pair.key, "value", None): self.of(pair.value) for pair in node.items}
+        content = held.pop("content", Kind.PLAIN)
+        if any(held.values()):
+            return Kind.CONTENT
+        return Kind.MESSAGE if content else Kind.PLAIN
+
     def _mixed(self, node: nodes.Node) -> Kind:
         """Of an operation that is not known: a message in it may be read whole."""
         holds = any(self.of(child) for child in node.iter_child_nodes())
         return Kind.CONTENT if holds else Kind.PLAIN
 
+    def decides(self, test: nodes.Node | None) -> bool:
+        """Whether a choice by this condition depends on a content: on more than whether there is any.
+
+        The check tries empty contents everywhere, so that both sides of that question are compared.
+        """
+        match test:
+            case nodes.And() | nodes.Or():
+                return self.decides(test.left) or self.decides(test.right)
+            case nodes.Not():
+                return self.decides(test.node)
+            case nodes.Compare(ops=[nodes.Operand(expr=nodes.Const(value="" | 0))]):
+                counted = test.expr
+                if isinstance(counted, nodes.Filter) and counted.name in ("length", "count"):
+                    counted = counted.node
+                return not self._is_content(counted) and self.depends(test)
+        return not self._is_content(test) and self.of(test) == Kind.CONTENT
+
     def _decided(self, test: nodes.Node | None) -> Kind:
-        """What a choice depends on. Whether there is a message is no content."""
-        return Kind.CONTENT if self.of(test) == Kind.CONTENT else Kind.PLAIN
+        return Kind.CONTENT if self.decides(test) else Kind.PLAIN
+
+    def _is_content(self, node: nodes.Node | None) -> bool:
+        """Whether it is the content of a message, as it is."""
+        match node:
+            case nodes.Getattr(attr="content") | nodes.Getitem(arg=nodes.Const(value="content")):
+                return self.of(node.node) == Kind.MESSAGE
+        return False
 
     def _is_plain_comparison(self, node: nodes.Compare) -> bool:
         """Whether it asks for a field of a message, or for none, true or false, which no content is."""
@@ -160,7 +193,12 @@ class Kinds:
                 self._set_target(node.target, max(control, self._printed(node.body)))
             case nodes.For():
                 self._loop(node)
-                control = max(control, self._decided(node.iter), self._decided(node.test))
+                if self.depends(node.iter) or self.decides(node.test):
+                    control = Kind.CONTENT
+            case nodes.If() if (always := self.always(node.test)) is not None:
+                for child in node.body if always else (*node.elif_, *node.else_):
+                    self._visit(child, control)
+                return
             case nodes.If():
                 control = max(control, self._decided(node.test))
             case nodes.Macro():
@@ -169,6 +207,45 @@ class Kinds:
                 self._arguments(node)
         for child in node.iter_child_nodes():
             self._visit(child, control)
+
+    def always(self, test: nodes.Node) -> bool | None:
+        """What a condition comes to for any conversation of a runner, as far as types and fields decide it.
+
+        Contents are strings, messages have no other field than their role, and there are no tools.
+        """
+        match test:
+            case nodes.Not():
+                inner = self.always(test.node)
+                return None if inner is None else not inner
+            case nodes.And() | nodes.Or():
+                decisive = isinstance(test, nodes.Or)
+                sides = {self.always(test.left), self.always(test.right)}
+                if decisive in sides:
+                    return decisive
+                return not decisive if sides == {not decisive} else None
+            case nodes.Test():
+                return self._always_of_type(test)
+            case nodes.Name(name="tools" | "documents"):
+                return False
+        return False if self._is_no_field(test) else None
+
+    def _always_of_type(self, test: nodes.Test) -> bool | None:
+        if self._is_no_field(test.node):
+            return {"defined": False, "undefined": True, "none": False, "string": False}.get(test.name)
+        if self._is_content(test.node):
+            return {"string": True, "defined": True, "undefined": False, "none": False}.get(test.name)
+        return None
+
+    def _is_no_field(self, node: nodes.Node) -> bool:
+        """Whether it is a field of a message that a runner never gives."""
+        match node:
+            case nodes.Getattr():
+                name: object = node.attr
+            case nodes.Getitem(arg=nodes.Const(value=str() as name)):
+                pass
+            case _:
+                return False
+        return self.of(node.node) == Kind.MESSAGE and name not in ("role", "content")
 
     def _assign(self, target: nodes.Node, value: nodes.Node, control: Kind) -> None:
         made = isinstance(value, nodes.Call) and isinstance(value.node, nodes.Name)

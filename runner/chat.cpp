@@ -153,7 +153,12 @@ std::vector<int32_t> ChatFormat::encode(const std::vector<Message>& messages,
   }
   check_roles(messages, first);
 
-  check_contents(messages);
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (const auto why = refusal(messages[i])) {
+      throw Error("message " + std::to_string(i + 1) + " of the chat, of role '" +
+                  messages[i].role + "', " + *why);
+    }
+  }
 
   const bool takes_system = has_system && !(blank_system_is_none_ && is_blank(messages[0].content));
   std::vector<TextSpan> spans;
@@ -179,20 +184,19 @@ std::vector<int32_t> ChatFormat::encode(const std::vector<Message>& messages,
   return tokenizer.encode(spans);
 }
 
-void ChatFormat::check_contents(const std::vector<Message>& messages) const {
-  for (size_t i = 0; i < messages.size(); ++i) {
-    const auto& [role, content] = messages[i];
-    const auto refused = refused_.find(role);
-    if (refused == refused_.end()) continue;
-    for (const std::string& text : refused->second) {
-      if (text.empty() ? !is_blank(content) : content.find(text) == content.npos) continue;
-      throw Error(
-          "message " + std::to_string(i + 1) + " of the chat, of role '" + role +
-          (text.empty() ? "', holds no text" : "', holds '" + text + "'") +
-          ": this model's chat template takes that for more than text, which a runner cannot "
-          "do; write it otherwise, or use -m generate");
-    }
+std::optional<std::string> ChatFormat::refusal(const Message& message) const {
+  const auto refused = refused_.find(message.role);
+  if (refused == refused_.end()) return std::nullopt;
+  for (const std::string& text : refused->second) {
+    const bool holds =
+        text.empty() ? is_blank(message.content) : message.content.find(text) != text.npos;
+    if (!holds) continue;
+    return (text.empty() ? "holds no text" : "holds '" + text + "'") +
+           std::string(
+               ", which this model's chat template refuses or takes for more than text; write it "
+               "otherwise, or use -m generate");
   }
+  return std::nullopt;
 }
 
 // A system message is put before the content of the one user turn that carries it.

@@ -46,6 +46,9 @@ class ChatFormat {
   bool reducible() const { return reason_.empty(); }
   const std::string& reason() const { return reason_; }  // why not; "" when reducible
 
+  // Why a message cannot be in a conversation whatever stands around it: "holds ...". None mostly.
+  std::optional<std::string> refusal(const Message& message) const;
+
   // The ids of a whole conversation: a system message if there is one, then user and assistant in
   // turn; with `generation_prompt`, what makes the model answer. The exporter compared
   // conversations that end with a user's turn and the generation prompt. Throws Error when the
@@ -56,7 +59,6 @@ class ChatFormat {
 
  private:
   enum class Placement { none, turn, first_user, last_user };
-  void check_contents(const std::vector<Message>& messages) const;
   void append_user(const std::string& content, const Message* system,
                    std::vector<TextSpan>& spans) const;
 

@@ -66,7 +66,7 @@ class Chat {
   CommandResult take_command(const std::string& line) {
     const auto check = [this](const Conversation& conversation) {
       Conversation next = conversation;
-      next.push_back({"user", ""});
+      next.push_back({"user", "?"});
       const auto prompt = encode(next);
       if (fits(prompt)) return;
       throw Error("the conversation needs " + std::to_string(prompt.size()) +
@@ -79,6 +79,11 @@ class Chat {
   }
 
   void take_turn(const std::string& turn) {
+    if (const auto why = format_.refusal({"user", turn})) {
+      io_.notice("the turn " + *why);
+      result_.refused = true;
+      return;
+    }
     conversation_.push_back({"user", turn});
     const auto prompt = encode(conversation_);
     if (!fits(prompt)) {
@@ -96,6 +101,12 @@ class Chat {
         conversation_.pop_back();
         return;
       }
+    }
+    if (const auto why = format_.refusal({"assistant", reply.text})) {
+      io_.notice("the reply holds no text, from which this model's chat template does not go on: "
+                 "the turn is left out");
+      conversation_.pop_back();
+      return;
     }
     conversation_.push_back({"assistant", reply.text});
     if (reply.reason == StopReason::context) {

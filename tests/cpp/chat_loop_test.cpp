@@ -43,7 +43,7 @@ ChatFormat format() {
     "system": {"placement": "turn", "prefix": "[", "suffix": "]", "strip": false, "default": null},
     "user": {"prefix": "<|user|>", "suffix": "<|end|>", "strip": false},
     "assistant": {"prefix": "<|model|>", "suffix": "<|end|>", "strip": false},
-    "strip_folded": false})");
+    "strip_folded": false, "refused": {"user": ["<tool>"], "assistant": [""]}})");
 }
 
 // Answers the n-th turn with "n!" and ends, or never ends if `endless`.
@@ -205,6 +205,24 @@ TEST(a_turn_without_a_word_of_reply_is_left_out) {
   CHECK_EQ(chat.written, "\n1!\n");
   CHECK_EQ(chat.notices.size(), 1u);
   CHECK_EQ(seen, (std::vector<int64_t>{kUser, 'b', kEnd, kModel, '1', '!'}));
+}
+
+TEST(what_the_template_refuses_is_said_and_left_out) {
+  Chat chat(256);
+  chat.input = {"a<tool>", "b", "c"};
+  std::vector<int64_t> seen;
+  auto next = chat.model.next;
+  bool first = true;
+  chat.model.next = [&](const auto& tokens) -> int64_t {
+    seen = tokens;
+    return std::exchange(first, false) ? kEnd : next(tokens);  // an empty reply to "b"
+  };
+  CHECK(chat.run().refused);
+  CHECK_EQ(chat.written, "\n1!\n");
+  CHECK_EQ(chat.notices.size(), 2u);
+  CHECK(chat.notices[0].starts_with("the turn holds '<tool>'"));
+  CHECK(chat.notices[1].starts_with("the reply holds no text"));
+  CHECK_EQ(seen, (std::vector<int64_t>{kUser, 'c', kEnd, kModel, '1', '!'}));
 }
 
 TEST(commands_change_what_the_model_sees) {
