@@ -145,7 +145,7 @@ std::vector<int32_t> ChatFormat::encode(const std::vector<Message>& messages,
   }
   const bool has_system = !messages.empty() && messages[0].role == "system";
   if (has_system && placement_ == Placement::none) {
-    throw Error("this model's chat template takes no system prompt; leave out -y");
+    throw Error("this model's chat template takes no system prompt; leave it out");
   }
   const size_t first = has_system ? 1 : 0;
   if (messages.size() == first) {
@@ -194,7 +194,7 @@ std::optional<std::string> ChatFormat::refusal(const Message& message) const {
     return (text.empty() ? "holds no text" : "holds '" + text + "'") +
            std::string(
                ", which this model's chat template refuses or takes for more than text; write it "
-               "otherwise, or use -m generate");
+               "otherwise");
   }
   return std::nullopt;
 }

@@ -1,6 +1,7 @@
 #include "runner/chat_loop.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,7 @@ class Chat {
   }
 
   ChatResult run() {
+    if (options_.system_prompt) check(conversation_);
     if (options_.first_turn) take_first_turn(*options_.first_turn);
     while (const auto input = read_turn(io_.read_line, options_.generate.interrupted)) {
       if (!input->is_command) {
@@ -63,36 +65,48 @@ class Chat {
     if (turn.find_first_not_of(" \t\r\n") != std::string::npos) take_turn(turn);
   }
 
+  // Throws Error where no short turn can follow on `conversation`.
+  void check(const Conversation& conversation) const {
+    Conversation next = conversation;
+    next.push_back({"user", "?"});
+    const auto prompt = encode(next);
+    if (fits(prompt)) return;
+    throw Error("the conversation needs " + std::to_string(prompt.size()) +
+                " tokens and a reply at least one more, the context holds " +
+                std::to_string(context_length()));
+  }
+
   CommandResult take_command(const std::string& line) {
-    const auto check = [this](const Conversation& conversation) {
-      Conversation next = conversation;
-      next.push_back({"user", "?"});
-      const auto prompt = encode(next);
-      if (fits(prompt)) return;
-      throw Error("the conversation needs " + std::to_string(prompt.size()) +
-                  " tokens and a reply at least one more, the context holds " +
-                  std::to_string(context_length()));
-    };
-    const CommandResult done = run_command(line, {conversation_, check, io_.notice});
+    const auto check_changed = [this](const Conversation& changed) { check(changed); };
+    const CommandResult done = run_command(line, {conversation_, check_changed, io_.notice});
     if (done == CommandResult::refused) result_.refused = true;
     return done;
   }
 
+  void refuse(const std::string& why) {
+    io_.notice(why);
+    result_.refused = true;
+  }
+
   void take_turn(const std::string& turn) {
-    if (const auto why = format_.refusal({"user", turn})) {
-      io_.notice("the turn " + *why);
-      result_.refused = true;
-      return;
-    }
+    if (const auto why = format_.refusal({"user", turn})) return refuse("the turn " + *why);
     conversation_.push_back({"user", turn});
     const auto prompt = encode(conversation_);
     if (!fits(prompt)) {
-      say_what_does_not_fit(prompt);
+      refuse(what_does_not_fit(prompt));
       conversation_.pop_back();
-      result_.refused = true;
       return;
     }
-    const Reply reply = answer(prompt);
+    const size_t common = rewind_to_common(prompt);
+    const std::span<const int32_t> rest = std::span(prompt).subspan(common);
+    try {
+      session_.check(rest);  // a tokenizer may have more tokens than the model
+    } catch (const Error& error) {
+      refuse(error.what());
+      conversation_.pop_back();
+      return;
+    }
+    const Reply reply = answer(prompt, rest);
     if (io_.forget_interrupt) io_.forget_interrupt();
     if (reply.reason == StopReason::interrupted) {
       result_.interrupted = true;
@@ -116,18 +130,16 @@ class Chat {
     }
   }
 
-  // Runs what the cache does not hold of `prompt`, and writes what the model answers.
-  Reply answer(const std::vector<int32_t>& prompt) {
+  // Runs `rest`, what the cache does not hold of `prompt`, and writes what the model answers.
+  Reply answer(const std::vector<int32_t>& prompt, std::span<const int32_t> rest) {
     TextStream text(tokenizer_, options_.stop_strings, prompt, TextStream::Start::fresh);
     Reply reply;
     const auto show = [&](const std::string& piece) {
       reply.text += piece;
       io_.write(piece);
     };
-    const size_t common = rewind_to_common(prompt);
-    const GenerateResult result = generate(
-        session_, sampler_, std::span(prompt).subspan(common), options_.generate,
-        [&](int32_t token) {
+    const GenerateResult result =
+        generate(session_, sampler_, rest, options_.generate, [&](int32_t token) {
           stats_.note_token();
           reply.tokens.push_back(token);
           show(text.push(token));
@@ -151,17 +163,16 @@ class Chat {
     return common;
   }
 
-  void say_what_does_not_fit(const std::vector<int32_t>& prompt) const {
+  std::string what_does_not_fit(const std::vector<int32_t>& prompt) const {
     const auto held = static_cast<int64_t>(common_with_cache(prompt));
     Conversation alone = conversation_;
     clear_turns(alone);
     alone.push_back(conversation_.back());
     const bool fits_alone = fits(encode(alone));
-    io_.notice("the turn needs " + std::to_string(std::ssize(prompt) - held) +
-               " tokens and a reply at least one more, " +
-               std::to_string(context_length() - held) + " are left of " +
-               std::to_string(context_length()) + ": shorten it, or " +
-               (fits_alone ? "begin anew with /clear" : "export with a larger --max-seq-length"));
+    return "the turn needs " + std::to_string(std::ssize(prompt) - held) +
+           " tokens and a reply at least one more, " + std::to_string(context_length() - held) +
+           " are left of " + std::to_string(context_length()) + ": shorten it, or " +
+           (fits_alone ? "begin anew with /clear" : "export with a larger --max-seq-length");
   }
 
   Session& session_;

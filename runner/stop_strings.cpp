@@ -20,7 +20,7 @@ std::string StopStrings::push(std::string_view text, size_t shown) {
   if (found_) return "";
   const size_t old_size = text_.size();
   text_ += text;
-  shown_.resize(text_.size() - shown, '\0');
+  shown_.resize(text_.size() - std::min(shown, text.size()), '\0');
   shown_.resize(text_.size(), '\1');
   const size_t match = first_match(old_size);
   found_ = match < text_.size();

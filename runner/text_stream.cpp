@@ -15,7 +15,8 @@ TextStream::TextStream(const Tokenizer& tokenizer, std::vector<std::string> stop
     for (const int32_t id : before) decode(shown_, id);
   }
   if (stops_.empty()) return;
-  for (const int32_t id : before.last(std::min(before.size(), stops_.longest() + 1))) {
+  // Tokens may be single bytes: three more, so that what counts begins with a whole character.
+  for (const int32_t id : before.last(std::min(before.size(), stops_.longest() + 4))) {
     stops_.precede(matched_text(id));
   }
 }

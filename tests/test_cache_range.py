@@ -49,7 +49,7 @@ def test_the_exporters_verbs(artifacts, tmp_path):
     eager = (artifacts / "m", "--quantize", "q6")
     for arguments in (
         ("eval", artifacts / "a.pte", "--text", text, "--window", 32),
-        ("generate", artifacts / "a.pte", "--prompt", "hello", "-n", 3),
+        ("generate", artifacts / "a.pte", "--prompt", "hello", "--max-new-tokens", 3),
         ("eval", *eager, "--text", text, "--window", 32),
     ):
         done = subprocess.run(

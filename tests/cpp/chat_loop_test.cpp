@@ -8,11 +8,12 @@ using namespace runner;
 
 namespace {
 
-constexpr int32_t kUser = 256, kModel = 257, kEnd = 258, kPieces = 259;
+// The last piece is beyond the model's vocabulary.
+constexpr int32_t kUser = 256, kModel = 257, kEnd = 258, kVocabulary = 259, kPieces = 260;
 
-// A table (exporter/tokenizer_table.py) of the 256 bytes and three special tokens.
+// A table (exporter/tokenizer_table.py) of the 256 bytes, three special tokens and one that is not special.
 Tokenizer byte_tokenizer() {
-  const std::string names[] = {"<|user|>", "<|model|>", "<|end|>"};
+  const std::string names[] = {"<|user|>", "<|model|>", "<|end|>", "<rare>"};
   std::string bytes("TOKTABLE"), lengths, types, added, pool;
   const auto put = [](std::string& to, int32_t value) {
     to.append(reinterpret_cast<const char*>(&value), 4);
@@ -25,14 +26,14 @@ Tokenizer byte_tokenizer() {
   for (int32_t id = kUser; id < kPieces; ++id) {
     const auto& name = names[id - kUser];
     put(lengths, static_cast<int32_t>(name.size()));
-    types += '\3';
+    types += id < kVocabulary ? '\3' : '\4';
     pool += name;
     put(added, id);
     put(added, 1);
     put(added, static_cast<int32_t>(name.size()));
   }
   for (const auto& name : names) pool += name;
-  for (int32_t field : {1, 1, kPieces, 0, 3, 0, static_cast<int32_t>(pool.size()), -1, kEnd, -1}) {
+  for (int32_t field : {1, 1, kPieces, 0, 4, 0, static_cast<int32_t>(pool.size()), -1, kEnd, -1}) {
     put(bytes, field);
   }
   return Tokenizer::from_table(bytes + lengths + types + added + pool);
@@ -56,7 +57,7 @@ struct Chat {
   std::function<void()> forget_interrupt;
   Stats stats;
 
-  explicit Chat(int64_t context, bool endless = false) : model(kPieces, context, 8, 4) {
+  explicit Chat(int64_t context, bool endless = false) : model(kVocabulary, context, 8, 4) {
     options.generate.stop_ids = {kEnd};
     model.next = [endless](const std::vector<int64_t>& tokens) -> int64_t {
       if (endless && tokens.back() != kModel) return 'x';
@@ -88,6 +89,23 @@ struct Chat {
 };
 
 }  // namespace
+
+TEST(turn_of_a_token_that_the_model_lacks_is_refused) {
+  Chat chat(64);
+  chat.input = {"a", "b<rare>", "c"};
+  const ChatResult result = chat.run();
+  CHECK(result.refused);
+  CHECK_EQ(chat.written, "1!\n2!\n");
+  CHECK(chat.notices.size() == 1 && chat.notices[0].find("token id 259") != std::string::npos);
+}
+
+TEST(system_prompt_that_cannot_be_is_an_error_at_once) {
+  Chat chat(32);
+  chat.options.system_prompt = std::string(40, 's');
+  chat.input = {"a"};
+  CHECK_THROWS(Error, chat.run(), "the conversation needs", "holds 32");
+  CHECK_EQ(chat.written, "");
+}
 
 TEST(four_turns_read_each_token_once) {
   Chat chat(256);

@@ -144,7 +144,7 @@ TEST(special_tokens_across_texts_of_the_format) {
 }
 
 TEST(what_cannot_be_encoded) {
-  CHECK_THROWS(Error, encoded(format("none"), {kSystem, kUser}), "-y");
+  CHECK_THROWS(Error, encoded(format("none"), {kSystem, kUser}), "takes no system prompt");
   CHECK_EQ(encoded(format("none"), {kUser}), "^[u]>");
   CHECK_THROWS(Error, encoded(format("turn"), {}), "no message");
   CHECK_THROWS(Error, encoded(format("turn"), {kSystem}), "no message");
