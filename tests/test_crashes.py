@@ -63,7 +63,8 @@ class TestNamesThatAreNoText:
         done = subprocess.run([ET_RUN, path, "-i", "hi", "-n", "1", "-t", "0"], capture_output=True)
         assert done.returncode == 0 and not done.stderr
         verb = subprocess.run(
-            [sys.executable, "-m", "exporter", "generate", path, "--prompt", "hi", "-n", "1", "-t", "0"],
+            [sys.executable, "-m", "exporter", "generate", path, "--prompt", "hi",
+             "--max-new-tokens", "1", "--temperature", "0"],
             cwd=ROOT, capture_output=True,
         )  # fmt: skip
         assert verb.returncode == 0 and verb.stdout.strip() == done.stdout.strip(), verb.stderr

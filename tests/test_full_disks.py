@@ -2,15 +2,19 @@
 
 import errno
 import os
+import re
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
 import tiny
 
-from exporter import aoti_compile, cli
-from exporter.artifact import check_disk_full
+from exporter import aoti_compile, cli, pt2_package
+from exporter.artifact import check_disk_full, disk_full_named, written_whole
 from exporter.targets import baseline, find_targets
+
+FULL = Path("/dev/full")  # Linux: every write fails as on a full disk
 
 
 def fake_compiler(folder: Path, words: str, when: str) -> Path:
@@ -36,29 +40,48 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    ("when", "words", "named"),
-    [
-        ("-shared", LINKER, "{tmp}"),
-        ("-c", "cc1plus: fatal error: error writing to {tmp}/ccAbCd.s: No space left on device", "{tmp}"),
-        ("weights-", LINKER, "{out}"),
-        ("weights-", "as: cannot write {tmp}/cc1.o: Disk quota exceeded", "{tmp}"),
-    ],
-    ids=["link", "compile", "link the weights", "assemble the weights"],
-)
-def test_compilers(when, words, named, folder, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """A temporary folder, and an artifact in another one."""
     temporary, target = tmp_path / "tmp", tmp_path / "out" / "a.so"
     temporary.mkdir()
     target.parent.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    words = words.format(tmp=temporary)
+    return temporary, target
+
+
+@pytest.mark.parametrize("when", ["-c", "weights-"], ids=["compile", "link the weights"])
+def test_an_export(when, folder, places, tmp_path, monkeypatch, capsys):
+    temporary, target = places
+    words = {
+        "-c": f"cc1plus: fatal error: error writing to {temporary}/ccAbCd.s: No space left on device",
+        "weights-": LINKER,
+    }[when]
     monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, words, when)))
     assert cli.main([str(folder), "--output-dso", str(target), "--max-seq-length", "32"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    place = {"{tmp}": temporary, "{out}": target}[named]
+    place = temporary if when == "-c" else target
     assert line.startswith(f"error: {place}") and "the disk is full" in line, line
-    assert ("TMPDIR" in line) == (named == "{tmp}")
+    assert ("TMPDIR" in line) == (when == "-c")
     assert not list(target.parent.iterdir()) and not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (LINKER, "{out}: the disk is full"),
+        ("ld: cannot write {out}: No space left on device", "{out}: the disk is full"),
+        ("as: cannot write {tmp}/cc1.o: Disk quota exceeded", "{tmp}: the disk is full; set TMPDIR"),
+    ],
+)
+def test_the_linker(words, named, places, tmp_path, monkeypatch):
+    temporary, target = places
+    words, named = (text.format(out=target, tmp=temporary) for text in (words, named))
+    monkeypatch.setenv("CXX", str(fake_compiler(tmp_path, words, "-shared")))
+    (machine,) = find_targets(baseline())
+    compiled = aoti_compile.Compiled(machine, aoti_compile.find_compiler(machine), ())
+    with pytest.raises(OSError, match=re.escape(named)), disk_full_named(str(target)):
+        aoti_compile.link(compiled, target)
 
 
 def test_other_failures_of_the_linker_keep_their_words(tmp_path, monkeypatch):
@@ -76,27 +99,27 @@ def test_a_librarys_words():
             check_disk_full(f"InductorError: OSError: [Errno {number}] {os.strerror(number)}")
 
 
-@pytest.mark.parametrize("flag", ["--output-pte", "--output-aoti-package"])
-def test_artifacts(flag, folder, tmp_path, monkeypatch, capsys):
+def test_a_pte(folder, tmp_path, monkeypatch, capsys):
     """Writing itself fails, as it does on a full disk: nothing stays, and the place is named."""
-    target = tmp_path / "a.out"
-    full = Path("/dev/full")
-    before = Path.open
+    target, before = tmp_path / "a.pte", Path.open
 
     def open_full(path, *arguments, **options):
-        return before(full if path.name == target.name else path, *arguments, **options)
+        return before(FULL if path.name == target.name else path, *arguments, **options)
 
-    import zipfile
-
-    archive = zipfile.ZipFile
     monkeypatch.setattr(Path, "open", open_full)
-    monkeypatch.setattr(zipfile, "ZipFile", lambda path, *a: archive(
-        _Stream(full) if str(path).endswith(target.name) else path, *a))  # fmt: skip
-    assert cli.main([str(folder), flag, str(target), "--max-seq-length", "32"]) == 1
+    assert cli.main([str(folder), "--output-pte", str(target), "--max-seq-length", "32"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     assert line == f"error: {target}: the disk is full; free some room and export again"
     assert not list(tmp_path.iterdir())
 
 
-def _Stream(path: Path):
-    return open(path, "wb", buffering=0)
+def test_a_package(tmp_path, monkeypatch):
+    target, archive = tmp_path / "a.pt2", zipfile.ZipFile
+    monkeypatch.setattr(
+        pt2_package.zipfile, "ZipFile",
+        lambda path, *rest: archive(FULL.open("wb", buffering=0), *rest),
+    )  # fmt: skip
+    with pytest.raises(OSError, match=f"{re.escape(str(target))}: the disk is full"):
+        with written_whole(target) as part, pt2_package.Pt2Writer(part) as writer:
+            writer.weights(1 << 20, [bytes(1 << 20)])
+    assert not list(tmp_path.iterdir())

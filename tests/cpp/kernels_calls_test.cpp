@@ -318,6 +318,37 @@ TEST(attention_calls_that_fit) {
   fits([](Attention& a) { a.keys = a.values = {Type::int8, {2, 3, 512 + 64}}; });
 }
 
+// 6 heads and 2 key/value heads of 24: queries are the first 144 of a token's 240 numbers. A float16
+// rounds to infinity from 65520 on.
+TEST(numbers_beyond_a_float16_cache) {
+  const auto call = [](Type cache, int64_t start, size_t token, size_t column, float value) {
+    Attention a;
+    const int64_t block = cache == Type::int8 ? 512 + 64 : 512;
+    a.keys = a.values = {cache, {2, 3, block}};
+    a.start = integers({1}, {start});
+    auto* cos = reinterpret_cast<float*>(a.cos.bytes.data());
+    std::fill(cos, cos + 40 * 12, 1.0f);
+    reinterpret_cast<float*>(a.qkv.bytes.data())[token * 240 + column] = value;
+    a.call();
+  };
+  for (const int64_t start : {0, 13, 14, 15, 16, 37}) {
+    for (const size_t token : {0, 2}) {
+      for (const size_t column : {144, 167, 168, 191, 192, 215, 216, 239}) {
+        for (const float value : {65504.0f, -65519.0f, NAN, INFINITY}) {
+          call(Type::float16, start, token, column, value);  // fits, or was none before
+        }
+        for (const float value : {65520.0f, -7e4f, 1e30f}) {
+          call(Type::float32, start, token, column, value);
+          call(Type::int8, start, token, column, value);
+          CHECK_THROWS(CallError, call(Type::float16, start, token, column, value),
+                       "lowbit::attention: ", "65504", "--cache-dtype fp32");
+        }
+      }
+      call(Type::float16, start, token, 143, 1e30f);  // a query
+    }
+  }
+}
+
 TEST(attention_calls_that_do_not) {
   using A = Attention&;
   check_refused(
