@@ -111,11 +111,16 @@ Conversation load_conversation(const std::string& path) {
   errno = 0;
   std::ifstream file(path, std::ios::binary);
   if (!file) fail("read", path, errno);
+  const auto unfit = [&](const std::exception& error) {
+    return Error(path + " is not a saved conversation: " + error.what());
+  };
   try {
     check_size(path);
     return from_json(std::string(std::istreambuf_iterator<char>(file), {}));
-  } catch (const std::exception& error) {
-    throw Error(path + " is not a saved conversation: " + error.what());
+  } catch (const Error& error) {
+    throw unfit(error);
+  } catch (const nlohmann::json::exception& error) {
+    throw unfit(error);
   }
 }
 

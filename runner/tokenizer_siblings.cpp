@@ -139,11 +139,16 @@ uint32_t to_id(const std::string& text) {
 
 std::vector<AddedEntry> read_decoder(const json& decoder) {
   std::vector<AddedEntry> listed;
+  const auto unfit = [](const std::exception& error) {
+    return Error(std::string("added_tokens_decoder in tokenizer_config.json beside it is damaged: ") +
+                 error.what());
+  };
   try {
     for (const auto& [id, entry] : decoder.items()) listed.push_back(entry_of(entry, to_id(id)));
-  } catch (const std::exception& error) {
-    throw Error("added_tokens_decoder in tokenizer_config.json beside it is damaged: " +
-                std::string(error.what()));
+  } catch (const Error& error) {
+    throw unfit(error);
+  } catch (const json::exception& error) {
+    throw unfit(error);
   }
   return listed;
 }
