@@ -14,6 +14,10 @@ namespace {
 
 void check(const Metadata& metadata, std::span<const int32_t> tokens, int64_t first) {
   const int64_t n = std::ssize(tokens);
+  if (n < 2) {
+    throw Error("cannot score " + std::to_string(n) + (n == 1 ? " token" : " tokens") +
+                ": a token needs one before it; give two or more");
+  }
   if (first < 1 || first >= n) {
     throw Error("cannot score from token " + std::to_string(first) + " of " + std::to_string(n) +
                 ": a token needs one before it; give a number from 1 to " + std::to_string(n - 1));

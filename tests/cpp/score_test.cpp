@@ -81,6 +81,8 @@ TEST(bad_requests_run_nothing) {
   FakeModel model;
   CHECK_THROWS(Error, score(model, some_tokens(4), 0), "from token 0 of 4", "1 to 3");
   CHECK_THROWS(Error, score(model, some_tokens(4), 4), "from token 4 of 4");
+  CHECK_THROWS(Error, score(model, some_tokens(1), 1), "1 token:", "two or more");
+  CHECK_THROWS(Error, score(model, {}, 1), "0 tokens", "two or more");
   CHECK_THROWS(Error, score(model, some_tokens(33), 1), "33 tokens", "holds 32");
   CHECK_THROWS(Error, score(model, std::vector<int32_t>{1, 50, 2}, 1), "50", "0 to 49");
   CHECK_THROWS(Error, score(model, std::vector<int32_t>{1, 2, -1}, 1), "-1", "vocabulary");
