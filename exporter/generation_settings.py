@@ -47,9 +47,8 @@ MOST_CANDIDATES = 1 << 24
 MOST_BIAS = 3.4e38  # of a float32
 # In the order in which they act.
 NUMBERS = (
-    NumberSetting("repetition_penalty", "R", 0, 100, 1, 1.1,
-                  "make the text's tokens less likely, by the factor R of their logits; 1: off",
-                  above_low=True),
+    NumberSetting("repetition_penalty", "R", 0.01, 100, 1, 1.1,
+                  "make the text's tokens less likely, by the factor R of their logits; 1: off"),
     NumberSetting("frequency_penalty", "F", -2, 2, 0, 0.5,
                   "take F off a token's logit for each time it was generated; 0: off"),
     NumberSetting("presence_penalty", "F", -2, 2, 0, 0.5,

@@ -10,7 +10,7 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What follows "X is not a number" where a model's output is none, and the remedy.
+// Ends a line that says that a model's output is not a number: causes and the remedy.
 inline constexpr const char* kNotNumbers =
     ": a weight is broken, or numbers are beyond what the artifact's dtype holds; `python -m exporter verify` "
     "names the layer, and --dtype fp32 has the widest range";

@@ -4,6 +4,7 @@
 #include "runner/args.h"
 #include "runner/metadata.h"
 #include "runner/sampling_settings.h"
+#include "runner/turn_input.h"
 
 namespace runner {
 namespace {
@@ -20,6 +21,16 @@ std::string number_rows() {
     rows += row + std::string(kColumn - line, ' ') + setting.help + "\n";
   }
   return rows;
+}
+
+// Each line moved in by two blanks.
+std::string indented(std::string_view text) {
+  std::string lines = "  ";
+  for (const char c : text) {
+    lines += c;
+    if (c == '\n') lines += "  ";
+  }
+  return lines;
 }
 
 }  // namespace
@@ -51,10 +62,10 @@ Sampling (defaults: what the model recommends; where it is silent -t 0.8 -p 0.9)
       --stop TEXT           end before this text, several times; '' alone: none of the model's
 
 Chat
-  A line is a turn; one that ends in \ goes on in the next line, and between two lines of
-  """ every line is the turn's. /help lists the commands: /clear /system /save /load /exit.
-  // begins a turn with one /. Ctrl-C ends a reply, of which the part that was written stays
-  in the conversation; at the prompt it ends the chat, and a second one ends the program.
+)" + indented(kTurnHelp) + R"(
+  /help lists the commands: /clear /system /save /load /exit. Ctrl-C ends a reply, of which
+  the part that was written stays in the conversation; at the prompt it ends the chat, and a
+  second one ends the program.
 
 Tokenizer
   -z, --tokenizer FILE      use this raw tokenizer.model or tokenizer.json instead of the

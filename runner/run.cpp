@@ -27,7 +27,16 @@ namespace {
 
 constexpr int kInterrupted = 130;  // the exit status after an interrupt
 
-void say(std::string_view line) { write_text(stderr, std::string(line) + "\n"); }
+// Writes text of one or several lines for a person.
+void say(std::string_view text) {
+  std::string lines;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    lines += printable(text.substr(0, end)) + "\n";
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  write_text(stderr, lines);
+}
 
 std::string counted(int64_t count, const char* noun) {
   return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");

@@ -29,8 +29,8 @@ Best argmax(std::span<const float> logits) {
 [[noreturn]] void fail(std::span<const float> logits) {
   if (argmax(logits).valid) {
     throw Error(
-        "the sampling settings leave no token to choose; loosen the limit on repeated n-grams "
-        "(--no-repeat-ngram-size 0: off) or the logit bias");
+        "the sampling settings leave no token to choose: the limit on repeated n-grams, the logit bias "
+        "and the model's own lists forbid all; loosen them (--no-repeat-ngram-size 0: off)");
   }
   throw Error(std::string("the model's output is not a number") + kNotNumbers);
 }

@@ -15,7 +15,7 @@ constexpr double kMostCandidates = 1 << 24;
 
 // In the order in which they act.
 constexpr NumberSetting kNumbers[] = {
-    {&S::repetition_penalty, "repetition_penalty", "", "R", 0, 100, true, false, 1, 1.1,
+    {&S::repetition_penalty, "repetition_penalty", "", "R", 0.01, 100, false, false, 1, 1.1,
      "make the text's tokens less likely, by the factor R of their logits; 1: off"},
     {&S::frequency_penalty, "frequency_penalty", "", "F", -2, 2, false, false, 0, 0.5,
      "take F off a token's logit for each time it was generated; 0: off"},

@@ -6,6 +6,7 @@
 
 #include "runner/byte_name.h"
 #include "runner/error.h"
+#include "runner/json_nesting.h"
 #include "runner/marked_text.h"
 #include "runner/tokenizer_json_parts.h"
 #include "runner/tokenizer_raw.h"
@@ -185,6 +186,7 @@ void set_special_ids(TableSource& table, const json& root, const Siblings& sibli
 
 TableSource table_from_huggingface(std::string_view tokenizer_json, const Siblings& siblings) {
   try {
+    check_nesting(tokenizer_json);
     const json root = json::parse(tokenizer_json);
     const json& model = root.at("model");
     check_model(model);

@@ -13,6 +13,7 @@
 #include <span>
 
 #include "runner/error.h"
+#include "runner/json_nesting.h"
 
 namespace runner {
 namespace {
@@ -55,6 +56,11 @@ Object read_object(const std::filesystem::path& path, const char* name) {
   std::error_code failed;
   if (!std::filesystem::exists(sibling, failed)) return {};
   const std::string text = read_file(sibling);
+  try {
+    check_nesting(text);
+  } catch (const Error& error) {
+    throw Error(std::string(name) + " beside it is damaged: " + error.what());
+  }
   Object object;
   const auto note = [&](int depth, json::parse_event_t event, const json& parsed) {
     if (event == json::parse_event_t::key) object.note_key(depth, parsed.get<std::string>());
@@ -119,8 +125,11 @@ void read_special(const Object& config, Siblings& out) {
     if (extra == members.end() || extra->empty()) continue;
     if (extra->is_object()) {
       seen.clear();
-      for (const std::string& name : config.extra_keys.at(key)) {
-        if (seen.insert(name).second) add_named(extra->at(name), out.named);
+      const auto names = config.extra_keys.find(key);
+      if (names == config.extra_keys.end()) continue;
+      for (const std::string& name : names->second) {  // a key that is there twice has its last value
+        const auto value = extra->find(name);
+        if (value != extra->end() && seen.insert(name).second) add_named(*value, out.named);
       }
     } else {
       for (const json& value : *extra) add_named(value, out.unnamed);
@@ -161,8 +170,8 @@ std::vector<AddedEntry> read_added_json(const std::filesystem::path& path, const
   std::vector<AddedEntry> listed;
   const json file = read_object(path, "added_tokens.json").members;
   for (const auto& [text, id] : file.items()) {
-    if (!id.is_number_unsigned()) {
-      throw Error("added_tokens.json beside it is damaged: an id is no number");
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > UINT32_MAX) {
+      throw Error("added_tokens.json beside it is damaged: the id of '" + text + "' is no token id");
     }
     AddedEntry entry;
     entry.content = text;

@@ -17,14 +17,14 @@ struct TurnInput {
   bool is_command = false;
 };
 
-// What the lines that end in `\` and the blocks between lines of three quotes are for is said by
-// kTurnHelp; lines that are blank are passed over.
+// Reads lines up to the end of a turn or a command, as kTurnHelp describes them; blank lines before
+// it are passed over.
 // Returns nothing at the end of the input, and when `interrupted` says so: what was begun is then
 // dropped. At the end of the input it is a turn as it stands.
 std::optional<TurnInput> read_turn(const ReadLine& read_line,
                                    const std::function<bool()>& interrupted);
 
-// How turns are written, for /help and --help, in lines of at most 70 characters.
+// How turns are written, in lines of at most 70 characters.
 extern const std::string_view kTurnHelp;
 
 }  // namespace runner

@@ -71,6 +71,12 @@ def main(arguments: list[str]) -> int:
         rows = [try_compiler(cxx, model, expected, folder, options.quick) for cxx in filter(None, compilers)]
         rows += [try_python(python, package, folder) for python in filter(None, pythons)]
     print(table(rows))
+    for kind, found in (("compiler", compilers), ("Python", pythons)):
+        if not any(found):
+            print(f"\nnot tried: another {kind} than the default is not here")
+    if not rows:
+        note("error: there is nothing to try; install another compiler (Debian: clang) or name one with --compilers")
+        return 1
     print(f"\n{sum(row.passed for row in rows)} passed, {sum(not row.passed for row in rows)} failed")
     return int(not all(row.passed for row in rows))
 

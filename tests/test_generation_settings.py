@@ -91,7 +91,7 @@ def test_what_is_not_applied_is_said_in_a_line(given, words):
         ({"temperature": math.nan}, ["temperature is nan"]),
         ({"top_p": True}, ["top_p is True"]),
         ({"top_k": 1.5}, ["top_k is 1.5", "whole"]),
-        ({"repetition_penalty": 0}, ["repetition_penalty is 0", "above 0"]),
+        ({"repetition_penalty": 0}, ["repetition_penalty is 0", "from 0.01 to 100"]),
         ({"presence_penalty": 3}, ["presence_penalty is 3", "from -2 to 2"]),
         ({"stop_strings": ["a", ""]}, ["stop_strings"]),
         ({"suppress_tokens": ["a"]}, ["suppress_tokens"]),

@@ -94,7 +94,7 @@ TEST(malformed_values_name_the_value_and_the_remedy) {
   }
   CHECK_THROWS(UsageError, parse({"-p", "-0.1"}), "from 0 to 1");
   CHECK_THROWS(UsageError, parse({"--typical-p", "0"}), "above 0");
-  CHECK_THROWS(UsageError, parse({"--repetition-penalty", "0"}), "above 0", "1.1");
+  CHECK_THROWS(UsageError, parse({"--repetition-penalty", "0"}), "from 0.01", "1.1");
   CHECK_THROWS(UsageError, parse({"--presence-penalty", "2.5"}), "from -2 to 2");
   CHECK_THROWS(UsageError, parse({"--no-repeat-ngram-size", "1.5"}), "whole number");
   for (const char* value :

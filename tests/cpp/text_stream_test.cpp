@@ -60,6 +60,13 @@ TEST(characters_are_whole_before_they_are_matched) {
   CHECK_EQ(shown({"x"}, {'a'}, kInside, {0xC3, 'x'}), "|\xEF\xBF\xBD|stopped");
 }
 
+TEST(a_character_that_began_before_is_shown_whole) {
+  const std::string smile = "\xF0\x9F\x98\x80";
+  for (const char* stop : {"", "z"}) {
+    CHECK_EQ(shown({stop}, {'a', 0xF0, 0x9F, 0x98}, kInside, {0x80, 'b'}), smile + "|b|");
+  }
+}
+
 TEST(special_tokens_are_matched_by_their_names_and_not_shown) {
   CHECK_EQ(shown({"<|end|>"}, {}, kInside, {'a', kEnd}), "a||stopped");
   CHECK_EQ(shown({"<|end|>b"}, {'a', kEnd}, kFresh, {'b'}), "|stopped");
