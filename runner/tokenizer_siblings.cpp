@@ -71,7 +71,42 @@ Object read_object(const std::filesystem::path& path, const char* name) {
   for (const auto& [key, value] : content.items()) {
     if (!value.is_null()) object.members[key] = value;
   }
+  check_tokens(object.members, name);
   return object;
+}
+
+bool is_token(const json& value) {
+  if (value.is_string()) return true;
+  const auto content = value.find("content");
+  return content != value.end() && content->is_string();
+}
+
+// Throws Error that names the file, the key and its value for what is no token or no list of tokens.
+void check_tokens(const json& members, const char* file) {
+  const auto refuse = [&](const char* key, const json& value, const char* wanted) {
+    throw Error(std::string(file) + " beside it: " + key + " " +
+                value.dump(-1, ' ', false, json::error_handler_t::replace) + " is neither " + wanted +
+                "; correct or remove it");
+  };
+  for (const char* key : kNamed) {
+    const auto found = members.find(key);
+    if (found != members.end() && !is_token(*found)) {
+      refuse(key, *found, "a string nor an object whose \"content\" is one");
+    }
+  }
+  for (const char* key : kExtra) {
+    const auto found = members.find(key);
+    if (found == members.end()) continue;
+    const bool listed = found->is_array() || found->is_object();
+    if (!listed || !std::all_of(found->begin(), found->end(), is_token)) {
+      refuse(key, *found, "a list nor an object of tokens");
+    }
+  }
+  const auto named = members.find("tokenizer_class");
+  if (named != members.end() && !named->is_string()) {
+    throw Error(std::string(file) + " beside it: tokenizer_class " + named->dump() +
+                " is not a string; correct or remove it");
+  }
 }
 
 bool truthy(const json& object, const char* key) {
@@ -105,8 +140,8 @@ AddedEntry named_entry(const json& value) {
 }
 
 void add_named(const json& value, std::vector<AddedEntry>& entries) {
-  if (value.is_string() || value.is_object()) entries.push_back(named_entry(value));
-  if (!entries.empty() && entries.back().content.empty()) entries.pop_back();
+  AddedEntry entry = named_entry(value);
+  if (!entry.content.empty()) entries.push_back(std::move(entry));
 }
 
 void read_special(const Object& config, Siblings& out) {

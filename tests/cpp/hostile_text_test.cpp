@@ -42,6 +42,15 @@ TEST(deep_json_beside_a_tokenizer_is_an_error) {
   CHECK_THROWS(Error, Tokenizer::from_file(path), "added_tokens.json", "more than 100");
   write("added_tokens.json", R"({"b": 99999999999})");
   CHECK_THROWS(Error, Tokenizer::from_file(path), "added_tokens.json", "'b'");
+  std::filesystem::remove(folder / "added_tokens.json");
+  for (const char* members :
+       {R"("eos_token": ["a"])", R"("pad_token": 7)", R"("bos_token": {"content": 5})",
+        R"("extra_special_tokens": "<|x|>")", R"("additional_special_tokens": [null])",
+        R"("tokenizer_class": 5)"}) {
+    write("tokenizer_config.json", std::string("{") + members + "}");
+    const std::string key = std::string(members).substr(1, std::string(members).find(':') - 2);
+    CHECK_THROWS(Error, Tokenizer::from_file(path), "tokenizer_config.json", key, "correct or remove");
+  }
   std::filesystem::remove_all(folder);
 }
 
