@@ -17,7 +17,7 @@ from exporter.checkpoint_weights import (
 from exporter.config import ModelConfig
 from exporter.config_hf import from_hf
 from exporter.file_tensor import Directory, FileTensor, same_bits
-from exporter.generation_settings import from_config
+from exporter.generation_settings import BEGIN_AND_END, from_config
 from exporter.quantized_names import FLOATS
 from exporter.torch_file import read_torch_file
 
@@ -39,7 +39,6 @@ MODULES = {
 IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
-TOKEN_IDS = ("bos_token_id", "eos_token_id")
 OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.ot", "*.mlmodel")
 
 
@@ -63,7 +62,7 @@ def read_hf(folder: Path) -> Source:
         weights=_tied(weights, config, tensors, config_path),
         tokenizer_path=first_existing(folder, TOKENIZERS),
         generation=read_json(generation_path) if generation_path.is_file() else from_config(fields),
-        token_ids={key: fields[key] for key in TOKEN_IDS if key in fields},
+        token_ids={key: fields[key] for key in BEGIN_AND_END if key in fields},
     )
 
 

@@ -125,14 +125,14 @@ def _configured(
     if file is None:
         return "", []
     source, value = f"{file}: {key}", (generation if file == _GENERATION else config)[key]
-    kept = []
+    kept, added = [], {token.id for token in tokenizer.source.added}
     for id in _checked(value if isinstance(value, list) else [value], source, vocab_size, warnings):
         if id >= tokenizer.n_pieces:
             warnings.append(
                 f"{source} {id} is none of the tokenizer's {tokenizer.n_pieces} tokens but one of the rows "
                 f"that pad the model's table to {vocab_size}: it has no text, and ends a generation"
             )
-        elif tokenizer.source.types[id] in _TEXT:
+        elif tokenizer.source.types[id] in _TEXT and id not in added:
             # Model classes have default ids, which are written whatever the tokenizer is.
             if key == "bos_token_id":
                 continue

@@ -101,7 +101,8 @@ NOT_APPLIED_OF_GGUF: dict[str, tuple[object, str]] = {
     "sequence": (None, "the filters have one order"),
     "xtc_probability": (0, ""),
 }
-TOKEN_IDS = frozenset({"bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"})
+BEGIN_AND_END = ("bos_token_id", "eos_token_id")
+TOKEN_IDS = frozenset({*BEGIN_AND_END, "pad_token_id", "decoder_start_token_id"})
 # What changes no text of one sequence without beams, or only how it is computed.
 HARMLESS = frozenset(
     """_commit_hash _from_model_config assistant_confidence_threshold assistant_early_exit

@@ -9,11 +9,13 @@ import tiny
 import tokenizer_files
 from native import export, generate
 from test_tokenizer import SMOLLM2
+from transformers import PreTrainedTokenizerFast
 
 from exporter import cli
 from exporter.artifact_reader import read_artifact
 from exporter.end_tokens import completed, token_sources
 from exporter.tokenizer import Tokenizer, read_tokenizer
+from exporter.tokenizer_table import PieceType
 
 
 def with_special(*names: str, config: dict | None = None, folder: Path) -> Tokenizer:
@@ -112,6 +114,25 @@ def test_odd_ids_are_said(tmp_path):
     for wrong in ("2", 2.0, True, [[a]], {"id": 2}):
         with pytest.raises(ValueError, match="generation_config.json: eos_token_id .* correct or remove"):
             token_sources(tokenizer, {"eos_token_id": wrong}, {}, n)
+
+
+def test_added_tokens_that_are_pieces_too_end_a_generation(tmp_path):
+    """They are in the vocabulary, and not special: no file calls them anything but text."""
+    root = tokenizer_files.smollm2_json()
+    texts = [entry["content"] for entry in root["added_tokens"] if entry["content"] in root["model"]["vocab"]]
+    root["added_tokens"] = [
+        entry | {"special": False} for entry in root["added_tokens"] if entry["content"] in texts
+    ]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(root))
+    tokenizer = read_tokenizer(tmp_path)
+    library = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    ids = library.convert_tokens_to_ids(texts)
+    types = {tokenizer.source.types[id] for id in ids}
+    assert len(ids) == 4 and types == {PieceType.NORMAL} and not tokenizer.special_tokens
+    for files in (({}, {"eos_token_id": ids[1:], "bos_token_id": ids[0]}),
+                  ({"eos_token_id": ids[1:], "bos_token_id": ids[0]}, {})):  # fmt: skip
+        found = token_sources(tokenizer, *files, tokenizer.n_pieces)
+        assert found.stop_ids == tuple(sorted(ids[1:])) and found.bos_id == ids[0] and not found.warnings
 
 
 @pytest.fixture(scope="module")
