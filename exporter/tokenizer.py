@@ -19,9 +19,11 @@ from exporter.tokenizer_engine import Engine
 from exporter.tokenizer_hf import read_huggingface
 from exporter.tokenizer_sample import SAMPLE
 from exporter.tokenizer_sentencepiece import read_sentencepiece
-from exporter.tokenizer_siblings import Siblings, read_siblings
+from exporter.tokenizer_siblings import Siblings, read_siblings, wrong_value
 from exporter.tokenizer_table import Flag, PieceType, Table
 from exporter.tokenizer_tiktoken import read_tiktoken
+
+_CONFIG = "tokenizer_config.json"
 
 
 class Reference(Protocol):
@@ -163,14 +165,25 @@ def _read_gguf(path: Path) -> Tokenizer:
 
 
 def _sibling_template(path: Path, config: dict) -> str | None:
-    """chat_template.jinja, or tokenizer_config.json's template (of several, "default")."""
+    """chat_template.jinja, or tokenizer_config.json's template (of several, "default").
+
+    Several are a list of objects, or an object of texts by names. Raises ValueError for what is no text.
+    """
     sibling = path.parent / "chat_template.jinja"
     if sibling.exists():
-        return sibling.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        return named.get("default")
+        try:
+            return sibling.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{sibling.name} beside it is not UTF-8 ({error}): convert it") from None
+    given = template = config.get("chat_template")
+    if isinstance(given, list):
+        if not all(isinstance(entry, dict) for entry in given):
+            raise wrong_value(_CONFIG, "chat_template", given, 'no list of {"name": ..., "template": ...}')
+        template = next((e.get("template") for e in reversed(given) if e.get("name") == "default"), None)
+    elif isinstance(given, dict):
+        template = given.get("default")
+    if template is not None and not isinstance(template, str):
+        raise wrong_value(_CONFIG, "chat_template", template, "no text")
     return template
 
 

@@ -51,15 +51,15 @@ def read_huggingface(text: str, siblings: Siblings) -> tuple[Table, HuggingFaceR
         root = json.loads(text)
         pipeline = _pipeline(root)
         listed = [_added(entry) for entry in root.get("added_tokens") or []]
-        tokenizer = _library_tokenizer(text)
-        additions = siblings.additions({token.content: token for token in listed})
-        tokenizer.add_tokens([to_library(token) for token in additions])
-        added = {id: from_library(id, token) for id, token in tokenizer.get_added_tokens_decoder().items()}
-        check_ids([*listed, *additions], {token.content: id for id, token in added.items()})
-        in_order = [added[id] for id in sorted(added)]
-        table = _table(root["model"], pipeline, siblings.config, in_order)
     except (LookupError, TypeError, AttributeError, StopIteration, json.JSONDecodeError) as error:
         raise ValueError(f"not a tokenizer.json, or a damaged one: {error!r}") from None
+    tokenizer = _library_tokenizer(text)  # which refuses a model that is none
+    additions = siblings.additions({token.content: token for token in listed})
+    tokenizer.add_tokens([to_library(token) for token in additions])
+    added = {id: from_library(id, token) for id, token in tokenizer.get_added_tokens_decoder().items()}
+    check_ids([*listed, *additions], {token.content: id for id, token in added.items()})
+    in_order = [added[id] for id in sorted(added)]
+    table = _table(root["model"], pipeline, siblings.config, in_order)
     return table, HuggingFaceReference(tokenizer)
 
 
@@ -68,6 +68,9 @@ def _library_tokenizer(text: str) -> tokenizers.Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
         raise ValueError(f"tokenizers refuses the tokenizer.json: {error}") from None
+    if not isinstance(tokenizer.model, tokenizers.models.BPE):
+        kind = type(tokenizer.model).__name__
+        raise ValueError(f"tokenizers takes the tokenizer.json's model for {kind}: only BPE is supported")
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -135,6 +138,9 @@ def _check_model(model: dict) -> None:
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ValueError(f"BPE option {name} = {model[name]!r} is not supported")
+    unk = model.get("unk_token")
+    if unk is not None and unk not in model["vocab"]:
+        raise ValueError(f"BPE option unk_token = {unk!r} is none of the vocabulary's tokens")
 
 
 def _members(component: dict | None, key: str) -> Iterator[dict]:

@@ -37,13 +37,13 @@ class SentencePieceReference:
             wire.field(1, wire.field(1, text) + wire.field(3, int(PieceType.USER_DEFINED)))
             for text in table.pieces[known:]
         ))  # fmt: skip
-        self._finder = tokenizers.Tokenizer(WordLevel({_REST: 0}, unk_token=_REST))
-        self._finder.add_tokens([to_library(token) for token in tokens])
-        self._ids = {self._finder.token_to_id(token.content): token.id for token in tokens}
+        self.finder = tokenizers.Tokenizer(WordLevel({_REST: 0}, unk_token=_REST))
+        self.finder.add_tokens([to_library(token) for token in tokens])
+        self._ids = {self.finder.token_to_id(token.content): token.id for token in tokens}
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
-        found = library_encode(self._finder, text)
+        found = library_encode(self.finder, text)
         for id, (start, stop) in zip(found.ids, found.offsets, strict=True):
             ids += [self._ids[id]] if id in self._ids else self._plain(text[start:stop], start == 0)
         return ids

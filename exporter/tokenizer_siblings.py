@@ -6,11 +6,14 @@ tokenization_utils_tokenizers.py (TokenizersBackend.__init__).
 """
 
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_EXTRA = ("extra_special_tokens", "additional_special_tokens")  # the first that is not empty
+_NO_TOKEN = 'neither a string nor an object whose "content" is one'
 
 
 @dataclass(frozen=True)
@@ -48,19 +51,21 @@ class Siblings:
 
 
 def read_siblings(path: Path) -> Siblings:
-    """Read what lies beside the tokenizer file `path`. Raises ValueError for damaged files."""
-    config = _read_object(path, "tokenizer_config.json")
-    config = {key: value for key, value in config.items() if value is not None}
+    """Read what lies beside the tokenizer file `path`.
+
+    Raises ValueError for damaged files, naming the file and the key that no tokenizer can have so.
+    """
+    config = _read_config(path, "tokenizer_config.json")
     if "added_tokens_decoder" in config:
         entries = config["added_tokens_decoder"]
         try:
             listed = [_entry(entry, int(id)) for id, entry in entries.items()]
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise ValueError(
-                f"added_tokens_decoder in tokenizer_config.json beside it is damaged: {error!r}"
+                f"added_tokens_decoder in tokenizer_config.json beside it is damaged: {error!r}; correct or remove it"
             ) from None
     else:  # as older releases of transformers wrote a folder
-        config |= _read_object(path, "special_tokens_map.json")
+        config |= _read_config(path, "special_tokens_map.json")
         special = {content_of(value) for values in _special(config) for value in values}
         listed = [
             Added(text, text in special, text not in special, id=id)
@@ -99,11 +104,38 @@ def _read_object(path: Path, name: str) -> dict:
     return {key: value for key, value in content.items() if value is not None}
 
 
+def _read_config(path: Path, name: str) -> dict:
+    """A file's object, of which `_special` and the formats' readers take values of the right types only."""
+    config = _read_object(path, name)
+    if not isinstance(config.get("tokenizer_class", ""), str):
+        raise wrong_value(name, "tokenizer_class", config["tokenizer_class"], "no string")
+    for key in _NAMED:
+        if key in config and not _is_token(config[key]):
+            raise wrong_value(name, key, config[key], _NO_TOKEN)
+    for key in _EXTRA:
+        extra = config.get(key, [])
+        if not isinstance(extra, (list, dict)):
+            raise wrong_value(name, key, extra, "neither a list nor an object of tokens")
+        for token in extra.values() if isinstance(extra, dict) else extra:
+            if not _is_token(token):
+                raise wrong_value(name, f"in {key},", token, _NO_TOKEN)
+    return config
+
+
+def wrong_value(file: str, key: str, value: object, what: str) -> ValueError:
+    """An error for the value of `key` in `file`, which is `what`."""
+    return ValueError(f"{file} beside it: {key} {reprlib.repr(value)} is {what}; correct or remove it")
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(content_of(value), str)
+
+
 def _special(config: dict) -> tuple[list, list]:
     """Special tokens with a name of their own, such as eos_token or image_token, and further ones."""
     named = [config.get(key) for key in _NAMED]
     named += [v for k, v in config.items() if k.endswith("_token") and k not in _NAMED and isinstance(v, str)]
-    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    extra = next((config[key] for key in _EXTRA if config.get(key)), [])
     if isinstance(extra, dict):
         named, extra = [*named, *extra.values()], []
     return [value for value in named if value], list(extra)
@@ -117,6 +149,8 @@ def _named(value: str | dict) -> Added:
 
 
 def _entry(entry: dict, id: int | None) -> Added:
+    if not isinstance(entry["content"], str):
+        raise TypeError(f"content {entry['content']!r} is no string")
     special = bool(entry.get("special", False))
     flags = {name: bool(entry.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
     return Added(entry["content"], special, bool(entry.get("normalized", not special)), **flags, id=id)

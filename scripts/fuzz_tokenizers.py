@@ -5,9 +5,10 @@
 
 Each pair is a tokenizer and a text. The C++ engine (cmake-out/tests/tokenizer_tool) encodes every
 text as markup and as content and decodes the ids, the plain engine in Python a share of them. The
-right values are those of transformers and `tokenizers` for a tokenizer.json, of `sentencepiece` for
-the content of a tokenizer.model, and of both together for its markup. Exits 1 at the first
-difference, which it shows, with the tokenizer's folder left in place.
+right values are those of transformers and `tokenizers` for a tokenizer.json. For a tokenizer.model they
+are those of `sentencepiece`, and where the text holds a token of the files beside it, or is markup, those
+of `sentencepiece` between the tokens that `tokenizers` finds. Exits 1 at the first difference, which it
+shows, with the tokenizer's folder left in place.
 """
 
 import argparse
@@ -125,8 +126,8 @@ def _sentencepiece(folder: Path, tokenizer: Tokenizer, texts: list[str]) -> Iter
     texts_beside = [t.text.decode() for t in tokenizer.source.added if t.id >= first_added]
     for text in texts:
         alone = not any(added in text for added in texts_beside)
-        content = library.encode(text) if alone else Engine(tokenizer.source).encode(text, markup=False)
         try:
+            content = library.encode(text) if alone else _content(tokenizer, text)
             markup = tokenizer.encode(text)
         except ValueError as error:
             if _CANNOT not in str(error):
@@ -134,6 +135,17 @@ def _sentencepiece(folder: Path, tokenizer: Tokenizer, texts: list[str]) -> Iter
             yield None
             continue
         yield Wanted(markup, content, tokenizer.decode(_plain(tokenizer, markup)))
+
+
+def _content(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of `text` as content: `tokenizers` finds the added tokens that are not special, and `sentencepiece`
+    encodes what is between."""
+    finder = tokenizer.reference.finder
+    finder.encode_special_tokens = True
+    try:
+        return tokenizer.encode(text)
+    finally:
+        finder.encode_special_tokens = False
 
 
 def _plain(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
