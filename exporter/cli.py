@@ -21,7 +21,7 @@ from exporter.command_line import (
     first_line,
 )
 from exporter.models import MODELS
-from exporter.nearest import nearest
+from exporter.nearest import hint, nearest
 from exporter.other_names import VERB_ANSWERS
 from exporter.progress import note
 from exporter.schemes import support_table
@@ -29,6 +29,7 @@ from exporter.verbs import VERBS
 
 PROGRAM = "python -m exporter"
 VERBOSE = ("-v", "--verbose")
+LIKE_A_VERB = 0.85  # folders and files have names like verbs' too
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,12 +83,13 @@ def _dispatch(arguments: list[str]) -> int:
     verb = importlib.import_module(f"exporter.verbs.{name or 'export'}")
     if name is None:
         parser = Parser(
+            owners=_owners,
             prog=PROGRAM,
             description="Export a language model to an artifact that a native runner reads.",
             epilog=_epilog(),
         )
     else:
-        parser = Parser(prog=f"{PROGRAM} {name}", description=verb.__doc__)
+        parser = Parser(owners=_owners, prog=f"{PROGRAM} {name}", description=verb.__doc__)
     verb.configure(parser)
     parser.add_argument(*VERBOSE, action="store_true",
                         help="show the libraries' own messages and tracebacks")  # fmt: skip
@@ -99,8 +101,8 @@ def _dispatch(arguments: list[str]) -> int:
 def _verb(arguments: Sequence[str]) -> str | None:
     """The verb that the first word is; None for a model, which is exported.
 
-    Raises UsageError for a word that is neither a verb, an alias nor a path, but another project's verb, or
-    spelled like one of ours.
+    Raises UsageError for a word that is neither a verb, an alias nor a path, but another project's verb,
+    spelled like a verb, or all that there is to go by.
     """
     word = arguments[0] if arguments else "-"
     if word in VERBS:
@@ -110,12 +112,29 @@ def _verb(arguments: Sequence[str]) -> str | None:
     if word in VERB_ANSWERS:
         raise UsageError(f"{word}: {VERB_ANSWERS[word]}; see {PROGRAM} --help")
     named = any(flag.startswith(("--checkpoint", "--gguf")) for flag in arguments)  # MODEL is only a name
-    near = nearest(word, (*VERBS, *VERB_ANSWERS, *MODELS))
-    if near is not None and near not in MODELS and not named:
-        raise UsageError(
-            f"{word!r} is neither a verb nor a model (did you mean {near}?); see {PROGRAM} --help"
-        )
-    return None
+    if named or "/" in word:
+        return None
+    beside = [path.name for path in Path().iterdir()]
+    unknown = f"there is no verb, alias or path {word!r}"
+    near = nearest(word, (*beside, *MODELS, *VERB_ANSWERS, *VERBS), LIKE_A_VERB)
+    if near in VERBS:
+        raise UsageError(f"{unknown} (did you mean {near}?); see {PROGRAM} --help")
+    if near in VERB_ANSWERS:
+        raise UsageError(f"{unknown}; {near}: {VERB_ANSWERS[near]}; see {PROGRAM} --help")
+    if any(flag.startswith("--output") for flag in arguments):
+        return None  # whose error names what a model may be
+    raise UsageError(f"{unknown}{hint(word, (*beside, *MODELS))}; see {PROGRAM} --help")
+
+
+def _owners(flag: str) -> list[str]:
+    """The verbs that have `flag`."""
+    found = []
+    for name in VERBS:
+        parser = Parser()
+        importlib.import_module(f"exporter.verbs.{name}").configure(parser)
+        if parser.has(flag):
+            found.append(name)
+    return found
 
 
 def _epilog() -> str:

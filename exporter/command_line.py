@@ -21,10 +21,12 @@ class UsageError(Exception):
 class Parser(argparse.ArgumentParser):
     """Raises UsageError where argparse would print and exit; takes no abbreviated flags.
 
-    Underscores in a flag are dashes, and the spellings of `other_names.SAME_FLAGS` are taken.
+    Underscores in a flag are dashes, and the spellings of `other_names.SAME_FLAGS` are taken. `owners` says
+    which other verbs have a flag that this parser lacks.
     """
 
-    def __init__(self, **options):
+    def __init__(self, owners: Callable[[str], Sequence[str]] = lambda flag: (), **options):
+        self._owners = owners
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
 
@@ -52,7 +54,13 @@ class Parser(argparse.ArgumentParser):
             return ours + equals + value
         if dashed in FLAG_ANSWERS:
             raise UsageError(f"{name} {FLAG_ANSWERS[dashed]}")
+        if owners := self._owners(ours):
+            self.error(f"{name} is no flag here, but of {' and '.join(owners)}")
         self.error(f"unknown flag {name}{hint(name, flags)}")
+
+    def has(self, flag: str) -> bool:
+        """Whether this parser takes `flag`, spelled as ours."""
+        return flag in self._option_string_actions
 
 
 def one_of(names: Collection[str]) -> Callable[[str], str]:

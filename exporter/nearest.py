@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(word: str, names: Iterable[str]) -> str | None:
+def nearest(word: str, names: Iterable[str], likeness: float = 0.65) -> str | None:
     """The one of `names` that is spelled most like `word`, None where none is near; case, dashes and
-    underscores make no difference."""
+    underscores make no difference. `likeness` is what `difflib` gives at least, 1 for equal words."""
     plain = {_plain(name): name for name in names}
-    close = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.65)
+    close = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=likeness)
     return plain[close[0]] if close else None
 
 

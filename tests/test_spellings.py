@@ -99,7 +99,6 @@ def test_verbs_that_are_answered(capsys, verb, tmp_path, monkeypatch):
         (("inspect", "a.pte", "--jsn"), "--json"),
         (("inpsect", "a.pte"), "inspect"),
         (("Export", "smollm2"), "export"),
-        (("downlaod", "llama3"), "download"),
         ((*EXPORT, "--delegate", "xnpack"), "xnnpack"),
         ((*EXPORT, "--dtype", "bfloat1"), "bfloat16"),
         ((*EXPORT, "--cache-dtype", "fp-16"), "fp16"),
@@ -117,6 +116,38 @@ def test_verbs_that_are_answered(capsys, verb, tmp_path, monkeypatch):
 )
 def test_a_near_miss_names_the_nearest(capsys, words, near):
     assert f"(did you mean {near}?)" in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(("word", "verb"), [("downlaod", "download"), ("lst", "list"), ("chatt", "chat")])
+def test_a_near_miss_of_another_projects_verb_is_answered(capsys, word, verb):
+    line = refused(capsys, word, "smollm2")
+    assert f"no verb, alias or path {word!r}; {verb}: {VERB_ANSWERS[verb]}" in line
+
+
+def test_what_is_no_verb_is_said_to_be_no_path(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for word in ("nothere", "model_dir", "checkpoint", "browse_me"):
+        line = refused(capsys, word)
+        assert f"there is no verb, alias or path {word!r}; see" in line
+        assert cli.main([word, "--output-pte"]) == 1
+        assert f"{word!r} is neither an alias nor an existing path" in capsys.readouterr().err
+    (tmp_path / "my_modl").mkdir()
+    assert "'my_model' (did you mean my_modl?)" in refused(capsys, "my_model")
+    (tmp_path / "chats").mkdir()  # spelled more like the word than a verb is
+    assert "'chatss' (did you mean chats?)" in refused(capsys, "chatss")
+
+
+@pytest.mark.parametrize(
+    ("words", "owners"),
+    [
+        ((*EXPORT, "--compile_prefill"), "generate and eval"),
+        ((*EXPORT, "--prompt=x"), "generate"),
+        (("inspect", "a.pte", "--output-pte-path", "b.pte"), "export"),
+        (("models", "--limit", "3"), "eval"),
+    ],
+)
+def test_a_flag_of_other_verbs_names_them(capsys, words, owners):
+    assert f"is no flag here, but of {owners}; see" in refused(capsys, *words)
 
 
 def test_what_is_not_near_is_not_guessed(capsys):
