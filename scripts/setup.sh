@@ -11,7 +11,7 @@ wanted="build"
 [ "${1:-}" = test ] && wanted="build,test"
 python="${PYTHON:-python3}"
 stamp=.venv/.installed
-state="$wanted $(cksum < pyproject.toml)"
+state="$wanted $(cat pyproject.toml scripts/install.py | cksum)"
 
 if ! .venv/bin/python -c 'import pip' 2> /dev/null; then
   command -v "$python" > /dev/null || die "there is no $python; install Python 3.10 to 3.13, or name one with PYTHON=..."

