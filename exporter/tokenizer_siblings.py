@@ -62,7 +62,8 @@ def read_siblings(path: Path) -> Siblings:
             listed = [_entry(entry, int(id)) for id, entry in entries.items()]
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise ValueError(
-                f"added_tokens_decoder in tokenizer_config.json beside it is damaged: {error!r}; correct or remove it"
+                f"added_tokens_decoder in tokenizer_config.json beside it is damaged: {error!r}; "
+                "correct or remove it"
             ) from None
     else:  # as older releases of transformers wrote a folder
         config |= _read_config(path, "special_tokens_map.json")
