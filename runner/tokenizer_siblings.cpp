@@ -50,31 +50,6 @@ struct Object {
   }
 };
 
-// Without members where there is no such file.
-Object read_object(const std::filesystem::path& path, const char* name) {
-  const std::filesystem::path sibling = path.parent_path() / name;
-  std::error_code failed;
-  if (!std::filesystem::exists(sibling, failed)) return {};
-  const std::string text = read_file(sibling);
-  try {
-    check_nesting(text);
-  } catch (const Error& error) {
-    throw Error(std::string(name) + " beside it is damaged: " + error.what());
-  }
-  Object object;
-  const auto note = [&](int depth, json::parse_event_t event, const json& parsed) {
-    if (event == json::parse_event_t::key) object.note_key(depth, parsed.get<std::string>());
-    return true;
-  };
-  const json content = json::parse(std::string_view(text), note, false);
-  if (!content.is_object()) throw Error(std::string(name) + " beside it is damaged");
-  for (const auto& [key, value] : content.items()) {
-    if (!value.is_null()) object.members[key] = value;
-  }
-  check_tokens(object.members, name);
-  return object;
-}
-
 bool is_token(const json& value) {
   if (value.is_string()) return true;
   const auto content = value.find("content");
@@ -107,6 +82,30 @@ void check_tokens(const json& members, const char* file) {
     throw Error(std::string(file) + " beside it: tokenizer_class " + named->dump() +
                 " is not a string; correct or remove it");
   }
+}
+
+// Without members where there is no such file.
+Object read_object(const std::filesystem::path& path, const char* name) {
+  const std::filesystem::path sibling = path.parent_path() / name;
+  std::error_code failed;
+  if (!std::filesystem::exists(sibling, failed)) return {};
+  const std::string text = read_file(sibling);
+  try {
+    check_nesting(text);
+  } catch (const Error& error) {
+    throw Error(std::string(name) + " beside it is damaged: " + error.what());
+  }
+  Object object;
+  const auto note = [&](int depth, json::parse_event_t event, const json& parsed) {
+    if (event == json::parse_event_t::key) object.note_key(depth, parsed.get<std::string>());
+    return true;
+  };
+  const json content = json::parse(std::string_view(text), note, false);
+  if (!content.is_object()) throw Error(std::string(name) + " beside it is damaged");
+  for (const auto& [key, value] : content.items()) {
+    if (!value.is_null()) object.members[key] = value;
+  }
+  return object;
 }
 
 bool truthy(const json& object, const char* key) {
@@ -255,12 +254,15 @@ std::string read_file(const std::filesystem::path& path) {
 
 Siblings read_siblings(const std::filesystem::path& path) {
   Object object = read_object(path, "tokenizer_config.json");
+  check_tokens(object.members, "tokenizer_config.json");
   Siblings out;
   if (object.members.contains("added_tokens_decoder")) {
     read_special(object, out);
     out.listed = read_decoder(object.members.at("added_tokens_decoder"));
   } else {  // as older releases of transformers wrote a folder
-    object.update(read_object(path, "special_tokens_map.json"));
+    const Object map = read_object(path, "special_tokens_map.json");
+    check_tokens(map.members, "special_tokens_map.json");
+    object.update(map);
     read_special(object, out);
     out.listed = read_added_json(path, out);
   }
