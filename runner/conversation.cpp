@@ -1,18 +1,20 @@
 #include "runner/conversation.h"
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "runner/error.h"
 #include "runner/utf8.h"
+#include "runner/whole_file.h"
 
 namespace runner {
 namespace {
+
+namespace fs = std::filesystem;
 
 std::string to_json(const Conversation& conversation) {
   auto list = nlohmann::ordered_json::array();
@@ -22,7 +24,7 @@ std::string to_json(const Conversation& conversation) {
   return list.dump(1) + "\n";
 }
 
-// Throws std::exception with words that follow "is not a saved conversation: ".
+// Throws Error or a JSON exception with words that follow "is not a saved conversation: ".
 Conversation from_json(std::string_view text) {
   const auto list = nlohmann::json::parse(text);
   if (!list.is_array()) throw Error("it is no list of messages");
@@ -44,34 +46,49 @@ Conversation from_json(std::string_view text) {
   return conversation;
 }
 
-// Devices and models are not read to their end only to find that they are no conversations.
-void check_size(const std::string& path) {
+// The bytes of an ordinary file. Devices, pipes and models are not read to their end only to find
+// that they are no conversations. Throws Error that says why it cannot be read.
+std::string read_bytes(const std::string& path) {
   constexpr uintmax_t kMost = 64 << 20;
   std::error_code failed;
-  if (std::filesystem::file_size(path, failed) > kMost) {  // the largest number where it fails
-    throw Error(failed ? "it is no ordinary file" : "it has more than 64 MiB");
+  const auto status = fs::status(path, failed);
+  if (fs::exists(status) && !fs::is_regular_file(status)) throw Error("it is no ordinary file");
+  const uintmax_t size = fs::file_size(path, failed);
+  if (failed) throw Error(failed.message());
+  if (size > kMost) {
+    throw Error("it has " + std::to_string(size) + " bytes, and a conversation at most " +
+                std::to_string(kMost) + " (64 MiB)");
   }
+  errno = 0;
+  std::ifstream file(path, std::ios::binary);
+  std::string bytes(size, '\0');
+  file.read(bytes.data(), static_cast<std::streamsize>(size));
+  if (!file.is_open() || file.bad()) throw Error(std::strerror(errno ? errno : EIO));
+  bytes.resize(static_cast<size_t>(file.gcount()));
+  return bytes;
 }
 
-[[noreturn]] void fail(const std::string& doing, const std::string& path, int error) {
-  throw Error("cannot " + doing + " " + path + ": " + std::strerror(error ? error : EIO));
-}
-
-// Removes a file that was not renamed.
-struct Temporary {
-  std::string path;
-  ~Temporary() {
-    if (!path.empty()) std::remove(path.c_str());
+// Throws Error that says why it cannot be read, without the path.
+Conversation read_conversation(const std::string& path) {
+  const std::string bytes = read_bytes(path);
+  const auto unfit = [](const std::exception& error) {
+    return Error(std::string("it is not a saved conversation: ") + error.what());
+  };
+  try {
+    return from_json(bytes);
+  } catch (const nlohmann::json::exception& error) {
+    throw unfit(error);
+  } catch (const Error& error) {
+    throw unfit(error);
   }
-};
+}
 
 // A mistyped name must not cost a model or a text.
 void check_may_replace(const std::string& path) {
   try {
-    load_conversation(path);
-  } catch (const Error&) {
-    throw Error("cannot write " + path +
-                ": it is there and is not a saved conversation; give another name");
+    read_conversation(path);
+  } catch (const Error& error) {
+    throw Error("cannot replace " + path + ": " + error.what() + "; give another name");
   }
 }
 
@@ -93,34 +110,22 @@ void clear_turns(Conversation& conversation) {
 
 void save_conversation(const Conversation& conversation, const std::string& path) {
   std::error_code unknown;
-  if (std::filesystem::exists(path, unknown)) check_may_replace(path);
-  Temporary temporary{path + ".tmp"};
-  errno = 0;
-  std::ofstream file(temporary.path, std::ios::binary | std::ios::trunc);
-  if (!file) {
-    temporary.path.clear();
-    fail("write", path, errno);
+  if (fs::exists(path, unknown)) check_may_replace(path);
+  const std::string text = to_json(conversation);
+  try {
+    WholeFile file(path);
+    file.write(text);
+    file.commit();
+  } catch (const std::system_error& error) {
+    throw Error("cannot write " + path + ": " + error.code().message());
   }
-  file << to_json(conversation);
-  file.close();
-  if (!file || std::rename(temporary.path.c_str(), path.c_str()) != 0) fail("write", path, errno);
-  temporary.path.clear();
 }
 
 Conversation load_conversation(const std::string& path) {
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  if (!file) fail("read", path, errno);
-  const auto unfit = [&](const std::exception& error) {
-    return Error(path + " is not a saved conversation: " + error.what());
-  };
   try {
-    check_size(path);
-    return from_json(std::string(std::istreambuf_iterator<char>(file), {}));
+    return read_conversation(path);
   } catch (const Error& error) {
-    throw unfit(error);
-  } catch (const nlohmann::json::exception& error) {
-    throw unfit(error);
+    throw Error("cannot load " + path + ": " + error.what());
   }
 }
 

@@ -20,11 +20,12 @@ void set_system_prompt(Conversation& conversation, const std::optional<std::stri
 // Leaves the system message.
 void clear_turns(Conversation& conversation);
 
-// Writes the whole file beside its final name and renames it. Throws Error when it cannot, and for
-// a file that is there and is no conversation.
+// Writes a WholeFile. Throws Error when it cannot, and for a file that is there and is no
+// conversation.
 void save_conversation(const Conversation& conversation, const std::string& path);
 
-// Throws Error when the file cannot be read, is no conversation, or does not end with an answer.
+// Throws Error when the file cannot be read, is no ordinary one or above 64 MiB, is no conversation,
+// or does not end with an answer.
 Conversation load_conversation(const std::string& path);
 
 }  // namespace runner

@@ -10,12 +10,6 @@
 namespace runner {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;
-#else
-constexpr bool kSanitized = false;
-#endif
-
 // Text of at most N bytes that a signal handler may read: it can reach nothing but what is static, and
 // must not allocate.
 template <size_t N>

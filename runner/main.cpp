@@ -37,9 +37,16 @@ int fail(const std::string& program, const std::string& message, int status) {
   return status;
 }
 
-// A file that is opened later must not become standard input, which a prompt is read from.
-void keep_closed_input_empty() {
+constexpr int kNoReader = 141;  // as a shell says of a program that SIGPIPE ended
+
+// A file that is opened later must not become standard input, output or error where one is closed: a
+// prompt would be read from it, or text written into it. Input is then empty; the others are a folder,
+// which cannot be written, by the name /dev/stdout neither. open() takes the lowest descriptor.
+void occupy_closed_streams() {
   if (fcntl(STDIN_FILENO, F_GETFD) < 0) (void)open("/dev/null", O_RDONLY);
+  for (int stream : {STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(stream, F_GETFD) < 0) (void)open("/", O_RDONLY);
+  }
 }
 
 // What the code asks of a CPU, for the line of an illegal instruction.
@@ -58,8 +65,8 @@ int main(int argc, char** argv) {
   const std::string program =
       argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "runner";
   try {
-    keep_closed_input_empty();
-    std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is an Error of the write
+    occupy_closed_streams();
+    std::signal(SIGPIPE, SIG_IGN);  // the write fails, and what is half-written is removed
     runner::catch_interrupts();
     const runner::Args args = runner::parse_args({argv + (argc > 0 ? 1 : 0), argv + argc});
     if (args.help) {
@@ -72,6 +79,8 @@ int main(int argc, char** argv) {
       say(program, word);
     }
     return runner::run(args, start);
+  } catch (const runner::NoReader&) {
+    return kNoReader;
   } catch (const runner::UsageError& error) {
     return fail(program, error.what(), 2);
   } catch (const std::bad_alloc&) {

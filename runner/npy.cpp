@@ -4,44 +4,48 @@
 #include <bit>
 #include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
+#include <system_error>
 
 #include "runner/error.h"
 
 namespace runner {
+namespace {
 
 static_assert(std::endian::native == std::endian::little, "rows are written as they lie in memory");
 
-NpyWriter::NpyWriter(const std::string& path, int64_t rows, int64_t columns) : path_(path) {
-  std::error_code absent;
-  const auto status = std::filesystem::status(path, absent);
-  const bool renames = !std::filesystem::exists(status) || is_regular_file(status);
-  const std::string written_path = renames ? path + ".tmp" : path;
-  errno = 0;
-  file_.open(written_path, std::ios::binary | std::ios::trunc);
-  if (!file_) fail("open", errno);
-  if (renames) temporary_path_ = written_path;
+// What `step` returns; where it fails, the Error of doing it to the file at `path`.
+template <class Step>
+auto checked(const char* doing, const std::string& path, Step step) {
+  try {
+    return step();
+  } catch (const std::system_error& error) {
+    const int number = error.code().value();
+    throw Error(std::string("cannot ") + doing + " " + path + ": " +
+                (number == ENOSPC || number == EDQUOT ? "the disk is full" : error.code().message()) +
+                "; give --logits-out a path in a writable folder with room");
+  }
+}
 
-  std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (" +
-                       std::to_string(rows) + ", " + std::to_string(columns) + "), }";
-  constexpr size_t kPrefix = 10, kAlignment = 64;  // magic, version and header length come first
-  const size_t unpadded = kPrefix + header.size() + 1;
-  header.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
-  header.push_back('\n');
-  const auto length = static_cast<uint16_t>(header.size());
+// The bytes before the first row.
+std::string header(int64_t rows, int64_t columns) {
+  std::string words = "{'descr': '<f4', 'fortran_order': False, 'shape': (" +
+                      std::to_string(rows) + ", " + std::to_string(columns) + "), }";
+  constexpr size_t kPrefix = 10, kAlignment = 64;  // magic, version and the words' length come first
+  const size_t unpadded = kPrefix + words.size() + 1;
+  words.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
+  words.push_back('\n');
+  const auto length = static_cast<uint16_t>(words.size());
   std::string prefix("\x93NUMPY\x01\x00", 8);
   prefix += static_cast<char>(length & 0xff);
   prefix += static_cast<char>(length >> 8);
-  file_.write(prefix.data(), kPrefix);
-  file_.write(header.data(), static_cast<std::streamsize>(header.size()));
+  return prefix + words;
 }
 
-NpyWriter::~NpyWriter() {
-  if (temporary_path_.empty()) return;
-  file_.close();
-  std::remove(temporary_path_.c_str());
+}  // namespace
+
+NpyWriter::NpyWriter(const std::string& path, int64_t rows, int64_t columns)
+    : path_(path), file_(checked("open", path, [&] { return WholeFile(path); })) {
+  checked("write", path_, [&] { file_.write(header(rows, columns)); });
 }
 
 void NpyWriter::write_row(std::span<const float> row) {
@@ -50,27 +54,12 @@ void NpyWriter::write_row(std::span<const float> row) {
                 " are not finite, and are not written to " + path_ + kNotNumbers);
   }
   ++rows_written_;
-  errno = 0;
-  file_.write(reinterpret_cast<const char*>(row.data()),
-              static_cast<std::streamsize>(row.size_bytes()));
-  if (!file_) fail("write", errno);
+  const std::string_view bytes(reinterpret_cast<const char*>(row.data()), row.size_bytes());
+  checked("write", path_, [&] { file_.write(bytes); });
 }
 
 void NpyWriter::commit() {
-  errno = 0;
-  file_.close();
-  if (!file_) fail("write", errno);
-  if (temporary_path_.empty()) return;
-  if (std::rename(temporary_path_.c_str(), path_.c_str()) != 0) fail("write", errno);
-  temporary_path_.clear();
-}
-
-void NpyWriter::fail(const std::string& doing, int error_number) const {
-  throw Error("cannot " + doing + " " + path_ + ": " +
-              (error_number == ENOSPC || error_number == EDQUOT ? "the disk is full"
-               : error_number                                  ? std::strerror(error_number)
-                                                               : "write failed") +
-              "; give --logits-out a path in a writable folder with room");
+  checked("write", path_, [&] { file_.commit(); });
 }
 
 }  // namespace runner

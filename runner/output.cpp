@@ -16,9 +16,12 @@ void write_text(std::FILE* file, std::string_view text) {
     const ssize_t written = ::write(fileno(file), text.data(), text.size());
     if (written >= 0) {
       text.remove_prefix(static_cast<size_t>(written));
+    } else if (errno == EPIPE && file == stdout) {
+      throw NoReader("nobody reads standard output");
     } else if (errno != EINTR) {
-      throw Error(std::string("cannot write the output: ") + std::strerror(errno) +
-                  "; check where standard output goes");
+      const std::string name = file == stderr ? "standard error" : "standard output";
+      throw Error("cannot write the output: " + std::string(std::strerror(errno)) + "; check where " +
+                  name + " goes");
     }
   }
 }

@@ -6,8 +6,9 @@
 namespace runner {
 
 // Prompts that are not on the command line. Both are UTF-8 with or without a byte order mark, which
-// is left out, as is one line end at the very end. Both throw Error when the text cannot be read,
-// is not UTF-8 or holds a zero byte, which no text does.
+// is left out, as is one line end at the very end. Both throw Error when the text cannot be read, is
+// not UTF-8, holds a zero byte, which no text does, or has more than 64 MiB. An interrupt ends the
+// reading: what is returned then is no prompt.
 
 // The text of the file that --prompt-file names.
 std::string prompt_from_file(const std::string& path);

@@ -1,5 +1,6 @@
 #include "runner/chat_commands.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -115,12 +116,35 @@ TEST(saving_costs_no_other_file) {
   const std::string other = chat.write("model.pte", std::string("\x1c\0\0\0ET12", 8));
   CHECK(chat.run("/save " + other) == CommandResult::refused);
   CHECK(chat.noticed("give another name"));
+  CHECK(chat.noticed("not a saved conversation"));
   CHECK_EQ(chat.read("model.pte").size(), 8u);
   CHECK(chat.run("/save " + chat.folder.string()) == CommandResult::refused);
   CHECK(chat.run("/save " + chat.file("nosuch/c.json")) == CommandResult::refused);
   CHECK(chat.noticed("No such file"));
   CHECK(chat.run("/save /dev/full") == CommandResult::refused);
   CHECK_EQ(std::distance(fs::directory_iterator(chat.folder), fs::directory_iterator()), 1);
+}
+
+TEST(what_cannot_be_read_is_said_as_that) {
+  Chat chat;
+  const std::string pipe = chat.file("pipe"), large = chat.write("large", "");
+  CHECK_EQ(mkfifo(pipe.c_str(), 0600), 0);  // to open it would wait for its other end
+  fs::resize_file(large, (64u << 20) + 1);
+  for (const char* command : {"/load ", "/save "}) {
+    CHECK(chat.run(command + pipe) == CommandResult::refused);
+    CHECK(chat.noticed(pipe + ": it is no ordinary file"));
+    CHECK(chat.run(command + large) == CommandResult::refused);
+    CHECK(chat.noticed(large + ": it has 67108865 bytes"));
+    CHECK(chat.noticed("67108864 (64 MiB)"));
+    CHECK(!chat.noticed("not a saved conversation"));
+  }
+  CHECK(fs::is_fifo(pipe) && fs::file_size(large) == (64u << 20) + 1);
+  if (geteuid() == 0) return;  // who may read everything
+  const std::string shut = chat.write("shut", "[]");
+  fs::permissions(shut, fs::perms::none);
+  CHECK(chat.run("/load " + shut) == CommandResult::refused);
+  CHECK(chat.noticed(shut + ": Permission denied"));
+  CHECK(!chat.noticed("not a saved conversation"));
 }
 
 TEST(what_is_no_conversation_is_not_loaded) {

@@ -21,12 +21,6 @@ using namespace runner;
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kSanitized = true;  // reports crashes itself
-#else
-constexpr bool kSanitized = false;
-#endif
-
 struct Ended {
   std::string line;
   int signal = 0;  // 0: it exited

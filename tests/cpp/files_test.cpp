@@ -1,13 +1,16 @@
-// What touches files and the machine: .npy, artifacts' first bytes, base64, CPU features,
+// What touches files and the machine: whole files, .npy, artifacts' first bytes, base64, CPU features,
 // statistics.
 
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "runner/artifact_file.h"
 #include "runner/base64.h"
@@ -16,6 +19,7 @@
 #include "runner/npy.h"
 #include "runner/output.h"
 #include "runner/stats.h"
+#include "runner/whole_file.h"
 #include "tests/cpp/check.h"
 
 using namespace runner;
@@ -53,6 +57,44 @@ std::string pte(uint64_t program, uint64_t segments_start, uint64_t segments_siz
 
 }  // namespace
 
+TEST(whole_files_touch_no_other_file) {
+  const Folder folder;
+  const std::string path = folder.file("f"), pid = std::to_string(getpid());
+  const std::string precious = write(folder.file("precious"), "precious");
+  write(path + ".tmp", "mine");
+  write(path + "." + pid + "-0.tmp", "mine too");  // even the name that would come first
+  fs::create_symlink(precious, path + "." + pid + "-1.tmp");
+  fs::create_symlink(folder.file("nosuch"), path + "." + pid + "-2.tmp");
+  for (const bool commits : {true, false}) {
+    WholeFile one(path), two(path);
+    one.write("one");
+    two.write("two");
+    if (commits) one.commit();
+  }
+  CHECK_EQ(read(path), "one");
+  CHECK_EQ(read(precious), "precious");
+  CHECK_EQ(read(path + ".tmp"), "mine");
+  CHECK_EQ(read(path + "." + pid + "-0.tmp"), "mine too");
+  CHECK(!fs::exists(folder.file("nosuch")));
+  CHECK_EQ(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()), 6);
+}
+
+TEST(whole_files_have_the_permissions_of_any_new_file) {
+  const Folder folder;
+  for (const mode_t mask : {mode_t{022}, mode_t{077}}) {
+    const mode_t before = umask(mask);
+    WholeFile(folder.file("f")).commit();
+    umask(before);
+    struct stat status = {};
+    CHECK_EQ(stat(folder.file("f").c_str(), &status), 0);
+    CHECK_EQ(status.st_mode & 0777, 0666 & ~mask);
+  }
+  CHECK_THROWS(std::system_error, WholeFile(folder.file("nosuch/f")), "No such file");
+  WholeFile replaced(folder.file("g"));
+  fs::create_directory(folder.file("g"));
+  CHECK_THROWS(std::system_error, replaced.commit(), "irectory");
+}
+
 TEST(npy_is_what_numpy_reads) {
   const Folder folder;
   const std::string path = folder.file("l.npy");
@@ -61,7 +103,7 @@ TEST(npy_is_what_numpy_reads) {
   writer.write_row(std::vector<float>{4, 5, 6.5});
   CHECK(!fs::exists(path));
   writer.commit();
-  CHECK(!fs::exists(path + ".tmp"));
+  CHECK_EQ(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()), 1);
   const std::string bytes = read(path);
   CHECK_EQ(bytes.substr(0, 8), std::string("\x93NUMPY\1\0", 8));
   const size_t header =
@@ -128,7 +170,41 @@ TEST(output_that_cannot_be_written_is_an_error) {
   std::FILE* full = std::fopen("/dev/full", "w");
   if (!full) return;
   CHECK_THROWS(Error, write_text(full, "text"), "cannot write", "standard output");
+  for (std::FILE* stream : {stdout, stderr}) {
+    std::fflush(stream);
+    const int before = dup(fileno(stream));
+    dup2(fileno(full), fileno(stream));
+    std::string said;
+    try {
+      write_text(stream, "text");
+    } catch (const Error& error) {
+      said = error.what();
+    }
+    dup2(before, fileno(stream));
+    close(before);
+    CHECK(said.ends_with(stream == stdout ? "standard output goes" : "standard error goes"));
+  }
   std::fclose(full);
+}
+
+TEST(output_that_nobody_reads_is_no_error_line) {
+  std::signal(SIGPIPE, SIG_IGN);
+  int ends[2];
+  CHECK_EQ(pipe(ends), 0);
+  close(ends[0]);
+  std::fflush(stdout);
+  const int before = dup(STDOUT_FILENO);
+  dup2(ends[1], STDOUT_FILENO);
+  close(ends[1]);
+  bool gone = false;
+  try {
+    write_text(stdout, "text");
+  } catch (const NoReader&) {
+    gone = true;
+  }
+  dup2(before, STDOUT_FILENO);
+  close(before);
+  CHECK(gone);
 }
 
 TEST(artifacts_are_known_by_their_first_bytes) {
