@@ -59,9 +59,9 @@ std::string read_bytes(const std::string& path) {
     throw Error("it has " + std::to_string(size) + " bytes, and a conversation at most " +
                 std::to_string(kMost) + " (64 MiB)");
   }
+  std::string bytes(size, '\0');
   errno = 0;
   std::ifstream file(path, std::ios::binary);
-  std::string bytes(size, '\0');
   file.read(bytes.data(), static_cast<std::streamsize>(size));
   if (!file.is_open() || file.bad()) throw Error(std::strerror(errno ? errno : EIO));
   bytes.resize(static_cast<size_t>(file.gcount()));

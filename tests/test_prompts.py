@@ -2,8 +2,11 @@
 
 import ctypes
 import json
+import os
+import re
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import tiny
@@ -40,6 +43,15 @@ def artifact(request, artifacts):
 @pytest.fixture
 def pte(artifacts):
     return artifacts[0]
+
+
+def wait_until_it_catches(process, number):
+    """Wait until a handler of the signal is there."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        pytest.skip("no /proc that tells which signals a program catches")
+    while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) >> (number - 1) & 1:
+        assert process.poll() is None
 
 
 def saved(path):
@@ -97,6 +109,31 @@ class TestGenerate:
         assert result.text.startswith("@p") and "-f p" in result.errors
         assert run(ET_RUN, pte, *SHORT, "-i", "@q").errors == ""
 
+    def test_an_interrupt_ends_the_wait_for_input(self, artifact):
+        """At once, not only after the two seconds; and whatever comes."""
+        command = [runner_of(artifact), artifact]
+        for text in (b"", b"y\n"):
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE) as process:  # fmt: skip
+                wait_until_it_catches(process, signal.SIGINT)
+                process.stdin.write(text)
+                process.stdin.flush()
+                process.send_signal(signal.SIGINT)
+                assert process.wait(timeout=1.5) == 130  # while the pipe is open
+                assert (process.stdout.read(), process.stderr.read()) == (b"", b"")
+
+    @pytest.mark.parametrize("kind", ["zeros", "lines"])
+    def test_input_without_an_end(self, pte, kind):
+        if kind == "zeros":
+            result = run(ET_RUN, pte, "-f", "/dev/zero")
+            assert result.status == 1 and "/dev/zero is not text" in result.error_line()
+            return
+        with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as yes:
+            done = subprocess.run([ET_RUN, pte], stdin=yes.stdout, capture_output=True, timeout=60)
+            yes.stdout.close()
+        assert done.returncode == 1 and not done.stdout
+        assert "64 MiB" in done.stderr.decode() and done.stderr.count(b"\n") == 1
+
     @pytest.mark.parametrize("runner", [ET_RUN, AOTI_RUN], ids=lambda path: path.name)
     def test_near_misses_of_flags(self, runner):
         result = run(runner, "m", "--temprature", 1)
@@ -104,6 +141,43 @@ class TestGenerate:
         assert result.error_line() == (
             f"{runner.name}: unknown flag '--temprature': did you mean --temperature?"
         )
+
+
+class TestStreams:
+    """Standard output and error that are closed, or that nobody reads."""
+
+    def run_with(self, redirection, *arguments):
+        command = ["sh", "-c", f'exec "$0" "$@" {redirection}', *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, timeout=60)
+
+    def test_a_closed_output_is_no_file(self, artifact, tmp_path):
+        file = tmp_path / "l.npy"
+        arguments = (runner_of(artifact), artifact, *SHORT, "--tokens", "5,6", "--logits-out")
+        for path in (file, "/dev/stdout"):
+            done = self.run_with(">&-", *arguments, path)
+            assert done.returncode == 1 and done.stderr.count(b"\n") == 1, done
+        assert not list(tmp_path.iterdir())
+        assert self.run_with("", *arguments, file).returncode == 0
+        whole = file.read_bytes()
+        file.unlink()
+        for redirection in ("2>&-", "<&- 2>&-"):
+            assert self.run_with(redirection, *arguments, file, "-v").returncode == 1  # -v cannot be said
+            assert not list(tmp_path.iterdir())
+            assert self.run_with(redirection, *arguments, file).returncode == 0
+            assert file.read_bytes() == whole
+            file.unlink()
+
+    def test_output_that_nobody_reads_ends_the_program(self, artifact, tmp_path):
+        runner, file = runner_of(artifact), tmp_path / "l.npy"
+        for arguments in (["--help"], [artifact, *LONG, "-n", 99, "-i", "x", "--logits-out", file],
+                          [artifact, "-m", "chat", *LONG, "-i", "x"]):  # fmt: skip
+            reader, writer = os.pipe()
+            os.close(reader)
+            done = subprocess.run([runner, *map(str, arguments)], stdin=subprocess.DEVNULL,
+                                  stdout=writer, stderr=subprocess.PIPE, timeout=60)  # fmt: skip
+            os.close(writer)
+            assert (done.returncode, done.stderr) == (141, b"")
+        assert not list(tmp_path.iterdir())
 
 
 class TestPipedChat:
