@@ -36,6 +36,7 @@ from jinja2 import nodes
 
 from exporter.chat_branches import Branches
 from exporter.chat_check import Constants, check_conversations, constants_of
+from exporter.chat_counts import Counts
 from exporter.chat_differences import (
     Compared,
     Feature,
@@ -47,6 +48,8 @@ from exporter.chat_differences import (
     rendered_or_none,
 )
 from exporter.chat_format import Cut, Format, Messages, Role, Strip, conversation
+from exporter.chat_forms import NotFollowed, check_forms
+from exporter.chat_kinds import Kinds
 from exporter.chat_template import Template, UndefinedName
 
 _SYSTEM = "Qsys0Q"
@@ -74,6 +77,7 @@ def reduce_template(template: str | None, tokenizer) -> dict:
     constants: list[Constants] = []
 
     def instrument(tree: nodes.Template) -> nodes.Template:
+        check_forms(tree, Kinds(tree), Counts(tree))
         constants.append(constants_of(tree))
         return branches.instrument(tree)
 
@@ -82,7 +86,7 @@ def reduce_template(template: str | None, tokenizer) -> dict:
             template, tokenizer.named_tokens, strftime_now, instrument, branches.globals
         )
         found = _reduce(parsed.render, tokenizer, constants[0], branches)
-    except (_NotReducible, UndefinedName) as error:
+    except (_NotReducible, NotFollowed, UndefinedName) as error:
         return {"reducible": False, "reason": str(error)}
     except Exception as error:  # a template can fail in any way, as any program can
         return {"reducible": False, "reason": f"the chat template fails: {_one_line(error)}"}

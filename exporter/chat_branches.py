@@ -1,7 +1,7 @@
 """Which choices of a chat template the conversations of a check made, and which they never made.
 
-Every condition that depends on what messages say (`chat_kinds`), or on a greater number of them than the
-check has, is wrapped in a call that notes its outcome; every operation on a content in a pair of calls
+Every condition that depends on what messages say (`chat_kinds`), or on how many there are (`chat_counts`),
+is wrapped in a call that notes its outcome; every operation on a content in a pair of calls
 that note whether it changed it. A condition that came out one way only in all conversations has a side
 that nobody has compared; an operation that never changed anything is one that nobody has seen.
 """
@@ -10,13 +10,14 @@ from collections.abc import Iterator
 
 from jinja2 import nodes
 
-from exporter.chat_check import MOST_TURNS
+from exporter.chat_counts import Counts
 from exporter.chat_kinds import Kinds
 
 _OUTCOME, _OPERAND, _RESULT = "_note_outcome", "_note_operand", "_note_result"
 _OPERATORS = {
     "eq": "==", "ne": "!=", "lt": "<", "lteq": "<=", "gt": ">", "gteq": ">=", "in": "in", "notin": "not in",
 }  # fmt: skip
+_ANY = {("gt", 0), ("gteq", 1), ("eq", 0), ("ne", 0), ("lt", 1)}
 _NO_CHANGES = {"default", "d", "string", "safe", "length", "count"}  # filters
 
 
@@ -32,11 +33,11 @@ class Branches:
 
     def instrument(self, tree: nodes.Template) -> nodes.Template:
         """Return `tree` with its conditions and operations on contents wrapped, in place."""
-        kinds = Kinds(tree)
+        kinds, counts = Kinds(tree), Counts(tree)
         refusing = _only_refusing(tree)
         conditions = {
             id(node) for node in _conditions(tree)
-            if (kinds.decides(node) or _counts_far(node)) and kinds.always(node) is None
+            if (kinds.decides(node) or counts.counted(node) and not _asks_for_any(node)) and kinds.always(node) is None
             and id(node) not in refusing
         }  # fmt: skip
         operands = ((node, _operand_of(node)) for node in tree.find_all(nodes.Expr))
@@ -71,11 +72,11 @@ class Branches:
 
     def _result(self, number: int, value: object) -> object:
         operand = self._operands.get(number)
-        if isinstance(value, list | tuple):  # of split, partition and the like
+        if isinstance(value, list | tuple) and isinstance(operand, str):  # of split, partition and the like
             changed = [part for part in value if part] != [operand]
         else:
             changed = value != operand
-        if isinstance(operand, str) and not isinstance(value, bool | int):
+        if isinstance(operand, str | list | tuple) and not isinstance(value, bool | int):
             self._met.add((number, changed))
         return value
 
@@ -150,10 +151,14 @@ def _is_refusal(statement: nodes.Node) -> bool:
     )
 
 
-def _counts_far(node: nodes.Node) -> bool:
-    """Whether it is a comparison with a number that the turns of the check do not reach."""
-    numbers = (const.value for const in node.find_all(nodes.Const) if isinstance(const.value, int))
-    return isinstance(node, nodes.Compare | nodes.Test) and any(n >= MOST_TURNS for n in numbers)
+def _asks_for_any(node: nodes.Node) -> bool:
+    """Whether it asks if a list has anything in it, as messages always have."""
+    match node:
+        case nodes.And() | nodes.Or():
+            return _asks_for_any(node.left) or _asks_for_any(node.right)
+        case nodes.Compare(expr=nodes.Filter(name="length" | "count", node=nodes.Name(name="messages")), ops=[operand]):
+            return (operand.op, getattr(operand.expr, "value", None)) in _ANY
+    return isinstance(node, nodes.Filter) and node.node == nodes.Name("messages", "load")
 
 
 def expression_text(node: nodes.Node | None) -> str:

@@ -37,6 +37,7 @@ class Kinds:
         self._names: dict[_Key, Kind] = {"messages": Kind.MESSAGES}
         self._macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
         self._results: dict[str, Kind] = {}
+        self._assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
         self._changed = True
         while self._changed:
             self._changed = False
@@ -60,7 +61,7 @@ class Kinds:
             case nodes.Getitem():
                 return self._item(node)
             case nodes.Test():
-                return Kind.PLAIN if node.name in _TYPE_TESTS else self._mixed(node)
+                return Kind.PLAIN if node.name in _TYPE_TESTS and self._has_one_type(node.node) else self._mixed(node)
             case nodes.Dict():
                 return self._dict(node)
             case nodes.Compare():
@@ -76,16 +77,23 @@ class Kinds:
             case nodes.Not():
                 return self._decided(node.node)
             case nodes.List() | nodes.Tuple() | nodes.Add():
-                held = [self.of(child) for child in node.iter_child_nodes()]
-                most = max(held, default=Kind.PLAIN)
-                return Kind.MESSAGES if most == Kind.MESSAGE else most
+                return self._joined_list(node)
         return self._mixed(node)
+
+    def _joined_list(self, node: nodes.List | nodes.Tuple | nodes.Add) -> Kind:
+        """Messages where it is a list of them, or two such lists together."""
+        held = {self.of(child) for child in node.iter_child_nodes()} - {Kind.PLAIN}
+        whole = Kind.MESSAGES if isinstance(node, nodes.Add) else Kind.MESSAGE
+        if not held:
+            return Kind.PLAIN
+        return Kind.MESSAGES if held == {whole} else Kind.CONTENT
 
     def _dict(self, node: nodes.Dict) -> Kind:
         """A message where nothing but its content depends on one."""
         held = {getattr(pair.key, "value", None): self.of(pair.value) for pair in node.items}
+        others = held.keys() - {"role", "content"}
         content = held.pop("content", Kind.PLAIN)
-        if any(held.values()):
+        if any(held.values()) or content and others:
             return Kind.CONTENT
         return Kind.MESSAGE if content else Kind.PLAIN
 
@@ -128,19 +136,25 @@ class Kinds:
         left, operator, right = node.expr, node.ops[0].op, node.ops[0].expr
         if operator in ("in", "notin"):
             return isinstance(left, nodes.Const) and self.of(right) == Kind.MESSAGE
-        sides = [side.value for side in (left, right) if isinstance(side, nodes.Const)]
-        return any(value is None or isinstance(value, bool) for value in sides)
+        for side, other in ((left, right), (right, left)):
+            if isinstance(side, nodes.Const) and (side.value is None or isinstance(side.value, bool)):
+                return self._has_one_type(other)
+        return False
+
+    def _has_one_type(self, node: nodes.Node) -> bool:
+        """Whether its type is the same for all contents."""
+        return self.of(node) != Kind.CONTENT or self._is_content(node)
 
     def _field(self, owner: nodes.Node, name: object) -> Kind:
         if isinstance(owner, nodes.Name):
             if owner.name == "loop":
-                return _FIELDS_OF_LOOP.get(name, Kind.PLAIN)
+                return max(self.of(owner), _FIELDS_OF_LOOP.get(name, Kind.PLAIN))
             if (owner.name, name) in self._names:
                 return self._names[(owner.name, name)]
         kind = self.of(owner)
         if kind == Kind.MESSAGE:
             return Kind.CONTENT if name == "content" else Kind.PLAIN
-        return kind
+        return Kind.CONTENT if kind else kind
 
     def _item(self, node: nodes.Getitem) -> Kind:
         kind = self.of(node.node)
@@ -180,8 +194,10 @@ class Kinds:
         return self._mixed(node)
 
     def _set(self, key: _Key, kind: Kind) -> None:
-        if kind > self._names.get(key, Kind.PLAIN):
-            self._names[key] = kind
+        before = self._names.get(key, Kind.PLAIN)
+        joined = Kind.CONTENT if kind and before and kind != before else max(kind, before)
+        if joined != before:
+            self._names[key] = joined
             self._changed = True
 
     def _visit(self, node: nodes.Node, control: Kind) -> None:
@@ -195,6 +211,9 @@ class Kinds:
                 self._loop(node)
                 if self.depends(node.iter) or self.decides(node.test):
                     control = Kind.CONTENT
+                    self._set("loop", control)  # its fields count what came before
+                elif self._ends_early(node):
+                    control = Kind.CONTENT
             case nodes.If() if (always := self.always(node.test)) is not None:
                 for child in node.body if always else (*node.elif_, *node.else_):
                     self._visit(child, control)
@@ -207,6 +226,14 @@ class Kinds:
                 self._arguments(node)
         for child in node.iter_child_nodes():
             self._visit(child, control)
+
+    def _ends_early(self, loop: nodes.For) -> bool:
+        """Whether a content may decide to end a turn of the loop."""
+        leaves = (nodes.Break, nodes.Continue)
+        ends = any(True for _ in loop.find_all(leaves))
+        return ends and any(
+            self.decides(branch.test) for branch in loop.find_all(nodes.If) if any(True for _ in branch.find_all(leaves))
+        )
 
     def always(self, test: nodes.Node) -> bool | None:
         """What a condition comes to for any conversation of a runner, as far as types and fields decide it.
@@ -226,17 +253,17 @@ class Kinds:
             case nodes.Test():
                 return self._always_of_type(test)
             case nodes.Name(name="tools" | "documents"):
-                return False
-        return False if self._is_no_field(test) else None
+                return None if test.name in self._assigned else False
+        return False if self.is_no_field(test) else None
 
     def _always_of_type(self, test: nodes.Test) -> bool | None:
-        if self._is_no_field(test.node):
+        if self.is_no_field(test.node):
             return {"defined": False, "undefined": True, "none": False, "string": False}.get(test.name)
         if self._is_content(test.node):
             return {"string": True, "defined": True, "undefined": False, "none": False}.get(test.name)
         return None
 
-    def _is_no_field(self, node: nodes.Node) -> bool:
+    def is_no_field(self, node: nodes.Node) -> bool:
         """Whether it is a field of a message that a runner never gives."""
         match node:
             case nodes.Getattr():

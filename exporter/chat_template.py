@@ -15,6 +15,8 @@ from jinja2.runtime import missing
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+# PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
+_NAMED_TOKENS = {f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
 Messages = list[dict[str, str]]
 
 
@@ -70,14 +72,17 @@ class Template:
 class _NamedUndefined(jinja2.Undefined):
     """A name that nothing defines: it may be asked for, compared and replaced, but not printed.
 
-    transformers prints nothing for it. So do fields of messages and of namespaces here: a template asks
-    for many that only some conversations have.
+    transformers prints nothing for it. So do here the special tokens that every tokenizer may have, where
+    it names none, and fields of messages and of namespaces: a template asks for many that only some
+    conversations have.
     """
 
     def __str__(self) -> str:
         if self._undefined_obj is not missing:
             return ""
         name = str(self._undefined_name)
+        if name in _NAMED_TOKENS:
+            return ""
         remedy = "name it in tokenizer_config.json" if name.endswith("_token") else "set it in the template"
         raise UndefinedName(f"the chat template prints '{name}', which is not defined: {remedy}")
 

@@ -10,7 +10,7 @@ def random_template(rng: random.Random) -> str:
     """One to two random statements on each message's content, between a role's prefix and a suffix."""
     body = "".join(_statement(rng) for _ in range(rng.randint(1, 2)))
     return (
-        "{% set ns = namespace(seen=false) %}{% for m in messages %}{% set c = m.content %}" + body
+        "{% set ns = namespace(seen=false, n=0, text='') %}{% macro f(a) %}" + _macro(rng) + "{% endmacro %}{% for m in messages %}{% set c = m.content %}" + body
         + "{{ '<|' + m.role + '|>' + c + '<e>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
     )  # fmt: skip
@@ -59,8 +59,37 @@ def _action(rng: random.Random) -> str:
         f"c.split({text})[-1]", f"c.split({text})[0]", "c | trim", "c.lstrip('\\n')", "c.rstrip()", "''", "c",
         f"{text} + c", f"c.replace({text}, '')", f"c.rpartition({text})[2].strip()", "c[:600]",
     ))  # fmt: skip
-    others = ("{% set ns.seen = true %}", "{% set ns.seen = false %}", "{{ 'Z' }}")
+    if rng.random() < 0.12:
+        return _scoped(rng)
+    others = ("{% set ns.n = ns.n + 1 %}", "{% set ns.text = c %}","{% set ns.seen = true %}", "{% set ns.seen = false %}", "{{ 'Z' }}")
     return rng.choice(others) if rng.random() < 0.2 else "{% set c = " + value + " %}"
+
+
+def _macro(rng: random.Random) -> str:
+    return rng.choice(("{{ a }}", "{% if " + _literal(rng) + " in a %}Y{% endif %}{{ a | trim }}", "{{ a[:650] }}"))
+
+
+def _scoped(rng: random.Random) -> str:
+    """A statement with a block or a name of its own, of which some are never followed."""
+    text, number = _literal(rng), rng.choice((2, 5, 40, 60))
+    asked = "{% if " + rng.choice((f"{text} in t", f"t | length > {number}")) + " %}X{% endif %}"
+    return rng.choice((
+        "{% with t = c %}" + asked + "{% endwith %}",
+        "{% set t = c | trim %}" + asked, "{% set t %}{{ c }}{% endset %}" + asked,
+        "{% set c = f(c) %}", "{% set t = f(c) %}" + asked, "{{ f(" + text + ") }}",
+        "{% call f(c) %}{% endcall %}",
+        "{% filter replace(" + text + ", 'R') %}{{ c }}{% endfilter %}",
+        "{% for t in c.split('\n') %}" + asked + "{% endfor %}",
+        "{% for t in c.split(" + text + ") %}{% if loop.index0 < " + str(number) + " %}X{% endif %}{% endfor %}",
+        "{% for o in messages %}{% set t = o.content %}" + asked + "{% endfor %}",
+        "{% for o in messages if " + text + " in o.content %}{% if loop.index0 == 1 %}X{% endif %}{% endfor %}",
+        "{% set e = ns %}{% if e.seen %}X{% endif %}", "{% set o = loop %}{% if o.index0 > 3 %}X{% endif %}",
+        "{% set t = loop.previtem.content if loop.previtem else '' %}" + asked,
+        "{% set t = ns.text %}" + asked,
+        "{% if ns.n > " + str(number) + " %}X{% endif %}",
+        "{% if messages | length > " + str(number) + " * 2 %}X{% endif %}",
+        "{% if messages[loop.index0 - 1].role == 'user' %}{% set c = c | trim %}{% endif %}",
+    ))  # fmt: skip
 
 
 def _literal(rng: random.Random) -> str:

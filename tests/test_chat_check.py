@@ -70,7 +70,7 @@ EXACT = {
         "{% set c = '<think>\\n\\n</think>\\n' + c.lstrip('\\n') %}{% endif %}"),
     "generation": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}<|im_end|>"
         "{%- endgeneration %}\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "named tokens": "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "named tokens": "{{ bos_token }}{{ cls_token }}{{ unk_token }}{{ mask_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}"
         "{{ sep_token if m.role == 'user' else image_token }}{% endfor %}"
         "{% if add_generation_prompt %}{{ pad_token }}assistant:{% endif %}",
     "header unasked": "{% for m in messages %}{{ '<h>' + m.role + '</h>' + m.content | trim + '<|im_end|>' }}"
@@ -94,8 +94,52 @@ REFUSED = {
     "'</' ~ 'a>' in c": TURNS.replace("DO", "{% if '</' ~ 'a>' in c %}{% set c = 'x' %}{% endif %}"),
     "'reset'": TURNS.replace("DO", "{% if c | lower == 'reset' %}{% set c = 'x' %}{% endif %}"),
     "'turn_end'": "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ turn_end }}{% endfor %}",
-    "'cls_token'": "{{ cls_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+    "'video_token'": "{{ video_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
 }  # fmt: skip
+# What else looks at contents or counts messages; the reason of each holds the words before it.
+NOT_FOLLOWED = [
+    ("{% with %}", "{% with t = c %}{% if '[END]' in t %}X{% endif %}{% endwith %}"),
+    ("{% with %}", "{% with %}{% if '/zz' in c %}X{% endif %}{% endwith %}"),
+    ("default arguments", "MACRO(a, b=messages[0].content) %}{% if '/zz' in b %}X{% endif %}{% endmacro %}{{ f(1) }}"),
+    ("'varargs'", "MACRO() %}{% if '/zz' in varargs[0] %}X{% endif %}{% endmacro %}{{ f(c) }}"),
+    ("'kwargs'", "MACRO() %}{% if '/zz' in kwargs.a %}X{% endif %}{% endmacro %}{{ f(a=c) }}"),
+    ("'caller'", "MACRO() %}{% if '/zz' in caller() %}X{% endif %}{% endmacro %}{% call f() %}{{ c }}{% endcall %}"),
+    ("{% call %}", "MACRO() %}X{% endmacro %}{% call f() %}{{ c }}{% endcall %}"),
+    ("another name for 'f'", "MACRO(a) %}{% if '/zz' in a %}X{% endif %}{% endmacro %}{% set g = f %}{{ g(c) }}"),
+    ("'ns' as a value", "{% set e = ns %}{% set ns.x = c %}{% if '/zz' in e.x %}X{% endif %}"),
+    ("'ns' as a value", "MACRO(e) %}{% if '/zz' in e.x %}X{% endif %}{% endmacro %}{{ f(ns) }}"),
+    ("'loop' as a value", "{% set o = loop %}{% if '/zz' in o.previtem.content %}X{% endif %}"),
+    ("'loop' as a value", "{% if loop['index0'] > 70 %}X{% endif %}"),
+    ("'/zz' ~ '~' in loop.previtem.content", "{% if loop.previtem and '/zz' ~ '~' in loop.previtem.content %}X{% endif %}"),
+    ("loop.cycle", "{{ loop.cycle('', '', '') }}"),
+    ("loop.changed", "{% if loop.changed(c) %}{% endif %}"),
+    ("{% filter %}", "{% filter truncate(30000) %}{{ c }}{% endfilter %}"),
+    ("truncate(30000)", "{% set c = c | truncate(30000) %}"),
+    ("{% set %} with a filter", "{% set c | truncate(30000) %}{{ c }}{% endset %}"),
+    ("{% autoescape %}", "{% autoescape true %}{{ c }}{% endautoescape %}"),
+    ("{% include %}", "{% include 'x' ignore missing %}"),
+    ("loop.index0 < 50", "{% for l in c.split('\n') %}{% if loop.index0 < 50 %}{{ l }}{% endif %}{% endfor %}{% set c = '' %}"),
+    ("[:50]", "{% set c = c.split('\n')[:50] | join('\n') %}"),
+    ("6 * 20", "{% if messages | length > 6 * 20 %}X{% endif %}"),
+    ("120", "{% if messages | length > 120 %}X{% endif %}"),
+    ("77", "{% if loop.index0 in [3, 77] %}{% endif %}"),
+    ("loop.index0 > n", "{% set n = 100 %}{% if loop.index0 > n %}X{% endif %}"),
+    ("ns.n > ns.most", "{% set ns.n = ns.n + 1 %}{% if ns.n > ns.most %}X{% endif %}"),
+    ("ns.s == ns.most", "{% set ns.s = ns.s ~ 'x' %}{% if ns.s == ns.most %}X{% endif %}"),
+    ("a filter of a count", "{% if loop.index0 | string == '77' %}X{% endif %}"),
+    ("operator //", "{{ 'X' * (loop.index0 // 50) }}"),
+    ("messages[:100]", "{% for o in messages[:100] %}{% endfor %}"),
+    ("a filter of messages", "{% for o in messages | batch(50) %}{% endfor %}"),
+    ("a filter of messages", "{% if '/zz' in messages | map(attribute='content') | join %}X{% endif %}"),
+    ("looks up", "{{ {'/' ~ 'zz': 'X'}[c] }}"),
+    ("is given what messages say", "{{ {'/' ~ 'zz': 'X'}.get(c, '') }}"),
+    ("is given what messages say", "{% set c = '%s' | format(c) %}"),
+    ("operator % on", "{% set c = '%.30000s' % c %}"),
+    ("the test 'filter'", "{% if c is filter %}X{% endif %}"),
+    ("'/zz' ~ '~' in o.content", "{% for l in [messages] %}{% for o in l %}{% if '/zz' ~ '~' in o.content %}X{% endif %}{% endfor %}{% endfor %}"),
+    ("ns.x == 3", "{% for o in messages %}{% if o.content == '/zz' %}{% break %}{% endif %}"
+     "{% set ns.x = loop.index0 %}{% endfor %}{% if ns.x == 3 and m.role == 'tool' %}X{% endif %}"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +197,17 @@ def test_what_cannot_be_said_is_refused_in_true_words(tokenizer, named):
     chat = reduce_template(REFUSED[named], tokenizer)
     assert not chat["reducible"] and named in chat["reason"].replace('"', "'"), chat
     assert "\n" not in chat["reason"]
+
+
+@pytest.mark.parametrize(("named", "statement"), NOT_FOLLOWED)
+def test_forms_that_are_not_followed_are_refused(tokenizer, named, statement):
+    begin = "{% set ns = namespace(n=0, s='', x=0, most=90) %}"
+    if statement.startswith("MACRO"):
+        macro, end, rest = statement.partition("{% endmacro %}")
+        begin, statement = begin + macro.replace("MACRO", "{% macro f") + end, rest
+    chat = reduce_template(begin + TURNS.replace("DO", statement), tokenizer)
+    assert not chat["reducible"], statement
+    assert named in chat["reason"], chat["reason"]
 
 
 def test_results_of_tools_are_refused_by_the_runner(folder, tokenizer):
