@@ -56,6 +56,20 @@ class Terminal:
             pass
         return self.process.wait(max(deadline - time.monotonic(), 1))
 
+    def end_input(self, seconds: float = 60) -> int:
+        """Type the end of the input, once a second, until the program ends; return its exit status.
+
+        libedit shows its prompt before it takes keys as they come: an end typed in between is lost.
+        """
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self.type(END)
+            pause = time.monotonic() + 1
+            while self._read(pause):
+                pass
+            time.sleep(max(min(pause, deadline) - time.monotonic(), 0))
+        return self.process.wait(1)
+
     def _read(self, deadline: float) -> bool:
         ready, _, _ = select.select([self._keyboard], [], [], max(deadline - time.monotonic(), 0))
         try:
