@@ -146,7 +146,7 @@ TEST(values_that_are_no_sense_are_named) {
   CHECK_THROWS(Error, parse_with("sampling", "[]"), "object");
   CHECK_THROWS(Error, parse_with("sampling", R"({"top_p": 2})"), "top_p");
   CHECK_THROWS(Error, parse_with("sampling", R"({"temperature": "hot"})"), "temperature");
-  CHECK_THROWS(Error, parse_with("sampling", R"({"repetition_penalty": 0})"), "above 0");
+  CHECK_THROWS(Error, parse_with("sampling", R"({"repetition_penalty": 0})"), "from 0.01 to 100");
   CHECK_THROWS(Error, parse_with("sampling", R"({"no_repeat_ngram_size": 1.5})"), "whole");
   CHECK_THROWS(Error, parse_with("sampling", R"({"logit_bias": {"3": 1}})"), "logit_bias");
   CHECK_THROWS(Error, parse_with("sampling", R"({"logit_bias": [[[3], null]]})"), "logit_bias");
