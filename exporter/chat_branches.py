@@ -183,7 +183,9 @@ def expression_text(node: nodes.Node | None) -> str:
             return text(node.expr) + "".join(f" {_OPERATORS[op.op]} {text(op.expr)}" for op in node.ops)
         case nodes.Not():
             return f"not {text(node.node)}"
-        case nodes.And() | nodes.Or() | nodes.Add() | nodes.Sub():
+        case nodes.Neg():
+            return f"-{text(node.node)}"
+        case nodes.BinExpr():
             return f"{text(node.left)} {node.operator} {text(node.right)}"
         case nodes.Concat():
             return " ~ ".join(map(text, node.nodes))

@@ -21,7 +21,7 @@ _EXPRESSIONS = (
 _TAGS = {
     "With": "{% with %}", "CallBlock": "{% call %}", "FilterBlock": "{% filter %}", "Include": "{% include %}",
     "Import": "{% import %}", "FromImport": "{% from %}", "Extends": "{% extends %}", "Block": "{% block %}",
-    "ScopedEvalContextModifier": "{% autoescape %}",
+    "Scope": "{% autoescape %}", "ScopedEvalContextModifier": "{% autoescape %}",
 }  # fmt: skip
 _FUNCTIONS = {"namespace", "raise_exception", "strftime_now", "range"}
 _FIELDS_OF_LOOP = {
