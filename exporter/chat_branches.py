@@ -37,7 +37,8 @@ class Branches:
         refusing = _only_refusing(tree)
         conditions = {
             id(node) for node in _conditions(tree)
-            if (kinds.decides(node) or counts.counted(node) and not _asks_for_any(node)) and kinds.always(node) is None
+            if (kinds.decides(node) or counts.counted(node) and not _asks_for_any(node))
+            and kinds.always(node) is None
             and id(node) not in refusing
         }  # fmt: skip
         operands = ((node, _operand_of(node)) for node in tree.find_all(nodes.Expr))
@@ -60,7 +61,7 @@ class Branches:
         text = self._texts[number]
         if number not in self._operations:
             return f"asks `{text}`, which is {str(outcome).lower()} in every conversation that was tried"
-        return None if outcome else f"has `{text}`, which changes nothing in any conversation that was tried"
+        return None if outcome else f"has `{text}`, which changes nothing or leaves nothing in any conversation that was tried"
 
     def _outcome(self, number: int, value: object) -> object:
         self._met.add((number, bool(value)))
@@ -77,7 +78,7 @@ class Branches:
         else:
             changed = value != operand
         if isinstance(operand, str | list | tuple) and not isinstance(value, bool | int):
-            self._met.add((number, changed))
+            self._met.add((number, changed and bool(value)))  # that nothing is left shows little
         return value
 
     def _wrap(self, node: nodes.Node, conditions: set[int], operations: set[int]) -> None:
@@ -156,7 +157,9 @@ def _asks_for_any(node: nodes.Node) -> bool:
     match node:
         case nodes.And() | nodes.Or():
             return _asks_for_any(node.left) or _asks_for_any(node.right)
-        case nodes.Compare(expr=nodes.Filter(name="length" | "count", node=nodes.Name(name="messages")), ops=[operand]):
+        case nodes.Compare(
+            expr=nodes.Filter(name="length" | "count", node=nodes.Name(name="messages")), ops=[operand]
+        ):
             return (operand.op, getattr(operand.expr, "value", None)) in _ANY
     return isinstance(node, nodes.Filter) and node.node == nodes.Name("messages", "load")
 

@@ -1,4 +1,4 @@
-"""Find the expressions of a chat template that depend on how many messages there are, or on a place among them."""
+"""Find the expressions of a chat template that depend on a count of messages or a place among them."""
 
 from jinja2 import nodes
 

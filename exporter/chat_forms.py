@@ -91,7 +91,9 @@ class _Forms:
     def _check_macro(self, node: nodes.Macro, above) -> None:
         if node.defaults:
             raise _refusal(f"a macro with default arguments, '{node.name}'")
-        if self._macros.count(node.name) > 1 or any(isinstance(outer, nodes.Macro | nodes.For) for outer in above):
+        if self._macros.count(node.name) > 1 or any(
+            isinstance(outer, nodes.Macro | nodes.For) for outer in above
+        ):
             raise _refusal(f"a macro that is defined anew or within another block, '{node.name}'")
         if any(getattr(call.node, "name", None) == node.name for call in node.find_all(nodes.Call)):
             raise _refusal(f"a macro that calls itself, '{node.name}'")
@@ -114,11 +116,17 @@ class _Forms:
                 raise _refusal(f"another name for '{name}'")
         elif called:
             raise _refusal(f"the function '{name}'")
-        if name in (*self._namespaces, "loop") and not (isinstance(owner, nodes.Getattr) and owner.node is node):
+        if name in (*self._namespaces, "loop") and not (
+            isinstance(owner, nodes.Getattr) and owner.node is node
+        ):
             raise _refusal(f"'{name}' as a value")
 
     def _check_getattr(self, node: nodes.Getattr, above) -> None:
-        if isinstance(node.node, nodes.Name) and node.node.name == "loop" and node.attr not in _FIELDS_OF_LOOP:
+        if (
+            isinstance(node.node, nodes.Name)
+            and node.node.name == "loop"
+            and node.attr not in _FIELDS_OF_LOOP
+        ):
             raise _refusal(f"loop.{node.attr}")
 
     # -- operations ------------------------------------------------------------------------------
@@ -151,13 +159,19 @@ class _Forms:
             constant = all(isinstance(arg, nodes.Const) for arg in node.args)
             by_role = node.args and getattr(node.args[0], "value", None) == "role"
             selects = node.name in _SELECTIONS and constant and by_role and not node.kwargs
-            plain = node.name in _FILTERS_OF_MESSAGES and (not self._given(node) or node.name in ("default", "d"))
+            plain = node.name in _FILTERS_OF_MESSAGES and (
+                not self._given(node) or node.name in ("default", "d")
+            )
             if not selects and not plain:
                 raise _refusal(f"`{text}`, a filter of messages")
         if node.name not in _FILTERS_WITH_CONTENTS and any(map(self._holds, self._given(node))):
             raise _refusal(f"`{text}`, a filter that is given what messages say")
         printed = node.name == "string" and not _is_asked(above)
-        if self._counts_outside(node.node) and not printed or any(map(self._counts.counted, self._given(node))):
+        if (
+            self._counts_outside(node.node)
+            and not printed
+            or any(map(self._counts.counted, self._given(node)))
+        ):
             raise _refusal(f"`{text}`, a filter of a count of messages")
 
     def _check_test(self, node: nodes.Test, above) -> None:
@@ -197,7 +211,9 @@ class _Forms:
         """Differences may stand anywhere; products and remainders in a comparison, which is tried both ways."""
         if isinstance(node, nodes.Sub):
             return
-        compared = next((outer for outer in reversed(above) if not isinstance(outer, (nodes.Add, *ARITHMETIC))), None)
+        compared = next(
+            (outer for outer in reversed(above) if not isinstance(outer, (nodes.Add, *ARITHMETIC))), None
+        )
         if self._holds(node) and not any(self._counts.counted(side) for side in (node.left, node.right)):
             raise _refusal(f"the operator {node.operator} on what messages say")
         if not isinstance(compared, nodes.Compare | nodes.Operand | nodes.Test):
@@ -222,7 +238,9 @@ def _makes_namespace(node: nodes.Assign) -> bool:
 
 
 def _is_asked(above: tuple[nodes.Node, ...]) -> bool:
-    return any(isinstance(outer, nodes.Compare | nodes.Test | nodes.Getitem | nodes.Assign) for outer in above)
+    return any(
+        isinstance(outer, nodes.Compare | nodes.Test | nodes.Getitem | nodes.Assign) for outer in above
+    )
 
 
 def _is_number(node: nodes.Node) -> bool:

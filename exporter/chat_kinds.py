@@ -61,7 +61,8 @@ class Kinds:
             case nodes.Getitem():
                 return self._item(node)
             case nodes.Test():
-                return Kind.PLAIN if node.name in _TYPE_TESTS and self._has_one_type(node.node) else self._mixed(node)
+                known = node.name in _TYPE_TESTS and self._has_one_type(node.node)
+                return Kind.PLAIN if known else self._mixed(node)
             case nodes.Dict():
                 return self._dict(node)
             case nodes.Compare():
@@ -232,7 +233,8 @@ class Kinds:
         leaves = (nodes.Break, nodes.Continue)
         ends = any(True for _ in loop.find_all(leaves))
         return ends and any(
-            self.decides(branch.test) for branch in loop.find_all(nodes.If) if any(True for _ in branch.find_all(leaves))
+            self.decides(branch.test) for branch in loop.find_all(nodes.If)
+            if any(True for _ in branch.find_all(leaves))
         )
 
     def always(self, test: nodes.Node) -> bool | None:

@@ -10,7 +10,8 @@ def random_template(rng: random.Random) -> str:
     """One to two random statements on each message's content, between a role's prefix and a suffix."""
     body = "".join(_statement(rng) for _ in range(rng.randint(1, 2)))
     return (
-        "{% set ns = namespace(seen=false, n=0, text='') %}{% macro f(a) %}" + _macro(rng) + "{% endmacro %}{% for m in messages %}{% set c = m.content %}" + body
+        "{% set ns = namespace(seen=false, n=0, text='') %}{% macro f(a) %}"
+        "" + _macro(rng) + "{% endmacro %}{% for m in messages %}{% set c = m.content %}" + body
         + "{{ '<|' + m.role + '|>' + c + '<e>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
     )  # fmt: skip
@@ -80,9 +81,11 @@ def _scoped(rng: random.Random) -> str:
         "{% call f(c) %}{% endcall %}",
         "{% filter replace(" + text + ", 'R') %}{{ c }}{% endfilter %}",
         "{% for t in c.split('\n') %}" + asked + "{% endfor %}",
-        "{% for t in c.split(" + text + ") %}{% if loop.index0 < " + str(number) + " %}X{% endif %}{% endfor %}",
+        "{% for t in c.split(" + text + ") %}{% if loop.index0 < " + str(number) + " %}X{% endif %}"
+        "{% endfor %}",
         "{% for o in messages %}{% set t = o.content %}" + asked + "{% endfor %}",
-        "{% for o in messages if " + text + " in o.content %}{% if loop.index0 == 1 %}X{% endif %}{% endfor %}",
+        "{% for o in messages if " + text + " in o.content %}{% if loop.index0 == 1 %}X{% endif %}"
+        "{% endfor %}",
         "{% set e = ns %}{% if e.seen %}X{% endif %}", "{% set o = loop %}{% if o.index0 > 3 %}X{% endif %}",
         "{% set t = loop.previtem.content if loop.previtem else '' %}" + asked,
         "{% set t = ns.text %}" + asked,

@@ -100,12 +100,15 @@ REFUSED = {
 NOT_FOLLOWED = [
     ("{% with %}", "{% with t = c %}{% if '[END]' in t %}X{% endif %}{% endwith %}"),
     ("{% with %}", "{% with %}{% if '/zz' in c %}X{% endif %}{% endwith %}"),
-    ("default arguments", "MACRO(a, b=messages[0].content) %}{% if '/zz' in b %}X{% endif %}{% endmacro %}{{ f(1) }}"),
+    ("default arguments", "MACRO(a, b=messages[0].content) %}{% if '/zz' in b %}X{% endif %}"
+     "{% endmacro %}{{ f(1) }}"),
     ("'varargs'", "MACRO() %}{% if '/zz' in varargs[0] %}X{% endif %}{% endmacro %}{{ f(c) }}"),
     ("'kwargs'", "MACRO() %}{% if '/zz' in kwargs.a %}X{% endif %}{% endmacro %}{{ f(a=c) }}"),
-    ("'caller'", "MACRO() %}{% if '/zz' in caller() %}X{% endif %}{% endmacro %}{% call f() %}{{ c }}{% endcall %}"),
+    ("'caller'", "MACRO() %}{% if '/zz' in caller() %}X{% endif %}{% endmacro %}{% call f() %}"
+     "{{ c }}{% endcall %}"),
     ("{% call %}", "MACRO() %}X{% endmacro %}{% call f() %}{{ c }}{% endcall %}"),
-    ("another name for 'f'", "MACRO(a) %}{% if '/zz' in a %}X{% endif %}{% endmacro %}{% set g = f %}{{ g(c) }}"),
+    ("another name for 'f'", "MACRO(a) %}{% if '/zz' in a %}X{% endif %}{% endmacro %}"
+     "{% set g = f %}{{ g(c) }}"),
     ("'ns' as a value", "{% set e = ns %}{% set ns.x = c %}{% if '/zz' in e.x %}X{% endif %}"),
     ("'ns' as a value", "MACRO(e) %}{% if '/zz' in e.x %}X{% endif %}{% endmacro %}{{ f(ns) }}"),
     ("'loop' as a value", "{% set o = loop %}{% if '/zz' in o.previtem.content %}X{% endif %}"),
@@ -119,6 +122,7 @@ NOT_FOLLOWED = [
     ("{% autoescape %}", "{% autoescape true %}{{ c }}{% endautoescape %}"),
     ("{% include %}", "{% include 'x' ignore missing %}"),
     ("loop.index0 >= 50", "{% for l in c.split('\n') %}{% if loop.index0 >= 50 %}X{% endif %}{% endfor %}"),
+    ("c[30000:]", "{{ c[30000:] }}"),
     ("[:50]", "{% set c = c.split('\n')[:50] | join('\n') %}"),
     ("6 * 20", "{% if messages | length > 6 * 20 %}X{% endif %}"),
     ("120", "{% if messages | length > 120 %}X{% endif %}"),
@@ -136,7 +140,8 @@ NOT_FOLLOWED = [
     ("is given what messages say", "{% set c = '%s' | format(c) %}"),
     ("operator %", "{% set c = '%.30000s' % c %}"),
     ("the test 'filter'", "{% if c is filter %}X{% endif %}"),
-    ("'/zz' ~ '~' in o.content", "{% for l in [messages] %}{% for o in l %}{% if '/zz' ~ '~' in o.content %}X{% endif %}{% endfor %}{% endfor %}"),
+    ("'/zz' ~ '~' in o.content", "{% for l in [messages] %}{% for o in l %}"
+     "{% if '/zz' ~ '~' in o.content %}X{% endif %}{% endfor %}{% endfor %}"),
     ("ns.x == 3", "{% for o in messages %}{% if o.content == '/zz' %}{% break %}{% endif %}"
      "{% set ns.x = loop.index0 %}{% endfor %}{% if ns.x == 3 and m.role == 'tool' %}X{% endif %}"),
 ]  # fmt: skip
