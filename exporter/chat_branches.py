@@ -61,7 +61,8 @@ class Branches:
         text = self._texts[number]
         if number not in self._operations:
             return f"asks `{text}`, which is {str(outcome).lower()} in every conversation that was tried"
-        return None if outcome else f"has `{text}`, which changes nothing or leaves nothing in any conversation that was tried"
+        words = "which changes nothing, or leaves nothing, in any conversation that was tried"
+        return None if outcome else f"has `{text}`, {words}"
 
     def _outcome(self, number: int, value: object) -> object:
         self._met.add((number, bool(value)))

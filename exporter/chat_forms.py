@@ -14,12 +14,15 @@ from exporter.chat_kinds import Kind, Kinds
 _STATEMENTS = (nodes.Template, nodes.Output, nodes.TemplateData, nodes.For, nodes.If, nodes.Assign,
                nodes.AssignBlock, nodes.Macro, nodes.Break, nodes.Continue)  # fmt: skip
 _EXPRESSIONS = (
-    nodes.Const, nodes.Name, nodes.NSRef, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter, nodes.Test,
+    nodes.Const, nodes.Name, nodes.NSRef, nodes.Getattr, nodes.Getitem, nodes.Slice, nodes.Filter,
+    nodes.Test,
     nodes.Call, nodes.Compare, nodes.Operand, nodes.CondExpr, nodes.And, nodes.Or, nodes.Not, nodes.Add,
-    nodes.Concat, nodes.Neg, nodes.Pos, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword, *ARITHMETIC,
+    nodes.Concat, nodes.Neg, nodes.Pos, nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Keyword,
+    *ARITHMETIC,
 )  # fmt: skip
 _TAGS = {
-    "With": "{% with %}", "CallBlock": "{% call %}", "FilterBlock": "{% filter %}", "Include": "{% include %}",
+    "With": "{% with %}",
+    "CallBlock": "{% call %}", "FilterBlock": "{% filter %}", "Include": "{% include %}",
     "Import": "{% import %}", "FromImport": "{% from %}", "Extends": "{% extends %}", "Block": "{% block %}",
     "Scope": "{% autoescape %}", "ScopedEvalContextModifier": "{% autoescape %}",
 }  # fmt: skip
@@ -32,9 +35,12 @@ _FILTERS_OF_MESSAGES = {"length", "count", "first", "last", "list", "reverse", "
 _SELECTIONS = {"selectattr", "rejectattr"}
 _FILTERS_WITH_CONTENTS = {"default", "d"}  # among their arguments
 _TESTS = {
-    "defined", "undefined", "none", "string", "mapping", "sequence", "iterable", "number", "boolean", "callable",
-    "integer", "float", "true", "false", "odd", "even", "divisibleby", "eq", "equalto", "==", "ne", "!=", "lt",
-    "lessthan", "<", "le", "<=", "gt", "greaterthan", ">", "ge", ">=", "in", "lower", "upper", "sameas",
+    "defined", "undefined", "none", "string", "mapping", "sequence", "iterable", "number", "boolean",
+    "callable",
+    "integer", "float", "true", "false", "odd", "even", "divisibleby", "eq", "equalto", "==", "ne", "!=",
+    "lt",
+    "lessthan", "<", "le", "<=", "gt", "greaterthan", ">", "ge", ">=",
+    "in", "lower", "upper", "sameas",
 }  # fmt: skip
 _COUNTING = (nodes.Compare, nodes.Test, nodes.Filter, nodes.Call, nodes.Getitem, nodes.Add, *ARITHMETIC)
 
@@ -208,7 +214,7 @@ class _Forms:
             raise _refusal(f"`{expression_text(node)}` of a count of messages")
 
     def _check_arithmetic(self, node: nodes.BinExpr, above) -> None:
-        """Differences may stand anywhere; products and remainders in a comparison, which is tried both ways."""
+        """Differences may stand anywhere; others in a comparison, which is tried both ways."""
         if isinstance(node, nodes.Sub):
             return
         compared = next(

@@ -62,12 +62,14 @@ def _action(rng: random.Random) -> str:
     ))  # fmt: skip
     if rng.random() < 0.12:
         return _scoped(rng)
-    others = ("{% set ns.n = ns.n + 1 %}", "{% set ns.text = c %}","{% set ns.seen = true %}", "{% set ns.seen = false %}", "{{ 'Z' }}")
+    others = ("{% set ns.n = ns.n + 1 %}", "{% set ns.text = c %}",
+             "{% set ns.seen = true %}", "{% set ns.seen = false %}", "{{ 'Z' }}")  # fmt: skip
     return rng.choice(others) if rng.random() < 0.2 else "{% set c = " + value + " %}"
 
 
 def _macro(rng: random.Random) -> str:
-    return rng.choice(("{{ a }}", "{% if " + _literal(rng) + " in a %}Y{% endif %}{{ a | trim }}", "{{ a[:650] }}"))
+    return rng.choice(("{{ a }}", "{% if " + _literal(rng) + " in a %}Y{% endif %}{{ a | trim }}",
+                       "{{ a[:650] }}"))  # fmt: skip
 
 
 def _scoped(rng: random.Random) -> str:

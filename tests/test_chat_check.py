@@ -70,7 +70,8 @@ EXACT = {
         "{% set c = '<think>\\n\\n</think>\\n' + c.lstrip('\\n') %}{% endif %}"),
     "generation": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% generation %}{{ m.content }}<|im_end|>"
         "{%- endgeneration %}\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "named tokens": "{{ bos_token }}{{ cls_token }}{{ unk_token }}{{ mask_token }}{% for m in messages %}{{ m.role }}:{{ m.content }}"
+    "named tokens": "{{ bos_token }}{{ cls_token }}{{ unk_token }}{{ mask_token }}"
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}"
         "{{ sep_token if m.role == 'user' else image_token }}{% endfor %}"
         "{% if add_generation_prompt %}{{ pad_token }}assistant:{% endif %}",
     "header unasked": "{% for m in messages %}{{ '<h>' + m.role + '</h>' + m.content | trim + '<|im_end|>' }}"
@@ -113,7 +114,8 @@ NOT_FOLLOWED = [
     ("'ns' as a value", "MACRO(e) %}{% if '/zz' in e.x %}X{% endif %}{% endmacro %}{{ f(ns) }}"),
     ("'loop' as a value", "{% set o = loop %}{% if '/zz' in o.previtem.content %}X{% endif %}"),
     ("'loop' as a value", "{% if loop['index0'] > 70 %}X{% endif %}"),
-    ("'/zz' ~ '~' in loop.previtem.content", "{% if loop.previtem and '/zz' ~ '~' in loop.previtem.content %}X{% endif %}"),
+    ("'/zz' ~ '~' in loop.previtem.content",
+     "{% if loop.previtem and '/zz' ~ '~' in loop.previtem.content %}X{% endif %}"),
     ("loop.cycle", "{{ loop.cycle('', '', '') }}"),
     ("loop.changed", "{% if loop.changed(c) %}{% endif %}"),
     ("{% filter %}", "{% filter truncate(30000) %}{{ c }}{% endfilter %}"),
