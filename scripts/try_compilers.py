@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         if not any(found):
             print(f"\nnot tried: another {kind} than the default is not here")
     if not rows:
-        note("error: there is nothing to try; install another compiler (Debian: clang) or name one with --compilers")
+        note("error: nothing to try; install another compiler (Debian: clang), or name one with --compilers")
         return 1
     print(f"\n{sum(row.passed for row in rows)} passed, {sum(not row.passed for row in rows)} failed")
     return int(not all(row.passed for row in rows))

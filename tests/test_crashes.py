@@ -73,7 +73,7 @@ class TestNamesThatAreNoText:
         path = os.fsencode(tmp_path) + b"/" + NAME + b"\n.pte"
         done = subprocess.run([ET_RUN, path, "-i", "hi"], capture_output=True, text=True)
         (line,) = done.stderr.splitlines()  # valid UTF-8, and one line
-        assert done.returncode == 1 and rf"gr\xfc\xdfe .pte" in line
+        assert done.returncode == 1 and r"gr\xfc\xdfe .pte" in line
 
     def test_a_checkpoint_is_refused_by_name(self, pte, tmp_path):
         path = os.fsencode(tmp_path) + b"/" + NAME
