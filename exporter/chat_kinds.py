@@ -37,7 +37,11 @@ class Kinds:
         self._names: dict[_Key, Kind] = {"messages": Kind.MESSAGES}
         self._macros = {macro.name: macro for macro in tree.find_all(nodes.Macro)}
         self._results: dict[str, Kind] = {}
-        self._assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
+        set_to_none = {id(node.target) for node in tree.find_all(nodes.Assign) if _is_none(node.node)}
+        self._assigned = {
+            name.name for name in tree.find_all(nodes.Name)
+            if name.ctx != "load" and id(name) not in set_to_none
+        }  # fmt: skip
         self._changed = True
         while self._changed:
             self._changed = False
@@ -254,11 +258,19 @@ class Kinds:
                 return not decisive if sides == {not decisive} else None
             case nodes.Test():
                 return self._always_of_type(test)
-            case nodes.Name(name="tools" | "documents"):
-                return None if test.name in self._assigned else False
-        return False if self.is_no_field(test) else None
+        return False if self.is_no_field(test) or self._is_never_given(test) else None
+
+    def _is_never_given(self, node: nodes.Node) -> bool:
+        """Whether it is one of the values that templates know and that are none for every runner."""
+        return (
+            isinstance(node, nodes.Name)
+            and node.name in ("tools", "documents")
+            and node.name not in self._assigned
+        )
 
     def _always_of_type(self, test: nodes.Test) -> bool | None:
+        if self._is_never_given(test.node):
+            return {"defined": True, "undefined": False, "none": True, "string": False}.get(test.name)
         if self.is_no_field(test.node):
             return {"defined": False, "undefined": True, "none": False, "string": False}.get(test.name)
         if self._is_content(test.node):
@@ -318,6 +330,10 @@ class Kinds:
             self._set(parameter.name, self.of(value))
         for keyword in node.kwargs:
             self._set(keyword.key, self.of(keyword.value))
+
+
+def _is_none(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) and node.value is None
 
 
 def _with_self(node: nodes.Node, kind: type[nodes.Node]) -> Iterator[nodes.Node]:

