@@ -16,7 +16,8 @@ from native import ROOT
 from exporter import cli
 from exporter.cxx_compiler import InductorCompiler, check_openmp, find_compiler, is_clang, without_spaces
 from exporter.targets import baseline, find_targets
-from scripts import install
+from scripts import install, try_compilers
+from scripts.bench.command_line import exit_status
 
 (HERE,) = find_targets(baseline())
 
@@ -273,3 +274,48 @@ def test_an_install_step_is_said_to_be_missing():
     cmake = Path(sys.executable).parent / "cmake"
     done = subprocess.run([cmake, "--install", ROOT / "cmake-out"], capture_output=True, text=True)
     assert done.returncode and "Nothing is installed" in done.stderr
+
+
+# --- Trying compilers and Pythons -----------------------------------------------------------------
+
+
+def test_the_compilers_that_are_here_are_found_once(tmp_path, monkeypatch):
+    """Not the default one under another name, and not one under two names."""
+    compiler_script(tmp_path / "g++", "exit 0")
+    (tmp_path / "g++-12").symlink_to("g++")
+    compiler_script(tmp_path / "clang++-15", "exit 0")
+    (tmp_path / "clang++").symlink_to("clang++-15")
+    cache = tmp_path / "cmake-out" / "CMakeCache.txt"
+    cache.parent.mkdir()
+    cache.write_text(f"CMAKE_CXX_COMPILER:STRING={tmp_path / 'g++-12'}\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(try_compilers, "ROOT", tmp_path)
+    assert try_compilers.other_compilers() == ["clang++"]
+
+
+def test_the_pythons_that_run_are_found(tmp_path, monkeypatch):
+    """On PATH, where pyenv's stand-ins may not run, or pyenv's own."""
+    ours, *others = sorted(try_compilers.PYTHONS, key=lambda v: v != "{}.{}".format(*sys.version_info))
+    compiler_script(tmp_path / f"python{ours}", f"echo Python {ours}.1")
+    compiler_script(tmp_path / f"python{others[0]}", f"echo Python {others[0]}.1")
+    compiler_script(tmp_path / f"python{others[1]}", "exit 127")
+    below = compiler_script(tmp_path / "pyenv" / "versions" / f"{others[1]}.4" / "bin" / "python",
+                            f"echo Python {others[1]}.4")  # fmt: skip
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    found = try_compilers.other_pythons()
+    assert f"python{others[0]}" in found and str(below) in found and f"python{ours}" not in found
+
+
+def test_a_compiler_that_cannot_is_a_row_that_failed(tmp_path, monkeypatch, capsys):
+    """And so is the whole."""
+    bad = compiler_script(tmp_path / "c++", 'echo version 9.1; [ "$1" = --version ]')
+    monkeypatch.setattr(try_compilers, "BUILDS", tmp_path / "a build")
+    monkeypatch.setattr(try_compilers, "make_tiny", lambda folder: None)
+    monkeypatch.setattr(try_compilers, "export", lambda *arguments: None)
+    monkeypatch.setattr(try_compilers, "logits_hash", lambda *arguments: "0")
+    assert exit_status(try_compilers.main, ["--compilers", str(bad), "--pythons", "no-such-python"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "0 passed, 2 failed"
+    assert any(line.startswith(f"| {bad} | 9.1 |") and "is not taken by CMake" in line for line in lines)
+    assert any(line.startswith("| no-such-python | ? |") and "does not run" in line for line in lines)
