@@ -114,9 +114,16 @@ class InductorCompiler:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exporter-")))
         return cls.make(compiler, stack.enter_context(without_spaces(folder)))
 
-    def options(self) -> dict[str, tuple[str, ...]]:
-        """Return the options of Inductor that name the compiler."""
-        return {"cpp.cxx": (str(self.script),)}
+    def options(self) -> dict[str, tuple[str, ...] | bool]:
+        """Return the options of Inductor that name the compiler.
+
+        Where its headers would be precompiled is settled when it is imported; there may be a space there.
+        """
+        options = {"cpp.cxx": (str(self.script),)}
+        if _has_space(tempfile.gettempdir()):
+            for name in ("cpp_cache_precompile_headers", "aot_inductor.precompile_headers"):
+                options[name] = False
+        return options
 
     @contextmanager
     def used(self) -> Iterator[None]:

@@ -67,12 +67,14 @@ def refused(artifact, *words: str) -> None:
 
 def test_the_runner_needs_system_libraries_alone(tmp_path):
     with AOTI_RUN.open("rb") as file:
-        dynamic = ELFFile(file).get_section_by_name(".dynamic")
+        elf = ELFFile(file)
+        by_clang = b"clang" in elf.get_section_by_name(".comment").data()
+        dynamic = elf.get_section_by_name(".dynamic")
         needed = {tag.needed for tag in dynamic.iter_tags("DT_NEEDED")}
     assert {name for name in needed if not name.startswith("ld-linux")} <= SYSTEM_LIBRARIES
     stripped = tmp_path / "aoti_run"
     subprocess.run(["strip", AOTI_RUN, "-o", stripped], check=True)
-    assert stripped.stat().st_size <= 1.6e6
+    assert stripped.stat().st_size <= (1.9e6 if by_clang else 1.6e6)
 
 
 def test_the_exporter_knows_the_host():

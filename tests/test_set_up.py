@@ -103,7 +103,7 @@ def test_a_folder_is_named_without_spaces(tmp_path):
         assert same == tmp_path
 
 
-def test_inductor_is_given_one_program_and_left_as_it_was(usual, tmp_path):
+def test_inductor_is_given_one_program_and_left_as_it_was(usual, tmp_path, monkeypatch):
     from torch.utils import cpp_extension
 
     before = cpp_extension.TORCH_LIB_PATH, tempfile.tempdir
@@ -113,6 +113,9 @@ def test_inductor_is_given_one_program_and_left_as_it_was(usual, tmp_path):
         assert tempfile.gettempdir() == str(tmp_path)
     assert (cpp_extension.TORCH_LIB_PATH, tempfile.tempdir) == before
     (script,) = compiler.options()["cpp.cxx"]
+    assert len(compiler.options()) == 1
+    monkeypatch.setattr(tempfile, "tempdir", "/a b")
+    assert compiler.options()["aot_inductor.precompile_headers"] is False
     said = subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
     assert said == subprocess.run([usual, "--version"], capture_output=True, text=True).stdout
 
