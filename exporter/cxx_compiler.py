@@ -13,6 +13,7 @@ from pathlib import Path
 
 from exporter.targets import NATIVE, Target, find_targets, this_machine
 
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"  # Inductor's name for where it compiles
 _USUAL = ("g++", "clang++", "c++")  # where CXX names none
 
 
@@ -130,12 +131,21 @@ class InductorCompiler:
         """Let Inductor find the libraries and write its temporary files without meeting a space."""
         from torch.utils import cpp_extension
 
+        cache = os.environ.get(INDUCTOR_CACHE)
         before = cpp_extension.TORCH_LIB_PATH, tempfile.tempdir
-        cpp_extension.TORCH_LIB_PATH, tempfile.tempdir = str(self.libraries), str(self.folder)
+        if _has_space(cache or tempfile.gettempdir()):
+            os.environ[INDUCTOR_CACHE] = str(self.folder / "inductor")
+        if _has_space(tempfile.gettempdir()):
+            tempfile.tempdir = str(self.folder)
+        cpp_extension.TORCH_LIB_PATH = str(self.libraries)
         try:
             yield
         finally:
             cpp_extension.TORCH_LIB_PATH, tempfile.tempdir = before
+            if cache is not None:
+                os.environ[INDUCTOR_CACHE] = cache
+            else:
+                os.environ.pop(INDUCTOR_CACHE, None)
 
 
 def _of_this_machine() -> tuple[str, ...]:

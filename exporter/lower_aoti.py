@@ -30,7 +30,7 @@ from exporter.artifact import (
     sidecar_of,
     written_whole,
 )
-from exporter.cxx_compiler import InductorCompiler, find_compiler, without_spaces
+from exporter.cxx_compiler import INDUCTOR_CACHE, InductorCompiler, find_compiler, without_spaces
 from exporter.graph_check import check_lowbit_only, other_operators
 from exporter.progress import note
 from exporter.pt2_package import MODEL, Pt2Writer, tensor_bytes
@@ -159,16 +159,15 @@ def _inductor(program: ExportedProgram, folder: Path, target: Target, configs: d
 @contextmanager
 def _compiling_in(folder: Path) -> Iterator[None]:
     """Inductor's generated sources and objects go to `folder` instead of staying behind."""
-    key = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(key)
-    os.environ[key] = str(folder / "inductor")
+    before = os.environ.get(INDUCTOR_CACHE)
+    os.environ[INDUCTOR_CACHE] = str(folder / "inductor")
     try:
         yield
     finally:
         if before is None:
-            del os.environ[key]
+            del os.environ[INDUCTOR_CACHE]
         else:
-            os.environ[key] = before
+            os.environ[INDUCTOR_CACHE] = before
 
 
 def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:

@@ -14,7 +14,14 @@ import pytest
 from native import ROOT
 
 from exporter import cli
-from exporter.cxx_compiler import InductorCompiler, check_openmp, find_compiler, is_clang, without_spaces
+from exporter.cxx_compiler import (
+    INDUCTOR_CACHE,
+    InductorCompiler,
+    check_openmp,
+    find_compiler,
+    is_clang,
+    without_spaces,
+)
 from exporter.targets import baseline, find_targets
 from scripts import install, try_compilers
 from scripts.bench.command_line import exit_status
@@ -110,11 +117,16 @@ def test_inductor_is_given_one_program_and_left_as_it_was(usual, tmp_path, monke
     compiler = InductorCompiler.make(("env", usual), tmp_path)
     with compiler.used():
         assert Path(cpp_extension.TORCH_LIB_PATH).samefile(before[0])
-        assert tempfile.gettempdir() == str(tmp_path)
+        assert cpp_extension.TORCH_LIB_PATH != before[0] and tempfile.tempdir == before[1]
     assert (cpp_extension.TORCH_LIB_PATH, tempfile.tempdir) == before
     (script,) = compiler.options()["cpp.cxx"]
     assert len(compiler.options()) == 1
     monkeypatch.setattr(tempfile, "tempdir", "/a b")
+    monkeypatch.delenv(INDUCTOR_CACHE, raising=False)
+    with compiler.used():
+        assert os.environ[INDUCTOR_CACHE].startswith(str(tmp_path))
+        assert tempfile.gettempdir() == str(tmp_path)
+    assert INDUCTOR_CACHE not in os.environ
     assert compiler.options()["aot_inductor.precompile_headers"] is False
     said = subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
     assert said == subprocess.run([usual, "--version"], capture_output=True, text=True).stdout
