@@ -7,6 +7,7 @@ import select
 import subprocess
 import termios
 import time
+from pathlib import Path
 
 INTERRUPT, END, UP, LEFT, BACKSPACE = "\x03", "\x04", "\x1b[A", "\x1b[D", "\x7f"
 
@@ -56,19 +57,17 @@ class Terminal:
             pass
         return self.process.wait(max(deadline - time.monotonic(), 1))
 
-    def end_input(self, seconds: float = 60) -> int:
-        """Type the end of the input, once a second, until the program ends; return its exit status.
+    def press_at_prompt(self, key: str) -> None:
+        """Type a key that acts at once, when the program reads.
 
-        libedit shows its prompt before it takes keys as they come: an end typed in between is lost.
+        libedit shows its prompt a little before: a key that comes in between is lost.
         """
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None and time.monotonic() < deadline:
-            self.type(END)
-            pause = time.monotonic() + 1
-            while self._read(pause):
-                pass
-            time.sleep(max(min(pause, deadline) - time.monotonic(), 0))
-        return self.process.wait(1)
+        asleep = 0
+        while asleep < 5:  # the main thread sleeps, five times in a row
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+            asleep = asleep + 1 if state == "S" else 0
+            time.sleep(0.02)
+        self.type(key)
 
     def _read(self, deadline: float) -> bool:
         ready, _, _ = select.select([self._keyboard], [], [], max(deadline - time.monotonic(), 0))

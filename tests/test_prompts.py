@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 from native import AOTI_RUN, ET_RUN, export, run, runner_of
-from terminal import BACKSPACE, INTERRUPT, LEFT, UP, Terminal
+from terminal import BACKSPACE, END, INTERRUPT, LEFT, UP, Terminal
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
@@ -256,7 +256,7 @@ class TestTerminal:
             terminal.type(f"/save {path}\n")
             terminal.wait_for("saved 2 messages")
             terminal.wait_for("> ")
-            terminal.type(INTERRUPT)
+            terminal.press_at_prompt(INTERRUPT)
             assert terminal.end() == 130
         (_, turn), (_, reply) = saved(path)
         assert turn == "hello" and reply
@@ -268,7 +268,8 @@ class TestTerminal:
             terminal.wait_for_reply()
             terminal.type(INTERRUPT)
             terminal.wait_for("\r\n> ")
-            assert terminal.end_input() == 0
+            terminal.press_at_prompt(END)
+            assert terminal.end() == 0
 
     def test_without_a_prompt_text_comes_at_once(self, pte):
         with Terminal(ET_RUN, pte, *SHORT) as terminal:
@@ -284,7 +285,8 @@ class TestTerminal:
                 terminal.type(line)
             terminal.wait_for("saved 4 messages")
             terminal.wait_for("> ")
-            assert terminal.end_input() == 0
+            terminal.press_at_prompt(END)
+            assert terminal.end() == 0
         turns = [text for role, text in saved(path) if role == "user"]
         if term == "xterm" and has_libedit():
             assert turns == ["fulor", "fulorwer"]
