@@ -29,7 +29,7 @@ from exporter.verbs import VERBS
 
 PROGRAM = "python -m exporter"
 VERBOSE = ("-v", "--verbose")
-LIKE_A_VERB = 0.8  # folders and files have names like verbs' too
+LIKE_A_VERB = 0.82  # folders and files have names like verbs' too
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -112,6 +112,7 @@ def test_verbs_that_are_answered(capsys, verb, tmp_path, monkeypatch):
         ((*EXPORT, "--quantize", '{"linear:a8wx": {"method": "rotat+gptq"}}'), "rotate"),
         ((*EXPORT, "--quantize", '{"executor": {"accelerator": "cpuu"}}'), "cpu"),
         (("smollm2", "--output-dso", "--target", "x86_64-v4"), "x86-64-v4"),
+        (("exprot",), "export"),
     ],
 )
 def test_a_near_miss_names_the_nearest(capsys, words, near):
