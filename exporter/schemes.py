@@ -94,7 +94,7 @@ SUPPORT = (
     Support("linear:a8wx", _ANY_BITS, _LAYERED, 32, False, _OURS, _OURS,
             "int8 activations a group; what q8 to q2 use"),
     Support("linear:a8wxdq", _ANY_BITS, _ZEROS, 32, True, _OURS, _OURS,
-            "int8 activations a token, torchao's numbers"),
+            "int8 activations a token, torchao's numbers; 1 bit with zeros only"),
     Support("linear:a8w4dq", (4,), _BITS, 128, False, (LOWBIT, XNNPACK), _EITHER,
             "the same at 4 bits without zero points"),
     Support("linear:int4", (4,), _BITS, 128, False, _OURS, _EITHER,
