@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact import check_disk_full
 from exporter.cxx_compiler import find_compiler, is_clang
+from exporter.files import check_disk_full
 from exporter.targets import Target
 
 WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/aoti_model.cpp looks for

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from exporter.artifact import TOKENIZER_KEY, sidecar_of
-from exporter.artifact_reader import (
+from exporter.artifact_contents import (
     CODE,
     METADATA,
     PT2,

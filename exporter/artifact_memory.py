@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from exporter.artifact_reader import PTE, Artifact, number
+from exporter.artifact_contents import PTE, Artifact, number
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 _BLOCK = 16  # positions in a block of the lowbit cache

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.artifact_contents import EMBEDDING, Artifact, number
 from exporter.artifact_memory import cache_bytes
-from exporter.artifact_reader import EMBEDDING, Artifact, number, read_artifact
+from exporter.artifact_reader import read_artifact
 from exporter.bench_worker import DECODE, PREFILL
 from exporter.recipe import Recipe, parse_recipe
 from exporter.schemes import LOWBIT

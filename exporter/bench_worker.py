@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from exporter.command_line import first_line
+from exporter.errors import first_line
 
 PREFILL, DECODE = "pp", "tg"
 BANDWIDTH_SECONDS = 1.0

@@ -6,14 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter import safetensors_file
-from exporter.checkpoint_weights import (
-    TOKENIZERS,
-    Read,
-    Source,
-    Weights,
-    first_existing,
-    read_json,
-)
+from exporter.checkpoint_weights import TOKENIZERS, Read, Source, Weights, first_existing, read_json
 from exporter.config import ModelConfig
 from exporter.config_hf import from_hf
 from exporter.file_tensor import Directory, FileTensor, same_bits

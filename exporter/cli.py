@@ -18,8 +18,8 @@ from exporter.command_line import (
     EXIT_USAGE,
     Parser,
     UsageError,
-    first_line,
 )
+from exporter.errors import first_line
 from exporter.models import MODELS
 from exporter.nearest import hint, nearest
 from exporter.other_names import VERB_ANSWERS

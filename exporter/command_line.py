@@ -76,12 +76,6 @@ def one_of(names: Collection[str]) -> Callable[[str], str]:
     return parse
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
     return _at_least(text, 1)

@@ -17,17 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.perplexity import (
-    Score,
-    Window,
-    perplexity,
-    standard_error,
-    target_bytes,
-)
+from exporter.perplexity import Score, Window, perplexity, standard_error, target_bytes
 
 if TYPE_CHECKING:
     from exporter.checkpoint import Checkpoint
-    from exporter.export import Decoder
+    from exporter.lowbit_model import Decoder
 
 BLOCK = 256  # targets whose logits are held at once: float32 [256, V]
 COMPARED = 1 << 18  # logits compared at once: small enough for a core's cache
@@ -255,7 +249,7 @@ def reference_logits(checkpoint: Checkpoint, context: int) -> DecoderLogits:
 
     Raises ValueError or OSError with a line that names the remedy.
     """
-    from exporter.model import load_model
+    from exporter.load_model import load_model
 
     return DecoderLogits(load_model(checkpoint, torch.float32, context))
 

@@ -13,10 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from exporter.lowbit_model import LowbitTransformer
-from exporter.model import Transformer
-
-Decoder = Transformer | LowbitTransformer
+from exporter.lowbit_model import Decoder, LowbitTransformer
 
 MAX_CHUNK = 256  # bounds the planned memory of the attention scores: heads * chunk * context
 MAX_ROWS = MAX_CHUNK  # logits of a whole chunk, for scoring; memory is taken as rows are asked for

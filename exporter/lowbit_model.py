@@ -13,12 +13,7 @@ from torch import Tensor, nn
 
 from exporter import ops
 from exporter.config import ModelConfig
-from exporter.lowbit_weights import (
-    QuantizedWeight,
-    can_share,
-    quantize_embedding,
-    quantize_linear,
-)
+from exporter.lowbit_weights import QuantizedWeight, can_share, quantize_embedding, quantize_linear
 from exporter.model import Block, Transformer, rope_angles
 from exporter.packed_header import is_packed, read_matrix
 from exporter.recipe import Recipe
@@ -155,6 +150,9 @@ class LowbitTransformer(nn.Module):
     def new_caches(self) -> list[Tensor]:
         shape = cache_shape(self.config, self.max_seq_length, self.cache_dtype)
         return [torch.zeros(shape, dtype=self.cache_dtype) for _ in range(2 * len(self.layers))]
+
+
+Decoder = Transformer | LowbitTransformer
 
 
 def layout_version(model: nn.Module) -> int:

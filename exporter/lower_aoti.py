@@ -23,14 +23,9 @@ from exporter import ops
 from exporter.aoti_compile import Compiled, compile_targets, link
 from exporter.aoti_functions import called_functions, not_covered
 from exporter.aoti_options import AotiOptions
-from exporter.artifact import (
-    TOKENIZER_KEY,
-    check_disk_full,
-    disk_full_named,
-    sidecar_of,
-    written_whole,
-)
+from exporter.artifact import TOKENIZER_KEY, sidecar_of
 from exporter.cxx_compiler import INDUCTOR_CACHE, InductorCompiler, find_compiler, without_spaces
+from exporter.files import check_disk_full, disk_full_named, written_whole
 from exporter.graph_check import check_lowbit_only, other_operators
 from exporter.progress import note
 from exporter.pt2_package import MODEL, Pt2Writer, tensor_bytes

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from exporter.artifact import TOKENIZER_KEY, written_whole
+from exporter.artifact import TOKENIZER_KEY
+from exporter.files import written_whole
 from exporter.graph_check import check_lowbit_only
 from exporter.recipe import Recipe
 from exporter.schemes import LOWBIT, XNNPACK

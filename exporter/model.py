@@ -14,16 +14,12 @@ Sources: Llama (arXiv 2302.13971), grouped-query attention (2305.13245), rotary 
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporter.config import ModelConfig, RopeScaling
-
-if TYPE_CHECKING:
-    from exporter.checkpoint import Checkpoint
 
 
 class RMSNorm(nn.Module):
@@ -231,19 +227,6 @@ def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     smooth = smooth.clamp(0.0, 1.0)
     return smooth * frequencies + (1 - smooth) * frequencies / scaling.factor
-
-
-def load_model(
-    checkpoint: "Checkpoint", dtype: torch.dtype, max_seq_length: int
-) -> Transformer:
-    """The checkpoint's decoder in `dtype`: built on `meta`, then assigned strictly, so that no
-    second copy of the weights is made.
-
-    Raises ValueError naming the tensors that are missing, extra or misshapen.
-    """
-    with torch.device("meta"):
-        model = Transformer(checkpoint.config, max_seq_length)
-    return assigned(model, checkpoint.state_dict(dtype))
 
 
 def assigned(model: Transformer, weights: dict[str, Tensor]) -> Transformer:

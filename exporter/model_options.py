@@ -6,16 +6,9 @@ from pathlib import Path
 
 from exporter.command_line import UsageError, one_of, positive
 from exporter.methods import CALIBRATED
-from exporter.prepare import ModelRequest
+from exporter.model_request import ModelRequest
 from exporter.quality.budget import parse_budget
-from exporter.recipe import (
-    ACCELERATORS,
-    CACHE_DTYPES,
-    DTYPES,
-    Recipe,
-    parse_recipe,
-    resolve_device,
-)
+from exporter.recipe import ACCELERATORS, CACHE_DTYPES, DTYPES, Recipe, parse_recipe, resolve_device
 from exporter.recipe_source import ready_recipes
 from exporter.schemes import DELEGATES, LOWBIT, LinearScheme
 

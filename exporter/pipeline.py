@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.aoti_options import AotiOptions, check_options
-from exporter.artifact import check_writable, sidecar_of, written_whole
-from exporter.prepare import ModelRequest, Prepared, prepare
+from exporter.artifact import sidecar_of
+from exporter.files import check_writable, written_whole
+from exporter.model_request import ModelRequest
+from exporter.prepare import Prepared, prepare
 from exporter.progress import note, stage
 from exporter.recipe import REPORT_KEY, check_supported, resolve_dtype
 from exporter.schemes import AOTI, EXECUTORCH, LOWBIT

@@ -10,36 +10,18 @@ from typing import TYPE_CHECKING
 from exporter import __version__
 from exporter.artifact import TOKEN_SOURCES_KEY, TOKENIZER_KEY, model_metadata, versions
 from exporter.generation_settings import sampling_settings
+from exporter.model_request import ModelRequest
 from exporter.progress import note, stage
 from exporter.recipe import Recipe, check_supported, resolve_dtype, slow_paths
 from exporter.schemes import EXECUTORCH, LOWBIT
 
 if TYPE_CHECKING:
     from exporter.checkpoint import Checkpoint
-    from exporter.export import Decoder
+    from exporter.lowbit_model import Decoder
     from exporter.quality.checkpointing import Work
     from exporter.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT = 2048
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """Which model, and what it is to become."""
-
-    model: str
-    recipe: Recipe = Recipe()
-    checkpoint: Path | None = None
-    tokenizer: Path | None = None
-    dtype: str | None = None
-    max_seq_length: int | None = None
-    delegate: str = LOWBIT
-    cache_dtype: str | None = None  # None: float32 for unquantized float32 models, else float16
-    fit: str | None = None  # a budget, for quality/budget.py
-    # Texts; None in it, or nothing at all: what the model writes.
-    calibrate: tuple[Path | None, ...] = ()
-    calibration_tokens: int | None = None
-    work_folder: Path = Path(".")  # where an unfinished calibration is kept
 
 
 @dataclass(frozen=True)
@@ -168,8 +150,8 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         import torch
 
         from exporter.export import limits
+        from exporter.load_model import load_model
         from exporter.lowbit_model import layout_version
-        from exporter.model import load_model
         from exporter.streamed_model import stream_model
 
     lowbit = request.delegate == LOWBIT

@@ -14,7 +14,7 @@ from flatbuffers import encode, packer
 from flatbuffers import number_types as numbers
 from flatbuffers.table import Table
 
-from exporter.artifact_reader import Damaged
+from exporter.artifact_contents import Damaged
 
 IDENTIFIER = b"ET12"  # at byte 4
 _EXTENDED = struct.Struct("<4sIQQ")  # at byte 8: magic, length, program size, segments' start

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from exporter.artifact import TOKENIZER_KEY
-from exporter.artifact_reader import (
+from exporter.artifact_contents import (
     CODE,
     DELEGATES,
     EMBEDDING,

@@ -22,7 +22,7 @@ from exporter.schemes import AOTI, EXECUTORCH, LinearScheme
 from exporter.two_levels import one_bit_warning
 
 if TYPE_CHECKING:
-    from exporter.prepare import ModelRequest
+    from exporter.model_request import ModelRequest
     from exporter.quality.budget import Budget
     from exporter.quality.calibration import Calibration
     from exporter.quality.checkpointing import Work

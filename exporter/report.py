@@ -1,17 +1,16 @@
 """A verification as Markdown, JSON and one HTML file without anything beside it."""
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from exporter.artifact import written_whole
+from exporter.files import written_whole
+from exporter.report_html import to_html
 from exporter.report_inspect import scheme
+from exporter.report_positions import WORST, finite, positions, worst_positions
 from exporter.verify import Verification
-
-WORST = 12  # positions listed
 
 
 def write_report(result: Verification, path: Path) -> None:
@@ -19,8 +18,6 @@ def write_report(result: Verification, path: Path) -> None:
     if path.suffix == ".json":
         text = json.dumps(to_dict(result), indent=1) + "\n"
     elif path.suffix == ".html":
-        from exporter.report_html import to_html
-
         text = to_html(result)
     else:
         text = "\n".join(to_markdown(result)) + "\n"
@@ -47,10 +44,10 @@ def to_dict(result: Verification) -> dict:
         "limits": vars(result.limits),
         "checks": [vars(check) for check in result.checks],
         "kl": {
-            "mean": _finite(kl.mean()) if len(kl) else None,
-            "median": _finite(np.median(kl)) if len(kl) else None,
-            "p99": _finite(np.percentile(kl, 99)) if len(kl) else None,
-            "max": _finite(kl.max()) if len(kl) else None,
+            "mean": finite(kl.mean()) if len(kl) else None,
+            "median": finite(np.median(kl)) if len(kl) else None,
+            "p99": finite(np.percentile(kl, 99)) if len(kl) else None,
+            "max": finite(kl.max()) if len(kl) else None,
         },
         "greedy": {
             "text": result.greedy_text,
@@ -60,41 +57,14 @@ def to_dict(result: Verification) -> dict:
         },
         "positions": list(positions(result)),
         "weights": [
-            {key: _finite(value) if isinstance(value, float) else value
+            {key: finite(value) if isinstance(value, float) else value
              for key, value in vars(error).items()} for error in result.weights
         ],
         "trace": [
-            {"name": part.name, "error": _finite(part.error), "gain": _finite(part.gain)}
+            {"name": part.name, "error": finite(part.error), "gain": finite(part.gain)}
             for part in result.parts
         ],
     }  # fmt: skip
-
-
-def positions(result: Verification) -> Iterator[dict]:
-    """Of every position: the prompt, the token read, the one predicted, KL and both choices."""
-    found, at = result.positions, 0
-    for number, prompt in enumerate(result.prompts):
-        for i, piece in enumerate(prompt.pieces):
-            following = prompt.pieces[i + 1] if i + 1 < len(prompt.pieces) else None
-            yield {
-                "prompt": number,
-                "token": prompt.ids[i],
-                "text": piece,
-                "next": following,
-                "kl": _finite(found.kl[at]),
-                "cosine": _finite(found.cosine[at]),
-                "float_choice": int(found.expected[at]),
-                "float_text": result.choices[int(found.expected[at])],
-                "artifact_choice": int(found.actual[at]),
-                "artifact_text": result.choices[int(found.actual[at])],
-            }
-            at += 1
-
-
-def worst_positions(result: Verification) -> list[dict]:
-    """The WORST positions by KL, those without one first."""
-    listed = [{**p, "at": i} for i, p in enumerate(positions(result))]
-    return sorted(listed, key=lambda p: -(math.inf if p["kl"] is None else p["kl"]))[:WORST]
 
 
 def to_markdown(result: Verification) -> Iterator[str]:
@@ -136,7 +106,3 @@ def _cell(text: str) -> str:
     for mark in "\\`*_[]<>|#":
         shown = shown.replace(mark, f"\\{mark}" if mark not in "<>" else f"&{'lg'[mark == '>']}t;")
     return shown
-
-
-def _finite(value) -> float | None:
-    return float(value) if math.isfinite(value) else None

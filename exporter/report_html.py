@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jinja2
 
-from exporter.report import positions, worst_positions
 from exporter.report_inspect import scheme
+from exporter.report_positions import positions, worst_positions
 from exporter.verify import Verification
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"

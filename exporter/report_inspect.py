@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from exporter.artifact import TOKEN_SOURCES_KEY, source_lines
+from exporter.artifact_contents import SO, Artifact, StoredTensor, recipe_of
 from exporter.artifact_memory import Memory
-from exporter.artifact_reader import SO, Artifact, StoredTensor, recipe_of
 from exporter.schemes import LOWBIT
 
 _LISTED_ELSEWHERE = ("weights", "host_functions", "targets", TOKEN_SOURCES_KEY)  # of the metadata

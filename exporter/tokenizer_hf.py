@@ -17,14 +17,7 @@ from exporter.tokenizer_engine import normalize
 from exporter.tokenizer_finder import Marked
 from exporter.tokenizer_library import from_library, library_encode, to_library
 from exporter.tokenizer_siblings import Added, Siblings, check_ids, content_of
-from exporter.tokenizer_table import (
-    SPACE_MARK,
-    AddedFlag,
-    AddedToken,
-    Flag,
-    PieceType,
-    Table,
-)
+from exporter.tokenizer_table import SPACE_MARK, AddedFlag, AddedToken, Flag, PieceType, Table
 
 GPT2_PATTERN = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

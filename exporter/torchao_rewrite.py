@@ -22,14 +22,7 @@ from torch.export.graph_signature import (
 )
 
 from exporter import ops
-from exporter.torchao_aliases import (
-    ALL,
-    BIT_WIDTHS,
-    EMBEDDING,
-    LINEAR,
-    SHARED_EMBEDDING,
-    is_loaded,
-)
+from exporter.torchao_aliases import ALL, BIT_WIDTHS, EMBEDDING, LINEAR, SHARED_EMBEDDING, is_loaded
 
 CHUNK_ELEMENTS = 1 << 22  # of an embedding that is unpacked at a time
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.aoti_reader import TOKEN_SCALES
-from exporter.artifact_reader import Artifact, read_artifact, recipe_of
+from exporter.artifact_contents import Artifact, recipe_of
+from exporter.artifact_reader import read_artifact
+from exporter.model_request import ModelRequest
 from exporter.models import MODELS
-from exporter.prepare import Described, ModelRequest, describe
+from exporter.prepare import Described, describe
 from exporter.progress import note, stage
 from exporter.text_file import read_text
 from exporter.verify_checks import Check, skipped, told, verdict_line
@@ -103,7 +105,7 @@ def _verify(
     import torch
 
     from exporter.checkpoint_weights import at_most_once_a_second
-    from exporter.model import load_model
+    from exporter.load_model import load_model
     from exporter.verify_identity import identity_checks
     from exporter.verify_logits import compare, greedy, logit_checks
 

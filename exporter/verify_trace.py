@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from exporter.artifact_reader import Artifact, StoredTensor, recipe_of
+from exporter.artifact_contents import Artifact, StoredTensor, recipe_of
 from exporter.lowbit_model import cache_shape
 from exporter.model import Transformer, causal_mask
 from exporter.verify_checks import Check, check

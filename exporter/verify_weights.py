@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.artifact_reader import Artifact, StoredTensor
+from exporter.artifact_contents import Artifact, StoredTensor
 from exporter.config import ModelConfig
 from exporter.methods import Method, parse_method
 from exporter.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader

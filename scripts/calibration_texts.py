@@ -25,7 +25,7 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.artifact import written_whole  # noqa: E402
+from exporter.files import written_whole  # noqa: E402
 from scripts.bench.command_line import Parser, exit_status, first_line, note  # noqa: E402
 
 PACKAGES = ("jargon-text", "debian-handbook", "anarchism")

@@ -28,7 +28,7 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.artifact import check_writable, written_whole  # noqa: E402
+from exporter.files import check_writable, written_whole  # noqa: E402
 from exporter.models import model_name  # noqa: E402
 from exporter.text_file import read_text  # noqa: E402
 from scripts.bench import measure, work  # noqa: E402

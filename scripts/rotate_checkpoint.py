@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.artifact import check_writable, written_whole  # noqa: E402
+from exporter.files import check_writable, written_whole  # noqa: E402
 from scripts.bench.command_line import Parser, UsageError, exit_status, note  # noqa: E402
 
 LARGEST_KL = 1e-6  # nats; what float32's rounding makes is a thousand times smaller

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from exporter.checkpoint import open_checkpoint
-from exporter.model import load_model
+from exporter.load_model import load_model
 from exporter.tokenizer import read_tokenizer
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from exporter import aoti_compile, cli, pt2_package
-from exporter.artifact import check_disk_full, disk_full_named, written_whole
+from exporter.files import check_disk_full, disk_full_named, written_whole
 from exporter.targets import baseline, find_targets
 
 FULL = Path("/dev/full")  # Linux: every write fails as on a full disk

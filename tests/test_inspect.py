@@ -10,12 +10,13 @@ import torch
 from native import export, runner_of, stats
 
 from exporter import cli, ops, report_inspect
+from exporter.artifact_contents import recipe_of
 from exporter.artifact_memory import estimate
-from exporter.artifact_reader import read_artifact, recipe_of
+from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
+from exporter.load_model import load_model
 from exporter.lowbit_model import LowbitTransformer, PackOptions, pack_integers
 from exporter.lowbit_weights import quantize_embedding
-from exporter.model import load_model
 from exporter.packed_header import read_matrix
 from exporter.recipe import parse_recipe
 from exporter.schemes import EmbeddingScheme

@@ -15,8 +15,9 @@ import torch
 from native import ROOT, export, logits, run, runner_of, stats
 
 from exporter.checkpoint import open_checkpoint
+from exporter.load_model import load_model
 from exporter.lowbit_model import LowbitTransformer, PackOptions
-from exporter.model import load_model, new_caches
+from exporter.model import new_caches
 from exporter.recipe import parse_recipe
 
 CONTEXT = 64

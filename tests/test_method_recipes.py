@@ -8,9 +8,9 @@ import torch
 
 from exporter import cli
 from exporter.checkpoint import open_checkpoint
+from exporter.load_model import load_model
 from exporter.lowbit_model import LowbitTransformer, PackOptions
 from exporter.methods import Method, parse_method
-from exporter.model import load_model
 from exporter.packed_header import read_header
 from exporter.recipe import parse_recipe
 

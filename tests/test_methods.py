@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from exporter.checkpoint import open_checkpoint
-from exporter.model import Transformer, load_model
+from exporter.load_model import load_model
+from exporter.model import Transformer
 from exporter.quality import layerwise
 from exporter.quality.layerwise import (
     LINEARS,

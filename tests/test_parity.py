@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from exporter.checkpoint import Checkpoint, open_checkpoint
-from exporter.model import load_model, new_caches
+from exporter.load_model import load_model
+from exporter.model import new_caches
 
 MAX_ERROR = 1e-4
 LENGTHS = {"mistral_window": 40}

@@ -13,7 +13,8 @@ import torch
 from native import export, generate, logits, run, runner_of
 
 from exporter.checkpoint import open_checkpoint
-from exporter.model import load_model, new_caches
+from exporter.load_model import load_model
+from exporter.model import new_caches
 from exporter.quantize import INT4_GROUPSIZES, fitting_groupsize, quantize
 from exporter.recipe import parse_recipe
 from exporter.schemes import AOTI, BACKENDS, EXECUTORCH, LOWBIT, SUPPORT

@@ -13,7 +13,8 @@ import torch
 from native import ROOT
 
 from exporter.checkpoint import open_checkpoint
-from exporter.model import load_model, new_caches
+from exporter.load_model import load_model
+from exporter.model import new_caches
 from exporter.tokenizer import read_tokenizer
 from scripts import bench_peers, random_checkpoint
 from scripts.bench import measure, work

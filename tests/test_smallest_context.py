@@ -9,7 +9,7 @@ from native import ET_RUN, export, run
 
 from exporter.checkpoint import open_checkpoint
 from exporter.export import export_buffer_caches, export_input_caches
-from exporter.model import load_model
+from exporter.load_model import load_model
 
 
 @pytest.fixture(scope="module")

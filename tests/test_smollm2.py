@@ -6,7 +6,8 @@ import torch
 from native import AOTI_RUN, ET_RUN, generate, logits, run, stats
 
 from exporter.checkpoint import open_checkpoint
-from exporter.model import load_model, new_caches
+from exporter.load_model import load_model
+from exporter.model import new_caches
 from exporter.tokenizer import read_tokenizer
 
 PROMPTS = (

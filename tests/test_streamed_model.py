@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from exporter.checkpoint import open_checkpoint
+from exporter.load_model import load_model
 from exporter.lowbit_model import LowbitTransformer, PackOptions
-from exporter.model import load_model
 from exporter.recipe import parse_recipe
 from exporter.streamed_model import stream_model
 

@@ -15,11 +15,12 @@ from native import export, stats
 
 from exporter import cli, verify_identity
 from exporter.aoti_reader import canonical
+from exporter.artifact_contents import stored
 from exporter.artifact_memory import estimate
-from exporter.artifact_reader import read_artifact, stored
+from exporter.artifact_reader import read_artifact
 from exporter.checkpoint import open_checkpoint
+from exporter.load_model import load_model
 from exporter.lowbit_model import LowbitTransformer, PackOptions
-from exporter.model import load_model
 from exporter.recipe import parse_recipe
 from exporter.verify import VerifyRequest, effective_bits, verify
 from exporter.verify_limits import MEASURED, limits_for

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exporter.artifact import disk_full_named
+from exporter.files import disk_full_named
 from exporter.lowbit_weights import QuantizedWeight, WeightFormat
 
 Streams = tuple[Tensor, Tensor]

@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from exporter.artifact import written_whole
+from exporter.files import written_whole
 from exporter.methods import parse_method
 from exporter.packed_header import HEADER_BYTES, MOST_PARTS, laid_out
 from exporter.schemes import LinearScheme

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exporter.artifact import written_whole
+from exporter.files import written_whole
 from exporter.lowbit_weights import NOT_FINITE
 from exporter.model import Transformer
 from exporter.progress import note

@@ -17,12 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.lowbit_weights import (
-    QuantizedWeight,
-    dequantize,
-    quantize_linear,
-    weight_format,
-)
+from exporter.lowbit_weights import QuantizedWeight, dequantize, quantize_linear, weight_format
 from exporter.methods import PLAIN, ROUNDINGS, parse_method
 from exporter.model import Block, Transformer
 from exporter.packed_header import ROW_BLOCK

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         if path.suffix not in REPORTS:
             raise UsageError(f"--report {path}: the name must end in {', '.join(REPORTS)}")
 
-    from exporter.artifact import check_writable
+    from exporter.files import check_writable
 
     for path in options.report:
         check_writable(path)

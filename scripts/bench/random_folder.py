@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.artifact import disk_full_named
 from exporter.checkpoint_hf import MODULES
 from exporter.checkpoint_weights import Weights
 from exporter.config import ModelConfig, RopeScaling, parameter_shapes
+from exporter.files import disk_full_named
 from exporter.tokenizer_hf import byte_alphabet
 
 Shape = tuple[int, ...]

@@ -99,7 +99,8 @@ class Difference:
 
 def logits(checkpoint: Checkpoint, ids: list[int]) -> Tensor:
     """The eager float32 model's, [positions, vocabulary]."""
-    from exporter.model import load_model, new_caches
+    from exporter.load_model import load_model
+    from exporter.model import new_caches
 
     model = load_model(checkpoint, torch.float32, len(ids))
     caches = new_caches(checkpoint.config, len(ids), torch.float32)

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from exporter import checkpoint_gguf
-from exporter.artifact import check_writable, written_whole
 from exporter.checkpoint import open_checkpoint
 from exporter.checkpoint_weights import at_most_once_a_second
 from exporter.config import ModelConfig, parameter_shapes
 from exporter.config_gguf import llama3_divisors
+from exporter.files import check_writable, written_whole
 from exporter.gguf_file import read_gguf
 from scripts.bench.command_line import Parser, exit_status, note
 
