@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tokenizer_files
 from native_tokenizer import ask
-from test_tokenizer import SMOLLM2
+from tokenizer_files import SMOLLM2
 from transformers import PreTrainedTokenizerFast
 
 from exporter.chat import reduce_template

@@ -16,11 +16,12 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+from checkpoint_files import assert_refused, assert_same_weights, edit_tensors, finish
 from gguf import GGMLQuantizationType
 from huggingface_hub import errors as hub_errors
 
 from exporter import checkpoint_tensors
-from exporter.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint import open_checkpoint
 from exporter.checkpoint_tensors import half_split
 from exporter.gguf_file import read_gguf
 from exporter.models import MODELS
@@ -41,26 +42,6 @@ def model(model_and_folder):
 def folder(model_and_folder, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return Path(shutil.copytree(model_and_folder[1], tmp_path / "copy"))
-
-
-def assert_same_weights(actual: Checkpoint, expected: Checkpoint) -> None:
-    actual_state = actual.state_dict(torch.float32)
-    expected_state = expected.state_dict(torch.float32)
-    assert list(actual_state) == list(expected_state)
-    for name, tensor in actual_state.items():
-        assert torch.equal(tensor, expected_state[name]), name
-
-
-def assert_refused(path: Path, *named: str) -> None:
-    with pytest.raises((ValueError, OSError)) as caught:
-        open_checkpoint(str(path)).state_dict(torch.float32)
-    message = str(caught.value)
-    assert "\n" not in message
-    for text in named:
-        assert text in message
-
-
-# Formats
 
 
 @pytest.mark.parametrize("variation", ["llama2", "llama3", "llama3.1", "smollm2"])
@@ -151,13 +132,6 @@ def test_every_gguf_type(tmp_path: Path, kind):
     np.testing.assert_array_equal(file.float_rows("w", 1, 3), expected[1:3])
 
 
-def finish(writer: gguf.GGUFWriter) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_half_split_is_the_inverse_of_interleaving():
     rows = torch.arange(2 * 8 * 3.0).view(16, 3)
     interleaved = tiny._interleaved(rows, 8)
@@ -188,13 +162,6 @@ def test_what_goes_with_the_weights(folder: Path, tmp_path: Path):
 
 
 # Tied output layers
-
-
-def edit_tensors(folder: Path, edit) -> None:
-    path = folder / "model.safetensors"
-    tensors = {name: t.clone() for name, t in safetensors.torch.load_file(path).items()}
-    edit(tensors)
-    safetensors.torch.save_file(tensors, path)
 
 
 def test_tied_output_stored_beside_the_embedding(tmp_path: Path):

@@ -14,7 +14,7 @@ import safetensors.torch
 import tiny
 import torch
 import transformers
-from test_checkpoint import assert_refused, assert_same_weights, edit_tensors, finish
+from checkpoint_files import assert_refused, assert_same_weights, edit_tensors, finish
 
 from exporter.checkpoint import open_checkpoint
 from exporter.torch_file import read_torch_file

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import tokenizer_files
 from native import export, generate
-from test_tokenizer import SMOLLM2
+from tokenizer_files import SMOLLM2
 from transformers import PreTrainedTokenizerFast
 
 from exporter import cli

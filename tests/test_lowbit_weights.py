@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from quantized_weights import HALF_ROUNDING, native, weights
 
 from exporter.lowbit_model import pack_integers
 from exporter.lowbit_weights import (
@@ -22,30 +23,8 @@ from exporter.packed_header import read_matrix
 from exporter.schemes import SCALE_DTYPES, EmbeddingScheme, LinearScheme
 
 BITS = range(1, 9)
-HALF_ROUNDING = 2.0**-11  # a float16's relative error
 ROUNDING = 2.0**-20  # of the float32 arithmetic that finds the integers
 HQQ_POWER = 0.75
-
-
-def weights(rows: int = 48, columns: int = 256, seed: int = 0) -> torch.Tensor:
-    """Normal values, with rows of other sizes and offsets, of zeros and of one sign."""
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(rows, columns, generator=generator) * 0.02
-    weight[1] *= 1000
-    weight[2] *= 1e-4
-    weight[3] += 0.5
-    weight[4] = 0
-    weight[5] = weight[5].abs()
-    weight[6] = -weight[6].abs()
-    weight[7, ::32] = 3.0
-    return weight
-
-
-def native(
-    bits: int, zeros: bool = False, method: str = "rtn", groupsize: int = 32,
-    scale_dtype: str = "float16",
-):  # fmt: skip
-    return LinearScheme("linear:a8wx", groupsize, bits, zeros, method, scale_dtype)
 
 
 def torchao(bits: int, zeros: bool = False, groupsize: int = 32):

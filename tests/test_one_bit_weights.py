@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_lowbit_weights import HALF_ROUNDING, native, weights
+from quantized_weights import HALF_ROUNDING, native, weights
 
 from exporter.lowbit_model import pack_integers
 from exporter.lowbit_weights import dequantize, quantize_linear

