@@ -36,7 +36,7 @@ struct RoleFormat {
   std::optional<Cut> cut;
 };
 
-// The chat format that the exporter made of a model's Jinja template (exporter/chat.py says what
+// The chat format that the exporter made of a model's Jinja template (exporter/chat/reduce.py says what
 // each field means). A message's content never becomes a special token.
 class ChatFormat {
  public:

@@ -32,7 +32,7 @@ struct SamplingSettings {
 };
 
 // One setting that is a number: all that the command line, its help, artifacts and Python know of
-// it. exporter/generation_settings.py holds the same rows.
+// it. exporter/model/generation_settings.py holds the same rows.
 struct NumberSetting {
   SamplingSettings::Number SamplingSettings::* member;
   const char* name;         // the long flag has dashes for its underscores

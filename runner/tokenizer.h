@@ -16,7 +16,7 @@ struct TextSpan {
 };
 
 // One engine over the canonical table, whatever file a tokenizer came from. The steps from text to
-// ids are written down in exporter/tokenizer_engine.py. Const and safe to share after construction.
+// ids are written down in exporter/tokenizer/engine.py. Const and safe to share after construction.
 //
 // Texts are UTF-8. Every ill-formed part of one is read as U+FFFD, as the reference libraries'
 // callers do, and ill-formed bytes that ids decode to are written as U+FFFD.

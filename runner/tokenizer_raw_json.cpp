@@ -1,4 +1,4 @@
-// Hugging Face tokenizer.json files. The same steps as exporter/tokenizer_hf.py.
+// Hugging Face tokenizer.json files. The same steps as exporter/tokenizer/from_hf.py.
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>

@@ -1,4 +1,4 @@
-// SentencePiece models. The same steps as exporter/tokenizer_sentencepiece.py, where the numbers of
+// SentencePiece models. The same steps as exporter/tokenizer/from_sentencepiece.py, where the numbers of
 // protobuf's fields are explained.
 #include <algorithm>
 #include <bit>

@@ -1,4 +1,4 @@
-// Llama 3's tiktoken files. The same steps as exporter/tokenizer_tiktoken.py.
+// Llama 3's tiktoken files. The same steps as exporter/tokenizer/from_tiktoken.py.
 #include <algorithm>
 #include <map>
 #include <unordered_set>

@@ -10,7 +10,7 @@
 #include <vector>
 
 // Added tokens and names of special tokens in the files beside a tokenizer file. The same steps as
-// exporter/tokenizer_siblings.py.
+// exporter/tokenizer/siblings.py.
 namespace runner {
 
 struct AddedEntry {

@@ -6,7 +6,7 @@
 #include <vector>
 
 // The canonical tokenizer table. Its bytes are laid out, and its fields explained, in
-// exporter/tokenizer_table.py; names here are the same.
+// exporter/tokenizer/table.py; names here are the same.
 namespace runner {
 
 enum class PieceType : uint8_t { normal = 1, unknown, control, user_defined, unused, byte };

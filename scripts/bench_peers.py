@@ -21,7 +21,7 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.files import check_writable  # noqa: E402
+from exporter.util.files import check_writable  # noqa: E402
 from scripts.bench import measure, report, work  # noqa: E402
 from scripts.bench.command_line import (  # noqa: E402
     ROOT,

@@ -25,7 +25,7 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.files import written_whole  # noqa: E402
+from exporter.util.files import written_whole  # noqa: E402
 from scripts.bench.command_line import Parser, exit_status, first_line, note  # noqa: E402
 
 PACKAGES = ("jargon-text", "debian-handbook", "anarchism")
@@ -192,8 +192,8 @@ def main(arguments: list[str]) -> int:
             "handbook.txt": text_of(pages_in_order(unpacked / HANDBOOK)),
             "essays.txt": text_of(sorted((unpacked / ESSAYS).glob("sec*.html")), "replace"),
         }
-    from exporter.checkpoint import open_checkpoint  # torch takes seconds
-    from exporter.tokenizer import read_tokenizer
+    from exporter.checkpoint.checkpoint import open_checkpoint  # torch takes seconds
+    from exporter.tokenizer.tokenizer import read_tokenizer
 
     tokenizer = read_tokenizer(open_checkpoint(options.model).tokenizer_path)
     for name, text in texts.items():

@@ -26,7 +26,7 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.files import check_writable, written_whole  # noqa: E402
+from exporter.util.files import check_writable, written_whole  # noqa: E402
 from scripts.bench.command_line import Parser, UsageError, exit_status, note, positive  # noqa: E402
 
 FLOAT = "F32"  # the float file itself: what the comparison's own rounding comes to
@@ -153,7 +153,7 @@ def _row(
 
 def _as_ours(windows, options: argparse.Namespace) -> bool:
     """Whether our tokenizer makes the same windows of the text."""
-    from exporter.tokenizer import read_tokenizer
+    from exporter.tokenizer.tokenizer import read_tokenizer
 
     count, length = windows.tokens.shape
     ids = read_tokenizer(options.model).encode(options.text.read_text(encoding="utf-8"))

@@ -18,10 +18,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from random_templates import random_conversation, random_template  # noqa: E402
 
-from exporter.chat import reduce_template  # noqa: E402
-from exporter.chat_differences import is_refused  # noqa: E402
-from exporter.chat_format import Cut, Format, Role, Strip, has_system  # noqa: E402
-from exporter.chat_template import Template  # noqa: E402
+from exporter.chat.differences import is_refused  # noqa: E402
+from exporter.chat.format import Cut, Format, Role, Strip, has_system  # noqa: E402
+from exporter.chat.reduce import reduce_template  # noqa: E402
+from exporter.chat.template import Template  # noqa: E402
 
 
 def main() -> int:

@@ -32,9 +32,9 @@ from native_tokenizer import ask  # noqa: E402
 from random_tokenizers import random_text, write_huggingface, write_sentencepiece  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-from exporter.tokenizer import Tokenizer, read_tokenizer  # noqa: E402
-from exporter.tokenizer_engine import Engine  # noqa: E402
-from exporter.tokenizer_table import Flag, PieceType  # noqa: E402
+from exporter.tokenizer.engine import Engine  # noqa: E402
+from exporter.tokenizer.table import Flag, PieceType  # noqa: E402
+from exporter.tokenizer.tokenizer import Tokenizer, read_tokenizer  # noqa: E402
 
 PYTHON_SHARE = 40  # one text of so many
 _CANNOT = "AddedVocabulary bad split"  # tokenizers' panic where two tokens take the same white space

@@ -28,9 +28,9 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.files import check_writable, written_whole  # noqa: E402
-from exporter.models import model_name  # noqa: E402
-from exporter.text_file import read_text  # noqa: E402
+from exporter.checkpoint.known_models import model_name  # noqa: E402
+from exporter.util.files import check_writable, written_whole  # noqa: E402
+from exporter.util.text_file import read_text  # noqa: E402
 from scripts.bench import measure, work  # noqa: E402
 from scripts.bench.command_line import (  # noqa: E402
     ROOT,
@@ -137,8 +137,8 @@ def _check(options: argparse.Namespace) -> tuple[Setting, ...]:
 
 
 def _parameters(model: str) -> int:
-    from exporter.checkpoint import open_checkpoint
-    from exporter.config import parameter_shapes
+    from exporter.checkpoint.checkpoint import open_checkpoint
+    from exporter.model.config import parameter_shapes
 
     return sum(map(prod, parameter_shapes(open_checkpoint(model).config).values()))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 if not __package__:  # run as a file, not imported: make the repository's packages known
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from exporter.files import check_writable, written_whole  # noqa: E402
+from exporter.util.files import check_writable, written_whole  # noqa: E402
 from scripts.bench.command_line import Parser, UsageError, exit_status, note  # noqa: E402
 
 LARGEST_KL = 1e-6  # nats; what float32's rounding makes is a thousand times smaller
@@ -48,8 +48,8 @@ def main(arguments: list[str]) -> int:
     if options.folder.exists():
         raise FileExistsError(f"{options.folder} exists: delete it or choose another FOLDER")
     # Imported here: torch takes seconds, and a wrong command line should not.
-    from exporter.checkpoint import open_checkpoint
-    from exporter.tokenizer import read_tokenizer
+    from exporter.checkpoint.checkpoint import open_checkpoint
+    from exporter.tokenizer.tokenizer import read_tokenizer
     from scripts.bench.rotation import RotatedWeights, logits, prompt_ids, random_orthogonal
 
     source = open_checkpoint(options.model)
@@ -86,9 +86,9 @@ def _write(rotated, expected, ids: list[int], options: argparse.Namespace) -> No
 
 
 def _fill(folder: Path, rotated) -> None:
-    from exporter.checkpoint_hf import MODULES
-    from exporter.checkpoint_weights import Weights
-    from exporter.config import parameter_shapes
+    from exporter.checkpoint.hf import MODULES
+    from exporter.checkpoint.weights import Weights
+    from exporter.model.config import parameter_shapes
     from scripts.bench.copied_tokenizer import copy_tokenizer
     from scripts.bench.random_folder import FLOAT_TYPES, hf_config, write_json, write_weights
 
@@ -110,7 +110,7 @@ def _fill(folder: Path, rotated) -> None:
 
 def _check(path: Path, expected, ids: list[int], config, shown: Path) -> None:
     """Raises ValueError unless what was written computes what the original does."""
-    from exporter.checkpoint import open_checkpoint
+    from exporter.checkpoint.checkpoint import open_checkpoint
     from scripts.bench.rotation import difference, logits
 
     checkpoint = open_checkpoint(str(path))
@@ -134,7 +134,7 @@ def _check(path: Path, expected, ids: list[int], config, shown: Path) -> None:
 
 
 def _report_size(before, after) -> None:
-    from exporter.config import parameter_shapes
+    from exporter.model.config import parameter_shapes
 
     counts = [sum(map(math.prod, parameter_shapes(config).values())) for config in (before, after)]
     untied = ", the output being untied" if before.tied_embeddings else ""

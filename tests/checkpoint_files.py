@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from exporter.checkpoint import Checkpoint, open_checkpoint
+from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 
 
 def finish(writer: gguf.GGUFWriter) -> None:

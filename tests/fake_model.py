@@ -1,4 +1,4 @@
-"""A model with the interface of `exporter._runner`, over the eager float32 decoder."""
+"""A model with the interface of `exporter.runners.native`, over the eager float32 decoder."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exporter.checkpoint import open_checkpoint
-from exporter.load_model import load_model
-from exporter.tokenizer import read_tokenizer
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.checkpoint.load import load_model
+from exporter.tokenizer.tokenizer import read_tokenizer
 
 
 class FakeTokenizer:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter import cli
+from exporter.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 ET_RUN, AOTI_RUN = ROOT / "cmake-out" / "et_run", ROOT / "cmake-out" / "aoti_run"

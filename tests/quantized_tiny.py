@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from exporter import cli
-from exporter.checkpoint import open_checkpoint
-from exporter.lowbit_model import LowbitTransformer, PackOptions
-from exporter.model import Transformer
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.checkpoint.streamed import stream_model
+from exporter.cli import main as cli
+from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.model.decoder import Transformer
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work
-from exporter.recipe import Recipe
-from exporter.streamed_model import stream_model
+from exporter.recipe.recipe import Recipe
 
 CONTEXT = 96
 EXPONENT_AT = 28  # of the packed header

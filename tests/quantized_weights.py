@@ -2,7 +2,7 @@
 
 import torch
 
-from exporter.schemes import LinearScheme
+from exporter.recipe.schemes import LinearScheme
 
 HALF_ROUNDING = 2.0**-11  # a float16's relative error
 

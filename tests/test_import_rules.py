@@ -1,12 +1,11 @@
 """The rooms of docs/architecture.md: what each file may import or include."""
 
-import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from scripts import draw_rooms
 
 ROOT = Path(__file__).parent.parent
 EXPORTER = ROOT / "exporter"
@@ -14,88 +13,33 @@ RUNNER = ROOT / "runner"
 KERNELS = ROOT / "kernels"
 MAX_LINES = 410
 
-STDLIB_ONLY = (
-    "config*.py", "recipe.py", "schemes.py", "methods.py", "artifact.py", "models.py", "targets.py",
-    "command_line.py", "text_file.py", "quality/budget.py", "nearest.py", "other_names.py",
-    "recipe_source.py", "adapter.py", "file_kind.py", "quantized_names.py", "tensor_types.py",
-)  # fmt: skip
 # What is read before torch is loaded, which takes seconds: none of it may load torch when it is imported.
 WITHOUT_TORCH = (
-    "cli", "prepare", "pipeline", "open_model", "eager", "verify", "checkpoint", "checkpoint_find",
-    "checkpoint_hf", "checkpoint_meta", "checkpoint_gguf", "file_tensor", "safetensors_file", "torch_file",
-    "checkpoint_weights", "gguf_file", "tokenizer", "chat", "aoti_options", "artifact_reader", "pte_reader",
-    "aoti_reader",
-    *(f"verbs.{path.stem}" for path in (EXPORTER / "verbs").glob("[a-z]*.py")),
+    "cli.main", "cli.open_model", "pipeline.prepare", "pipeline.export", "runners.eager", "verify.verify",
+    "checkpoint.checkpoint", "tokenizer.tokenizer", "chat.reduce", "lower.aoti_options", "artifact.reader",
+    *(f"cli.verbs.{path.stem}" for path in (EXPORTER / "cli" / "verbs").glob("[a-z]*.py")),
 )  # fmt: skip
-# file name pattern -> modules it must not import itself
-FORBIDDEN = {
-    "checkpoint*.py": ("torchao", "executorch", "torch._inductor", "exporter.lower"),
-    "model.py": ("torchao", "executorch", "torch._inductor", "exporter.lower"),
-    "quantize.py": ("executorch", "torch._inductor", "exporter.lower"),
-    "lowbit_search.py": ("torchao", "executorch", "torch._inductor", "exporter.lower"),
-    "lowbit_weights.py": ("executorch", "torch._inductor", "exporter.lower"),
-    "quality/*.py": ("torchao", "executorch", "torch._inductor", "exporter.lower"),
-    "export.py": ("executorch", "torch._inductor", "torchao", "exporter.lower"),
-    "lower_aoti.py": ("executorch", "exporter.lower_executorch", "exporter.quantize"),
-    "aoti_*.py": ("executorch", "torch._inductor", "exporter.lower_executorch"),
-    "pt2_package.py": ("executorch", "torch._inductor", "exporter.lower"),
-    "lower_executorch.py": ("torch._inductor", "exporter.lower_aoti", "exporter.quantize"),
-}
 FRAMEWORK_HEADERS = re.compile(r'#include [<"](torch|ATen|c10|caffe2|executorch)/')
 # Of PyTorch, what needs none of its libraries.
 C_INTERFACE = re.compile(r"torch/(headeronly/|csrc/inductor/(aoti_torch/c/shim|aoti_runtime/interface)\.h)")
 
 
-def imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch._inductor"):
-            names.add("torch._inductor")
-    return names
+def test_python_rooms():
+    """The contracts of pyproject.toml: `lint-imports` says what breaks one."""
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def all_imports(path: Path) -> set[str]:
-    """What `path` imports, itself and through our own modules; without our own names."""
-    seen, waiting, found = set(), [path], set()
-    while waiting:
-        file = waiting.pop()
-        seen.add(file)
-        for name in imports(file):
-            if name.split(".")[0] != "exporter":
-                found.add(name)
-                continue
-            ours = EXPORTER / f"{(name.split('.') + ['__init__'])[1]}.py"
-            if ours.is_file() and ours not in seen:
-                waiting.append(ours)
-    return found
+def test_the_picture_of_the_rooms_is_drawn_from_the_imports():
+    assert draw_rooms.picture() in draw_rooms.DOCUMENT.read_text()
 
 
-def reaches(names: set[str], forbidden: str) -> bool:
-    return any(name == forbidden or name.startswith(forbidden) for name in names)
-
-
-@pytest.mark.parametrize("pattern", FORBIDDEN)
-def test_python_rooms(pattern):
-    files = list(EXPORTER.glob(pattern))
-    assert files
-    for file in files:
-        for forbidden in FORBIDDEN[pattern]:
-            assert not reaches(imports(file), forbidden), f"{file.name} imports {forbidden}"
-
-
-@pytest.mark.parametrize("pattern", STDLIB_ONLY)
-def test_standard_library_only(pattern):
-    """Not even through another file of ours."""
-    files = list(EXPORTER.glob(pattern))
-    assert files
-    for file in files:
-        for name in all_imports(file):
-            top = name.split(".")[0]
-            assert top in sys.stdlib_module_names, f"{file.name} imports {name}"
+def test_inductor_is_known_to_its_lowering():
+    """import-linter sees torch as one package."""
+    for file in EXPORTER.rglob("*.py"):
+        if "torch._inductor" in file.read_text():
+            assert file.is_relative_to(EXPORTER / "lower"), f"{file.relative_to(ROOT)} uses torch._inductor"
 
 
 def test_what_is_read_before_torch_is_loaded():

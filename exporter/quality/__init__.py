@@ -1,1 +1,4 @@
-"""Quantization that looks at what flows through the model: calibration, transforms, GPTQ, fitting."""
+"""Quantize by what flows through the model: calibration, transforms, GPTQ, fitting to a budget.
+
+Faces: `calibrated.apply_method`, `calibration.calibration_of`, `sensitivity.sensitivities`, `fit.fit`.
+"""

@@ -17,17 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.config import ModelConfig
-from exporter.lowbit_model import shares_table
-from exporter.lowbit_weights import (
+from exporter.lowbit.decoder import shares_table
+from exporter.lowbit.weights import (
     QuantizedWeight,
     dequantize,
     quantize_linear,
     quantize_rows,
     weight_format,
 )
-from exporter.methods import parse_method
-from exporter.model import Block, Transformer
+from exporter.model.config import ModelConfig
+from exporter.model.decoder import Block, Transformer
 from exporter.quality.checkpointing import Work
 from exporter.quality.gptq import cholesky, gptq
 from exporter.quality.layerwise import (
@@ -50,7 +49,8 @@ from exporter.quality.transforms import (
     smooth_block,
     smoothquant_factors,
 )
-from exporter.schemes import EmbeddingScheme, LinearScheme
+from exporter.recipe.methods import parse_method
+from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
 
 Report = Callable[[str], None]
 Factors = dict[str, Tensor]  # [K] of each packed matrix

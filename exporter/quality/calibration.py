@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from exporter import text_file
-from exporter.model import Transformer
+from exporter.model.decoder import Transformer
 from exporter.quality.own_text import own_text
+from exporter.util import text_file
 
 if TYPE_CHECKING:
-    from exporter.tokenizer import Tokenizer
+    from exporter.tokenizer.tokenizer import Tokenizer
 
 WINDOW, WINDOWS = 512, 96  # 49,152 tokens
 SAMPLED_WINDOW, SAMPLED_WINDOWS = 256, 64  # where nothing else is read and no number is asked for

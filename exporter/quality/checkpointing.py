@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exporter.files import disk_full_named
-from exporter.lowbit_weights import QuantizedWeight, WeightFormat
+from exporter.lowbit.weights import QuantizedWeight, WeightFormat
+from exporter.util.files import disk_full_named
 
 Streams = tuple[Tensor, Tensor]
 

@@ -11,10 +11,10 @@ from dataclasses import astuple, dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
-from exporter.files import written_whole
-from exporter.methods import parse_method
-from exporter.packed_header import HEADER_BYTES, MOST_PARTS, laid_out
-from exporter.schemes import LinearScheme
+from exporter.formats.packed_header import HEADER_BYTES, MOST_PARTS, laid_out
+from exporter.recipe.methods import parse_method
+from exporter.recipe.schemes import LinearScheme
+from exporter.util.files import written_whole
 
 BITS, GROUP_SIZES = (2, 3, 4, 5, 6, 7, 8), (32, 64)
 # (bits, group size), without zero points, with the scales of `scale_dtype`: small groups follow the

@@ -9,11 +9,11 @@ What a size leaves then goes to single choices, on a hull or not. KLs of single 
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from exporter.methods import PLAIN
 from exporter.quality.budget import Budget
 from exporter.quality.choices import Choice, Unit, scale_dtype, scheme_of
-from exporter.recipe import Recipe
-from exporter.schemes import DEFAULT_METHOD, EmbeddingScheme
+from exporter.recipe.methods import PLAIN
+from exporter.recipe.recipe import Recipe
+from exporter.recipe.schemes import DEFAULT_METHOD, EmbeddingScheme
 
 
 @dataclass(frozen=True)

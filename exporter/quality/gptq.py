@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.lowbit_search import SMALLEST, stored_scales
-from exporter.lowbit_weights import NOT_FINITE, QuantizedWeight, WeightFormat, rounded
+from exporter.lowbit.search import SMALLEST, stored_scales
+from exporter.lowbit.weights import NOT_FINITE, QuantizedWeight, WeightFormat, rounded
 
 BLOCK = 32  # columns whose errors are moved on together
 ROWS_AT_ONCE = 4096  # less where their systems of equations for the scales take more than

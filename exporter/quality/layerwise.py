@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.config import ModelConfig
-from exporter.lowbit_weights import one_torch_thread
-from exporter.model import Block, Transformer, rope_angles
+from exporter.lowbit.weights import one_torch_thread
+from exporter.model.config import ModelConfig
+from exporter.model.decoder import Block, Transformer, rope_angles
 
 T = TypeVar("T")
 LINEARS = ("wqkv", "wo", "gate_up", "down")

@@ -4,11 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.divergence import DecoderLogits, divergence, log_probabilities
-from exporter.lowbit_model import LowbitTransformer
-from exporter.model import Transformer
-from exporter.perplexity import Window
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.model.decoder import Transformer
 from exporter.quality.layerwise import Rope, float_weights, last_hidden, run_block
+from exporter.scoring.divergence import DecoderLogits, divergence, log_probabilities
+from exporter.scoring.perplexity import Window
 
 
 class Expected:

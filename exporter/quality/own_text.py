@@ -10,14 +10,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from exporter.files import written_whole
-from exporter.lowbit_weights import NOT_FINITE
-from exporter.model import Transformer
-from exporter.progress import note
+from exporter.lowbit.weights import NOT_FINITE
+from exporter.model.decoder import Transformer
 from exporter.quality.sampling import BatchDecoder
+from exporter.util.files import written_whole
+from exporter.util.progress import note
 
 if TYPE_CHECKING:
-    from exporter.tokenizer import Tokenizer
+    from exporter.tokenizer.tokenizer import Tokenizer
 
 AT_ONCE = 136  # windows whose caches are held
 STEPS = 32  # positions between lines of progress, and between one state on disk and the next

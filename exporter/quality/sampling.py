@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.model import Transformer
+from exporter.model.decoder import Transformer
 from exporter.quality.layerwise import (
     Rope,
     block_output,

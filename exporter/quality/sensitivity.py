@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.lowbit_weights import QuantizedWeight, dequantize, quantize_linear, weight_format
-from exporter.methods import PLAIN, ROUNDINGS, parse_method
-from exporter.model import Block, Transformer
-from exporter.packed_header import ROW_BLOCK
+from exporter.formats.packed_header import ROW_BLOCK
+from exporter.lowbit.weights import QuantizedWeight, dequantize, quantize_linear, weight_format
+from exporter.model.decoder import Block, Transformer
 from exporter.quality.calibrated import table_moment
 from exporter.quality.calibration import Calibration
 from exporter.quality.choices import (
@@ -49,7 +48,8 @@ from exporter.quality.layerwise import (
     run_block,
     sum_over_parts,
 )
-from exporter.schemes import LinearScheme
+from exporter.recipe.methods import PLAIN, ROUNDINGS, parse_method
+from exporter.recipe.schemes import LinearScheme
 
 Report = Callable[[str], None]
 WINDOWS = 16  # whose gradients are taken

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from exporter.config import ModelConfig
-from exporter.model import Block, Transformer
+from exporter.model.config import ModelConfig
+from exporter.model.decoder import Block, Transformer
 
 ROTATION_SEED = 2404
 RETIE_TOLERANCE = 1e-4  # relative Frobenius norm of what the small matrix leaves

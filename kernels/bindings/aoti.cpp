@@ -1,5 +1,5 @@
 // The operators as plain C functions that AOTInductor's code calls directly
-// (`aot_inductor.custom_ops_to_c_shims`; the declarations are in exporter/ops.py). Only PyTorch's
+// (`aot_inductor.custom_ops_to_c_shims`; the declarations are in exporter/lowbit/ops.py). Only PyTorch's
 // stable C interface is used.
 
 #include "kernels/bindings/aoti.h"

@@ -4,7 +4,7 @@
 
 namespace lowbit {
 
-// Of the C functions' parameters; exporter/ops.py has the same number.
+// Of the C functions' parameters; exporter/lowbit/ops.py has the same number.
 inline constexpr int kInterfaceVersion = 1;
 
 // What an operator says where memory runs out.

@@ -1,5 +1,5 @@
 // The operators in PyTorch: schemas, CPU implementations, and packing. Their shapes for tracing
-// are in exporter/ops.py.
+// are in exporter/lowbit/ops.py.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>

@@ -1,6 +1,6 @@
 // torchao 0.18's operators on packed weights, under its names and schemas and on our kernels: for
 // machines where no library of torchao has them. A second registration of a name ends the program:
-// exporter/torchao_aliases.py looks before it loads this library.
+// exporter/contrib/torchao/aliases.py looks before it loads this library.
 //
 // Packed bytes, int8 [bytes] as torchao's:
 //   linear     a weight in the layout of kernels/layout.h, whose header says how long it is, then

@@ -1,5 +1,5 @@
 // The runner's core in Python. Two extension modules are made of this source: `_et` with the model
-// of ExecuTorch behind load_model(), `_aoti` with that of AOTInductor. exporter/_runner finds them.
+// of ExecuTorch behind load_model(), `_aoti` with that of AOTInductor. exporter/runners/native.py finds them.
 
 #include <pybind11/functional.h>
 #include <pybind11/stl.h>

@@ -131,7 +131,7 @@ void define_sampling(py::module_& m) {
         }
         return rows;
       },
-      "Settings that are numbers, as exporter.generation_settings.NumberSetting has them.");
+      "Settings that are numbers, as exporter.model.generation_settings.NumberSetting has them.");
 }
 
 }  // namespace runner::python

@@ -7,9 +7,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from exporter import command_line
-from exporter.command_line import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, positive
-from exporter.errors import first_line
+from exporter.cli import command_line
+from exporter.cli.command_line import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    UsageError,
+    positive,
+)
+from exporter.util.errors import first_line
 
 __all__ = ("ROOT", "Parser", "UsageError", "exit_status", "first_line", "note", "positive")
 

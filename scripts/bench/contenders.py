@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporter.config import ModelConfig
+from exporter.model.config import ModelConfig
 from scripts.bench.command_line import ROOT
 from scripts.bench.shapes import SHAPES
 

@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from exporter.chat import reduce_template
-from exporter.checkpoint import Checkpoint
-from exporter.end_tokens import token_sources
-from exporter.gguf_file import read_gguf
-from exporter.tokenizer import Tokenizer, read_tokenizer
-from exporter.tokenizer_gguf import huggingface_json, sentencepiece_model
+from exporter.chat.reduce import reduce_template
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.formats.gguf_file import read_gguf
+from exporter.tokenizer.end_tokens import token_sources
+from exporter.tokenizer.from_gguf import huggingface_json, sentencepiece_model
+from exporter.tokenizer.tokenizer import Tokenizer, read_tokenizer
 from scripts.bench.random_folder import write_json
 
 BESIDE = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.gguf_file import read_gguf
+from exporter.formats.gguf_file import read_gguf
 from scripts.bench.command_line import first_line
 from scripts.bench.work import LLAMA_BIN
 
@@ -114,7 +114,7 @@ def base_windows(base: Path, model: Path) -> Windows:
         tokens = np.fromfile(file, "<i4", count * length)
     if tokens.size != count * length:
         raise ValueError(f"{base} is cut short: delete it")
-    from exporter.tokenizer import read_tokenizer
+    from exporter.tokenizer.tokenizer import read_tokenizer
 
     return Windows(tokens.reshape(count, length), read_tokenizer(model).add_bos)
 

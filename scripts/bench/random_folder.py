@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.checkpoint_hf import MODULES
-from exporter.checkpoint_weights import Weights
-from exporter.config import ModelConfig, RopeScaling, parameter_shapes
-from exporter.files import disk_full_named
-from exporter.tokenizer_hf import byte_alphabet
+from exporter.checkpoint.hf import MODULES
+from exporter.checkpoint.weights import Weights
+from exporter.model.config import ModelConfig, RopeScaling, parameter_shapes
+from exporter.tokenizer.from_hf import byte_alphabet
+from exporter.util.files import disk_full_named
 
 Shape = tuple[int, ...]
 BYTES_A_SHARD = 1 << 30

@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from exporter.checkpoint import Checkpoint
-from exporter.checkpoint_tensors import half_split
-from exporter.config import ModelConfig
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.checkpoint.tensors import half_split
+from exporter.model.config import ModelConfig
 from exporter.quality.transforms import random_orthogonal  # noqa: F401
 
 VALUES_AT_ONCE = 1 << 23
@@ -99,8 +99,8 @@ class Difference:
 
 def logits(checkpoint: Checkpoint, ids: list[int]) -> Tensor:
     """The eager float32 model's, [positions, vocabulary]."""
-    from exporter.load_model import load_model
-    from exporter.model import new_caches
+    from exporter.checkpoint.load import load_model
+    from exporter.model.decoder import new_caches
 
     model = load_model(checkpoint, torch.float32, len(ids))
     caches = new_caches(checkpoint.config, len(ids), torch.float32)

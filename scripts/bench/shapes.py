@@ -1,6 +1,6 @@
 """The shapes of known models, for random checkpoints. Another model is one more entry."""
 
-from exporter.config import ModelConfig, RopeScaling
+from exporter.model.config import ModelConfig, RopeScaling
 
 SHAPES = {
     "llama3.2-1b": ModelConfig(

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter import checkpoint_gguf
-from exporter.checkpoint import open_checkpoint
-from exporter.checkpoint_weights import at_most_once_a_second
-from exporter.config import ModelConfig, parameter_shapes
-from exporter.config_gguf import llama3_divisors
-from exporter.files import check_writable, written_whole
-from exporter.gguf_file import read_gguf
+from exporter.checkpoint import gguf as checkpoint_gguf
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.checkpoint.weights import at_most_once_a_second
+from exporter.families.gguf import llama3_divisors
+from exporter.formats.gguf_file import read_gguf
+from exporter.model.config import ModelConfig, parameter_shapes
+from exporter.util.files import check_writable, written_whole
 from scripts.bench.command_line import Parser, exit_status, note
 
 KINDS = {
@@ -83,7 +83,7 @@ def write_gguf(
 
 
 def interleaved(rows: Tensor, head_dim: int) -> Tensor:
-    """The inverse of checkpoint_tensors.half_split: pairs half a head apart become neighbours."""
+    """The inverse of checkpoint.tensors.half_split: pairs half a head apart become neighbours."""
     halves = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])
     return halves.transpose(1, 2).reshape(rows.shape)
 

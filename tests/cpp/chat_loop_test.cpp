@@ -11,7 +11,7 @@ namespace {
 // The last piece is beyond the model's vocabulary.
 constexpr int32_t kUser = 256, kModel = 257, kEnd = 258, kVocabulary = 259, kPieces = 260;
 
-// A table (exporter/tokenizer_table.py) of the 256 bytes, three special tokens and one that is not special.
+// A table (exporter/tokenizer/table.py) of the 256 bytes, three special tokens and one that is not special.
 Tokenizer byte_tokenizer() {
   const std::string names[] = {"<|user|>", "<|model|>", "<|end|>", "<rare>"};
   std::string bytes("TOKTABLE"), lengths, types, added, pool;

@@ -7,7 +7,7 @@
 #include "runner/sampler.h"
 #include "tests/cpp/check.h"
 
-// That the numbers are transformers' is tests/test_sampling.py's to show.
+// That the numbers are transformers' is tests/runners/test_sampling.py's to show.
 
 using namespace runner;
 

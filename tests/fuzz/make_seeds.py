@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from unittest.mock import patch
 
-from exporter import pt2_package
-from exporter.artifact import SCHEMA_VERSION
-from exporter.pt2_package import MODEL, Pt2Writer
+from exporter.artifact.metadata import SCHEMA_VERSION
+from exporter.lower import pt2_package
+from exporter.lower.pt2_package import MODEL, Pt2Writer
 
 ROOM = 512  # for the metadata to grow in place
 TOKENIZER = b"ten tokens"

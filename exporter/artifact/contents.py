@@ -1,0 +1,169 @@
+"""Any artifact, read without running it: metadata, sizes, weights where they lie, operators.
+
+Neither torch nor ExecuTorch is imported. The file is mapped: a weight's bytes are a view, and what
+nobody looks at is not read. Weights have the same canonical names in every format, those of
+`lowbit.decoder.LowbitTransformer`: `table`, `layers.N.attention_norm`, `layers.N.wqkv`,
+`layers.N.wo`, `layers.N.ffn_norm`, `layers.N.gate_up`, `layers.N.down`, `norm`, `head`, `output`,
+`rope_cos`, `rope_sin`; a bias has `.bias` behind its layer's name.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exporter.formats.packed_header import PackedMatrix, is_packed, read_matrix
+
+PTE, PT2, SO = KINDS = ("pte", "pt2", "so")
+
+LINEAR, EMBEDDING, OTHER = "linear weights", "embedding", "other constants"
+CODE, DELEGATES = "code", "delegates' weights and code"
+TOKENIZER, METADATA = "tokenizer", "metadata, padding and the rest"
+PARTS = (LINEAR, EMBEDDING, OTHER, DELEGATES, CODE, TOKENIZER, METADATA)
+
+SHARED = ("output", "table")  # of the one tensor that is both
+_SHOWN = 60  # characters of a value that is wrong
+_LAYERS = ("wqkv", "wo", "gate_up", "down")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A constant of the program: `names` are canonical, several where it is used as several.
+
+    `data` is a view of the mapped file, which begins at `offset` of it; `packed` are the headers
+    of a matrix that `kernels/layout.h` lays out, whose own `shape` is that of its bytes.
+    """
+
+    names: tuple[str, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview = field(repr=False, compare=False)
+    offset: int
+    packed: PackedMatrix | None
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+    def part(self) -> str:
+        """The part of the file's size that it counts to; a shared table is the embedding's."""
+        if "table" in self.names:
+            return EMBEDDING
+        return LINEAR if is_linear(self.name) else OTHER
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a file holds. `sizes` are bytes by part of PARTS and add up to `size`, which for a
+    `.so` has the metadata beside it. `operators` and `delegates` map names to the number of calls,
+    None where the format does not tell. `cache_shape` and `planned_bytes` (all that ExecuTorch
+    plans, caches included) are of the program; None where unknown. `unknown` says in words what
+    could not be told."""
+
+    path: Path
+    kind: str
+    size: int
+    metadata: Mapping[str, str]
+    tokenizer: bytes = field(repr=False)
+    sizes: Mapping[str, int]
+    weights: tuple[StoredTensor, ...] = field(repr=False)
+    operators: Mapping[str, int | None]
+    delegates: Mapping[str, int]
+    targets: tuple[Mapping, ...]
+    token_scales: bool
+    cache_shape: tuple[int, ...] | None
+    cache_dtype: str | None
+    planned_bytes: int | None
+    unknown: tuple[str, ...]
+
+    def weight(self, name: str) -> StoredTensor:
+        """Raises KeyError for a name that is not there."""
+        for tensor in self.weights:
+            if name in tensor.names:
+                return tensor
+        raise KeyError(name)
+
+    def packed(self) -> list[StoredTensor]:
+        """The packed weights in the program's order."""
+        return [tensor for tensor in self.weights if tensor.packed is not None]
+
+    def weight_count(self) -> int | None:
+        """Stored weights of matrices; None where they are not ours and cannot be counted."""
+        return sum(t.packed.rows * t.packed.columns for t in self.packed()) or None
+
+    def linear_bits(self) -> float | None:
+        """Bits a weight of the linear layers, scales and zeros included; of all but the table."""
+        linear = [t for t in self.packed() if t.part() == LINEAR]
+        count = sum(t.packed.rows * t.packed.columns for t in linear)
+        return 8 * sum(len(t.data) for t in linear) / count if count else None
+
+
+class Damaged(Exception):
+    """What is wrong with the file, without its name."""
+
+
+def stored(
+    names: tuple[str, ...], dtype: str, shape: tuple[int, ...], data: memoryview, offset: int
+) -> StoredTensor:
+    """The tensor, its header read where it is a packed weight.
+
+    Raises Damaged when a layer's weight is none, or its header is wrong.
+    """
+    header = None
+    if (is_linear(names[0]) or "table" in names) and dtype == "uint8" or is_packed(data):
+        try:
+            header = read_matrix(data, names[0])
+        except ValueError as error:
+            raise Damaged(str(error)) from None
+    return StoredTensor(names, dtype, shape, data, offset, header)
+
+
+def is_linear(name: str) -> bool:
+    """Whether it names a linear layer's weight, the output's among them."""
+    return name in ("head", "output") or name.rpartition(".")[2] in _LAYERS
+
+
+def layer_name(index: int, layers: int) -> str:
+    """The linear layer that a program with a head calls as number `index`, of a model of so many
+    blocks; without a head, `output` is the last."""
+    if index >= len(_LAYERS) * layers:
+        return ("head", "output")[index - len(_LAYERS) * layers]
+    return f"layers.{index // len(_LAYERS)}.{_LAYERS[index % len(_LAYERS)]}"
+
+
+def summed(size: int, parts: Mapping[str, int]) -> dict[str, int]:
+    """`parts` in the order of PARTS, without empty ones; what is left of `size` is the rest."""
+    rest = size - sum(parts.values())
+    if rest < 0:
+        raise Damaged("its parts are larger than the file")
+    whole = {**parts, METADATA: parts.get(METADATA, 0) + rest}
+    return {part: whole[part] for part in PARTS if whole.get(part)}
+
+
+def number(metadata: Mapping[str, str], key: str) -> int | None:
+    """A whole number of the metadata, None where there is none."""
+    text = metadata.get(key, "")
+    return int(text) if text.lstrip("-").isdigit() and text.isascii() else None
+
+
+def recipe_of(artifact: Artifact) -> dict[str, object]:
+    """The metadata's recipe; empty for a float model.
+
+    Raises ValueError with a line that names the file where it is damaged.
+    """
+    try:
+        return recipe_in(artifact.metadata)
+    except Damaged as error:
+        raise ValueError(f"{artifact.path} is damaged: {error}; export it again") from None
+
+
+def recipe_in(metadata: Mapping[str, str]) -> dict[str, object]:
+    """As `recipe_of`. Raises Damaged."""
+    text = metadata.get("quantization") or "{}"
+    try:
+        recipe = json.loads(text)
+    except (ValueError, RecursionError):
+        recipe = None
+    if not isinstance(recipe, dict):
+        raise Damaged(f"its metadata 'quantization' is no recipe: {text[:_SHOWN]!r}")
+    return recipe

@@ -1,0 +1,199 @@
+"""Opens a checkpoint of any supported format: Hugging Face, Meta, llama2.c, GGUF.
+
+Opening reads all but the tensors themselves, and does it without torch, which takes seconds to load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.checkpoint.find import find_checkpoint, find_tokenizer
+from exporter.checkpoint.known_models import model_name
+from exporter.checkpoint.weights import (
+    Progress,
+    Source,
+    Weights,
+    at_most_once_a_second,
+    check_names_and_shapes,
+)
+from exporter.formats.adapter import refuse_adapter
+from exporter.formats.file_kind import check_content
+from exporter.model.config import ModelConfig, parameter_shapes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BESIDE_TOKENIZERS = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
+HASH_CHUNK = 1 << 24
+
+
+def _ignore(text: str) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's weights, still in their files, and what goes with them.
+
+    `tokenizer_path` is a tokenizer.json, a tokenizer.model or the GGUF file itself; None where
+    there is none. `generation` is the content of generation_config.json, or empty; `token_ids` are the
+    bos_token_id and eos_token_id of config.json, where it has them. `progress` takes
+    one line of text at most once a second while weights are read.
+    """
+
+    name: str
+    config: ModelConfig
+    tokenizer_path: Path | None
+    generation: Mapping[str, object]
+    weights: Weights
+    progress: Progress = _ignore
+    token_ids: Mapping[str, object] = field(default_factory=dict)
+
+    def state_dict(
+        self, dtype: torch.dtype, names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Parameters by their canonical names in `dtype`, on the CPU; every one, or `names` of them.
+
+        Tensors that are stored in `dtype` and in the model's row order are views of the mapped
+        files, which stay mapped as long as one of a call's does; the others are converted one at a
+        time, so that one copy is held at most.
+        """
+        from exporter.checkpoint.tensors import canonical_state_dict
+
+        progress = _ignore  # a layer is too little to report
+        if names is None:
+            names, progress = list(parameter_shapes(self.config)), self.progress
+        return canonical_state_dict(self.weights, self.config, dtype, names, progress)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the weight files' bytes, one file after another in name order.
+
+        For a single file it is what `sha256sum` prints. Computed on first use: it reads every byte.
+        """
+        report = at_most_once_a_second(self.progress)
+        files = sorted(self.weights.files)
+        total = sum(path.stat().st_size for path in files)
+        done = 0
+        hasher = hashlib.sha256()
+        for path in files:
+            with path.open("rb") as file:
+                while chunk := file.read(HASH_CHUNK):
+                    hasher.update(chunk)
+                    done += len(chunk)
+                    report(f"hashing the checkpoint: {done / 1e9:.1f} of {total / 1e9:.1f} GB")
+        return hasher.hexdigest()
+
+
+def open_checkpoint(
+    model: str,
+    checkpoint: Path | None = None,
+    tokenizer: Path | None = None,
+    progress: Progress = _ignore,
+) -> Checkpoint:
+    """Finds the model, reads its config and where its weights lie.
+
+    `model` is an alias, a path or a hub id, tried in this order; with `checkpoint`, the path of the
+    weights, it is only a name. `tokenizer` replaces the checkpoint's own.
+    Raises ValueError or OSError with one line that says what is wrong and how to mend it.
+    """
+    place = find_checkpoint(model, checkpoint)
+    given_tokenizer = None if tokenizer is None else find_tokenizer(tokenizer)
+    source = _read(place.path)
+    check_names_and_shapes(source.weights, source.config, place.path)
+    tokenizer_path = given_tokenizer or source.tokenizer_path or place.tokenizer
+    if tokenizer_path is not None:
+        for file in (tokenizer_path, *map(tokenizer_path.with_name, BESIDE_TOKENIZERS)):
+            if file.exists():
+                check_content(file)
+    return Checkpoint(
+        name=model_name(model),
+        config=source.config,
+        tokenizer_path=tokenizer_path,
+        generation=source.generation,
+        token_ids=source.token_ids,
+        weights=source.weights,
+        progress=progress,
+    )
+
+
+def _read(path: Path) -> Source:
+    """Reads a checkpoint whose format is told by its files' names."""
+    if path.is_dir():
+        return _read_folder(path)
+    if path.suffix == ".gguf":
+        return _read_gguf(path)
+    refuse_adapter(path.parent)
+    if path.name.startswith("consolidated."):
+        return _read_meta(path.parent)
+    if path.suffix in (".pt", ".pth"):
+        return _read_meta(path)
+    if path.suffix in (".safetensors", ".bin"):
+        return _read_hf(path.parent)
+    raise ValueError(
+        f"checkpoint {path} is of no known kind: give a Hugging Face folder, a Meta folder, or a "
+        ".gguf, .pt or .pth file"
+    )
+
+
+def _read_folder(folder: Path) -> Source:
+    refuse_adapter(folder)
+    if (folder / "config.json").is_file():
+        return _read_hf(folder)
+    if (folder / "params.json").is_file() or any(folder.glob("consolidated.*.pth")):
+        return _read_meta(folder)
+    gguf_files = sorted(folder.glob("*.gguf"))
+    if len(gguf_files) == 1:
+        return _read_gguf(gguf_files[0])
+    if gguf_files:
+        raise ValueError(
+            f"{folder} holds {len(gguf_files)} GGUF files: give one of them, for example "
+            f"{gguf_files[0].name}"
+        )
+    raise FileNotFoundError(f"{folder} holds no checkpoint: {_expected(folder)}")
+
+
+# A format's reader is imported when it is needed: their libraries take longer than finding out that there
+# is nothing to read.
+
+
+def _read_hf(folder: Path) -> Source:
+    from exporter.checkpoint.hf import read_hf
+
+    return read_hf(folder)
+
+
+def _read_meta(path: Path) -> Source:
+    from exporter.checkpoint.meta import read_meta
+
+    return read_meta(path)
+
+
+def _read_gguf(path: Path) -> Source:
+    from exporter.checkpoint.gguf import read_checkpoint_gguf
+
+    return read_checkpoint_gguf(path)
+
+
+def _expected(folder: Path) -> str:
+    """What a folder without a checkpoint lacks, told by what it holds."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    if not names:
+        return "it is empty"
+    weights = next((n for n in names if n.endswith((".safetensors", ".bin", ".pth", ".pt"))), None)
+    if weights is not None:
+        return f"it has {weights} but no config.json beside it; download the whole checkpoint"
+    below = next((n for n in names if (folder / n / "config.json").is_file()), None)
+    if below is not None:
+        return f"but {folder / below} does; give that folder"
+    return (
+        "expected config.json with safetensors, params.json with consolidated.*.pth, or a .gguf file"
+    )

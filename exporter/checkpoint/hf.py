@@ -1,0 +1,157 @@
+"""Hugging Face folders: config.json, safetensors or pytorch_model.bin, single or sharded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from exporter.checkpoint.weights import TOKENIZERS, Read, Source, Weights, first_existing, read_json
+from exporter.families.hf import from_hf
+from exporter.formats import safetensors_file
+from exporter.formats.file_tensor import Directory, FileTensor, same_bits
+from exporter.formats.quantized_names import FLOATS
+from exporter.formats.torch_file import read_torch_file
+from exporter.model.config import ModelConfig
+from exporter.model.generation_settings import BEGIN_AND_END, from_config
+
+MODULES = {
+    "tok_embeddings": "model.embed_tokens",
+    "layers.{i}.attention_norm": "model.layers.{i}.input_layernorm",
+    "layers.{i}.attention.wq": "model.layers.{i}.self_attn.q_proj",
+    "layers.{i}.attention.wk": "model.layers.{i}.self_attn.k_proj",
+    "layers.{i}.attention.wv": "model.layers.{i}.self_attn.v_proj",
+    "layers.{i}.attention.wo": "model.layers.{i}.self_attn.o_proj",
+    "layers.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm",
+    "layers.{i}.feed_forward.w1": "model.layers.{i}.mlp.gate_proj",
+    "layers.{i}.feed_forward.w2": "model.layers.{i}.mlp.down_proj",
+    "layers.{i}.feed_forward.w3": "model.layers.{i}.mlp.up_proj",
+    "norm": "model.norm",
+    "output": "lm_head",
+}
+# Rotary frequencies, which older versions of transformers stored.
+IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
+OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.ot", "*.mlmodel")
+
+
+def read_hf(folder: Path) -> Source:
+    """Reads the folder's config and maps its weights.
+
+    Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
+    """
+    config_path = folder / "config.json"
+    fields = read_json(config_path)
+    try:
+        config = from_hf(fields)
+    except ValueError as error:
+        raise ValueError(f"{config_path}: {error}") from error
+    files = weight_files(folder)
+    tensors = _directory(files)
+    weights = _weights(files, tensors)
+    generation_path = folder / "generation_config.json"
+    return Source(
+        config=config,
+        weights=_tied(weights, config, tensors, config_path),
+        tokenizer_path=first_existing(folder, TOKENIZERS),
+        generation=read_json(generation_path) if generation_path.is_file() else from_config(fields),
+        token_ids={key: fields[key] for key in BEGIN_AND_END if key in fields},
+    )
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold the weights: the first whole one of transformers' order.
+
+    A single file goes before an index, which may be left from a copy that was sharded otherwise.
+    Raises FileNotFoundError that says what is missing, ValueError for an index that is none.
+    """
+    incomplete = None
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / single).is_file():
+            return (folder / single,)
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            files = _indexed_files(index)
+            absent = [path.name for path in files if not path.is_file()]
+            if not absent:
+                return files
+            incomplete = incomplete or (
+                f"{folder} lacks {len(absent)} of {len(files)} shards that {index.name} lists "
+                f"({absent[0]} first): download the rest of the checkpoint"
+            )
+    # Mistral's folders also hold a copy under Meta's names, consolidated.safetensors.
+    others = [p for p in folder.glob("*.safetensors") if not p.name.startswith("consolidated")]
+    if incomplete is None and len(others) == 1:
+        return (others[0],)
+    raise FileNotFoundError(
+        incomplete
+        or f"{folder} holds no weights: expected model.safetensors, pytorch_model.bin or the index of "
+        f"their shards{_instead(folder)}; download the whole checkpoint"
+    )
+
+
+def _instead(folder: Path) -> str:
+    """What weights of other frameworks the folder holds, for an error's text."""
+    others = [p.name for pattern in OTHER_FRAMEWORKS for p in sorted(folder.glob(pattern))]
+    return f", not {others[0]}" if others else ""
+
+
+def _indexed_files(index: Path) -> tuple[Path, ...]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{index} has no weight_map: download it again")
+    return tuple(index.parent / str(name) for name in sorted(set(weight_map.values())))
+
+
+def _directory(files: tuple[Path, ...]) -> Directory:
+    """The tensors of all shards; a name in two of them is an error."""
+    tensors: dict[str, FileTensor] = {}
+    for path in files:
+        found = _tensors(path)
+        twice = tensors.keys() & found.keys()
+        if twice:
+            raise ValueError(
+                f"{path}: tensor {min(twice)} is also in {tensors[min(twice)].path.name}: remove the file "
+                "that does not belong to the checkpoint"
+            )
+        tensors |= found
+    return tensors
+
+
+def _tensors(path: Path) -> Directory:
+    if path.suffix == ".safetensors":
+        return safetensors_file.read_directory(path)
+    content = read_torch_file(path)
+    return {name: value for name, value in content.items() if isinstance(value, FileTensor)}
+
+
+def _weights(files: tuple[Path, ...], tensors: Directory) -> Weights:
+    def read() -> Read:
+        from exporter.checkpoint.tensors import open_tensors  # torch takes seconds
+
+        return open_tensors({name: (tensor,) for name, tensor in tensors.items()}, {})
+
+    return Weights(
+        files=files,
+        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        open=read,
+        modules=MODULES,
+        ignored=IGNORED,
+        interleaved=False,
+        types={name: tensor.dtype for name, tensor in tensors.items()},
+    )
+
+
+def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:
+    """`weights` where one tensor is both embedding and output layer: files hold it under the one name, the
+    other, or both."""
+    if not config.tied_embeddings or OUTPUT not in tensors:
+        return weights
+    if EMBEDDING not in tensors:
+        return replace(weights, modules={**MODULES, "tok_embeddings": OUTPUT.removesuffix(".weight")})
+    if tensors[EMBEDDING].dtype in FLOATS and not same_bits(tensors[EMBEDDING], tensors[OUTPUT]):
+        raise ValueError(
+            f"{config_path}: tie_word_embeddings is true, but {OUTPUT} differs from {EMBEDDING}: "
+            "set it to false to use both"
+        )
+    return replace(weights, ignored=(*weights.ignored, OUTPUT))

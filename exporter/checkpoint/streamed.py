@@ -1,0 +1,66 @@
+"""The decoder whose layers are read from the checkpoint when they are asked for.
+
+Held are the embedding, the last norm and the output layer. A layer belongs to whoever asked for it and goes
+with it, so that packing and calibrating hold one layer of float weights at a time.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from exporter.checkpoint.checkpoint import Checkpoint
+from exporter.model.config import parameter_shapes
+from exporter.model.decoder import Block, Transformer, assigned
+
+DTYPE = torch.float32  # what the lowbit kernels compute in
+Change = Callable[[Block, int], None]
+
+
+class StreamedBlocks(nn.Module):
+    """`Transformer.layers` of float32: each access reads the block anew and makes the changes to it."""
+
+    def __init__(self, checkpoint: Checkpoint):
+        super().__init__()
+        self._checkpoint, self._changes = checkpoint, []
+
+    def then(self, change: Change) -> None:
+        """Make `change(block, i)`, in place, to every block that is read from now on."""
+        self._changes.append(change)
+
+    def __len__(self) -> int:
+        return self._checkpoint.config.n_layers
+
+    def __getitem__(self, i: int) -> Block:
+        """Block `i` of 0..len - 1. Raises ValueError or OSError when it cannot be read any more."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"layer {i} of {len(self)}")
+        prefix = f"layers.{i}."
+        names = [n for n in parameter_shapes(self._checkpoint.config) if n.startswith(prefix)]
+        with torch.device("meta"):
+            block = Block(self._checkpoint.config)
+        state = self._checkpoint.state_dict(DTYPE, names)
+        block.load_state_dict({n.removeprefix(prefix): t for n, t in state.items()}, assign=True)
+        block.eval().requires_grad_(False)
+        for change in self._changes:
+            change(block, i)
+        return block
+
+    def __iter__(self) -> Iterator[Block]:
+        return (self[i] for i in range(len(self)))
+
+
+def stream_model(checkpoint: Checkpoint, max_seq_length: int) -> Transformer:
+    """The checkpoint's decoder in float32, its layers `StreamedBlocks`.
+
+    Raises ValueError for a length that the model does not have.
+    """
+    config = checkpoint.config
+    with torch.device("meta"):
+        model = Transformer(config, max_seq_length)
+    model.layers = StreamedBlocks(checkpoint)
+    state = {}
+    for name in parameter_shapes(config):
+        if not name.startswith("layers."):  # one at a time: each goes by itself when it is replaced
+            state |= checkpoint.state_dict(DTYPE, [name])
+    return assigned(model, state)

@@ -1,0 +1,89 @@
+"""Reads a checkpoint's tensors into PyTorch, from mapped files of every format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from exporter.checkpoint.weights import Progress, Read, Weights, at_most_once_a_second
+from exporter.formats.file_tensor import FileTensor
+from exporter.formats.gguf_file import GGUFFile
+from exporter.formats.tensor_types import TORCH_NAMES
+from exporter.model.config import ModelConfig
+
+READERS = 2  # tensors converted at a time; more would hold more memory for little gain
+VALUES_AT_ONCE = 1 << 24  # float32 values of a GGUF tensor dequantized at a time: 64 MiB
+
+
+def canonical_state_dict(
+    weights: Weights,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    names: Sequence[str],
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """The parameters `names` under these canonical names in `dtype`, a few converted at a time."""
+    report = at_most_once_a_second(progress)
+    read_tensor = weights.open()
+
+    def read(name: str) -> Tensor:
+        tensor = read_tensor(weights.stored_name(name), dtype)
+        if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
+            tensor = half_split(tensor, config.head_dim)
+        return tensor
+
+    state = {}
+    with ThreadPoolExecutor(READERS) as pool:
+        for name, tensor in zip(names, pool.map(read, names), strict=True):
+            state[name] = tensor
+            report(f"reading weights: {len(state)} of {len(names)} tensors")
+    return state
+
+
+def half_split(rows: Tensor, head_dim: int) -> Tensor:
+    """Reorders each head's rows from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2).
+
+    `rows` is the weight [heads * head_dim, dim] or bias [heads * head_dim] of wq or wk. Hugging
+    Face's convert_llama_weights_to_hf.py does the same to Meta's weights, and llama.cpp's converter
+    undoes it.
+    """
+    pairs = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
+    return pairs.transpose(1, 2).reshape(rows.shape)
+
+
+def read_tensor(tensor: FileTensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so, else a copy."""
+    stored_dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
+    return torch.from_numpy(tensor.bits()).view(stored_dtype).to(dtype)
+
+
+def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str, int | None]) -> Read:
+    """What reads tensors that lie in one part or, joined along the dimension in `dims`, in several."""
+
+    def read(name: str, dtype: torch.dtype) -> Tensor:
+        parts = [read_tensor(part, dtype) for part in tensors[name]]
+        return parts[0] if dims.get(name) is None else torch.cat(parts, dims[name])
+
+    return read
+
+
+def open_gguf(file: GGUFFile) -> Read:
+    """What reads tensors of a GGUF file, over a mapping of its own."""
+    return partial(_read_gguf_tensor, file.mapped_again())
+
+
+def _read_gguf_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> Tensor:
+    """A tensor in `dtype`; beside the result only a block of rows is held in float32."""
+    shape = file.tensors[name].shape
+    rows, width = math.prod(shape[:-1]), shape[-1]
+    step = max(1, VALUES_AT_ONCE // width)
+    result = torch.empty(rows, width, dtype=dtype)
+    for first in range(0, rows, step):
+        block = file.float_rows(name, first, first + step)
+        result[first : first + step] = torch.from_numpy(block)
+    return result.reshape(shape)

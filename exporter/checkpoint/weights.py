@@ -1,0 +1,146 @@
+"""What every checkpoint format offers the loader, and what the formats share; without torch.
+
+`tensors` reads the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.formats.file_kind import check_content
+from exporter.formats.quantized_names import refuse_other_types, refuse_quantized
+from exporter.model.config import ModelConfig, parameter_shapes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Progress = Callable[[str], None]
+Read = Callable[[str, "torch.dtype"], "Tensor"]
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+MAX_NAMED = 4  # tensors listed in one message
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A checkpoint's tensors under the names they are stored by.
+
+    `open()` gives `read(name, dtype)`, which returns one tensor in `dtype`, a view of the mapped file
+    where it can; the file stays mapped as long as `read` or a view is there.
+    `modules` maps canonical module names, `{i}` being the layer, to stored ones. `ignored` holds
+    patterns of stored names that carry nothing. `interleaved` says that the rotary pairs of wq and
+    wk are neighbouring rows, not half a head apart.
+    """
+
+    files: tuple[Path, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    open: Callable[[], Read]
+    modules: Mapping[str, str]
+    ignored: tuple[str, ...]
+    interleaved: bool
+    # Types by stored name, as safetensors spells them, where a format has no other than floats to offer.
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        """One tensor, of a mapping of its own."""
+        return self.open()(name, dtype)
+
+    def stored_name(self, canonical: str) -> str:
+        module, suffix = canonical.rsplit(".", 1)
+        parts = module.split(".", 2)
+        if parts[0] != "layers":
+            return f"{self.modules[module]}.{suffix}"
+        stored = self.modules[f"layers.{{i}}.{parts[2]}"].replace("{i}", parts[1])
+        return f"{stored}.{suffix}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a format's reader found."""
+
+    config: ModelConfig
+    weights: Weights
+    tokenizer_path: Path | None
+    generation: Mapping[str, object]
+    token_ids: Mapping[str, object] = field(default_factory=dict)  # config.json's bos_token_id, eos_token_id
+
+
+def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -> None:
+    """Raises ValueError naming the tensors that are missing, extra or misshapen, or no floats, and the
+    method where they are those of a quantized checkpoint."""
+    try:
+        _check(weights, config)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check(weights: Weights, config: ModelConfig) -> None:
+    refuse_quantized(weights.shapes)
+    expected = {
+        weights.stored_name(name): shape for name, shape in parameter_shapes(config).items()
+    }
+    refuse_other_types(weights.types.items(), expected)
+    missing = [name for name in expected if name not in weights.shapes]
+    extra = [
+        name
+        for name in weights.shapes
+        if name not in expected
+        and not any(fnmatchcase(name, pattern) for pattern in weights.ignored)
+    ]
+    misshapen = [
+        f"{name} {list(weights.shapes[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in weights.shapes and weights.shapes[name] != shape
+    ]
+    faults = [
+        f"{len(names)} {kind}: {', '.join(names[:MAX_NAMED])}"
+        + (", ..." if len(names) > MAX_NAMED else "")
+        for kind, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen))
+        if names
+    ]
+    if faults:
+        raise ValueError(
+            f"the tensors are not those of its config ({'; '.join(faults)}): correct the config, or give "
+            "the whole checkpoint of a supported architecture"
+        )
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """The object in a JSON file; ValueError when it is not one, OSError when it cannot be read."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: download the whole checkpoint")
+    check_content(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): correct it, or download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} holds a JSON {type(content).__name__}, not an object: give the checkpoint's own"
+        )
+    return content
+
+
+def first_existing(folder: Path, names: Iterable[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def at_most_once_a_second(progress: Progress) -> Progress:
+    """Drops messages that come within a second of the start or of the last one let through."""
+    last = time.monotonic()
+
+    def report(text: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 1.0:
+            last = now
+            progress(text)
+
+    return report

@@ -1,0 +1,58 @@
+"""ARTIFACT|MODEL: an artifact in its native runner, or a model run by PyTorch, behind one interface."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter.cli.command_line import UsageError
+from exporter.cli.model_options import add_model_options, model_request
+
+if TYPE_CHECKING:
+    from exporter.runners.native import Model
+
+SUFFIXES = (".pte", ".pt2", ".so")
+
+
+def add_runnable_options(parser: argparse.ArgumentParser) -> None:
+    """`--compile`, `--compile-prefill` and `add_model_options`' flags, all for a MODEL."""
+    parser.add_argument("--compile", action="store_true",
+        help="MODEL: compile the forward of one token")  # fmt: skip
+    parser.add_argument("--compile-prefill", action="store_true",
+        help="MODEL: compile that of a chunk of text too")  # fmt: skip
+    add_model_options(parser)
+
+
+def is_artifact(name: str) -> bool:
+    """Whether `name` means an artifact's file, be it there or not, and not a model."""
+    return Path(name).suffix in SUFFIXES and not Path(name).is_dir()
+
+
+def open_model(options: argparse.Namespace) -> "Model":
+    """The artifact `options.model`, or the model of that name run by PyTorch.
+
+    `options` are those of `add_runnable_options`, with model and threads. Raises UsageError for a
+    flag that an artifact cannot follow, ValueError or OSError for the rest.
+    """
+    threads = options.threads or 0
+    if is_artifact(options.model):
+        _refuse_model_flags(options)
+        from exporter.runners.native import load_model
+
+        return load_model(options.model, threads)
+    request = model_request(options.model, options)
+    from exporter.pipeline.prepare import prepare
+    from exporter.runners.eager import eager_model
+
+    prepared = prepare(request, ())
+    return eager_model(prepared, options.compile, options.compile_prefill, threads)
+
+
+def _refuse_model_flags(options: argparse.Namespace) -> None:
+    parser = argparse.ArgumentParser()
+    add_runnable_options(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if getattr(options, name) != default:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for a MODEL that is not exported yet; "
+                f"{options.model} is an artifact: leave it out"
+            )

@@ -1,0 +1,1 @@
+"""What serves one library outside the main path."""

@@ -1,0 +1,188 @@
+"""A GGUF file's fields and tensors, every length checked against the file's size.
+
+Layout: ggml's docs/gguf.md, versions 2 and 3, little-endian. `gguf.GGUFReader` reads the same, but
+takes seconds for a large vocabulary and loops for ever on some damaged files.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from exporter.formats.file_kind import check_content
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_DIMENSIONS = 4
+STRING, ARRAY = 8, 9
+# Value type id -> struct format of one value.
+SCALARS = {
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GGUFTensor:
+    """Where a tensor lies. `shape` is in PyTorch's order, rows first."""
+
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    start: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    path: Path
+    fields: Mapping[str, object]
+    tensors: Mapping[str, GGUFTensor]
+    data: np.memmap
+
+    def mapped_again(self) -> GGUFFile:
+        """The same with a mapping of its own, which goes with it."""
+        return replace(self, data=_map(self.path))
+
+    def float_rows(self, name: str, first: int, last: int) -> np.ndarray:
+        """Rows first..last-1 of a tensor as float32 [rows, width]; a vector is one row.
+
+        Raises ValueError for a tensor type that the gguf package cannot turn into floats.
+        """
+        tensor = self.tensors[name]
+        raw = self.data[tensor.start : tensor.start + tensor.n_bytes]
+        rows = raw.reshape(math.prod(tensor.shape[:-1]), -1)[first:last]
+        try:
+            return dequantize(rows, tensor.kind)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{self.path}: tensor {name} has type {tensor.kind.name}, which cannot be "
+                "dequantized: use another quantization of this model"
+            ) from error
+
+
+def read_gguf(path: Path) -> GGUFFile:
+    """Maps the file and reads its header.
+
+    Raises ValueError for a file that is not GGUF or is damaged, OSError for an unreadable one.
+    """
+    check_content(path)
+    data = _map(path)
+    try:
+        fields, tensors = _read_header(_Cursor(memoryview(data)))
+    except (struct.error, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged or cut short ({error}): copy or download it again"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return GGUFFile(path, fields, tensors, data)
+
+
+def _map(path: Path) -> np.memmap:
+    return np.memmap(path, dtype=np.uint8, mode="c")  # private: PyTorch wants writable memory
+
+
+class _Cursor:
+    """Reads values one after another; past the end raises struct.error."""
+
+    def __init__(self, data: memoryview):
+        self.data = data
+        self.at = 0
+
+    def values(self, code: str, count: int) -> tuple:
+        start = self._advance(struct.calcsize(f"<{code}") * count)
+        return struct.unpack_from(f"<{count}{code}", self.data, start)
+
+    def _advance(self, size: int) -> int:
+        """Steps over `size` bytes and returns where they start."""
+        if size > len(self.data) - self.at:
+            raise struct.error(f"{size} bytes wanted at offset {self.at} of {len(self.data)}")
+        self.at += size
+        return self.at - size
+
+    def value(self, code: str):
+        return self.values(code, 1)[0]
+
+    def string(self) -> str:
+        size = self.value("Q")
+        start = self._advance(size)
+        return str(self.data[start : start + size], "utf-8")
+
+    def field(self, kind: int) -> object:
+        if kind == STRING:
+            return self.string()
+        if kind != ARRAY:
+            return self.value(_scalar_format(kind))
+        item, count = self.value("I"), self.value("Q")
+        if item == STRING:
+            return [self.string() for _ in range(count)]
+        return list(self.values(_scalar_format(item), count))
+
+
+def _scalar_format(kind: int) -> str:
+    if kind not in SCALARS:
+        raise ValueError(f"value type {kind} is unknown: copy or download the file again")
+    return SCALARS[kind]
+
+
+def _read_header(cursor: _Cursor) -> tuple[dict[str, object], dict[str, GGUFTensor]]:
+    if bytes(cursor.data[:4]) != MAGIC:
+        raise ValueError("not a GGUF file: give a .gguf file")
+    cursor.at = 4
+    version = cursor.value("I")
+    if version not in VERSIONS:
+        raise ValueError(
+            f"GGUF version {version} is not supported (big-endian files included): "
+            "use a conversion of version 2 or 3"
+        )
+    n_tensors, n_fields = cursor.values("Q", 2)
+    fields: dict[str, object] = {}
+    for _ in range(n_fields):
+        name = cursor.string()
+        fields[name] = cursor.field(cursor.value("I"))
+    infos = []
+    for _ in range(n_tensors):
+        name, n_dims = cursor.string(), cursor.value("I")
+        if not 1 <= n_dims <= MAX_DIMENSIONS:
+            raise ValueError(f"tensor {name} has {n_dims} dimensions: download the file again")
+        dims = cursor.values("Q", n_dims)
+        infos.append((name, tuple(reversed(dims)), cursor.value("I"), cursor.value("Q")))
+    alignment = fields.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment <= 0:
+        raise ValueError(f"general.alignment is {alignment!r}: download the file again")
+    base = -(-cursor.at // alignment) * alignment
+    tensors: dict[str, GGUFTensor] = {}
+    for name, shape, kind, offset in infos:
+        if name in tensors:
+            raise ValueError(f"tensor {name} is given twice: use another conversion")
+        tensors[name] = _placed_tensor(name, shape, kind, base + offset, len(cursor.data))
+    return fields, tensors
+
+
+def _placed_tensor(
+    name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int
+) -> GGUFTensor:
+    try:
+        known = GGMLQuantizationType(kind)
+    except ValueError as error:
+        raise ValueError(
+            f"tensor {name} has the unknown type {kind}: use another quantization of this model"
+        ) from error
+    block, block_bytes = GGML_QUANT_SIZES[known]
+    elements = math.prod(shape)
+    n_bytes = elements // block * block_bytes
+    if elements == 0 or shape[-1] % block:
+        raise ValueError(f"tensor {name} of shape {list(shape)} does not fit type {known.name}")
+    if start + n_bytes > file_size:
+        raise ValueError(
+            f"tensor {name} ends at byte {start + n_bytes} of a file of {file_size} bytes, which "
+            "is cut short: copy or download it again"
+        )
+    return GGUFTensor(shape, known, start, n_bytes)

@@ -1,0 +1,46 @@
+"""Which tensors a safetensors file holds, and where, read from its header without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from exporter.formats.file_kind import check_content
+from exporter.formats.file_tensor import Directory, FileTensor, contiguous_strides
+
+LENGTH_BYTES = 8  # of the header's length, little-endian, with which the file begins
+METADATA = "__metadata__"
+
+
+def read_directory(path: Path) -> Directory:
+    """The file's tensors by name; those that `safetensors.torch.save_model` left out because they share
+    another's memory are there under both names.
+
+    Raises ValueError for a file that is empty, damaged or something else, OSError for one that cannot be
+    read.
+    """
+    check_content(path)
+    try:
+        with safe_open(path, framework="np"):
+            pass  # checks the header, and that what it describes is the whole file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}): download it again") from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        header = json.loads(file.read(length))
+    file_bytes = path.stat().st_size
+    shared = header.pop(METADATA, None) or {}
+    tensors = {
+        name: FileTensor(
+            path, file_bytes, entry["dtype"], tuple(entry["shape"]),
+            LENGTH_BYTES + length + entry["data_offsets"][0], contiguous_strides(tuple(entry["shape"])),
+        )
+        for name, entry in header.items()
+    }  # fmt: skip
+    return tensors | {
+        left_out: tensors[kept]
+        for left_out, kept in shared.items()
+        if left_out not in tensors and kept in tensors
+    }

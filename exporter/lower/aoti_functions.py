@@ -1,0 +1,75 @@
+"""Which functions of PyTorch's C interface the runner's own host has, and what a library calls.
+
+The host is `runner/aoti_host/`; a test compares `HOST_FUNCTIONS` with what `aoti_run` exports.
+"""
+
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from exporter.lowbit.ops import C_SHIMS
+
+_PREFIX = "aoti_torch_"
+_ELEMENTS = (
+    "float32", "float64", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+    "bool",
+)  # fmt: skip
+_OTHERS = (
+    # constants
+    "device_type_cpu", "device_type_cuda", "device_type_meta", "device_type_xpu", "device_type_mps",
+    "device_type_privateuse1", "dtype_float16", "dtype_bfloat16", "dtype_element_size",
+    "layout_strided", "memory_format_contiguous_format", "memory_format_preserve_format",
+    "abi_version", "grad_mode_is_enabled", "grad_mode_set_enabled", "check", "warn",
+    # properties of a tensor
+    "get_data_ptr", "get_storage_size", "get_storage_numel", "get_dim", "get_numel", "get_sizes",
+    "get_size", "get_strides", "get_stride", "get_dtype", "get_device_type", "get_device_index",
+    "get_layout", "get_storage_offset", "is_contiguous", "is_defined",
+    # handles and memory
+    "delete_tensor_object", "new_tensor_handle", "new_uninitialized_tensor", "assign_tensors",
+    "assign_tensors_out", "empty_strided", "create_tensor_from_blob", "create_tensor_from_blob_v2",
+    "_reinterpret_tensor", "as_strided", "_alloc_from_pool", "clone", "clone_preserve_strides",
+    "copy_", "tensor_copy_", "zero_",
+)  # fmt: skip
+
+HOST_FUNCTIONS = frozenset(
+    _PREFIX + name
+    for name in (
+        *_OTHERS,
+        *(f"{kind}_{element}" for kind in ("dtype", "item", "scalar_to_tensor")
+          for element in _ELEMENTS),
+        *(f"cpu_{operator}" for operator in C_SHIMS),
+    )
+)  # fmt: skip
+
+
+def called_functions(library: Path) -> tuple[str, ...]:
+    """The undefined symbols of a shared library that no system library brings, sorted.
+
+    Those of libc, libm, libgcc and libstdc++ carry a version; PyTorch's and ours do not.
+    Raises ValueError when the file is no ELF library.
+    """
+    with library.open("rb") as file:
+        try:
+            elf = ELFFile(file)
+        except ELFError as error:
+            raise ValueError(f"{library} is not a shared library: {error}") from None
+        symbols = elf.get_section_by_name(".dynsym")
+        versions = elf.get_section_by_name(".gnu.version")
+        if symbols is None:
+            raise ValueError(f"{library} is not a shared library")
+        names = []
+        for index, symbol in enumerate(symbols.iter_symbols()):
+            undefined = symbol["st_shndx"] == "SHN_UNDEF" and symbol.name
+            weak = symbol["st_info"]["bind"] == "STB_WEAK"
+            versioned = versions is not None and isinstance(
+                versions.get_symbol(index)["ndx"], int
+            )
+            if undefined and not weak and not versioned:
+                names.append(symbol.name)
+    return tuple(sorted(names))
+
+
+def not_covered(called: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of `called` that the runner's own host lacks."""
+    return tuple(name for name in called if name not in HOST_FUNCTIONS)

@@ -1,0 +1,115 @@
+"""`ExportedProgram` → `.pte`, with ExecuTorch 1.5.1.
+
+A model on the project's own operators has nothing to delegate and nothing to decompose. With the
+delegate `stock`, unquantized models run on ExecuTorch's optimized CPU kernels: lowering to XNNPACK would
+store the weights of a second layout and takes minutes. Dynamically quantized linear layers have no other
+kernel than XNNPACK's, so those go to it. Quantized embeddings become
+`quantized_decomposed::embedding_*`.
+"""
+
+import base64
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from exporter.artifact.metadata import TOKENIZER_KEY
+from exporter.lower.graph_check import check_lowbit_only
+from exporter.recipe.recipe import Recipe
+from exporter.recipe.schemes import LOWBIT, XNNPACK
+from exporter.util.files import written_whole
+
+CONSTANT_ALIGNMENT = 64  # bytes: a cache line, and a register of AVX-512
+
+
+def lower(
+    program: ExportedProgram,
+    recipe: Recipe,
+    delegate: str,
+    metadata: Mapping[str, str],
+    path: Path,
+) -> None:
+    """Write `program` and its metadata to the `.pte` at `path`, whole or not at all.
+
+    For the delegate `lowbit` it is in functional form.
+
+    Raises RuntimeError when a program for the delegate `lowbit` holds other operators than ours.
+    """
+    from executorch.exir import ExecutorchBackendConfig
+
+    lowbit = delegate == LOWBIT
+    quantized_embedding = recipe.embedding is not None and not lowbit
+    if lowbit:
+        edge = _undelegated(program, metadata)
+    else:
+        edge = _to_edge(program, metadata, delegate == XNNPACK)
+    config = ExecutorchBackendConfig(
+        passes=_passes(quantized_embedding),
+        run_reinplace_pass=True,  # the caches' index_put writes in place instead of copying
+        do_quant_fusion_and_const_prop=quantized_embedding,
+        extract_delegate_segments=True,
+        constant_tensor_alignment=CONSTANT_ALIGNMENT,
+    )
+    executorch_program = edge.to_executorch(config)
+    if lowbit:
+        check_lowbit_only(executorch_program.exported_program().graph_module)
+    with written_whole(path) as part, part.open("wb") as file:
+        executorch_program.write_to_file(file)
+
+
+def _undelegated(program: ExportedProgram, metadata: Mapping[str, str]):
+    """What `to_edge` gives, without its passes, each of which traces the whole graph again: they
+    decompose, convert and tag PyTorch's operators, of which there are none."""
+    from executorch.exir import EdgeCompileConfig, EdgeProgramManager
+
+    return EdgeProgramManager(
+        {"forward": program},
+        constant_methods=_constant_methods(metadata),
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+    )
+
+
+def _to_edge(program: ExportedProgram, metadata: Mapping[str, str], xnnpack: bool):
+    from executorch.exir import EdgeCompileConfig, to_edge, to_edge_transform_and_lower
+
+    # The verifier re-runs the graph five times over; the stages themselves are what is tested.
+    config = EdgeCompileConfig(
+        _check_ir_validity=False,
+        _skip_dim_order=True,
+        preserve_ops=[torch.ops.aten.linear.default],
+    )
+    methods = _constant_methods(metadata)
+    if not xnnpack:
+        return to_edge(program, constant_methods=methods, compile_config=config)
+
+    from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    logging.getLogger("executorch").setLevel(logging.ERROR)
+    partitioner = XnnpackPartitioner(
+        config_precisions=ConfigPrecisionType.DYNAMIC_QUANT, per_op_mode=True
+    )
+    return to_edge_transform_and_lower(
+        program,
+        partitioner=[partitioner],
+        constant_methods=methods,
+        compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
+    )
+
+
+def _passes(quantized_embedding: bool) -> list:
+    if not quantized_embedding:
+        return []
+    from executorch.exir.passes.quant_fusion_pass import QuantFusionPass
+
+    return [QuantFusionPass()]
+
+
+def _constant_methods(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Every key is a method that returns its string; the tokenizer's returns uint8 [bytes]."""
+    methods: dict[str, object] = {k: v for k, v in metadata.items() if k != TOKENIZER_KEY}
+    table = bytearray(base64.b64decode(metadata[TOKENIZER_KEY]))
+    methods[TOKENIZER_KEY] = torch.frombuffer(table, dtype=torch.uint8)
+    return methods

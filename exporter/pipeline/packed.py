@@ -1,0 +1,317 @@
+"""The decoder packed by a recipe: its method's transforms and rounding, and the fit to a budget."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from exporter import __version__
+from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.lowbit.two_levels import one_bit_warning
+from exporter.model.config import ModelConfig, parameter_shapes
+from exporter.model.decoder import Transformer
+from exporter.quality.layerwise import LINEARS
+from exporter.recipe.methods import parse_method
+from exporter.recipe.recipe import Recipe
+from exporter.recipe.schemes import AOTI, EXECUTORCH, LinearScheme
+from exporter.util.progress import note, stage
+
+if TYPE_CHECKING:
+    from exporter.pipeline.model_request import ModelRequest
+    from exporter.quality.budget import Budget
+    from exporter.quality.calibration import Calibration
+    from exporter.quality.checkpointing import Work
+    from exporter.quality.measured import Expected
+    from exporter.tokenizer.tokenizer import Tokenizer
+
+# Code and metadata of a file: of any, and for each layer. Of SmolLM2's 30 layers and Llama 3.2 1B's 16,
+# a quarter more than a .pt2 for one target takes, and twice what a .pte does, which is little.
+PROGRAM_BYTES = {EXECUTORCH: (40_000, 4_000), AOTI: (500_000, 14_000)}
+FIT_ATTEMPTS = 3
+FIT_MARGIN = 1.05
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is packed: `load` opens the float model anew, of `stream_model`."""
+
+    request: "ModelRequest"
+    tokenizer: "Tokenizer"
+    checkpoint_digest: str
+    load: Callable[[], Transformer]
+    dtype: torch.dtype
+    cache_dtype: torch.dtype
+    backends: tuple[str, ...]  # what it is lowered to; none: run eagerly
+
+
+Packed = tuple[LowbitTransformer, Recipe, "Work | None", dict]
+
+
+def packed(job: Job) -> Packed:
+    """The packed decoder, the recipe that it has, its calibration's folder, and a fit's report.
+
+    Raises ValueError where the model does not allow the recipe or the budget.
+    """
+    recipe = job.request.recipe
+    with stage("reading the embedding"):
+        model = job.load()
+    linear = recipe.linear
+    _check_patterns(linear, model)
+    _check_rows(recipe, model.config)
+    warning = one_bit_warning(recipe, model)
+    if warning is not None:
+        note(f"warning: {warning}")
+    if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
+        return _pack(job, model, recipe, {}), recipe, None, {}
+    if job.request.fit is not None:
+        _check_room(job, model)
+    calibration = _calibration(job, model)
+    goal = None if job.request.fit is None else _goal(job, model, calibration)
+    with stage(f'changing the weights by "{linear.method}"'):
+        from exporter.quality.calibrated import transform
+
+        transform(model, linear, note)
+    if goal is not None:
+        return _fitted(job, model, calibration, goal)
+    found, work = _by_method(job, model, recipe, calibration)
+    return _pack(job, model, recipe, found), recipe, work, {}
+
+
+def _check_patterns(linear: LinearScheme | None, model: Transformer) -> None:
+    names = [f"layers.{i}.{name}" for i in range(model.config.n_layers) for name in LINEARS]
+    for pattern, _ in () if linear is None else linear.layers:
+        if not any(fnmatchcase(name, pattern) for name in (*names, "output")):
+            raise ValueError(
+                f'"{linear.key}", layers: no matrix of this model is called "{pattern}"; they are '
+                f"{names[0]} to {names[-1]} ({', '.join(LINEARS)}) and output"
+            )
+
+
+def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
+    linear, embedding = recipe.linear, recipe.embedding
+    schemes = [] if linear is None else [
+        (linear.for_layer(name), name, rows) for name, (rows, _) in _packed_shapes(config).items()
+    ]  # fmt: skip
+    if embedding is not None:
+        schemes.append((embedding, "the embedding", config.vocab_size))
+    for scheme, name, n in schemes:
+        for row, _ in scheme.bitwidth_from_row:
+            if row >= n:
+                raise ValueError(
+                    f'"{scheme.key}", bitwidth_from_row: {name} has {n} rows, so row {row} is none of '
+                    "them; leave it out"
+                )
+
+
+def _packed_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
+    """Rows and columns of the packed matrices, `output` among them."""
+    D, F, attended = config.dim, config.hidden_dim, config.n_heads * config.head_dim
+    qkv = attended + 2 * config.n_kv_heads * config.head_dim
+    shapes = {"wqkv": (qkv, D), "wo": (D, attended), "gate_up": (2 * F, D), "down": (D, F)}
+    layers = {f"layers.{i}.{n}": shapes[n] for i in range(config.n_layers) for n in LINEARS}
+    return {**layers, "output": (config.vocab_size, D)}
+
+
+def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:
+    with stage("packing the weights"):
+        options = PackOptions(recipe, job.dtype, found)
+        return LowbitTransformer(model, options, job.cache_dtype, note)
+
+
+def _calibration(job: Job, model: Transformer) -> "Calibration | None":
+    """The text that the method looks at, of the float model as it is."""
+    request = job.request
+    if request.fit is None and not request.recipe.linear.needs_calibration():
+        return None
+    from exporter.quality import calibration
+
+    with stage("reading the calibration text"):
+        if not request.calibrate:
+            note("  no --calibrate FILE: calibrating with text that the model writes")
+        own_text = _own_text(job)
+        try:
+            found = calibration.calibration_of(
+                _sources(job), model, job.tokenizer, model.max_seq_length,
+                request.calibration_tokens, own_text,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if own_text.is_file():
+                note(f"{own_text} keeps what is written: the same command goes on from there")
+            raise
+        note(f"  {found.tokens.numel()} tokens, in windows of {found.tokens.shape[1]}")
+    return found
+
+
+def _by_method(
+    job: Job, model: Transformer, recipe: Recipe, calibration: "Calibration | None"
+) -> tuple[dict, "Work"]:
+    """The matrices that the recipe's method rounds, and where its unfinished work is kept."""
+    from exporter.quality.calibrated import apply_method
+    from exporter.quality.checkpointing import Work
+
+    digest = _digest(job, recipe.to_json(), calibration)
+    tokens = None if calibration is None else calibration.tokens
+    # A fit keeps the text with its sensitivities, for the next budget.
+    writes = tokens is not None and None in _sources(job) and job.request.fit is None
+    work = Work(
+        job.request.work_folder / f".calibration-{digest}", _own_text(job) if writes else None
+    )
+    try:
+        with stage(f'quantizing by "{recipe.linear.method}"'):
+            return apply_method(model, recipe.linear, recipe.embedding, tokens, work, note), work
+    except KeyboardInterrupt:
+        if work.folder.is_dir():
+            note(f"{work.folder} keeps the finished layers: the same command goes on from there")
+        raise
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A fit's budget, the float model's number of weights, and its answers to held-out text."""
+
+    budget: "Budget"
+    weights: int
+    expected: "Expected"
+
+
+def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
+    """Of the float model as it is. Raises ValueError where the text is too short to hold some out."""
+    from exporter.quality.budget import parse_budget
+    from exporter.quality.calibration import PER_HELD_OUT
+    from exporter.quality.measured import Expected
+    from exporter.quality.sensitivity import windows_needed
+
+    if len(calibration.tokens) < windows_needed():
+        needed = windows_needed() * calibration.tokens.shape[1]
+        raise ValueError(
+            f"--fit {job.request.fit}: {calibration.tokens.numel()} tokens of calibration text are too few "
+            f"to measure with; give a text of {needed + needed // PER_HELD_OUT:,} tokens or more, and "
+            f"--calibration-tokens {needed} or more, or none"
+        )
+    with stage("the float model's answers"):
+        expected = Expected(model, calibration.held_out)
+    return Goal(parse_budget(job.request.fit), _weights(model.config), expected)
+
+
+def _check_room(job: Job, model: Transformer) -> None:
+    """Raise ValueError, before what takes minutes, where a fit's size is below the smallest formats'."""
+    from exporter.quality.budget import parse_budget
+    from exporter.quality.choices import smallest_bytes
+    from exporter.quality.fit import check_room
+
+    most = parse_budget(job.request.fit).most_bytes(_weights(model.config))
+    if most is None:
+        return
+    shapes = _packed_shapes(model.config)
+    tied = model.output.weight is model.tok_embeddings.weight
+    retied = "retie" in parse_method(job.request.recipe.linear.method).transforms
+    table = () if tied or retied else (shapes["output"],)  # the embedding's own
+    check_room(smallest_bytes((*shapes.values(), *table)), most - _fixed_bytes(job, model))
+
+
+def _weights(config: ModelConfig) -> int:
+    return sum(math.prod(shape) for shape in parameter_shapes(config).values())
+
+
+def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal) -> Packed:
+    """Measure sensitivities, choose formats, quantize, and measure what came out; where a KL was
+    asked for and missed, once more with the prediction corrected."""
+    from exporter.quality.calibrated import transform
+    from exporter.quality.fit import fit, recipe_of, report_of
+
+    budget, weights, expected = goal.budget, goal.weights, goal.expected
+    base = job.request.recipe
+    # `recipe_of` gives both one format: whether there is one table is the model's affair.
+    shared = model.output.weight is model.tok_embeddings.weight
+    units = _sensitivities(job, model, shared, calibration)
+    most, fixed = budget.most_bytes(weights), _fixed_bytes(job, model)
+    factor = 1.0
+    for attempt in range(FIT_ATTEMPTS):
+        found = fit(
+            units,
+            None if most is None else most - fixed,
+            None if budget.kl is None else budget.kl / factor,
+        )
+        recipe = recipe_of(found, base, shared)
+        quantized, work = _by_method(job, model, recipe, calibration)
+        lowbit = _pack(job, model, recipe, quantized)
+        with stage("measuring"):
+            measured = expected.kl_of(lowbit)
+        report = report_of(found, budget, weights, fixed, factor, measured)
+        note(f"  KL predicted {report['predicted_kl']:.4f}, measured {measured:.4f} nats")
+        if budget.kl is None or measured <= budget.kl:
+            return lowbit, recipe, work, report
+        work.remove()
+        factor *= FIT_MARGIN * measured / report["predicted_kl"]
+        if attempt + 1 < FIT_ATTEMPTS:
+            note(f"  {budget.text} is missed: fitting again")
+            del lowbit, quantized
+            model = job.load()
+            transform(model, base.linear, note)
+    raise ValueError(
+        f"--fit {budget.text}: the last try has a KL of {measured:.4f} nats; ask for a larger one"
+    )
+
+
+def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Calibration"):
+    """Measured, or as an earlier fit of the same model, method and text measured them."""
+    from exporter.quality.choices import read_units, write_units
+    from exporter.quality.sensitivity import SENSITIVITY_VERSION, sensitivities
+
+    linear = job.request.recipe.linear
+    digest = _digest(job, f"{SENSITIVITY_VERSION} {linear.method}", calibration)
+    path = job.request.work_folder / f".sensitivity-{digest}.json"
+    units = read_units(path)
+    if units is not None:
+        note(f"sensitivities as {path} has them")
+        return units
+    with stage("measuring sensitivity"):
+        units = sensitivities(model, linear, shared, calibration, note)
+    write_units(path, units)
+    return units
+
+
+def _sources(job: Job) -> tuple[Path | None, ...]:
+    """The calibration's; None: what the model writes."""
+    return job.request.calibrate or (None,)
+
+
+def _own_text(job: Job) -> Path:
+    """Where what the model writes is kept, of one vocabulary, number of windows and length."""
+    request, tokenizer = job.request, job.tokenizer
+    shape = (len(_sources(job)), request.calibration_tokens, request.max_seq_length)
+    digest = _digest(job, f"text {tokenizer.n_pieces} {tokenizer.bos_id} {shape}", None)
+    return job.request.work_folder / f".calibration-text-{digest}.safetensors"
+
+
+def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
+    """Names work on one checkpoint, `what`, one text and one version of ours."""
+    from exporter.quality.gptq import GptqOptions
+
+    text = "" if calibration is None else calibration.digest
+    key = f"{job.checkpoint_digest} {what} {text} {GptqOptions()} {__version__}"
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _fixed_bytes(job: Job, model: Transformer) -> int:
+    """Of the largest of the files, beside the packed matrices."""
+    return len(job.tokenizer.table) + _program_bytes(job, model) + _float_bytes(model)
+
+
+def _program_bytes(job: Job, model: Transformer) -> int:
+    """Of the largest of the files."""
+    code = (PROGRAM_BYTES[backend] for backend in job.backends)
+    return max(fixed + a_layer * model.config.n_layers for fixed, a_layer in code)
+
+
+def _float_bytes(model: Transformer) -> int:
+    """Of the norms, the rotary tables and the small matrix before the output."""
+    config = model.config
+    norms = (2 * config.n_layers + 1) * config.dim * 4
+    rope = model.max_seq_length * config.head_dim * 4
+    return norms + rope + (0 if model.head is None else model.head.weight.numel() * 2)

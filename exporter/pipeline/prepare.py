@@ -1,0 +1,203 @@
+"""From a model's name to the decoder that is exported or run eagerly, and what is said of it."""
+
+import base64
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporter import __version__
+from exporter.artifact.metadata import TOKEN_SOURCES_KEY, TOKENIZER_KEY, model_metadata, versions
+from exporter.model.generation_settings import sampling_settings
+from exporter.pipeline.model_request import ModelRequest
+from exporter.recipe.recipe import Recipe, check_supported, resolve_dtype, slow_paths
+from exporter.recipe.schemes import EXECUTORCH, LOWBIT
+from exporter.util.progress import note, stage
+
+if TYPE_CHECKING:
+    from exporter.checkpoint.checkpoint import Checkpoint
+    from exporter.lowbit.decoder import Decoder
+    from exporter.quality.checkpointing import Work
+    from exporter.tokenizer.tokenizer import Tokenizer
+
+DEFAULT_CONTEXT = 2048
+
+
+@dataclass(frozen=True)
+class Described:
+    """A checkpoint with its tokenizer, and the metadata that they alone decide."""
+
+    checkpoint: "Checkpoint"
+    tokenizer: "Tokenizer"
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decoder in the form that is lowered, and the artifact's metadata so far."""
+
+    model: "Decoder"
+    metadata: dict[str, str]
+    recipe: Recipe  # the request's, or the one that was fitted
+    work: "Work | None" = None  # a finished calibration, to be removed when all is written
+    fit: dict = field(default_factory=dict)  # what a fit predicted and measured
+
+
+def describe(request: ModelRequest) -> Described:
+    """Open the checkpoint and read its tokenizer, chat format, stop tokens and sampling defaults; all
+    without torch.
+
+    Raises ValueError or OSError with a line that names the value and the remedy.
+    """
+    for name in (request.model, request.checkpoint, request.tokenizer):
+        _check_name(name)
+    with stage(f"reading {request.model}"):
+        from exporter.checkpoint.checkpoint import open_checkpoint
+
+        checkpoint = open_checkpoint(
+            request.model, request.checkpoint, request.tokenizer, progress=note
+        )
+        if request.max_seq_length is not None:
+            checkpoint.config.check_length(request.max_seq_length)
+        if checkpoint.tokenizer_path is None:
+            raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
+    with stage("checking the tokenizer"):
+        from exporter.chat.reduce import reduce_template
+        from exporter.tokenizer.end_tokens import completed, token_sources
+        from exporter.tokenizer.tokenizer import read_tokenizer
+
+        tokenizer = read_tokenizer(checkpoint.tokenizer_path)
+        vocab_size = checkpoint.config.vocab_size
+        if tokenizer.n_text_pieces > vocab_size:
+            raise ValueError(
+                f"{checkpoint.tokenizer_path} has {tokenizer.n_pieces} pieces but the model only "
+                f"{vocab_size}: give the model's own with --tokenizer PATH"
+            )
+        beyond = [tokenizer.token_name(id) for id in range(vocab_size, tokenizer.n_pieces)]
+        if beyond:
+            names = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+            note(f"  warning: the model's table of {vocab_size} has no row for {names}: "
+                 "a prompt that holds such a token is refused")  # fmt: skip
+        chat = reduce_template(tokenizer.chat_template, tokenizer)
+        if not chat["reducible"]:
+            note(f"  no chat mode: {chat['reason']}")
+        sources = token_sources(tokenizer, checkpoint.generation, checkpoint.token_ids, vocab_size)
+        for line in sources.warnings:
+            note(f"  warning: {line}")
+        tokenizer = completed(tokenizer, sources)
+        bos_id, eos_id = (
+            -1 if id is None or id >= vocab_size else id for id in (tokenizer.bos_id, tokenizer.eos_id)
+        )
+    sampling, not_applied = sampling_settings(checkpoint.generation, vocab_size, sources.stop_ids)
+    for line in not_applied:
+        note(f"  {line}")
+    metadata = {
+        "tokenizer_kind": tokenizer.kind,
+        "tokenizer_size": str(len(tokenizer.table)),
+        "n_pieces": str(tokenizer.n_pieces),
+        "bos_id": str(bos_id),
+        "eos_id": str(eos_id),
+        "add_bos": str(tokenizer.add_bos).lower(),
+        "stop_ids": json.dumps(sources.stop_ids),
+        TOKEN_SOURCES_KEY: json.dumps(sources.to_dict(tokenizer), ensure_ascii=False),
+        "chat": json.dumps(chat),
+        "sampling": sampling,
+        TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
+    }
+    return Described(checkpoint, tokenizer, metadata)
+
+
+def _check_name(path: str | Path | None) -> None:
+    """Raise ValueError for a name that is no text: bytes that are not UTF-8, which Python keeps as lone
+    surrogates."""
+    text = str(path or "")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        named = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+        raise ValueError(
+            f"{named}: the name is not UTF-8, and the libraries that read checkpoints take no other; "
+            "rename it, or give a link to it (ln -s)"
+        ) from None
+
+
+def context_of(request: ModelRequest, described: Described) -> int:
+    """The context length that is exported."""
+    return request.max_seq_length or min(
+        DEFAULT_CONTEXT, described.checkpoint.config.context_length
+    )
+
+
+def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
+    """The decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
+
+    Raises ValueError or OSError with a line that names the value and the remedy.
+    """
+    dtype = resolve_dtype(request.dtype, request.recipe, backends)
+    check_supported(request.recipe, backends, dtype, request.delegate)
+    for line in slow_paths(request.recipe, backends, dtype, request.delegate):
+        note(f"warning: {line}")
+    if request.fit is not None and not backends:
+        raise ValueError(
+            f"--fit {request.fit} is for an export, which writes the recipe that it finds: export, "
+            "then give the artifact, or --quantize NAME.recipe.json"
+        )
+    described = describe(request)
+    checkpoint = described.checkpoint
+
+    with stage("loading torch"):
+        import torch
+
+        from exporter.checkpoint.load import load_model
+        from exporter.checkpoint.streamed import stream_model
+        from exporter.lowbit.decoder import layout_version
+        from exporter.lower.program import limits
+
+    lowbit = request.delegate == LOWBIT
+    context = context_of(request, described)
+
+    recipe, work, measured = request.recipe, None, {}
+    if lowbit:
+        from exporter.pipeline.packed import Job, packed
+
+        job = Job(
+            request, described.tokenizer, checkpoint.digest,
+            lambda: stream_model(checkpoint, context),
+            getattr(torch, dtype), getattr(torch, request.cache_dtype or _cache_dtype(recipe, dtype)),
+            backends,
+        )  # fmt: skip
+        model, recipe, work, measured = packed(job)
+        if work is not None and not backends:  # nothing is written that could fail yet
+            work.remove()
+            work = None
+    else:
+        with stage("reading the weights"):
+            model = load_model(checkpoint, getattr(torch, dtype), context)
+        if recipe.is_quantized():
+            with stage(f"quantizing: {recipe.to_json()}"):
+                from exporter.contrib.torchao.quantize import quantize
+
+                quantize(model, recipe, lambda line: note(f"  warning: {line}"))
+    bounds = limits(model)
+    metadata = {
+        **versions(
+            __version__,
+            layout_version(model),
+            torch=torch.__version__,
+            torchao=version("torchao") if recipe.is_quantized() else "",
+            executorch=version("executorch") if EXECUTORCH in backends else "",
+        ),
+        **model_metadata(checkpoint.name, checkpoint.config, context, dtype, recipe.to_json()),
+        "delegate": request.delegate,
+        "max_chunk": str(bounds.max_chunk),
+        "max_rows": str(bounds.max_rows),
+        **described.metadata,
+        "checkpoint_digest": checkpoint.digest,
+    }
+    return Prepared(model, metadata, recipe, work, measured)
+
+
+def _cache_dtype(recipe: Recipe, dtype: str) -> str:
+    exact = dtype == "float32" and not recipe.is_quantized()
+    return "float32" if exact else "float16"

@@ -1,0 +1,81 @@
+"""A prepared decoder run by PyTorch, behind the interface of the native runners.
+
+`--compile` compiles the forward of one token, `--compile-prefill` that of a chunk too, of dynamic
+length (gpt-fast's and torchchat's meaning of them).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from exporter.lower.cxx_compiler import InductorCompiler
+from exporter.runners.native import Model, make_python_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from exporter.pipeline.prepare import Prepared
+
+
+def eager_model(
+    prepared: "Prepared", compile: bool = False, compile_prefill: bool = False, threads: int = 0
+) -> Model:
+    """A Model whose forward is `prepared.model`, with caches of its own.
+
+    Args:
+        compile: run the forward of one token through torch.compile, at its first call.
+        compile_prefill: run that of a chunk through torch.compile, at its first call.
+        threads: PyTorch's, in this whole process, and the native code's (0: as they are).
+
+    Raises FileNotFoundError when the runner's library is not built, and ValueError for metadata that
+    it refuses.
+    """
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    decoder, caches = prepared.model, prepared.model.new_caches()
+    one = many = decoder
+    if compile or compile_prefill:
+        compiler = InductorCompiler.make_for_process()
+        if compile:
+            one = _compiled(decoder, compiler, dynamic=False)
+        if compile_prefill:
+            many = _compiled(decoder, compiler, dynamic=True)
+    forward = _forward(one, many, caches)
+    return make_python_model(prepared.metadata, forward, threads)
+
+
+def _compiled(
+    decoder: "torch.nn.Module", compiler: InductorCompiler, dynamic: bool
+) -> Callable[..., "Tensor"]:
+    import torch
+
+    function = torch.compile(decoder, dynamic=dynamic, options=compiler.options())
+
+    def call(*inputs: object) -> "Tensor":
+        with compiler.used():  # compiled at the first call, and again for other shapes
+            return function(*inputs)
+
+    return call
+
+
+def _forward(
+    one: Callable[..., "Tensor"], many: Callable[..., "Tensor"], caches: Sequence["Tensor"]
+) -> Callable[["np.ndarray", int, "np.ndarray"], "np.ndarray"]:
+    import torch
+
+    def forward(tokens: "np.ndarray", start_pos: int, rows: "np.ndarray") -> "np.ndarray":
+        decoder = one if len(tokens) == 1 else many
+        inputs = (torch.from_numpy(tokens)[None], torch.tensor([start_pos]), torch.from_numpy(rows))
+        try:
+            with torch.no_grad():
+                return decoder(*inputs, caches).contiguous().numpy()
+        except RuntimeError as error:
+            line = str(error).partition("\n")[0]
+            if not line.startswith("lowbit::"):
+                raise
+            raise ValueError(line) from None  # the operators' own: a value and its remedy
+
+    return forward

@@ -1,0 +1,142 @@
+"""The native runners in this process: their core, built as one Python library a backend.
+
+`load_model` gives a `Model` of either library; both have the same methods (runner/python/module.cpp):
+
+    metadata, threads, isa, backend       what it is; `metadata` maps every key as it was written
+    tokenizer                             encode, decode, n_pieces, bos_id, eos_id, add_bos, table
+    chat_prompt(messages)                 ids of a conversation of (role, text)
+    forward(tokens, start_pos, rows)      logits float32 [len(rows), vocab] of one chunk
+    score(tokens, first)                  log-probabilities float32 [len(tokens) - first]
+    generate(prompt_ids, steps, ...)      a continuation: text, ids, reason, counts and seconds
+    time_prefill, time_decode             seconds, measured without Python in the loop
+
+Errors of the runners are ValueErrors with their one line. A thread's call keeps others of the same
+library waiting, and an interrupt ends it between two forwards.
+"""
+
+import functools
+import importlib.util
+import os
+import sysconfig
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from exporter.recipe.schemes import AOTI, EXECUTORCH
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLDER_VARIABLE = "RUNNER_MODULES"
+FOLDER = Path(__file__).parent.parent.parent / "cmake-out" / "python"
+MODULES = {EXECUTORCH: "_et", AOTI: "_aoti"}
+
+Model = Any  # of either library: the two classes have the same methods
+Forward = Callable[["np.ndarray", int, "np.ndarray"], "np.ndarray"]
+
+ZIP_MAGIC, ELF_MAGIC = b"PK\x03\x04", b"\x7fELF"
+EXECUTORCH_MAGIC_AT, EXECUTORCH_MAGIC = 4, b"ET"
+
+
+def load_model(path: Path | str, threads: int = 0, metadata_only: bool = False) -> Model:
+    """The model of the artifact `path` (.pte, .pt2 or .so).
+
+    Args:
+        threads: how many the native code uses; 0: OMP_NUM_THREADS, else this machine's cores.
+        metadata_only: read metadata and tokenizer, and not the code, which may be another machine's.
+
+    Raises FileNotFoundError when the file is missing or the library that runs it is not built, and
+    ValueError, with the runner's line, when it cannot be loaded.
+    """
+    backend = backend_of(Path(path))
+    # Bytes: a file's name need not be text.
+    return _library(backend).load_model(os.fsencode(path), threads, metadata_only)
+
+
+def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: int = 0) -> Model:
+    """A Model whose forward is a Python callable.
+
+    Args:
+        metadata: the keys of an artifact, with the tokenizer's table in base64 (`Prepared.metadata`).
+        forward: forward(tokens int64 [T], start_pos, rows int64 [R]) -> float32 [R, vocab].
+        threads: of the native code around it (0: as `load_model`), not of the callable.
+
+    Raises FileNotFoundError when neither library is built, ValueError for a key that is missing or
+    wrong.
+    """
+    return _any_library().make_python_model(dict(metadata), forward, threads)
+
+
+def make_sampler(seed: int = 0, **settings) -> Any:
+    """Logits processors and filters without a model (runner/python/sampling.cpp), to see what they do.
+
+    `settings` as `Model.generate` takes them; what is absent changes nothing. Raises FileNotFoundError
+    when neither library is built, ValueError for a value out of range.
+    """
+    return _any_library().Sampler(seed, **settings)
+
+
+def sampling_numbers() -> list[tuple]:
+    """The runners' settings that are numbers: a tuple of each one's generation_settings.NumberSetting."""
+    return _any_library().sampling_numbers()
+
+
+def read_bandwidth(threads: int = 0, seconds: float = 1.0) -> float:
+    """Bytes a second that `threads` threads read from memory. Holds 512 MiB while it lasts."""
+    return _any_library().read_bandwidth(threads, seconds)
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    return _any_library().peak_rss_bytes()
+
+
+def backend_of(path: Path) -> str:
+    """`executorch` or `aoti`, by the file's first bytes.
+
+    Raises OSError when it cannot be read, ValueError when it is no artifact.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, not an artifact; name a .pte, .pt2 or .so file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file; export it, or name another artifact") from None
+    if start[EXECUTORCH_MAGIC_AT:].startswith(EXECUTORCH_MAGIC):
+        return EXECUTORCH
+    if start.startswith((ZIP_MAGIC, ELF_MAGIC)):
+        return AOTI
+    raise ValueError(f"{path} is no artifact; give a .pte, .pt2 or .so file that the exporter wrote")
+
+
+def _folder() -> Path:
+    return Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
+
+
+def _path(backend: str) -> Path:
+    return _folder() / (MODULES[backend] + sysconfig.get_config_var("EXT_SUFFIX"))
+
+
+def _library(backend: str) -> ModuleType:
+    """Raises FileNotFoundError with the remedy when it is not built."""
+    return _imported(MODULES[backend], _path(backend))
+
+
+def _any_library() -> ModuleType:
+    built = [backend for backend in MODULES if _path(backend).is_file()]
+    return _library(built[0] if built else EXECUTORCH)
+
+
+@functools.cache
+def _imported(name: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: the runner's library for Python {sysconfig.get_python_version()} is not there; "
+            f"build it with scripts/build_native.sh, or name its folder with {FOLDER_VARIABLE}"
+        )
+    spec = importlib.util.spec_from_file_location(f"{__name__}.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

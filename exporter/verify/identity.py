@@ -1,0 +1,207 @@
+"""Whether an artifact's metadata, tokenizer and chat format are its checkpoint's."""
+
+import base64
+import datetime
+import json
+from collections.abc import Iterator
+
+from exporter.artifact.metadata import TOKEN_SOURCES_KEY, TOKENIZER_KEY, source_lines
+from exporter.chat.template import Template
+from exporter.pipeline.prepare import Described
+from exporter.tokenizer.sample import SAMPLE
+from exporter.verify.checks import Check, check, equal, skipped
+from exporter.verify.texts import CONVERSATIONS, PROMPTS
+
+_SHAPE = {
+    "vocab_size": "vocab_size", "n_layers": "n_layers", "n_heads": "n_heads",
+    "n_kv_heads": "n_kv_heads", "head_dim": "head_dim", "dim": "dim", "model_family": "family",
+}  # fmt: skip
+
+
+def identity_checks(described: Described, native) -> Iterator[Check]:
+    """`native` is a model of `exporter.runners.native`, `described` what the checkpoint says."""
+    metadata = native.metadata
+    yield _digest(described, metadata)
+    yield _shape(described, metadata)
+    yield _table(described, native)
+    yield _encoding(described, native)
+    yield _decoding(native)
+    for name, key in (("beginning of text", "bos_id"), ("end of text", "eos_id"),
+                      ("add_bos", "add_bos")):  # fmt: skip
+        yield equal(name, described.metadata[key], metadata.get(key))
+    yield _stops(described, metadata)
+    yield _sources(described, metadata)
+    yield _chat_format(described, metadata)
+    yield _chat_prompts(described, native)
+
+
+def _digest(described: Described, metadata) -> Check:
+    said, found = metadata.get("checkpoint_digest", ""), described.checkpoint.digest
+    return check(
+        "checkpoint digest", said == found, said[:16] or "none", f"equal to {found[:16]}",
+        f"{said[:16] or 'none'} instead of {found[:16]}, another checkpoint",
+    )  # fmt: skip
+
+
+def _shape(described: Described, metadata) -> Check:
+    config = described.checkpoint.config
+    wrong = [
+        f"{key} {metadata.get(key)} instead of {getattr(config, field)}"
+        for key, field in _SHAPE.items() if metadata.get(key) != str(getattr(config, field))
+    ]  # fmt: skip
+    context = metadata.get("context_length", "")
+    if not (context.isdigit() and 0 < int(context) <= config.context_length):
+        wrong.append(f"context_length {context}, outside 1..{config.context_length}")
+    found = ", ".join(wrong)
+    return check("model shape", not wrong, found or f"{len(_SHAPE) + 1} values", "equal", found)
+
+
+def _table(described: Described, native) -> Check:
+    expected = base64.b64decode(described.metadata[TOKENIZER_KEY])
+    actual = bytes(native.tokenizer.table)
+    at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), None)
+    if expected == actual:
+        broken = ""
+    elif len(expected) != len(actual):
+        broken = f"{len(actual)} bytes instead of {len(expected)}, another tokenizer"
+    else:
+        broken = f"differs from the checkpoint's from byte {at} on"
+    return check("tokenizer table", not broken, f"{len(actual)} bytes", "equal bytes", broken)
+
+
+def _encoding(described: Described, native) -> Check:
+    """By the checkpoint's own library, on the exporter's sample and the prompts."""
+    texts = (*SAMPLE, *PROMPTS)
+    wrong = [t for t in texts if native.tokenizer.encode(t) != described.tokenizer.encode(t)]
+    return check(
+        "tokenizer encoding", not wrong, f"{len(texts) - len(wrong)} of {len(texts)} texts",
+        "equal ids", f"{wrong[0][:40]!r} gives other ids" if wrong else "",
+    )  # fmt: skip
+
+
+def _decoding(native) -> Check:
+    """Of prompts without odd white space, which some tokenizers rightly change."""
+    wrong = []
+    for text in PROMPTS:
+        back = native.tokenizer.decode(native.tokenizer.encode(text))
+        if back.strip() != text.strip():
+            wrong.append(text)
+    unknown = "" if not wrong else f"{wrong[0][:40]!r} does not come back"
+    return check("tokenizer round trip", not wrong, f"{len(PROMPTS) - len(wrong)} of "
+                 f"{len(PROMPTS)} texts", "the same text back", unknown)  # fmt: skip
+
+
+def _stops(described: Described, metadata) -> Check:
+    expected = json.loads(described.metadata["stop_ids"])
+    actual = _json(metadata.get("stop_ids"))
+    pieces = described.tokenizer.source.pieces
+
+    def named(ids: object) -> str:
+        if not isinstance(ids, list):
+            return str(ids)
+        known = (isinstance(i, int) and 0 <= i < len(pieces) for i in ids)
+        return json.dumps([
+            f"{i} {pieces[i].decode(errors='replace')}" if good else i
+            for i, good in zip(ids, known, strict=True)
+        ], ensure_ascii=False)  # fmt: skip
+
+    same = expected == actual
+    return check("stop tokens", same, named(actual), f"equal to {named(expected)}",
+                 f"{named(actual)} instead of {named(expected)}")  # fmt: skip
+
+
+def _sources(described: Described, metadata) -> Check:
+    """Which file named each token that begins a text or ends a generation."""
+    name, actual = "sources of these tokens", _json(metadata.get(TOKEN_SOURCES_KEY))
+    if actual is None:
+        return skipped(name, "not recorded: the artifact is of an older exporter")
+    wrong = list(_differing(json.loads(described.metadata[TOKEN_SOURCES_KEY]), actual))
+    return check(name, not wrong, "; ".join(source_lines(actual)), "equal", "; ".join(wrong))
+
+
+def _chat_format(described: Described, metadata) -> Check:
+    expected, actual = json.loads(described.metadata["chat"]), _json(metadata.get("chat"))
+    if isinstance(actual, dict):
+        actual = _of_schema_3(actual)
+        today, then = expected.pop("date", None), actual.pop("date", None)
+        if today and then:  # the strings hold the export's day
+            expected = _dated(expected, today, then)
+    wrong = list(_differing(expected, actual))
+    return check("chat template", not wrong, "; ".join(wrong) or "the checkpoint's",
+                 "equal", "; ".join(wrong))  # fmt: skip
+
+
+def _of_schema_3(chat: dict) -> dict:
+    """`chat` as schema 3 writes it, where it is of an older one: docs/artifact.md says the difference."""
+    def newer(role: object) -> object:
+        if not isinstance(role, dict) or not isinstance(role.get("strip"), bool):
+            return role
+        trim = "white_space" if role["strip"] else "none"
+        blank = {"blank": "kept"} if "placement" in role else {}
+        return {**role, "strip": {"left": trim, "right": trim}, "cut": None, **blank}
+
+    return {key: newer(value) for key, value in chat.items()}
+
+
+def _dated(chat: dict, today: str, then: str) -> dict:
+    """`chat` as it would have been on the day `then`, for the ways templates write a day."""
+    text = json.dumps(chat)
+    try:
+        days = [datetime.date.fromisoformat(day) for day in (today, then)]
+    except ValueError:
+        return chat
+    for style in ("%d %b %Y", "%d %B %Y", "%B %d, %Y", "%Y-%m-%d"):
+        text = text.replace(*(day.strftime(style) for day in days))
+    return json.loads(text)
+
+
+def _differing(expected: object, actual: object, path: str = "") -> Iterator[str]:
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        for key in dict.fromkeys([*expected, *actual]):
+            yield from _differing(expected.get(key), actual.get(key), f"{path}.{key}".strip("."))
+    elif expected != actual:
+        said = ", ".join(_short(value) for value in (actual, expected))
+        yield f"{path or 'all'} is {said.replace(', ', ' instead of ', 1)}"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _chat_prompts(described: Described, native) -> Check:
+    """Ids of whole conversations: the artifact's against the template's text, tokenized."""
+    name, chat = "chat prompts", json.loads(described.metadata["chat"])
+    if not chat["reducible"]:
+        return skipped(name, f"the checkpoint's template is not reducible: {chat['reason']}")
+    if "date" in chat:
+        return skipped(name, "the template holds the day of the export")
+    tokenizer = described.tokenizer
+    render = Template(tokenizer.chat_template, tokenizer.named_tokens).render
+    takes_system = chat["system"]["placement"] != "none"
+    done, wrong = 0, ""
+    for conversation in CONVERSATIONS:
+        if conversation[0][0] == "system" and not takes_system:
+            continue
+        if any(name in text for name in tokenizer.special_tokens for _, text in conversation):
+            continue  # which in a template's text are tokens, in a message plain text
+        messages = [{"role": role, "content": text} for role, text in conversation]
+        expected = tokenizer.encode(render(messages))
+        try:
+            actual = list(native.chat_prompt(list(conversation)))
+        except ValueError as error:
+            wrong = wrong or str(error)
+            continue
+        if expected != actual and not wrong:
+            at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b),
+                      min(len(expected), len(actual)))  # fmt: skip
+            wrong = f"token {at} of {len(expected)} differs from the template's"
+        done += expected == actual
+    return check(name, not wrong, f"{done} conversations", "the template's ids", wrong)
+
+
+def _json(text: str | None) -> object:
+    try:
+        return json.loads(text or "null")
+    except ValueError:
+        return text

@@ -1,0 +1,287 @@
+"""Every stored weight beside the checkpoint's: a damaged layer is named.
+
+A packed weight is unpacked by the kernels' own code and compared with the matrix that it was made
+of. What rounding costs follows from the stored scales: an error of scale / sqrt(12) a weight
+where nothing is clipped. On SmolLM2 with `linear:a8wx` (`rtn` and `hqq`) and `linear:a8wxdq`
+it is at most 1.2 times that, with one bit 1.9 times. ERROR_FACTOR times is allowed, and the part of
+a weight that points along the original must be between GAIN's bounds times as long, in every panel
+of 16 rows too: doubled scales give 2. One bit that has 0 for a level keeps half of the length, or nothing.
+With the levels -scale and +scale the best scale is the mean magnitude (exporter/lowbit/search.py), whatever
+the weights: the gain is the scales' own, of that, and the error follows from the scales without a factor.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exporter.artifact.contents import Artifact, StoredTensor
+from exporter.formats.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader
+from exporter.model.config import ModelConfig
+from exporter.recipe.methods import Method, parse_method
+from exporter.recipe.recipe import parse_recipe
+from exporter.recipe.schemes import DEFAULT_METHOD
+from exporter.verify.checks import Check, check, skipped
+
+ERROR_FACTOR = {1: 4.0, 2: 3.0, 3: 2.5}  # few bits clip; others OTHER_FACTOR
+OTHER_FACTOR = 2.0
+GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
+ONE_BIT_GAIN, ONE_BIT_PANEL_GAIN = (-0.1, 0.8), (-0.1, 1.0)
+COMPENSATING_FACTOR = 2.5  # of methods that move weights to make up for others' rounding
+_FLOAT_ERROR = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}  # relative, a weight's rounding
+TWO_LEVELS_FACTOR = 1.2
+_SMALL = 3e-4  # scales are float16
+_PANELS_AT_ONCE = 32  # few enough for a core's cache
+# Transforms after which stored weights are not the checkpoint's: rotated or rescaled.
+TRANSFORMING = ("rotate", "awq", "smoothquant")
+_SOURCES = {
+    "wqkv": ("attention.wq", "attention.wk", "attention.wv"),
+    "wo": ("attention.wo",),
+    "gate_up": ("feed_forward.w1", "feed_forward.w3"),
+    "down": ("feed_forward.w2",),
+}
+
+
+@dataclass(frozen=True)
+class WeightError:
+    """Of one packed weight, or its rows of one format, against the checkpoint's: the relative Frobenius
+    error, what is allowed, the gain (its part along the original, 1 is the same length), the panel of the
+    whole weight whose gain is farthest from 1, and the median error of its kind and format."""
+
+    name: str
+    format: str
+    error: float
+    limit: float
+    gain: float
+    panel: int
+    panel_gain: float
+    median: float
+
+    def broken(self) -> str:
+        """What is wrong, "" for nothing."""
+        if not math.isfinite(self.error):
+            return "holds values that are not finite"
+        one_bit = self.format.startswith("1 bit") and TWO_LEVELS not in self.format
+        low, high = ONE_BIT_GAIN if one_bit else GAIN
+        if not low <= self.gain <= high:
+            return f"{self.gain:.2f} times the checkpoint's, error {self.error:.3g}"
+        if self.error > self.limit:
+            return f"error {self.error:.3g}, at most {self.limit:.3g} for {self.format}"
+        low, high = ONE_BIT_PANEL_GAIN if one_bit else PANEL_GAIN
+        if not low <= self.panel_gain <= high:
+            first = self.panel * ROW_BLOCK
+            return (f"rows {first} to {first + ROW_BLOCK - 1} are {self.panel_gain:.2f} times the "
+                    "checkpoint's")  # fmt: skip
+        return ""
+
+
+def method_of(artifact: Artifact, name: str) -> Method:
+    """How a linear layer's weight was made. Raises ValueError for a recipe of another exporter."""
+    linear = parse_recipe(artifact.metadata.get("quantization") or "{}").linear
+    return parse_method(DEFAULT_METHOD if linear is None else linear.for_layer(name).method)
+
+
+def transforms_of(artifact: Artifact) -> tuple[str, ...]:
+    """The same for every layer."""
+    return method_of(artifact, "output").transforms
+
+
+def transformed(artifact: Artifact) -> str | None:
+    """The first transform of the recipe after which weights are not the checkpoint's."""
+    return next((w for w in transforms_of(artifact) if w in TRANSFORMING), None)
+
+
+def weight_errors(
+    artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig
+) -> list[WeightError]:
+    """Of every packed weight but a `head`, which no checkpoint has; with one, the output is the
+    embedding. `state` is the checkpoint's, float32 by canonical names.
+
+    Raises ValueError for a weight of another shape than the checkpoint's.
+    """
+
+    def factor(tensor: StoredTensor) -> float:
+        name = "output" if "output" in tensor.names else tensor.name
+        by_gptq = name != "table" and method_of(artifact, name).rounding == "gptq"
+        return COMPENSATING_FACTOR if by_gptq else 1.0
+
+    weights = [tensor for tensor in artifact.packed() if tensor.name != "head"]
+    tied = config.tied_embeddings or len(weights) < len(artifact.packed())
+    found = [
+        error for tensor in weights
+        for error in _errors(tensor, _original(tensor.name, state, tied), factor(tensor))
+    ]  # fmt: skip
+    groups: dict[tuple[str, str], list[float]] = {}
+    for one in found:
+        groups.setdefault((one.name.rpartition(".")[2], one.format), []).append(one.error)
+    return [
+        WeightError(**{**vars(one), "median": float(np.median(groups[
+            one.name.rpartition(".")[2], one.format]))}) for one in found
+    ]  # fmt: skip
+
+
+def weight_checks(errors: Sequence[WeightError]) -> Iterator[Check]:
+    """One check a broken weight, named after it; one for all the others."""
+    bad = [error for error in errors if error.broken()]
+    for error in bad:
+        yield check(error.name, False, f"error {error.error:.3g}, gain {error.gain:.3f}",
+                    f"error at most {error.limit:.3g}", error.broken(),
+                    f"median of its kind {error.median:.3g}")  # fmt: skip
+    good = [error for error in errors if not error.broken()]
+    if good:
+        worst = max(good, key=lambda e: e.error / e.limit)
+        yield check("packed weights", True, f"{len(good)} of {len(errors)} weights",
+                    "rounding alone", note=f"nearest to its limit: {worst.name}, error "
+                    f"{worst.error:.3g} of {worst.limit:.3g}")  # fmt: skip
+
+
+def constant_checks(
+    artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig, rescaled: bool
+) -> Iterator[Check]:
+    """Norms, biases and rotary tables, which are stored as they are. `rescaled`: norms and biases
+    hold a method's scales and are not compared."""
+    from exporter.model.decoder import rope_angles
+
+    wrong, count = [], 0
+    for tensor in artifact.weights:
+        name = tensor.name
+        if tensor.packed is not None or name.startswith("constant "):
+            continue
+        if name in ("rope_cos", "rope_sin"):
+            angles = rope_angles(config, tensor.shape[0])
+            expected = angles.cos() if name == "rope_cos" else angles.sin()
+        elif rescaled:
+            continue
+        elif name.endswith(".bias"):
+            expected = _bias(name.removesuffix(".bias"), state, config)
+        else:
+            expected = state[f"{name}.weight"]
+        count += 1
+        actual = _read_only(np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape))
+        alike = actual.shape == expected.shape
+        if not alike or not torch.allclose(actual, expected.float(), rtol=1e-5, atol=1e-5):
+            wrong.append(name)
+    for name in wrong:
+        yield check(name, False, "other values", "the checkpoint's",
+                    "its values are not the checkpoint's")  # fmt: skip
+    if count > len(wrong):
+        yield check("norms, biases and rotary tables", True, f"{count - len(wrong)} of {count}",
+                    "the checkpoint's")  # fmt: skip
+    elif not count:
+        yield skipped("norms, biases and rotary tables", "the artifact does not show them")
+
+
+def unpack(tensor: StoredTensor) -> Tensor:
+    """The weight that the kernels use, float32 [rows, columns]."""
+    return torch.ops.lowbit.unpack(as_bytes(tensor))
+
+
+def as_bytes(tensor: StoredTensor) -> Tensor:
+    """Its bytes as uint8 [bytes]: a view of the file, which must not be written to."""
+    return _read_only(np.frombuffer(tensor.data, np.uint8))
+
+
+def _read_only(array: np.ndarray) -> Tensor:
+    """A tensor over memory that must not be written to, which torch would warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(array)
+
+
+def _original(name: str, state: Mapping[str, Tensor], tied: bool) -> Tensor:
+    if name in ("output", "table"):
+        own = name == "output" and not tied
+        return state["output.weight" if own else "tok_embeddings.weight"].float()
+    layer, _, kind = name.rpartition(".")
+    return torch.cat([state[f"{layer}.{part}.weight"].float() for part in _SOURCES[kind]])
+
+
+def _bias(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
+    layer, _, kind = name.rpartition(".")
+    parts = []
+    for part in _SOURCES[kind]:
+        rows = state[f"{layer}.{part}.weight"].shape[0]
+        bias = state.get(f"{layer}.{part}.bias")
+        parts.append(torch.zeros(rows) if bias is None else bias.float())
+    return torch.cat(parts)
+
+
+def _errors(tensor: StoredTensor, original: Tensor, factor: float) -> Iterator[WeightError]:
+    """Of each range of rows of one format."""
+    matrix = tensor.packed
+    if tuple(original.shape) != (matrix.rows, matrix.columns):
+        raise ValueError(
+            f"{tensor.name} is [{matrix.rows}, {matrix.columns}] in the artifact and "
+            f"{list(original.shape)} in the checkpoint: give the checkpoint it was exported from"
+        )
+    actual = unpack(tensor)
+    for header in matrix.parts:
+        rows = slice(header.first_row, header.first_row + header.rows)
+        name = tensor.name
+        if len(matrix.parts) > 1:
+            name += f" (rows {rows.start} to {rows.stop - 1})"
+        data = tensor.data[header.at : header.at + header.bytes]
+        yield _error(name, header, data, original[rows], actual[rows], factor)
+
+
+def _error(
+    name: str, header: PackedHeader, data: memoryview, original: Tensor, actual: Tensor, factor: float
+) -> WeightError:  # fmt: skip
+    panels = header.panels()
+    norm2, along, error2, own2 = (torch.zeros(panels, dtype=torch.float64) for _ in range(4))
+    for first in range(0, panels, _PANELS_AT_ONCE):
+        last = first + _PANELS_AT_ONCE
+        a, b = (matrix[first * ROW_BLOCK : last * ROW_BLOCK] for matrix in (original, actual))
+        difference = a - b
+        for into, x, y in ((norm2, a, a), (along, a, b), (error2, difference, difference), (own2, b, b)):
+            into[first:last] = _by_panel(torch.linalg.vecdot(x, y))
+    total = float(norm2.sum()) or 1e-30
+    # How long it is beside the original; of two levels beside the best scales for their signs.
+    length, best = (own2, along) if header.zeros == "between" else (along, norm2)
+    gains = torch.where(norm2 > 1e-6 * total / panels, length / best.clamp_min(1e-30), 1.0)
+    worst = int((gains.nan_to_num(1e9) - 1).abs().argmax())
+    return WeightError(
+        name,
+        header.text(),
+        math.sqrt(float(error2.sum()) / total),
+        factor * _limit(header, data, total),
+        float(length.sum()) / max(float(best.sum()), 1e-30),
+        header.first_row // ROW_BLOCK + worst,
+        float(gains[worst]),
+        0.0,
+    )
+
+
+def _by_panel(rows: Tensor) -> Tensor:
+    """Sums of 16 rows each, float64."""
+    padded = torch.zeros(-(-len(rows) // ROW_BLOCK) * ROW_BLOCK, dtype=torch.float64)
+    padded[: len(rows)] = rows
+    return padded.view(-1, ROW_BLOCK).sum(1)
+
+
+def _limit(header: PackedHeader, data: memoryview, norm2: float) -> float:
+    """The relative error that the stored scales allow."""
+    if header.kind != "integer":
+        return _FLOAT_ERROR[header.kind]
+    dtype = np.dtype(header.scale_dtype)
+    shape = (header.panels(), header.groups, ROW_BLOCK)
+    strides = (header.panel_bytes, ROW_BLOCK * dtype.itemsize, dtype.itemsize)
+    scales = np.ndarray(
+        shape, dtype, data, HEADER_BYTES + header.scales_at, strides
+    ).astype(np.float64)
+    if header.scale_dtype == "int8":
+        steps = (header.panels(), 1, ROW_BLOCK), (header.panel_bytes, 0, 2)
+        scales *= np.ndarray(steps[0], np.float16, data, HEADER_BYTES, steps[1])
+    scales = np.ldexp(scales, header.scale_exponent)
+    widths = np.full(header.groups, header.group_size, np.float64)
+    widths[-1] = header.columns - (header.groups - 1) * header.group_size
+    squares = float((scales**2 * widths[None, :, None]).sum())
+    if header.zeros == "between":
+        return TWO_LEVELS_FACTOR * math.sqrt(max(0.0, 1 - squares / norm2)) + _SMALL
+    expected = squares / 12
+    factor = ERROR_FACTOR.get(header.bits, OTHER_FACTOR)
+    return factor * math.sqrt(expected / norm2) + _SMALL

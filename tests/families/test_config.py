@@ -1,0 +1,265 @@
+"""Configs of every format and spelling, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from exporter.families.gguf import from_gguf, llama3_divisors
+from exporter.families.hf import from_hf
+from exporter.families.meta import from_meta
+from exporter.model.config import ModelConfig, RopeScaling, parameter_shapes
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128256,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "pretraining_tp": 1,
+    "torch_dtype": "bfloat16",
+}
+LLAMA_CONFIG = ModelConfig(
+    family="llama",
+    dim=2048,
+    n_layers=16,
+    n_heads=32,
+    n_kv_heads=8,
+    head_dim=64,
+    hidden_dim=8192,
+    vocab_size=128256,
+    norm_eps=1e-5,
+    rope_theta=500000.0,
+    rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
+    context_length=131072,
+    tied_embeddings=True,
+    qkv_bias=False,
+    output_bias=False,
+    mlp_bias=False,
+    sliding_window=None,
+)
+MISTRAL = {
+    "architectures": ["MistralForCausalLM"],
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+}
+
+
+def test_hf_spellings_agree():
+    newer = {k: v for k, v in LLAMA.items() if k not in ("rope_theta", "rope_scaling")}
+    newer["rope_parameters"] = LLAMA["rope_scaling"] | {"rope_theta": 500000.0}
+    assert from_hf(LLAMA) == from_hf(newer) == LLAMA_CONFIG
+
+
+def test_hf_rope_type_under_its_oldest_name():
+    config = from_hf(LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}})
+    assert config.rope_scaling == RopeScaling("linear", 4.0)
+
+
+def test_hf_defaults_are_those_of_transformers():
+    small = {k: v for k, v in MISTRAL.items() if k != "num_key_value_heads"}
+    mistral = from_hf(small)
+    assert (mistral.n_kv_heads, mistral.head_dim) == (8, 128)
+    assert (mistral.sliding_window, mistral.context_length) == (4096, 131072)
+    assert from_hf(small | {"sliding_window": None}).sliding_window is None
+    llama = from_hf(small | {"architectures": ["LlamaForCausalLM"]})
+    assert (llama.n_kv_heads, llama.sliding_window, llama.context_length) == (32, None, 2048)
+    assert (llama.rope_theta, llama.norm_eps, llama.tied_embeddings) == (10000.0, 1e-6, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"architectures": None}, "architectures"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_interleaved": True}, "rope_interleaved"),
+        ({"sliding_window": 4096}, "sliding_window"),
+        ({"num_local_experts": 8}, "num_local_experts"),
+        ({"qk_layernorm": True}, "qk_layernorm"),
+        ({"logit_scale": 0.5}, "logit_scale"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "longrope"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": -1.0}}, "factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2, "mscale": 1}}, "mscale"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
+        ({"rope_scaling": "linear"}, "linear"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, "differ"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"hidden_size": "2048"}, "2048"),
+        ({"num_hidden_layers": 2**31}, "n_layers"),
+        ({"num_key_value_heads": 5}, "5"),
+        ({"head_dim": 63}, "63"),
+        ({"head_dim": None, "num_attention_heads": 24}, "24"),
+        ({"rms_norm_eps": float("nan")}, "norm_eps"),
+        ({"tie_word_embeddings": 1}, "tied_embeddings"),
+    ],
+)
+def test_hf_refusals_name_the_field(change: dict, named: str):
+    with pytest.raises(ValueError, match=named) as error:
+        from_hf(LLAMA | change)
+    assert "\n" not in str(error.value)
+
+
+def test_hf_mistral_has_no_biases():
+    from_hf(MISTRAL | {"attention_bias": False})
+    with pytest.raises(ValueError, match="attention_bias"):
+        from_hf(MISTRAL | {"attention_bias": True})
+
+
+META_1B = {
+    "dim": 2048,
+    "ffn_dim_multiplier": 1.5,
+    "multiple_of": 256,
+    "n_heads": 32,
+    "n_kv_heads": 8,
+    "n_layers": 16,
+    "norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "use_scaled_rope": True,
+    "vocab_size": 128256,
+}
+
+
+def meta(params: dict, vocab_size: int = 128256, tied: bool = True) -> ModelConfig:
+    return from_meta(params, vocab_size=vocab_size, hidden_dim=8192, tied_embeddings=tied)
+
+
+def test_meta_equals_hf():
+    assert meta(META_1B) == LLAMA_CONFIG
+
+
+def test_meta_generations():
+    scaled_8b = meta(META_1B | {"dim": 4096})
+    assert scaled_8b.rope_scaling == RopeScaling("llama3", 8.0)
+    llama3 = meta({k: v for k, v in META_1B.items() if k != "use_scaled_rope"})
+    assert (llama3.rope_scaling, llama3.context_length) == (None, 8192)
+    llama2 = {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-5}
+    config = meta(llama2 | {"vocab_size": -1}, vocab_size=32000, tied=False)
+    assert (config.vocab_size, config.n_kv_heads, config.context_length) == (32000, 32, 4096)
+    assert (config.rope_theta, config.head_dim) == (10000.0, 128)
+    assert meta(llama2 | {"rope_theta": 1e6}).context_length == 16384
+
+
+@pytest.mark.parametrize(
+    "change", [{"moe": {"num_experts": 8}}, {"dim": None}, {"n_heads": 0}, {"n_layers": "16"}]
+)
+def test_meta_refusals_name_the_field(change: dict):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        meta(META_1B | change)
+
+
+GGUF_1B = {
+    "general.architecture": "llama",
+    "llama.block_count": 16,
+    "llama.context_length": 131072,
+    "llama.embedding_length": 2048,
+    "llama.feed_forward_length": 8192,
+    "llama.attention.head_count": 32,
+    "llama.attention.head_count_kv": 8,
+    "llama.attention.key_length": 64,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 500000.0,
+    "llama.vocab_size": 128256,
+}
+
+
+def read_gguf_fields(fields: dict, rope_factors: list[float] | None = None) -> ModelConfig:
+    return from_gguf(
+        fields,
+        vocab_size=128256,
+        tied_embeddings=True,
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        rope_factors=rope_factors,
+    )
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_gguf_rope_factors_become_llama3_scaling(factor: float):
+    scaling = RopeScaling("llama3", factor)
+    factors = llama3_divisors(scaling, 64, 500000.0)
+    config = read_gguf_fields(GGUF_1B, factors)
+    assert config == replace(LLAMA_CONFIG, rope_scaling=config.rope_scaling)
+    fitted = llama3_divisors(config.rope_scaling, 64, 500000.0)
+    assert all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(factors, fitted, strict=True))
+    assert config.rope_scaling == scaling
+
+
+def test_gguf_other_rope_factors_are_refused():
+    for factors in ([1.0] * 16 + [3.0] * 16, [1.0, 8.0], [float("nan")] * 32):
+        with pytest.raises(ValueError, match="rope"):
+            read_gguf_fields(GGUF_1B, factors)
+    assert read_gguf_fields(GGUF_1B, [1.0] * 32).rope_scaling is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"general.architecture": "qwen2"}, "qwen2"),
+        ({"general.type": "adapter"}, "adapter"),
+        ({"split.count": 3}, "3 files"),
+        ({"llama.expert_count": 8}, "expert_count"),
+        ({"llama.rope.scaling.type": "yarn"}, "yarn"),
+        ({"llama.rope.scaling.type": "linear"}, "factor"),
+        ({"llama.rope.dimension_count": 32}, "dimension_count"),
+        ({"llama.attention.value_length": 32}, "value_length"),
+        ({"llama.attention.head_count": [32, 16]}, "head_count"),
+        ({"llama.logit_scale": 0.5}, "logit_scale"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "norm_eps"),
+    ],
+)
+def test_gguf_refusals_name_the_field(change: dict, named: str):
+    with pytest.raises(ValueError, match=named):
+        read_gguf_fields(GGUF_1B | change)
+
+
+def test_parameter_shapes():
+    config = replace(LLAMA_CONFIG, n_layers=1, tied_embeddings=False, qkv_bias=True)
+    shapes = parameter_shapes(config)
+    assert shapes["layers.0.attention.wk.weight"] == (512, 2048)
+    assert shapes["layers.0.attention.wq.bias"] == (2048,)
+    assert shapes["layers.0.feed_forward.w2.weight"] == (2048, 8192)
+    assert shapes["output.weight"] == (128256, 2048)
+    assert "layers.0.attention.wo.bias" not in shapes
+    assert "output.weight" not in parameter_shapes(LLAMA_CONFIG)
+
+
+def test_configs_import_no_torch():
+    code = (
+        "import sys, exporter.model.config, exporter.families.hf, exporter.families.meta, "
+        "exporter.families.gguf, exporter.checkpoint.known_models, exporter.checkpoint.hub; "
+        "sys.exit(bool({'torch', 'numpy', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
