@@ -138,7 +138,7 @@ def _check(options: argparse.Namespace) -> tuple[Setting, ...]:
 
 def _parameters(model: str) -> int:
     from exporter.checkpoint.checkpoint import open_checkpoint
-    from exporter.model.config import parameter_shapes
+    from exporter.model.matrices import parameter_shapes
 
     return sum(map(prod, parameter_shapes(open_checkpoint(model).config).values()))
 

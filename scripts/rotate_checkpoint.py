@@ -86,9 +86,9 @@ def _write(rotated, expected, ids: list[int], options: argparse.Namespace) -> No
 
 
 def _fill(folder: Path, rotated) -> None:
-    from exporter.checkpoint.hf import MODULES
     from exporter.checkpoint.weights import Weights
-    from exporter.model.config import parameter_shapes
+    from exporter.families.llama import FAMILY
+    from exporter.model.matrices import parameter_shapes
     from scripts.bench.copied_tokenizer import copy_tokenizer
     from scripts.bench.random_folder import FLOAT_TYPES, hf_config, write_json, write_weights
 
@@ -99,9 +99,9 @@ def _fill(folder: Path, rotated) -> None:
     }  # fmt: skip
     if rotated.config.family == "mistral":
         named |= {"architectures": ["MistralForCausalLM"], "model_type": "mistral",
-                  "sliding_window": rotated.config.sliding_window}  # fmt: skip
+                  "sliding_window": rotated.config.layers[0].attention.window}  # fmt: skip
     write_json(folder / "config.json", {**hf_config(rotated.config, float32), **named})
-    names = Weights((), {}, lambda: None, MODULES, (), interleaved=False)
+    names = Weights((), {}, lambda: None, FAMILY.hf.names)
     canonical = {names.stored_name(name): name for name in parameter_shapes(rotated.config)}
     write_weights(
         folder, rotated.config, float32, lambda name, shape: rotated.rows(canonical[name]), note
@@ -134,7 +134,7 @@ def _check(path: Path, expected, ids: list[int], config, shown: Path) -> None:
 
 
 def _report_size(before, after) -> None:
-    from exporter.model.config import parameter_shapes
+    from exporter.model.matrices import parameter_shapes
 
     counts = [sum(map(math.prod, parameter_shapes(config).values())) for config in (before, after)]
     untied = ", the output being untied" if before.tied_embeddings else ""

@@ -6,7 +6,8 @@ from torch import Tensor
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.streamed import stream_model
 from exporter.cli import main as cli
-from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
 from exporter.model.decoder import Transformer
 from exporter.quality.calibrated import apply_method, transform
 from exporter.quality.checkpointing import Work

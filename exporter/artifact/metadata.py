@@ -16,20 +16,28 @@ TOKENIZER_KEY = "tokenizer"
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/tokenizer/end_tokens.py writes it
 
 
+def shape_metadata(config: ModelConfig) -> dict[str, str]:
+    """The keys that describe the checkpoint's decoder; heads are those of its first layer."""
+    attention = config.layers[0].attention
+    return {
+        "model_family": config.family,
+        "vocab_size": str(config.vocab_size),
+        "n_layers": str(config.n_layers),
+        "n_heads": str(attention.n_heads),
+        "n_kv_heads": str(attention.n_kv_heads),
+        "head_dim": str(attention.head_dim),
+        "dim": str(config.dim),
+    }
+
+
 def model_metadata(
     name: str, config: ModelConfig, context_length: int, dtype: str, quantization: str
 ) -> dict[str, str]:
-    """The keys that describe the decoder."""
+    """The keys that describe the artifact's decoder."""
     return {
         "model_name": name,
-        "model_family": config.family,
-        "vocab_size": str(config.vocab_size),
+        **shape_metadata(config),
         "context_length": str(context_length),
-        "n_layers": str(config.n_layers),
-        "n_heads": str(config.n_heads),
-        "n_kv_heads": str(config.n_kv_heads),
-        "head_dim": str(config.head_dim),
-        "dim": str(config.dim),
         "dtype": dtype,
         "quantization": quantization,
     }

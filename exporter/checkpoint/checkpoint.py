@@ -23,7 +23,8 @@ from exporter.checkpoint.weights import (
 )
 from exporter.formats.adapter import refuse_adapter
 from exporter.formats.file_kind import check_content
-from exporter.model.config import ModelConfig, parameter_shapes
+from exporter.model.config import ModelConfig
+from exporter.model.matrices import parameter_shapes
 
 if TYPE_CHECKING:
     import torch

@@ -1,31 +1,16 @@
-"""GGUF files of the llama architecture."""
+"""GGUF files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from exporter.checkpoint.weights import Read, Source, Weights
-from exporter.families.gguf import from_gguf
+from exporter.families.sources.gguf import GGUFConfig
+from exporter.families.sources.names import GGUF_ROPE_FACTORS
+from exporter.families.sources.registry import gguf_family
 from exporter.formats.gguf_file import read_gguf
 from exporter.model.generation_settings import from_gguf as generation_from_gguf
 
-MODULES = {
-    "tok_embeddings": "token_embd",
-    "layers.{i}.attention_norm": "blk.{i}.attn_norm",
-    "layers.{i}.attention.wq": "blk.{i}.attn_q",
-    "layers.{i}.attention.wk": "blk.{i}.attn_k",
-    "layers.{i}.attention.wv": "blk.{i}.attn_v",
-    "layers.{i}.attention.wo": "blk.{i}.attn_output",
-    "layers.{i}.ffn_norm": "blk.{i}.ffn_norm",
-    "layers.{i}.feed_forward.w1": "blk.{i}.ffn_gate",
-    "layers.{i}.feed_forward.w2": "blk.{i}.ffn_down",
-    "layers.{i}.feed_forward.w3": "blk.{i}.ffn_up",
-    "norm": "output_norm",
-    "output": "output",
-}
-ROPE_FACTORS = "rope_freqs.weight"
-# Rope factors are read into the config; the others are rotary tables of early files.
-IGNORED = (ROPE_FACTORS, "blk.*.attn_rot_embd.weight")
 EMBEDDING = "token_embd.weight"
 
 
@@ -45,27 +30,14 @@ def read_checkpoint_gguf(path: Path) -> Source:
     if EMBEDDING not in tensors:
         raise ValueError(f"{path} has no tensor {EMBEDDING}: give a whole model")
     factors = None
-    if ROPE_FACTORS in tensors:
-        factors = file.float_rows(ROPE_FACTORS, 0, 1)[0].tolist()
+    if GGUF_ROPE_FACTORS in tensors:
+        factors = file.float_rows(GGUF_ROPE_FACTORS, 0, 1)[0].tolist()
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
-        config = from_gguf(
-            file.fields,
-            vocab_size=tensors[EMBEDDING].shape[0],
-            tied_embeddings="output.weight" not in tensors,
-            qkv_bias="blk.0.attn_q.bias" in tensors,
-            output_bias="blk.0.attn_output.bias" in tensors,
-            mlp_bias="blk.0.ffn_gate.bias" in tensors,
-            rope_factors=factors,
-        )
+        family = gguf_family(file.fields).gguf
+        config = family.read(GGUFConfig(file.fields, shapes, factors))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    weights = Weights(
-        files=(path,),
-        shapes={name: tensor.shape for name, tensor in tensors.items()},
-        open=read,
-        modules=MODULES,
-        ignored=IGNORED,
-        interleaved=True,
-    )
+    weights = Weights(files=(path,), shapes=shapes, open=read, names=family.names)
     generation = generation_from_gguf(file.fields)
     return Source(config, weights, tokenizer_path=path, generation=generation)

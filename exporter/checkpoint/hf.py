@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from exporter.checkpoint.weights import TOKENIZERS, Read, Source, Weights, first_existing, read_json
-from exporter.families.hf import from_hf
+from exporter.families.sources.family import TensorNames
+from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.registry import hf_family
 from exporter.formats import safetensors_file
 from exporter.formats.file_tensor import Directory, FileTensor, same_bits
 from exporter.formats.quantized_names import FLOATS
@@ -14,22 +15,6 @@ from exporter.formats.torch_file import read_torch_file
 from exporter.model.config import ModelConfig
 from exporter.model.generation_settings import BEGIN_AND_END, from_config
 
-MODULES = {
-    "tok_embeddings": "model.embed_tokens",
-    "layers.{i}.attention_norm": "model.layers.{i}.input_layernorm",
-    "layers.{i}.attention.wq": "model.layers.{i}.self_attn.q_proj",
-    "layers.{i}.attention.wk": "model.layers.{i}.self_attn.k_proj",
-    "layers.{i}.attention.wv": "model.layers.{i}.self_attn.v_proj",
-    "layers.{i}.attention.wo": "model.layers.{i}.self_attn.o_proj",
-    "layers.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm",
-    "layers.{i}.feed_forward.w1": "model.layers.{i}.mlp.gate_proj",
-    "layers.{i}.feed_forward.w2": "model.layers.{i}.mlp.down_proj",
-    "layers.{i}.feed_forward.w3": "model.layers.{i}.mlp.up_proj",
-    "norm": "model.norm",
-    "output": "lm_head",
-}
-# Rotary frequencies, which older versions of transformers stored.
-IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.ot", "*.mlmodel")
@@ -43,12 +28,13 @@ def read_hf(folder: Path) -> Source:
     config_path = folder / "config.json"
     fields = read_json(config_path)
     try:
-        config = from_hf(fields)
+        family = hf_family(fields).hf
+        config = family.read(HFConfig(fields))
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
     files = weight_files(folder)
     tensors = _directory(files)
-    weights = _weights(files, tensors)
+    weights = _weights(files, tensors, family.names)
     generation_path = folder / "generation_config.json"
     return Source(
         config=config,
@@ -125,7 +111,7 @@ def _tensors(path: Path) -> Directory:
     return {name: value for name, value in content.items() if isinstance(value, FileTensor)}
 
 
-def _weights(files: tuple[Path, ...], tensors: Directory) -> Weights:
+def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) -> Weights:
     def read() -> Read:
         from exporter.checkpoint.tensors import open_tensors  # torch takes seconds
 
@@ -135,9 +121,7 @@ def _weights(files: tuple[Path, ...], tensors: Directory) -> Weights:
         files=files,
         shapes={name: tensor.shape for name, tensor in tensors.items()},
         open=read,
-        modules=MODULES,
-        ignored=IGNORED,
-        interleaved=False,
+        names=names,
         types={name: tensor.dtype for name, tensor in tensors.items()},
     )
 
@@ -148,10 +132,10 @@ def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path
     if not config.tied_embeddings or OUTPUT not in tensors:
         return weights
     if EMBEDDING not in tensors:
-        return replace(weights, modules={**MODULES, "tok_embeddings": OUTPUT.removesuffix(".weight")})
+        return weights.renamed("tok_embeddings", OUTPUT.removesuffix(".weight"))
     if tensors[EMBEDDING].dtype in FLOATS and not same_bits(tensors[EMBEDDING], tensors[OUTPUT]):
         raise ValueError(
             f"{config_path}: tie_word_embeddings is true, but {OUTPUT} differs from {EMBEDDING}: "
             "set it to false to use both"
         )
-    return replace(weights, ignored=(*weights.ignored, OUTPUT))
+    return weights.without(OUTPUT)

@@ -7,31 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter.checkpoint.weights import Read, Source, Weights, first_existing, read_json
-from exporter.families.meta import from_meta
+from exporter.families.sources.meta import MetaConfig
+from exporter.families.sources.registry import meta_family
 from exporter.formats.file_tensor import Directory, FileTensor, same_bits
 from exporter.formats.torch_file import read_torch_file
-from exporter.model.config import ModelConfig, parameter_shapes
+from exporter.model.config import ModelConfig
+from exporter.model.matrices import parameter_shapes
 
-# Our canonical names are Meta's.
-MODULES = {
-    name: name
-    for name in (
-        "tok_embeddings",
-        "layers.{i}.attention_norm",
-        "layers.{i}.attention.wq",
-        "layers.{i}.attention.wk",
-        "layers.{i}.attention.wv",
-        "layers.{i}.attention.wo",
-        "layers.{i}.ffn_norm",
-        "layers.{i}.feed_forward.w1",
-        "layers.{i}.feed_forward.w2",
-        "layers.{i}.feed_forward.w3",
-        "norm",
-        "output",
-    )
-}
-# Rotary tables: Meta's, and llama2.c's.
-IGNORED = ("rope.freqs", "freqs_cos", "freqs_sin")
 EMBEDDING, OUTPUT, GATE = (
     "tok_embeddings.weight",
     "output.weight",
@@ -59,7 +41,7 @@ def read_meta(path: Path) -> Source:
     weights = _weights(config, shards, files)
     if all(same_bits(shard[EMBEDDING], shard[OUTPUT]) for shard in shards):
         config = replace(config, tied_embeddings=True)
-        weights = replace(weights, ignored=(*IGNORED, OUTPUT))
+        weights = weights.without(OUTPUT)
     beside = [first_existing(place, ("tokenizer.model",)) for place in (folder, folder.parent)]
     return Source(config, weights, beside[0] or beside[1], generation={})
 
@@ -90,13 +72,9 @@ def _config(
                 f"{first_file} has no matrix {name}: give a checkpoint of the Llama family in Meta's format"
             )
     try:
-        return from_meta(
-            params,
-            # In every release w1 and output are split by rows.
-            vocab_size=first[OUTPUT].shape[0] * len(shards),
-            hidden_dim=first[GATE].shape[0] * len(shards),
-            tied_embeddings=False,
-        )
+        # In every release w1 and output are split by rows.
+        rows = {name: first[name].shape[0] * len(shards) for name in (OUTPUT, GATE)}
+        return meta_family().meta.read(MetaConfig(params, rows[OUTPUT], rows[GATE]))
     except ValueError as error:
         raise ValueError(f"{params_path}: {error}") from error
 
@@ -129,7 +107,7 @@ def _weights(config: ModelConfig, shards: Sequence[Directory], files: tuple[Path
         return open_tensors(parts, split_dims)
 
     return Weights(
-        files, shapes, read, MODULES, IGNORED, interleaved=True,
+        files, shapes, read, meta_family().meta.names,
         types={name: part.dtype for name, of_name in parts.items() for part in of_name},
     )  # fmt: skip
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from exporter.checkpoint.checkpoint import Checkpoint
-from exporter.model.config import parameter_shapes
 from exporter.model.decoder import Block, Transformer, assigned
+from exporter.model.matrices import layer_shapes, parameter_shapes
 
 DTYPE = torch.float32  # what the lowbit kernels compute in
 Change = Callable[[Block, int], None]
@@ -36,9 +36,10 @@ class StreamedBlocks(nn.Module):
         if not 0 <= i < len(self):
             raise IndexError(f"layer {i} of {len(self)}")
         prefix = f"layers.{i}."
-        names = [n for n in parameter_shapes(self._checkpoint.config) if n.startswith(prefix)]
+        config = self._checkpoint.config
+        names = [prefix + name for name, _ in layer_shapes(config.layers[i], config.dim)]
         with torch.device("meta"):
-            block = Block(self._checkpoint.config)
+            block = Block(config.layers[i], config.dim, config.norm_eps)
         state = self._checkpoint.state_dict(DTYPE, names)
         block.load_state_dict({n.removeprefix(prefix): t for n, t in state.items()}, assign=True)
         block.eval().requires_grad_(False)

@@ -32,9 +32,13 @@ def canonical_state_dict(
     read_tensor = weights.open()
 
     def read(name: str) -> Tensor:
-        tensor = read_tensor(weights.stored_name(name), dtype)
-        if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
-            tensor = half_split(tensor, config.head_dim)
+        stored, names = weights.stored_name(name), weights.names
+        if names.norm_offset and name.endswith("norm.weight"):
+            return (read_tensor(stored, torch.float32) + names.norm_offset).to(dtype)
+        tensor = read_tensor(stored, dtype)
+        if names.interleaved and name.split(".")[-2] in ("wq", "wk"):
+            layer = config.layers[int(name.split(".")[1])]
+            tensor = half_split(tensor, layer.attention.head_dim)
         return tensor
 
     state = {}

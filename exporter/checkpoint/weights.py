@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.families.sources.family import TensorNames
 from exporter.formats.file_kind import check_content
 from exporter.formats.quantized_names import refuse_other_types, refuse_quantized
-from exporter.model.config import ModelConfig, parameter_shapes
+from exporter.model.config import ModelConfig
+from exporter.model.matrices import parameter_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -33,18 +35,14 @@ class Weights:
     """A checkpoint's tensors under the names they are stored by.
 
     `open()` gives `read(name, dtype)`, which returns one tensor in `dtype`, a view of the mapped file
-    where it can; the file stays mapped as long as `read` or a view is there.
-    `modules` maps canonical module names, `{i}` being the layer, to stored ones. `ignored` holds
-    patterns of stored names that carry nothing. `interleaved` says that the rotary pairs of wq and
-    wk are neighbouring rows, not half a head apart.
+    where it can; the file stays mapped as long as `read` or a view is there. `names` says what the family
+    calls them, and how they are stored.
     """
 
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
     open: Callable[[], Read]
-    modules: Mapping[str, str]
-    ignored: tuple[str, ...]
-    interleaved: bool
+    names: TensorNames
     # Types by stored name, as safetensors spells them, where a format has no other than floats to offer.
     types: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,12 +51,26 @@ class Weights:
         return self.open()(name, dtype)
 
     def stored_name(self, canonical: str) -> str:
-        module, suffix = canonical.rsplit(".", 1)
-        parts = module.split(".", 2)
-        if parts[0] != "layers":
-            return f"{self.modules[module]}.{suffix}"
-        stored = self.modules[f"layers.{{i}}.{parts[2]}"].replace("{i}", parts[1])
-        return f"{stored}.{suffix}"
+        """`layers.3.attention.wq.weight` as the files call it; a parameter that is no module's (attention's
+        sinks) is named whole in `names`."""
+        layer, pattern = _layer_of(canonical)
+        modules, (module, _, suffix) = self.names.modules, pattern.rpartition(".")
+        stored = modules[pattern] if pattern in modules else f"{modules[module]}.{suffix}"
+        return stored.replace("{i}", layer)
+
+    def renamed(self, module: str, stored: str) -> Weights:
+        """The same with another stored name for a canonical module."""
+        return replace(self, names=replace(self.names, modules={**self.names.modules, module: stored}))
+
+    def without(self, stored: str) -> Weights:
+        """The same where one stored tensor carries nothing."""
+        return replace(self, names=replace(self.names, ignored=(*self.names.ignored, stored)))
+
+
+def _layer_of(canonical: str) -> tuple[str, str]:
+    """The layer's number, "" outside of layers, and the name with {i} in its place."""
+    parts = canonical.split(".", 2)
+    return (parts[1], f"layers.{{i}}.{parts[2]}") if parts[0] == "layers" else ("", canonical)
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def _check(weights: Weights, config: ModelConfig) -> None:
         name
         for name in weights.shapes
         if name not in expected
-        and not any(fnmatchcase(name, pattern) for pattern in weights.ignored)
+        and not any(fnmatchcase(name, pattern) for pattern in weights.names.ignored)
     ]
     misshapen = [
         f"{name} {list(weights.shapes[name])} instead of {list(shape)}"

@@ -1,4 +1,7 @@
-"""Read the configs that Hugging Face, Meta and GGUF write of each family of models.
+"""Say what is particular to each family of models: a file a family, found by its name.
 
-Faces: `hf.from_hf`, `gguf.from_gguf`, `meta.from_meta`, each to a `ModelConfig`.
+Each file has a `FAMILY`: how a Hugging Face, GGUF or Meta config becomes a `ModelConfig`, and what each
+source calls the tensors. `sources/` has what they share. docs/families.md shows how to add one.
+
+Faces: `sources.registry.hf_family`, `gguf_family`, `meta_family`.
 """

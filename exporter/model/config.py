@@ -1,16 +1,18 @@
 """The decoder's configuration: one frozen value that every later stage reads.
 
-Only the standard library is used here. `families.hf`, `families.meta` and `families.gguf` make a
-`ModelConfig` from what each checkpoint format says of itself.
+Only the standard library is used here. The families (`exporter/families/`) make a `ModelConfig` from what
+each checkpoint format says of itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-FAMILIES = ("llama", "mistral")
 MAX_LAYERS = 1000  # a damaged count would otherwise list parameters without end
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
+QK_NORMS = ("head", "width")
 
 
 @dataclass(frozen=True)
@@ -46,66 +48,155 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A decoder of the Llama family.
+class Rope:
+    """Rotary embedding of a head's first `width` elements by the base frequency `theta`.
 
-    `head_dim` is independent of `dim / n_heads`. `sliding_window` counts the positions a token
-    sees, itself included; None means all. `context_length` is the longest the model was made for.
+    Pairs are (i, i + width / 2), or neighbours (2 i, 2 i + 1) where `interleaved`.
     """
 
-    family: str
-    dim: int
-    n_layers: int
+    theta: float
+    width: int
+    scaling: RopeScaling | None = None
+    interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive("rope_theta", self.theta, (int, float))
+        _require_positive("the rotary width", self.width, int)
+        if self.width % 2:
+            raise ValueError(
+                f"the rotary width {self.width} (head_dim, or a part of it) is odd, but rotary embedding "
+                "turns pairs: correct the checkpoint's config"
+            )
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """A layer's attention; `head_dim` is independent of the model's width.
+
+    `rope` None rotates nothing. `window` counts the positions a token sees, itself included; None means all.
+    Scores are queries times keys times `scale` (None: 1 / sqrt(head_dim)), then c tanh(score / c) with
+    c = `softcap`. `qk_norm` normalizes queries and keys before the rotation, each head by itself ("head") or
+    all heads together ("width"). `sinks`: a learned logit a head in the softmax's denominator. `gated`: the
+    result times the sigmoid of a gate of the same width, which is projected like the queries.
+    """
+
     n_heads: int
     n_kv_heads: int
     head_dim: int
-    hidden_dim: int
-    vocab_size: int
-    norm_eps: float
-    rope_theta: float
-    rope_scaling: RopeScaling | None
-    context_length: int
-    tied_embeddings: bool
-    qkv_bias: bool
-    output_bias: bool
-    mlp_bias: bool
-    sliding_window: int | None
+    rope: Rope | None
+    window: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    qk_norm: str | None = None
+    sinks: bool = False
+    gated: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(
-                f"model family {self.family!r} is not supported: use one of {', '.join(FAMILIES)}"
-            )
-        for field in (
-            "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size",
-            "context_length",
-        ):  # fmt: skip
+        for field in ("n_heads", "n_kv_heads", "head_dim"):
             _require_positive(field, getattr(self, field), int)
-        if self.n_layers > MAX_LAYERS:
-            raise ValueError(
-                f"n_layers is {self.n_layers}, more than {MAX_LAYERS}: "
-                "correct the checkpoint's config"
-            )
-        for field in ("norm_eps", "rope_theta"):
-            _require_positive(field, getattr(self, field), (int, float))
-        for field in ("tied_embeddings", "qkv_bias", "output_bias", "mlp_bias"):
-            if not isinstance(getattr(self, field), bool):
-                raise ValueError(
-                    f"{field} is {getattr(self, field)!r}, not true or false: "
-                    "correct the checkpoint's config"
-                )
-        if self.sliding_window is not None:
-            _require_positive("sliding_window", self.sliding_window, int)
+        _require_booleans(self, ("sinks", "gated", "qkv_bias", "output_bias"))
+        if self.window is not None:
+            _require_positive("sliding_window", self.window, int)
+        for field in ("scale", "softcap"):
+            if getattr(self, field) is not None:
+                _require_positive(f"attention's {field}", getattr(self, field), (int, float))
+        if self.qk_norm not in (None, *QK_NORMS):
+            raise ValueError(f"qk_norm is {self.qk_norm!r}, not one of {', '.join(QK_NORMS)} or None")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f"{self.n_heads} attention heads cannot share {self.n_kv_heads} key-value heads "
                 "evenly: correct the checkpoint's config"
             )
-        if self.head_dim % 2:
+        if self.rope is not None and self.rope.width > self.head_dim:
             raise ValueError(
-                f"head_dim {self.head_dim} is odd, but rotary embedding turns pairs: "
-                "correct the checkpoint's config"
+                f"the rotary width {self.rope.width} is larger than head_dim {self.head_dim}: correct the "
+                "checkpoint's config"
             )
+
+    @property
+    def width(self) -> int:
+        """Of all heads' queries, and of what the output matrix reads."""
+        return self.n_heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Of all heads' keys, and of their values."""
+        return self.n_kv_heads * self.head_dim
+
+    @property
+    def score_scale(self) -> float:
+        return self.head_dim**-0.5 if self.scale is None else self.scale
+
+
+@dataclass(frozen=True)
+class FeedForwardSpec:
+    """A layer's gated feed-forward: down(activation(gate) * up), of `hidden_dim` products.
+
+    With a `limit` the gate is at most that, and `up` within plus and minus it, before the product.
+    """
+
+    hidden_dim: int
+    activation: str = "silu"
+    limit: float | None = None
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive("hidden_dim", self.hidden_dim, int)
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation {self.activation!r} is not supported: use a checkpoint with one of "
+                f"{', '.join(ACTIVATIONS)}"
+            )
+        if self.limit is not None:
+            _require_positive("the feed-forward's limit", self.limit, (int, float))
+        if not isinstance(self.bias, bool):
+            raise ValueError(f"mlp_bias is {self.bias!r}, not true or false: correct the checkpoint's config")
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One layer: attention, then feed-forward, each added to the residual stream.
+
+    `norm_in`: a norm before each of the two; `norm_out`: one of what each adds.
+    """
+
+    attention: AttentionSpec
+    feed_forward: FeedForwardSpec
+    norm_in: bool = True
+    norm_out: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder: an embedding, layers, a norm, and an output layer.
+
+    `embedding_scale` multiplies what the embedding looks up. `context_length` is the longest the model was
+    made for. All norms are RMS norms with `norm_eps`.
+    """
+
+    family: str
+    dim: int
+    layers: tuple[LayerSpec, ...]
+    vocab_size: int
+    norm_eps: float
+    context_length: int
+    tied_embeddings: bool
+    embedding_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("dim", "vocab_size", "context_length"):
+            _require_positive(field, getattr(self, field), int)
+        if not self.layers:
+            raise ValueError("a model without layers: correct the checkpoint's config")
+        for field in ("norm_eps", "embedding_scale"):
+            _require_positive(field, getattr(self, field), (int, float))
+        _require_booleans(self, ("tied_embeddings",))
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
 
     def check_length(self, max_seq_length: int) -> None:
         """Raise ValueError unless `max_seq_length` is in 1..context_length."""
@@ -115,34 +206,32 @@ class ModelConfig:
                 "the context this model was trained for; choose a value in that range"
             )
 
+    def ropes(self) -> tuple[Rope, ...]:
+        """The different rotations of the layers, in their order."""
+        return tuple(dict.fromkeys(
+            layer.attention.rope for layer in self.layers if layer.attention.rope is not None
+        ))  # fmt: skip
 
-def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the model under its canonical name, in the model's order."""
-    dim, hidden = config.dim, config.hidden_dim
-    q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    # module inside a layer: (output features, input features, has a bias)
-    linears = {
-        "attention.wq": (q_dim, dim, config.qkv_bias),
-        "attention.wk": (kv_dim, dim, config.qkv_bias),
-        "attention.wv": (kv_dim, dim, config.qkv_bias),
-        "attention.wo": (dim, q_dim, config.output_bias),
-        "feed_forward.w1": (hidden, dim, config.mlp_bias),
-        "feed_forward.w2": (dim, hidden, config.mlp_bias),
-        "feed_forward.w3": (hidden, dim, config.mlp_bias),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab_size, dim)}
-    for layer in range(config.n_layers):
-        prefix = f"layers.{layer}."
-        shapes[f"{prefix}attention_norm.weight"] = (dim,)
-        shapes[f"{prefix}ffn_norm.weight"] = (dim,)
-        for module, (rows, columns, has_bias) in linears.items():
-            shapes[f"{prefix}{module}.weight"] = (rows, columns)
-            if has_bias:
-                shapes[f"{prefix}{module}.bias"] = (rows,)
-    shapes["norm.weight"] = (dim,)
-    if not config.tied_embeddings:
-        shapes["output.weight"] = (config.vocab_size, dim)
-    return shapes
+
+def repeated(layers: Sequence[LayerSpec], n_layers: int) -> tuple[LayerSpec, ...]:
+    """`n_layers` layers that go through `layers` again and again.
+
+    Raises ValueError for a count that is none, or more than MAX_LAYERS.
+    """
+    _require_positive("n_layers", n_layers, int)
+    if n_layers > MAX_LAYERS:
+        raise ValueError(
+            f"n_layers is {n_layers}, more than {MAX_LAYERS}: correct the checkpoint's config"
+        )
+    return tuple(layers[i % len(layers)] for i in range(n_layers))
+
+
+def _require_booleans(value: object, fields: Sequence[str]) -> None:
+    for field in fields:
+        if not isinstance(getattr(value, field), bool):
+            raise ValueError(
+                f"{field} is {getattr(value, field)!r}, not true or false: correct the checkpoint's config"
+            )
 
 
 def _require_positive(name: str, value: object, kind: type | tuple[type, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The decoder: one `nn.Module` for the Llama family, read top to bottom.
+"""The decoder in float: one `nn.Module` of any ModelConfig, for eager runs and stock graphs.
 
 Shape suffixes: T tokens of this forward, C context (cache length), R rows whose logits are
 wanted, D model width, H query heads, K key/value heads, G = H / K, d head width, V vocabulary.
@@ -7,26 +7,30 @@ The KV caches belong to the caller, who passes them in: as buffers of a wrapper 
 as inputs for AOTInductor (see `lower/program.py`). Attention runs over the whole cache under a mask, so
 that T and R are the only dynamic sizes of the exported graph.
 
-Sources: Llama (arXiv 2302.13971), grouped-query attention (2305.13245), rotary embedding
-(2104.09864, half-split pairs as in Hugging Face), Llama 3.1 rope scaling (Meta's llama-models,
-`apply_scaling`), sliding window (Mistral, 2310.06825).
+Sources: Llama (arXiv 2302.13971), grouped-query attention (2305.13245), sliding window (Mistral,
+2310.06825), soft cap (Gemma 2, 2408.00118), sinks (2309.17453; learned ones as in gpt-oss).
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporter.model.config import ModelConfig, RopeScaling
+from exporter.model.block import Operations, run_layer
+from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
+from exporter.model.matrices import layer_matrices, layer_vectors
+from exporter.model.rotary import head_tables, quarter_turn
+
+Outputs = Tensor | tuple[Tensor, ...]  # of a matrix: of its only source, or of each
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, dim: int, eps: float):
+    def __init__(self, width: int, eps: float):
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.empty(dim))
+        self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, x_TD: Tensor) -> Tensor:
         x = x_TD.float()
@@ -34,68 +38,123 @@ class RMSNorm(nn.Module):
         return x.to(x_TD.dtype) * self.weight
 
 
-class Attention(nn.Module):
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.n_heads, self.n_kv_heads = config.n_heads, config.n_kv_heads
-        self.head_dim = config.head_dim
-        q_dim, kv_dim = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.wq = nn.Linear(config.dim, q_dim, bias=config.qkv_bias)
-        self.wk = nn.Linear(config.dim, kv_dim, bias=config.qkv_bias)
-        self.wv = nn.Linear(config.dim, kv_dim, bias=config.qkv_bias)
-        self.wo = nn.Linear(q_dim, config.dim, bias=config.output_bias)
+class Block(nn.Module):
+    """One layer's parameters, under the checkpoint's canonical names."""
 
-    def forward(
-        self,
-        x_TD: Tensor,
-        positions_T: Tensor,
-        rope: tuple[Tensor, Tensor, Tensor],
-        mask_GTC: Tensor,
-        k_cache_KdC: Tensor,
-        v_cache_KCd: Tensor,
-    ) -> Tensor:
-        """Attend from `x_TD` to the cache where the mask is 0; the caches are updated in place."""
-        T = x_TD.shape[0]
-        K, G, d = self.n_kv_heads, self.n_heads // self.n_kv_heads, self.head_dim
-        H = K * G
+    def __init__(self, layer: LayerSpec, dim: int, eps: float):
+        super().__init__()
+        self.layer = layer
+        self.attention, self.feed_forward = nn.Module(), nn.Module()
+        self.matrices = {matrix.name: matrix for matrix in layer_matrices(layer, dim)}
+        for matrix in self.matrices.values():
+            for source in matrix.sources:
+                linear = nn.Linear(matrix.columns, source.rows, bias=source.bias)
+                self._put(source.name, linear)
+        self.norms: dict[str, str] = {}  # the vector's name to its module's
+        for vector in layer_vectors(layer, dim):
+            module, _, leaf = vector.parameter.rpartition(".")
+            if leaf == "weight":
+                self.norms[vector.name] = module
+                self._put(module, RMSNorm(vector.size, eps))
+            else:
+                self._put(vector.parameter, nn.Parameter(torch.empty(vector.size)))
+
+    def sources(self, matrix: str) -> list[nn.Linear]:
+        """The modules whose rows, one after the other, are the matrix."""
+        return [self.get_submodule(source.name) for source in self.matrices[matrix].sources]
+
+    def norm(self, name: str) -> RMSNorm:
+        return self.get_submodule(self.norms[name])
+
+    def linear(self, matrix: str, x_TK: Tensor) -> Outputs:
+        outputs = tuple(source(x_TK) for source in self.sources(matrix))
+        return outputs if len(outputs) > 1 else outputs[0]
+
+    def forward(self, x_TD: Tensor, ops: Operations[Tensor]) -> Tensor:
+        return run_layer(self.layer, ops, x_TD, self.linear, torch.add)
+
+    def _put(self, path: str, value: nn.Module | nn.Parameter) -> None:
+        parent, _, leaf = path.rpartition(".")
+        setattr(self.get_submodule(parent), leaf, value)
+
+
+@dataclass(frozen=True)
+class CachedOperations:
+    """A layer's operations on tokens [T, ...], with the caches of the positions before them.
+
+    `cos`, `sin` are float32 [T, 1, d] and carry the square root of the scores' scale, `turn` is
+    `quarter_turn`; the mask hides positions of the cache. The caches are updated in place.
+    """
+
+    block: Block
+    positions_T: Tensor
+    cos_T1d: Tensor
+    sin_T1d: Tensor
+    turn_dd: Tensor
+    mask_GTC: Tensor
+    k_cache_KdC: Tensor
+    v_cache_KCd: Tensor
+
+    def norm(self, name: str, x_TD: Tensor) -> Tensor:
+        return self.block.norm(name)(x_TD)
+
+    def attend(self, qkv: Sequence[Tensor]) -> Tensor:
+        spec, T = self.block.layer.attention, qkv[0].shape[0]
+        K, d = spec.n_kv_heads, spec.head_dim
+        H, G = spec.n_heads, spec.n_heads // spec.n_kv_heads
+        q_THd, k_TKd = self._normed_heads(spec, *qkv[:2])
         # Queries and keys are rotated in one go: fewer operators to lower and to run.
-        qk_THd = torch.cat((self.wq(x_TD), self.wk(x_TD)), dim=-1).view(T, H + K, d)
-        qk_THd = rotate(qk_THd, rope)
-        v_TKd = self.wv(x_TD).view(T, K, d)
-        k_cache_KdC.index_copy_(2, positions_T, qk_THd[:, H:].permute(1, 2, 0))
-        v_cache_KCd.index_copy_(1, positions_T, v_TKd.permute(1, 0, 2))
+        qk_THd = self._rotate(torch.cat((q_THd, k_TKd), dim=1))
+        v_TKd = qkv[2].view(T, K, d)
+        self.k_cache_KdC.index_copy_(2, self.positions_T, qk_THd[:, H:].permute(1, 2, 0))
+        self.v_cache_KCd.index_copy_(1, self.positions_T, v_TKd.permute(1, 0, 2))
 
         # The G query heads of a group are stacked along the rows: no copy of keys per query head.
         q_KGTd = qk_THd[:, :H].permute(1, 0, 2).contiguous().view(K, G * T, d)
-        scores_KGTC = torch.bmm(q_KGTd, k_cache_KdC) + mask_GTC
-        weights_KGTC = torch.softmax(scores_KGTC.float(), dim=-1).to(x_TD.dtype)
-        y_KGTd = torch.bmm(weights_KGTC, v_cache_KCd)
+        scores_KGTC = torch.bmm(q_KGTd, self.k_cache_KdC)
+        if spec.softcap is not None:
+            scores_KGTC = spec.softcap * torch.tanh(scores_KGTC / spec.softcap)
+        weights_KGTC = self._softmax(scores_KGTC + self.mask_GTC).to(qkv[0].dtype)
+        y_KGTd = torch.bmm(weights_KGTC, self.v_cache_KCd)
         y_TD = y_KGTd.view(K, G, T, d).permute(2, 0, 1, 3).contiguous().view(T, H * d)
-        return self.wo(y_TD)
+        return y_TD * torch.sigmoid(qkv[3]) if spec.gated else y_TD
+
+    def activate(self, gate_up: Sequence[Tensor]) -> Tensor:
+        return gated_product(self.block.layer.feed_forward, *gate_up)
+
+    def _normed_heads(self, spec: AttentionSpec, q_TN: Tensor, k_TN: Tensor) -> tuple[Tensor, Tensor]:
+        if spec.qk_norm == "width":
+            q_TN, k_TN = self.norm("q_norm", q_TN), self.norm("k_norm", k_TN)
+        q_THd, k_TKd = (x.view(x.shape[0], -1, spec.head_dim) for x in (q_TN, k_TN))
+        if spec.qk_norm == "head":
+            q_THd, k_TKd = self.norm("q_norm", q_THd), self.norm("k_norm", k_TKd)
+        return q_THd, k_TKd
+
+    def _rotate(self, x_THd: Tensor) -> Tensor:
+        """In float32. Four operators where slices and a concatenation would take ten: lowering time and run
+        time go with their number. The product with `turn_dd`, of zeros and ones, is exact."""
+        x = x_THd.float()
+        return (x * self.cos_T1d + F.linear(x, self.turn_dd) * self.sin_T1d).to(x_THd.dtype)
+
+    def _softmax(self, scores_KGTC: Tensor) -> Tensor:
+        scores = scores_KGTC.float()
+        if not self.block.layer.attention.sinks:
+            return torch.softmax(scores, dim=-1)
+        K, GT, _ = scores.shape
+        sinks_KG1 = self.block.attention.sinks.float().view(K, -1, 1)
+        sinks_KGT1 = sinks_KG1.expand(K, sinks_KG1.shape[1], self.positions_T.shape[0]).reshape(K, GT, 1)
+        return torch.softmax(torch.cat((scores, sinks_KGT1), dim=-1), dim=-1)[..., :-1]
 
 
-class FeedForward(nn.Module):
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.w1 = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp_bias)
-        self.w2 = nn.Linear(config.hidden_dim, config.dim, bias=config.mlp_bias)
-        self.w3 = nn.Linear(config.dim, config.hidden_dim, bias=config.mlp_bias)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        return self.w2(F.silu(self.w1(x_TD)) * self.w3(x_TD))
-
-
-class Block(nn.Module):
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.attention = Attention(config)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
-        self.feed_forward = FeedForward(config)
-
-    def forward(self, x_TD: Tensor, *attention_args) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), *attention_args)
-        return x_TD + self.feed_forward(self.ffn_norm(x_TD))
+def gated_product(spec: FeedForwardSpec, gate: Tensor, up: Tensor) -> Tensor:
+    """The activation of `gate`, times `up`, both within the limit where there is one."""
+    if spec.limit is not None:
+        gate, up = gate.clamp(max=spec.limit), up.clamp(-spec.limit, spec.limit)
+    if spec.activation == "silu":
+        return F.silu(gate) * up
+    if spec.activation == "relu2":
+        return F.relu(gate).square() * up
+    return F.gelu(gate, approximate="tanh" if spec.activation == "gelu_tanh" else "none") * up
 
 
 class Transformer(nn.Module):
@@ -111,16 +170,15 @@ class Transformer(nn.Module):
         self.max_seq_length = max_seq_length
         table = torch.empty(config.vocab_size, config.dim)  # nn.Embedding's own would be drawn first
         self.tok_embeddings = nn.Embedding.from_pretrained(table, freeze=False)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.layers = nn.ModuleList(Block(layer, config.dim, config.norm_eps) for layer in config.layers)
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
         self.head: nn.Linear | None = None  # [D, D] before the output; see quality/transforms.py
-        cos, sin = rope_tables(config, max_seq_length)
-        self.register_buffer("rope_cos", cos, persistent=False)
-        self.register_buffer("rope_sin", sin, persistent=False)
-        self.register_buffer("quarter_turn", quarter_turn(config.head_dim), persistent=False)
+        self._tables: dict[_Turn, tuple[str, str, str]] = {}
+        for layer in config.layers:
+            self._register_tables(_Turn.of(layer.attention), max_seq_length)
 
     def forward(
         self, tokens: Tensor, start_pos: Tensor, rows: Tensor, caches: Sequence[Tensor]
@@ -136,97 +194,98 @@ class Transformer(nn.Module):
         Returns: float32 [R, V].
         """
         positions_T = start_pos + torch.arange(tokens.shape[1])
-        rope = (self.rope_cos[positions_T], self.rope_sin[positions_T], self.quarter_turn)
-        x_TD = self.tok_embeddings(tokens[0])
-        window = self.config.sliding_window
-        mask_TC = causal_mask(positions_T, self.max_seq_length, window).to(x_TD.dtype)
-        mask_GTC = mask_TC.repeat(self.config.n_heads // self.config.n_kv_heads, 1)
-        for layer, k_cache, v_cache in zip(self.layers, caches[0::2], caches[1::2], strict=True):
-            x_TD = layer(x_TD, positions_T, rope, mask_GTC, k_cache, v_cache)
+        x_TD = self.embed(tokens[0])
+        shared = self.shared_operands(positions_T, x_TD.dtype)
+        for i, block in enumerate(self.layers):
+            ops = self.operations(block, positions_T, shared, caches[2 * i : 2 * i + 2])
+            x_TD = block(x_TD, ops)
         x_RD = self.norm(x_TD.index_select(0, rows))
         if self.head is not None:
             x_RD = self.head(x_RD)
         return self.output(x_RD).float()
 
+    def embed(self, tokens_T: Tensor) -> Tensor:
+        x = self.tok_embeddings(tokens_T)
+        return x if self.config.embedding_scale == 1 else x * self.config.embedding_scale
+
+    def shared_operands(self, positions_T: Tensor, dtype: torch.dtype) -> Mapping[object, object]:
+        """What layers of one kind share in a forward: rotary tables at the positions, and masks."""
+        found: dict[object, object] = {}
+        for layer in self.config.layers:
+            spec = layer.attention
+            turn, seen = _Turn.of(spec), (spec.window, spec.n_heads // spec.n_kv_heads)
+            if turn not in found:
+                cos, sin, quarter = (self.get_buffer(name) for name in self._tables[turn])
+                found[turn] = (cos[positions_T], sin[positions_T], quarter)
+            if seen not in found:
+                mask_TC = causal_mask(positions_T, self.max_seq_length, spec.window).to(dtype)
+                found[seen] = mask_TC.repeat(seen[1], 1)
+        return found
+
+    def operations(
+        self,
+        block: Block,
+        positions_T: Tensor,
+        shared: Mapping[object, object],
+        caches: Sequence[Tensor],
+    ) -> CachedOperations:
+        """Of `block`, with what `shared_operands` found for these positions, and its two caches."""
+        spec = block.layer.attention
+        mask = shared[spec.window, spec.n_heads // spec.n_kv_heads]
+        return CachedOperations(block, positions_T, *shared[_Turn.of(spec)], mask, *caches)
+
     def new_caches(self) -> list[Tensor]:
         """Zeroed caches in the dtype the model computes in: that of a norm, never quantized."""
         return new_caches(self.config, self.max_seq_length, self.norm.weight.dtype)
 
+    def _register_tables(self, turn: "_Turn", length: int) -> None:
+        if turn in self._tables:
+            return
+        suffix = f"_{len(self._tables)}" if self._tables else ""
+        names = tuple(f"{name}{suffix}" for name in ("rope_cos", "rope_sin", "quarter_turn"))
+        cos, sin = (table[:, None] * turn.factor for table in head_tables(turn.rope, turn.head_dim, length))
+        for name, table in zip(names, (cos, sin, quarter_turn(turn.rope, turn.head_dim)), strict=True):
+            self.register_buffer(name, table, persistent=False)
+        self._tables[turn] = names
 
-def cache_shapes(config: ModelConfig, max_seq_length: int) -> tuple[tuple[int, ...], ...]:
+
+@dataclass(frozen=True)
+class _Turn:
+    """What queries and keys are multiplied by: a rotation, and a factor for each, so that their products have
+    the scores' scale and the scores need no multiplication of their own."""
+
+    rope: Rope | None
+    head_dim: int
+    factor: float
+
+    @classmethod
+    def of(cls, spec: AttentionSpec) -> "_Turn":
+        factor = spec.head_dim**-0.25 if spec.scale is None else spec.scale**0.5
+        return cls(spec.rope, spec.head_dim, factor)
+
+
+def cache_shapes(spec: AttentionSpec, max_seq_length: int) -> tuple[tuple[int, ...], ...]:
     """Shapes of a layer's key cache [K, d, C] and value cache [K, C, d].
 
     Keys are stored transposed, as the score matrix product reads them.
     """
-    K, C, d = config.n_kv_heads, max_seq_length, config.head_dim
+    K, C, d = spec.n_kv_heads, max_seq_length, spec.head_dim
     return (K, d, C), (K, C, d)
 
 
 def new_caches(config: ModelConfig, max_seq_length: int, dtype: torch.dtype) -> list[Tensor]:
     """Zeroed caches for `Transformer.forward`: k_0, v_0, k_1, v_1, ..."""
-    shapes = cache_shapes(config, max_seq_length) * config.n_layers
-    return [torch.zeros(shape, dtype=dtype) for shape in shapes]
+    shapes = [cache_shapes(layer.attention, max_seq_length) for layer in config.layers]
+    return [torch.zeros(shape, dtype=dtype) for both in shapes for shape in both]
 
 
-def causal_mask(positions_T: Tensor, length: int, sliding_window: int | None) -> Tensor:
+def causal_mask(positions_T: Tensor, length: int, window: int | None) -> Tensor:
     """Additive float32 mask [T, C]: 0 where a position may look, -inf where it may not."""
     keys_C = torch.arange(length)
     hidden_TC = keys_C[None, :] > positions_T[:, None]
-    if sliding_window is not None:
-        hidden_TC = hidden_TC | (keys_C[None, :] <= positions_T[:, None] - sliding_window)
+    if window is not None:
+        hidden_TC = hidden_TC | (keys_C[None, :] <= positions_T[:, None] - window)
     return torch.where(hidden_TC, float("-inf"), 0.0)
-
-
-def rotate(x_THd: Tensor, rope: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Rotary embedding on half-split pairs (i, i + d/2), in float32, scaled by d^(-1/4).
-
-    Four operators where slices and a concatenation would take ten: lowering time and run time go
-    with their number. The product with `quarter_turn`, of zeros and ones, is exact.
-    """
-    cos_T1d, sin_T1d, turn_dd = rope
-    x = x_THd.float()
-    return (x * cos_T1d + F.linear(x, turn_dd) * sin_T1d).to(x_THd.dtype)
-
-
-def quarter_turn(head_dim: int) -> Tensor:
-    """The float32 matrix [d, d] that turns pairs by 90 degrees: (a, b) to (-b, a)."""
-    with torch.device("cpu"):
-        eye, zero = torch.eye(head_dim // 2), torch.zeros(head_dim // 2, head_dim // 2)
-        return torch.cat((torch.cat((zero, -eye), dim=1), torch.cat((eye, zero), dim=1)))
-
-
-def rope_tables(config: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 [length, 1, d] each; on the CPU also inside a `meta` context.
-
-    Both carry the factor d^(-1/4), for queries and keys alike: their products then have
-    attention's 1/sqrt(d), and the scores need no multiplication of their own.
-    """
-    angles = rope_angles(config, length)
-    angles = torch.cat((angles, angles), dim=-1)[:, None]
-    scale = config.head_dim**-0.25
-    return angles.cos() * scale, angles.sin() * scale
-
-
-def rope_angles(config: ModelConfig, length: int) -> Tensor:
-    """The rotation of each pair at each position, float32 [length, d/2]; always on the CPU."""
-    with torch.device("cpu"):
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-        frequencies = 1.0 / (config.rope_theta**exponents)
-        if config.rope_scaling is not None:
-            frequencies = scale_frequencies(frequencies, config.rope_scaling)
-        return torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
-
-
-def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
-    """Rope frequencies [d/2] stretched for a longer context: linear, or Llama 3.1's by wavelength."""
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
-    if scaling.kind != "llama3":
-        raise ValueError(f"rope scaling '{scaling.kind}' is not implemented; use linear or llama3")
-    turns = scaling.original_context_length * frequencies / (2 * math.pi)
-    smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    smooth = smooth.clamp(0.0, 1.0)
-    return smooth * frequencies + (1 - smooth) * frequencies / scaling.factor
 
 
 def assigned(model: Transformer, weights: dict[str, Tensor]) -> Transformer:

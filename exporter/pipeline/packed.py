@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from exporter import __version__
-from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
 from exporter.lowbit.two_levels import one_bit_warning
-from exporter.model.config import ModelConfig, parameter_shapes
+from exporter.model.config import ModelConfig
 from exporter.model.decoder import Transformer
-from exporter.quality.layerwise import LINEARS
+from exporter.model.matrices import model_matrices, model_vectors, parameter_shapes
 from exporter.recipe.methods import parse_method
 from exporter.recipe.recipe import Recipe
 from exporter.recipe.schemes import AOTI, EXECUTORCH, LinearScheme
@@ -83,12 +84,13 @@ def packed(job: Job) -> Packed:
 
 
 def _check_patterns(linear: LinearScheme | None, model: Transformer) -> None:
-    names = [f"layers.{i}.{name}" for i in range(model.config.n_layers) for name in LINEARS]
+    *names, _ = model_matrices(model.config)
     for pattern, _ in () if linear is None else linear.layers:
         if not any(fnmatchcase(name, pattern) for name in (*names, "output")):
+            kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
             raise ValueError(
                 f'"{linear.key}", layers: no matrix of this model is called "{pattern}"; they are '
-                f"{names[0]} to {names[-1]} ({', '.join(LINEARS)}) and output"
+                f"{names[0]} to {names[-1]} ({kinds}) and output"
             )
 
 
@@ -110,11 +112,7 @@ def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
 
 def _packed_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """Rows and columns of the packed matrices, `output` among them."""
-    D, F, attended = config.dim, config.hidden_dim, config.n_heads * config.head_dim
-    qkv = attended + 2 * config.n_kv_heads * config.head_dim
-    shapes = {"wqkv": (qkv, D), "wo": (D, attended), "gate_up": (2 * F, D), "down": (D, F)}
-    layers = {f"layers.{i}.{n}": shapes[n] for i in range(config.n_layers) for n in LINEARS}
-    return {**layers, "output": (config.vocab_size, D)}
+    return {name: matrix.shape for name, matrix in model_matrices(config).items()}
 
 
 def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:
@@ -312,6 +310,6 @@ def _program_bytes(job: Job, model: Transformer) -> int:
 def _float_bytes(model: Transformer) -> int:
     """Of the norms, the rotary tables and the small matrix before the output."""
     config = model.config
-    norms = (2 * config.n_layers + 1) * config.dim * 4
-    rope = model.max_seq_length * config.head_dim * 4
+    norms = 4 * sum(vector.size for vector in model_vectors(config).values())
+    rope = 4 * model.max_seq_length * sum(rope.width for rope in config.ropes())
     return norms + rope + (0 if model.head is None else model.head.weight.numel() * 2)

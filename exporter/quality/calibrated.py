@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exporter.lowbit.decoder import shares_table
+from exporter.lowbit.pack import shares_table
 from exporter.lowbit.weights import (
     QuantizedWeight,
     dequantize,
@@ -25,23 +25,13 @@ from exporter.lowbit.weights import (
     quantize_rows,
     weight_format,
 )
-from exporter.model.config import ModelConfig
 from exporter.model.decoder import Block, Transformer
 from exporter.quality.checkpointing import Work
 from exporter.quality.gptq import cholesky, gptq
-from exporter.quality.layerwise import (
-    LINEARS,
-    RESIDUAL,
-    Rope,
-    Stream,
-    add_second_moment,
-    float_weights,
-    mirrored,
-    rms_norm,
-    sum_over_parts,
-)
+from exporter.quality.layerwise import Stream, add_second_moment, mirrored, sum_over_parts
 from exporter.quality.transforms import (
     awq_factors,
+    refuse_rotation,
     residual_rotation,
     retie,
     rotate_block,
@@ -49,6 +39,7 @@ from exporter.quality.transforms import (
     smooth_block,
     smoothquant_factors,
 )
+from exporter.quality.windows import Positions, embedded, float_weights, rms_norm
 from exporter.recipe.methods import parse_method
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
 
@@ -115,9 +106,10 @@ def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
     if "retie" in method.transforms and retie(model) is None:
         report("  retie: embedding and output are one table already")
     if "rotate" in method.transforms:
-        config, rotation = model.config, residual_rotation(model.config)
+        refuse_rotation(model.config)
+        rotation = residual_rotation(model.config)
         rotate_ends(model, rotation)
-        model.layers.then(lambda block, i: rotate_block(block, config, rotation, i))
+        model.layers.then(lambda block, i: rotate_block(block, rotation, i))
 
 
 class _Run:
@@ -125,7 +117,7 @@ class _Run:
         self.model, self.config, self.method = model, model.config, parse_method(linear.method)
         self.by_gptq = any(method.rounding == "gptq" for method in linear.methods())
         self.linear, self.embedding, self.report, self.work = linear, embedding, report, work
-        self.rope = Rope(self.config, tokens_BT.shape[1])
+        self.positions = Positions(self.config, tokens_BT.shape[1])
         self.tokens = tokens_BT
 
     def all(self) -> dict[str, QuantizedWeight]:
@@ -136,10 +128,10 @@ class _Run:
             self.report("every layer is calibrated already")
         elif first:
             self.report(f"going on at layer {first + 1} of {len(layers)}")
-        quantized, exact = (Stream(x, self.config, self.rope) for x in at or self._embedded())
+        quantized, exact = (Stream(x, self.config, self.positions) for x in at or self._embedded())
         if scaled:
             self.factors = {i: self.work.factors(i) for i in range(first)}
-            layers.then(partial(_scale, self.factors, self.config))
+            layers.then(partial(_scale, self.factors))
         start = time.monotonic()
         for i in range(first, len(layers)):
             block = layers[i]
@@ -158,12 +150,12 @@ class _Run:
 
     def _embedded(self) -> tuple[Tensor, Tensor]:
         """The streams [B, T, D] at the first layer: quantized, float."""
-        table = self.model.tok_embeddings.weight
-        exact = F.embedding(self.tokens, table)
+        table, scale = self.model.tok_embeddings.weight, self.config.embedding_scale
+        exact = embedded(self.model, self.tokens)
         if self.embedding is None or not self.by_gptq:
             return exact.clone(), exact
         used, place = self.tokens.unique(return_inverse=True)
-        return F.embedding(place, quantize_rows(table, used, self.embedding)), exact
+        return F.embedding(place, quantize_rows(table, used, self.embedding) * scale), exact
 
     def _layer(
         self, i: int, block: Block, quantized: Stream, exact: Stream
@@ -172,12 +164,12 @@ class _Run:
         weights, rounded_weights, made = float_weights(block), {}, {}
         exact.enter(block, weights)
         if not self.by_gptq:
-            for name in LINEARS:
+            for name in block.matrices:
                 exact.go_on(name)
             exact.leave()
             return {}
         quantized.enter(block, rounded_weights)
-        for name in LINEARS:
+        for name in block.matrices:
             weight, bias = weights[name]
             made[f"layers.{i}.{name}"] = q = self._rounded(i, name, weight, quantized, exact)
             rounded_weights[name] = (dequantize(q), bias)
@@ -187,15 +179,15 @@ class _Run:
         return made
 
     def _moments(self, name: str, weight: Tensor, quantized: Stream, exact: Stream) -> Moments:
-        """Of a matrix [N, K], past which `exact` has been moved then. The float outputs of one of RESIDUAL
-        are at hand, and no wider than its inputs, as a rule: they take the place of those."""
+        """Of a matrix [N, K], past which `exact` has been moved then. The float outputs of a branch's last
+        one are at hand, and no wider than its inputs, as a rule: they take the place of those."""
         quantized.hold(name)
-        by_outputs, (N, K) = name in RESIDUAL, weight.shape
+        by_outputs, (N, K) = exact.ends_branch(name), weight.shape
 
         def pair(windows: slice) -> Pair:
             q = quantized.input(name, windows)
-            x, added = exact.through(name, windows)
-            return q, (added if by_outputs else x)
+            x, output = exact.through(name, windows)
+            return q, (output if by_outputs else x)
 
         hessian, cross = self._moments_of(pair, K, N if by_outputs else K)
         return Moments(hessian, cross, by_outputs)
@@ -246,7 +238,7 @@ class _Run:
         before, weights = exact.x.clone(), float_weights(block)
         exact.enter(block, weights)
         sizes = {}
-        for name in LINEARS:
+        for name in block.matrices:
             sizes[name] = self._sizes(name, weights[name][0].shape[1], exact)
         exact.x = before
         factors: Factors = {}
@@ -263,7 +255,7 @@ class _Run:
                 )  # fmt: skip
             return factors[name]
 
-        smooth_block(block, self.config, choose)
+        smooth_block(block, choose)
         self.work.keep_factors(i, factors)
         self.factors[i] = factors
 
@@ -297,10 +289,10 @@ def table_moment(hessian: Tensor) -> Tensor:
     return hessian + EMBEDDING_SHARE * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
-def _scale(factors: dict[int, Factors], config: ModelConfig, block: Block, i: int) -> None:
+def _scale(factors: dict[int, Factors], block: Block, i: int) -> None:
     """Scale a block that is read again as it was scaled."""
     if i in factors:
-        smooth_block(block, config, lambda name, _: factors[i][name])
+        smooth_block(block, lambda name, _: factors[i][name])
 
 
 def corrected(weight: Tensor, moments: Moments) -> Tensor:

@@ -1,7 +1,6 @@
 """The decoder a layer at a time over many windows of text, without caches.
 
-Shapes: B windows of T tokens, D model width, d head width; a layer's four linear layers, as they are
-packed, are `wqkv` (queries, keys and values), `wo`, `gate_up` and `down`.
+Shapes: B windows of T tokens, D model width.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,176 +13,98 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.lowbit.weights import one_torch_thread
+from exporter.model.block import BRANCHES, Branch, run_layer
 from exporter.model.config import ModelConfig
-from exporter.model.decoder import Block, Transformer, rope_angles
+from exporter.model.decoder import Block
+from exporter.quality.windows import Known, Positions, WindowOperations
 
 T = TypeVar("T")
-LINEARS = ("wqkv", "wo", "gate_up", "down")
-RESIDUAL = ("wo", "down")  # whose outputs are added to the stream
 MOST_WINDOWS_AT_ONCE = 4
-QUERIES_AT_ONCE = 128
 MOMENT_BLOCKS = 4
 MOST_HELD = 2**29  # bytes of inputs that a stream holds until it moves past their matrix
-# Weights and biases by the names in LINEARS.
-Known = dict[str, tuple[Tensor, Tensor | None]]
-
-
-def matrices(block: Block) -> dict[str, list[torch.nn.Linear]]:
-    """The modules whose rows, one after the other, are each packed matrix."""
-    attention, ffn = block.attention, block.feed_forward
-    return {
-        "wqkv": [attention.wq, attention.wk, attention.wv],
-        "wo": [attention.wo],
-        "gate_up": [ffn.w1, ffn.w3],
-        "down": [ffn.w2],
-    }
-
-
-def joined(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
-    """The layers' weights [N, K] and biases [N] as one."""
-    weight = torch.cat([layer.weight.detach() for layer in layers]).float()
-    if all(layer.bias is None for layer in layers):
-        return weight, None
-    biases = [torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
-              for layer in layers]  # fmt: skip
-    return weight, torch.cat([bias.to(weight.device) for bias in biases]).float()
-
-
-class Rope:
-    """Rotary tables [T, d], half-split pairs, and the causal mask [T, T]: which keys a query sees."""
-
-    def __init__(self, config: ModelConfig, T: int):
-        angles = rope_angles(config, T)
-        angles = torch.cat((angles, angles), dim=-1)
-        self.cos, self.sin = angles.cos(), angles.sin()
-        positions = torch.arange(T)
-        distance = positions[:, None] - positions[None, :]
-        self.mask = distance >= 0
-        if config.sliding_window is not None:
-            self.mask &= distance < config.sliding_window
-
-    def turn(self, x: Tensor, at: slice | int = slice(None)) -> Tensor:
-        """x [..., T, d] at the positions `at`; [..., d] at one."""
-        half, sin = x.shape[-1] // 2, self.sin[at]
-        y = x * self.cos[at]
-        y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-1)
-        y[..., half:].addcmul_(x[..., :half], sin[..., half:])
-        return y
-
-
-def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x_BTD, weight_D.shape, weight_D, eps)
-
-
-def attention(qkv_BTN: Tensor, config: ModelConfig, rope: Rope) -> Tensor:
-    """Causal attention [B, T, heads d] of the joined queries, keys and values.
-
-    A few queries at a time meet the keys that one of them sees: torch's kernel computes all that it is
-    given, those that the mask hides, too.
-    """
-    B, T, _ = qkv_BTN.shape
-    H, K, d = config.n_heads, config.n_kv_heads, config.head_dim
-    qk, v = qkv_BTN.view(B, T, H + 2 * K, d).transpose(1, 2).split((H + K, K), dim=1)
-    q, k = rope.turn(qk).split((H, K), dim=1)
-    y = []
-    for start in range(0, T, QUERIES_AT_ONCE):
-        end = min(start + QUERIES_AT_ONCE, T)
-        first = max(0, start + 1 - (config.sliding_window or T))
-        y.append(F.scaled_dot_product_attention(
-            q[:, :, start:end], k[:, :, first:end], v[:, :, first:end],
-            attn_mask=rope.mask[start:end, first:end], enable_gqa=H != K,
-        ))  # fmt: skip
-    return torch.cat(y, dim=2).transpose(1, 2).reshape(B, T, H * d)
-
-
-def silu_mul(gate_up_BTN: Tensor) -> Tensor:
-    gate, up = gate_up_BTN.chunk(2, dim=-1)
-    return F.silu(gate) * up
 
 
 class Stream:
     """Windows [B, T, D] on their way through one block after another, held for all of a text at once.
 
-    `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of LINEARS;
+    `enter` puts them before a block. `input(name, windows)` is what reaches a matrix of the block;
     `go_on(name)` moves all windows past it with the weight and bias that `known[name]` holds by then,
-    and `take` and `through` some: in the order of LINEARS, each once. The inputs of `wo` and `down` are
-    made from the same place, with what `known` has for `wqkv` and `gate_up`, and take more room than the
-    windows: they are made again each time, but for those that `hold(name)` holds until `go_on(name)`.
+    and `take` and `through` some: in the order of the block's matrices, each once. A branch's last matrix
+    moves the windows; its inputs are made from the place where the branch begins, with what `known` has for
+    the matrices before, and may take more room than the windows: they are made again each time, but for those
+    that `hold(name)` holds until `go_on(name)`.
     """
 
-    def __init__(self, x_BTD: Tensor, config: ModelConfig, rope: Rope):
-        self.x, self.config, self.rope = x_BTD, config, rope
+    def __init__(self, x_BTD: Tensor, config: ModelConfig, positions: Positions):
+        self.x, self.config, self.positions = x_BTD, config, positions
         self._release()
 
     def enter(self, block: Block, known: Known) -> None:
         self.block, self.known = block, known
+        self.ops = WindowOperations(block, self.positions, self.config.norm_eps)
 
     def leave(self) -> None:
         """Let go of the block."""
-        del self.block, self.known
+        del self.block, self.known, self.ops
         self._release()
 
     def hold(self, name: str) -> None:
         """From now on inputs of the first windows are held, those that have room in MOST_HELD bytes."""
         self._release()
-        if name in RESIDUAL:
-            T, K = self.x.shape[1], matrices(self.block)[name][0].in_features
+        if self.ends_branch(name):
+            T, K = self.x.shape[1], self.block.matrices[name].columns
             self.room = torch.empty(min(MOST_HELD // (4 * T * K), len(self.x)), T, K)
             self.held = {name: {}}
 
     def _release(self) -> None:
         self.room = torch.empty(0)
-        self.held: dict[str, dict[tuple[int, int], Tensor]] = {}  # by the first window and the last
+        # By the first window and the last: the input, and the branch that waits for the output.
+        self.held: dict[str, dict[tuple[int, int], tuple[Tensor, Branch]]] = {}
+
+    def ends_branch(self, name: str) -> bool:
+        """Whether the matrix is the last of its branch, whose end is added to the windows."""
+        branch = self.block.matrices[name].branch
+        return [m.name for m in self.block.matrices.values() if m.branch == branch][-1] == name
 
     def input(self, name: str, windows: slice) -> Tensor:
-        if name not in RESIDUAL:
-            return self._normed(name, windows)
+        return self._stopped_before(name, windows)[0]
+
+    def _stopped_before(self, name: str, windows: slice) -> tuple[Tensor, Branch]:
+        """The input of the matrix, and the branch that waits for its output."""
         held, at = self.held.get(name), (windows.start, windows.stop)
         if held is not None and at in held:
             return held[at]
-        if name == "wo":
-            qkv = F.linear(self._normed(name, windows), *self.known["wqkv"])
-            x = attention(qkv, self.config, self.rope)
-        else:
-            x = silu_mul(F.linear(self._normed(name, windows), *self.known["gate_up"]))
+        branch = BRANCHES[self.block.matrices[name].branch](self.block.layer, self.ops, self.x[windows])
+        wanted, x = next(branch)
+        while wanted != name:
+            wanted, x = branch.send(F.linear(x, *self.known[wanted]))
         if held is None or windows.stop > len(self.room):
-            return x
-        held[at] = self.room[windows].copy_(x)
+            return x, branch
+        held[at] = self.room[windows].copy_(x), branch
         return held[at]
-
-    def _normed(self, name: str, windows: slice) -> Tensor:
-        norm = self.block.attention_norm if name in ("wqkv", "wo") else self.block.ffn_norm
-        return rms_norm(self.x[windows], norm.weight, self.config.norm_eps)
 
     def take(self, name: str, windows: slice) -> Tensor:
         """What reaches the matrix, of windows that are moved past it."""
         return self.through(name, windows)[0]
 
     def through(self, name: str, windows: slice) -> tuple[Tensor, Tensor | None]:
-        """The same, and for one of RESIDUAL what it adds to the windows, but for its bias."""
-        x = self.input(name, windows)
-        if name not in RESIDUAL:  # its output is made again where the next matrix reads it
+        """The same, and of a branch's last matrix the output, but for its bias."""
+        x, branch = self._stopped_before(name, windows)
+        if not self.ends_branch(name):  # its output is made again where the next matrix reads it
             return x, None
         weight, bias = self.known[name]
-        added = F.linear(x, weight)
-        self.x[windows] += added if bias is None else added + bias
-        return x, added
+        output = F.linear(x, weight)
+        try:
+            branch.send(output if bias is None else output + bias)
+        except StopIteration as end:
+            self.x[windows] += end.value
+        return x, output
 
     def go_on(self, name: str) -> None:
-        if name in RESIDUAL:
+        if self.ends_branch(name):
             for _ in over_parts(lambda windows: self.take(name, windows), len(self.x)):
                 pass
             self._release()
-
-
-def float_weights(block: Block) -> Known:
-    return {name: joined(layers) for name, layers in matrices(block).items()}
-
-
-def last_hidden(model: Transformer, x: Tensor) -> Tensor:
-    """What the output layer reads [..., D], of the last block's output."""
-    h = rms_norm(x, model.norm.weight, model.config.norm_eps)
-    return h if model.head is None else F.linear(h, model.head.weight)
 
 
 def over_parts(work: Callable[[slice], T], windows: int) -> Iterator[T]:
@@ -252,22 +173,13 @@ def _rounded_products() -> Iterator[None]:
         backend.fp32_precision = before
 
 
-def block_output(
-    block: Block, x: Tensor, config: ModelConfig, rope: Rope, linear: Callable[[str, Tensor], Tensor]
-) -> Tensor:
-    """The block's output of x [B, T, D], `linear(name, inputs)` being the matrices of LINEARS."""
-    normed = rms_norm(x, block.attention_norm.weight, config.norm_eps)
-    x = x + linear("wo", attention(linear("wqkv", normed), config, rope))
-    normed = rms_norm(x, block.ffn_norm.weight, config.norm_eps)
-    return x + linear("down", silu_mul(linear("gate_up", normed)))
-
-
-def run_block(block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, rope: Rope) -> Tensor:
+def run_block(block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, positions: Positions) -> Tensor:
     """The block's output [B, T, D] with the weights `known`; `x_BTD` stays as it is."""
+    ops = WindowOperations(block, positions, config.norm_eps)
 
     def work(windows: slice) -> Tensor:
-        return block_output(
-            block, x_BTD[windows], config, rope, lambda name, x: F.linear(x, *known[name])
+        return run_layer(
+            block.layer, ops, x_BTD[windows], lambda name, x: F.linear(x, *known[name]), torch.add
         )
 
     return torch.cat(list(over_parts(work, len(x_BTD))))

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.model.decoder import Transformer
-from exporter.quality.layerwise import Rope, float_weights, last_hidden, run_block
+from exporter.quality.layerwise import run_block
+from exporter.quality.windows import Positions, embedded, float_weights, last_hidden
 from exporter.scoring.divergence import DecoderLogits, divergence, log_probabilities
 from exporter.scoring.perplexity import Window
 
@@ -18,10 +19,10 @@ class Expected:
         half = held_out.shape[1] // 2
         self.windows = [Window(tuple(row.tolist()), half) for row in held_out]
         config = model.config
-        rope = Rope(config, held_out.shape[1])
-        x = F.embedding(held_out, model.tok_embeddings.weight)
+        positions = Positions(config, held_out.shape[1])
+        x = embedded(model, held_out)
         for block in model.layers:
-            x = run_block(block, x, float_weights(block), config, rope)
+            x = run_block(block, x, float_weights(block), config, positions)
         # The logits of a position are of the token after it.
         hidden = last_hidden(model, x[:, half - 1 : -1])
         self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in hidden]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from exporter.formats.packed_header import ROW_BLOCK
 from exporter.lowbit.weights import QuantizedWeight, dequantize, quantize_linear, weight_format
+from exporter.model.block import run_layer
 from exporter.model.decoder import Block, Transformer
 from exporter.quality.calibrated import table_moment
 from exporter.quality.calibration import Calibration
@@ -35,18 +36,20 @@ from exporter.quality.choices import (
 )
 from exporter.quality.gptq import gptq
 from exporter.quality.layerwise import (
-    LINEARS,
-    Known,
-    Rope,
     Stream,
     add_second_moment,
-    block_output,
-    float_weights,
-    last_hidden,
     mirrored,
     over_parts,
     run_block,
     sum_over_parts,
+)
+from exporter.quality.windows import (
+    Known,
+    Positions,
+    WindowOperations,
+    embedded,
+    float_weights,
+    last_hidden,
 )
 from exporter.recipe.methods import PLAIN, ROUNDINGS, parse_method
 from exporter.recipe.schemes import LinearScheme
@@ -123,7 +126,7 @@ class _Sensitivity:
         chosen = calibration.tokens[places * len(calibration.tokens) // windows_needed()]
         measured = places % (windows_needed() // WINDOWS) == 0  # here and there, of all texts
         self.text, self.tokens = chosen[~measured], chosen[measured]
-        self.rope = Rope(self.config, self.tokens.shape[1])
+        self.positions = Positions(self.config, self.tokens.shape[1])
 
     def units(self) -> list[Unit]:
         forward = self._forward()
@@ -147,11 +150,11 @@ class _Sensitivity:
             block = layers[i]
             inputs.append(x.bfloat16())
             known = float_weights(block)
-            x = run_block(block, x, known, self.config, self.rope)
+            x = run_block(block, x, known, self.config, self.positions)
             moments = {}
             if with_gptq or i <= middle:
                 text.enter(block, known)
-                for name in LINEARS:
+                for name in block.matrices:
                     if with_gptq or i == middle:
                         moments[name] = self._moment(known[name][0].shape[1], partial(text.take, name))
                     else:
@@ -160,7 +163,7 @@ class _Sensitivity:
             if i == middle:
                 shape = self._shape(known, moments)
             if with_gptq:
-                for name in LINEARS:
+                for name in block.matrices:
                     weight = known[name][0]
                     by_gptq[f"layers.{i}.{name}"] = self._quantized(weight, moments[name], "gptq")
             del block, known, moments  # before the next ones are read
@@ -174,8 +177,7 @@ class _Sensitivity:
         return _Forward(inputs, x, by_gptq, moment, shape)
 
     def _stream(self, tokens: Tensor) -> Stream:
-        x = F.embedding(tokens, self.model.tok_embeddings.weight)
-        return Stream(x, self.config, self.rope)
+        return Stream(embedded(self.model, tokens), self.config, self.positions)
 
     def _moment(self, K: int, inputs: Callable[[slice], Tensor]) -> Tensor:
         """E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
@@ -192,7 +194,7 @@ class _Sensitivity:
         self, rounding: str, known: Known, moments: dict[str, Tensor]
     ) -> dict[tuple[int, int], float]:
         logs, count = dict.fromkeys(FORMATS, 0.0), 0
-        for name in LINEARS:
+        for name in known:
             weight = known[name][0]
             weight = weight[:: max(1, len(weight) // SAMPLED_ROWS)].contiguous()
             errors = {}
@@ -234,11 +236,13 @@ class _Sensitivity:
         has of it."""
         inputs, known = forward.inputs.pop(), float_weights(block)
         changes = {}
-        for name in LINEARS:
+        for name in block.matrices:
             weight, by_gptq = known[name][0], forward.by_gptq.pop(f"layers.{i}.{name}", None)
             for rounding in self.roundings:
                 q = by_gptq if rounding == "gptq" else self._quantized(weight, None, rounding)
                 changes[name, rounding] = dequantize(q) - weight
+
+        ops = WindowOperations(block, self.positions, self.config.norm_eps)
 
         def work(windows: slice) -> tuple[Tensor, Tensor]:
             seen = {}  # inputs and outputs
@@ -250,7 +254,7 @@ class _Sensitivity:
 
             with torch.enable_grad():
                 x = inputs[windows].float().requires_grad_()
-                y = block_output(block, x, self.config, self.rope, linear)
+                y = run_layer(block.layer, ops, x, linear, torch.add)
                 outputs = [output for _, output in seen.values()]
                 at_input, *at_outputs = torch.autograd.grad(y, [x, *outputs], gradient[windows])
             g = dict(zip(seen, at_outputs, strict=True))
@@ -261,12 +265,12 @@ class _Sensitivity:
 
         results = list(over_parts(work, len(self.tokens)))
         total = sum(kls for _, kls in results) / self.tokens.numel()
-        kls: dict[str, KLs] = {name: {} for name in LINEARS}
+        kls: dict[str, KLs] = {name: {} for name in block.matrices}
         for (name, rounding), kl in zip(changes, total.tolist(), strict=True):
             kls[name][rounding] = kl * WHOLE[rounding]
         units = [
             matrix_unit(f"layers.{i}.{name}", *known[name][0].shape, kls[name], forward.shape)
-            for name in LINEARS
+            for name in block.matrices
         ]
         return torch.cat([at_input for at_input, _ in results]), units
 
@@ -292,9 +296,10 @@ class _Sensitivity:
             })  # fmt: skip
         if not self.shared:
             quantized = {r: self._quantized(table, None, r) for r in PLAIN}
+        scale = self.config.embedding_scale
         used, place = self.tokens.unique(return_inverse=True)
         whole = {
-            r: _half_square(gradient, F.embedding(place, dequantize(q.rows(used)) - table[used]))
+            r: _half_square(gradient, scale * F.embedding(place, dequantize(q.rows(used)) - table[used]))
             for r, q in quantized.items()
         }
         # A row of the embedding counts as the model expects its token: what a text of this length has of

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from exporter.model.config import ModelConfig
+from exporter.model.config import AttentionSpec, ModelConfig
 from exporter.model.decoder import Block, Transformer
+from exporter.model.matrices import NORM, PRODUCT, STREAM, VALUES
 
 ROTATION_SEED = 2404
 RETIE_TOLERANCE = 1e-4  # relative Frobenius norm of what the small matrix leaves
@@ -52,32 +53,52 @@ def rotate_ends(model: Transformer, rotation: Tensor) -> None:
     model.norm.weight = _parameter(torch.ones_like(gain))
 
 
-def rotate_block(block: Block, config: ModelConfig, rotation: Tensor, number: int) -> None:
+def refuse_rotation(config: ModelConfig) -> None:
+    """Raise ValueError where a norm's weight, which is another in every basis, stands between matrices and
+    the residual stream that they add to."""
+    for i, layer in enumerate(config.layers):
+        if layer.norm_out:
+            raise ValueError(
+                f'method "rotate": {config.family} has a norm between a layer\'s matrices and the residual '
+                f"stream (layers.{i}.attention_out_norm behind layers.{i}.wo), which no rotation of the "
+                'stream can pass; leave "rotate" out'
+            )
+
+
+def rotate_block(block: Block, rotation: Tensor, number: int) -> None:
     """Fold the norms into the matrices after them and rotate the residual stream, by
     `residual_rotation`, and the values of layer `number`."""
-    d = config.head_dim
-    attention, ffn = block.attention, block.feed_forward
-    for norm, layers in (
-        (block.attention_norm, (attention.wq, attention.wk, attention.wv)),
-        (block.ffn_norm, (ffn.w1, ffn.w3)),
-    ):
-        gain = norm.weight.detach().double()
-        for layer in layers:
-            layer.weight = _parameter((layer.weight.double() * gain) @ rotation)
-        norm.weight = _parameter(torch.ones_like(gain))
-    for layer in (attention.wo, ffn.w2):
-        layer.weight = _parameter(rotation.T @ layer.weight.double())
-        if layer.bias is not None:
-            layer.bias = _parameter(rotation.T @ layer.bias.double())
-    group = config.n_heads // config.n_kv_heads
-    turns = [random_orthogonal(d, ROTATION_SEED + 1 + number * config.n_kv_heads + k)
-             for k in range(config.n_kv_heads)]  # fmt: skip
+    for matrix in block.matrices.values():
+        layers = block.sources(matrix.name)
+        if matrix.feed.kind in (NORM, STREAM):
+            norm = block.norm(matrix.feed.name) if matrix.feed.kind == NORM else None
+            gain = torch.ones(matrix.columns).double() if norm is None else norm.weight.detach().double()
+            for layer in layers:
+                layer.weight = _parameter((layer.weight.double() * gain) @ rotation)
+            if norm is not None:
+                norm.weight = _parameter(torch.ones_like(gain))
+        if matrix.residual:
+            for layer in layers:
+                layer.weight = _parameter(rotation.T @ layer.weight.double())
+                if layer.bias is not None:
+                    layer.bias = _parameter(rotation.T @ layer.bias.double())
+    if not block.layer.attention.gated:  # a gate multiplies each element of a head by itself
+        for matrix in block.matrices.values():
+            if matrix.feed.kind == VALUES:
+                values, (output,) = block.get_submodule(matrix.feed.name), block.sources(matrix.name)
+                _rotate_values(block.layer.attention, values, output, number)
+
+
+def _rotate_values(spec: AttentionSpec, values: nn.Linear, output: nn.Linear, number: int) -> None:
+    """Turn each head's values by a matrix of its own, and the output matrix's columns back."""
+    turns = [random_orthogonal(spec.head_dim, ROTATION_SEED + 1 + number * spec.n_kv_heads + k)
+             for k in range(spec.n_kv_heads)]  # fmt: skip
     of_values = torch.block_diag(*turns)
-    of_heads = torch.block_diag(*(turn for turn in turns for _ in range(group)))
-    attention.wv.weight = _parameter(of_values.T @ attention.wv.weight.double())
-    if attention.wv.bias is not None:
-        attention.wv.bias = _parameter(of_values.T @ attention.wv.bias.double())
-    attention.wo.weight = _parameter(attention.wo.weight.double() @ of_heads)
+    of_heads = torch.block_diag(*(turn for turn in turns for _ in range(spec.n_heads // spec.n_kv_heads)))
+    values.weight = _parameter(of_values.T @ values.weight.double())
+    if values.bias is not None:
+        values.bias = _parameter(of_values.T @ values.bias.double())
+    output.weight = _parameter(output.weight.double() @ of_heads)
 
 
 def retie(model: Transformer) -> float | None:
@@ -117,27 +138,28 @@ def _set_head(model: Transformer, weight: Tensor) -> None:
 Factors = Callable[[str, Tensor], Tensor]
 
 
-def smooth_block(block: Block, config: ModelConfig, factors: Factors) -> None:
-    """Divide the inputs of each packed matrix by `factors(name, weight [N, K])` float32 [K] and multiply
-    its columns; the values' factors are one for all heads that read them."""
-    attention, ffn = block.attention, block.feed_forward
-    qkv = [attention.wq, attention.wk, attention.wv]
-    s = factors("wqkv", torch.cat([layer.weight for layer in qkv]))
-    _scale_columns(qkv, s)
-    block.attention_norm.weight = _parameter(block.attention_norm.weight / s)
-
-    K, group, d = config.n_kv_heads, config.n_heads // config.n_kv_heads, config.head_dim
-    s = factors("wo", attention.wo.weight).view(K, group, d).log().mean(1).exp()
-    _scale_columns([attention.wo], s[:, None].expand(K, group, d).reshape(-1))
-    _scale_rows(attention.wv, 1 / s.reshape(-1))
-
-    s = factors("gate_up", torch.cat([ffn.w1.weight, ffn.w3.weight]))
-    _scale_columns([ffn.w1, ffn.w3], s)
-    block.ffn_norm.weight = _parameter(block.ffn_norm.weight / s)
-
-    s = factors("down", ffn.w2.weight)
-    _scale_columns([ffn.w2], s)
-    _scale_rows(ffn.w3, 1 / s)
+def smooth_block(block: Block, factors: Factors) -> None:
+    """Divide the inputs of each matrix by `factors(name, weight [N, K])` float32 [K] and multiply its
+    columns; the values' factors are one for all heads that read them. Inputs that nothing can divide stay:
+    those that are the residual stream itself, and products of a second factor within limits."""
+    spec = block.layer.attention
+    for matrix in block.matrices.values():
+        layers, feed = block.sources(matrix.name), matrix.feed
+        limited = feed.kind == PRODUCT and block.layer.feed_forward.limit is not None
+        if feed.kind == STREAM or limited:
+            continue
+        s = factors(matrix.name, torch.cat([layer.weight for layer in layers]))
+        if feed.kind == NORM:
+            norm = block.norm(feed.name)
+            norm.weight = _parameter(norm.weight / s)
+        elif feed.kind == VALUES:
+            shape = (spec.n_kv_heads, spec.n_heads // spec.n_kv_heads, spec.head_dim)
+            each = s.view(shape).log().mean(1).exp()
+            _scale_rows(block.get_submodule(feed.name), 1 / each.reshape(-1))
+            s = each[:, None].expand(shape).reshape(-1)
+        else:
+            _scale_rows(block.get_submodule(feed.name), 1 / s)
+        _scale_columns(layers, s)
 
 
 def smoothquant_factors(largest: Tensor, weight: Tensor) -> Tensor:

@@ -5,17 +5,17 @@ import datetime
 import json
 from collections.abc import Iterator
 
-from exporter.artifact.metadata import TOKEN_SOURCES_KEY, TOKENIZER_KEY, source_lines
+from exporter.artifact.metadata import (
+    TOKEN_SOURCES_KEY,
+    TOKENIZER_KEY,
+    shape_metadata,
+    source_lines,
+)
 from exporter.chat.template import Template
 from exporter.pipeline.prepare import Described
 from exporter.tokenizer.sample import SAMPLE
 from exporter.verify.checks import Check, check, equal, skipped
 from exporter.verify.texts import CONVERSATIONS, PROMPTS
-
-_SHAPE = {
-    "vocab_size": "vocab_size", "n_layers": "n_layers", "n_heads": "n_heads",
-    "n_kv_heads": "n_kv_heads", "head_dim": "head_dim", "dim": "dim", "model_family": "family",
-}  # fmt: skip
 
 
 def identity_checks(described: Described, native) -> Iterator[Check]:
@@ -45,15 +45,16 @@ def _digest(described: Described, metadata) -> Check:
 
 def _shape(described: Described, metadata) -> Check:
     config = described.checkpoint.config
+    shape = shape_metadata(config)
     wrong = [
-        f"{key} {metadata.get(key)} instead of {getattr(config, field)}"
-        for key, field in _SHAPE.items() if metadata.get(key) != str(getattr(config, field))
+        f"{key} {metadata.get(key)} instead of {value}"
+        for key, value in shape.items() if metadata.get(key) != value
     ]  # fmt: skip
     context = metadata.get("context_length", "")
     if not (context.isdigit() and 0 < int(context) <= config.context_length):
         wrong.append(f"context_length {context}, outside 1..{config.context_length}")
     found = ", ".join(wrong)
-    return check("model shape", not wrong, found or f"{len(_SHAPE) + 1} values", "equal", found)
+    return check("model shape", not wrong, found or f"{len(shape) + 1} values", "equal", found)
 
 
 def _table(described: Described, native) -> Check:

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 
 from exporter.artifact.contents import Artifact, StoredTensor, recipe_of
-from exporter.lowbit.decoder import cache_shape
-from exporter.model.decoder import Transformer, causal_mask
+from exporter.lowbit.decoder import LowbitBlock, LowbitOperations, cache_shape, embed, rope_names
+from exporter.lowbit.pack import PackedLinear, linear_kind
+from exporter.model.block import BRANCHES, run_branch
+from exporter.model.decoder import Transformer
+from exporter.model.matrices import layer_matrices, layer_vectors
 from exporter.verify.checks import Check, check
 from exporter.verify.weights import as_bytes, transforms_of, unpack
 
@@ -52,21 +55,20 @@ def trace(
     config = model.config
     with torch.inference_mode():
         ids = torch.tensor([list(tokens)])
-        x = model.tok_embeddings(ids[0]).float()
+        x = model.embed(ids[0]).float()
         found = [_part("table", x, rebuilt.embed(ids))]
         positions = torch.arange(len(tokens))
-        rope = (model.rope_cos[positions], model.rope_sin[positions], model.quarter_turn)
-        mask = causal_mask(positions, model.max_seq_length, config.sliding_window)
-        mask = mask.repeat(config.n_heads // config.n_kv_heads, 1)
+        shared = model.shared_operands(positions, x.dtype)
         caches = model.new_caches()
         for i, block in enumerate(model.layers):
-            normed = block.attention_norm(x)
-            added = block.attention(normed, positions, rope, mask, *caches[2 * i : 2 * i + 2])
-            found.append(_part(f"layers.{i}.attention", added, rebuilt.attention(i, x)))
-            x = x + added
-            added = block.feed_forward(block.ffn_norm(x))
-            found.append(_part(f"layers.{i}.feed_forward", added, rebuilt.feed_forward(i, x)))
-            x = x + added
+            ops = model.operations(block, positions, shared, caches[2 * i : 2 * i + 2])
+            stored, stored_ops = rebuilt.layer(i)
+            for name, branch in BRANCHES.items():
+                added = run_branch(branch(block.layer, ops, x), block.linear)
+                turned = branch(block.layer, stored_ops, rebuilt.turned(x))
+                actual = rebuilt.turned_back(run_branch(turned, stored.linear))
+                found.append(_part(f"layers.{i}.{name}", added, actual))
+                x = x + added
             report(f"  traced layer {i + 1} of {config.n_layers}")
         found.append(_part("output", model.output(model.norm(x)), rebuilt.output(x)))
     return found
@@ -106,7 +108,7 @@ def _part(name: str, expected: Tensor, actual: Tensor) -> PartError:
 
 
 class _Rebuilt:
-    """The artifact's parts on `torch.ops.lowbit`, in and out in the float model's basis."""
+    """The artifact's parts, on its bytes."""
 
     def __init__(self, artifact: Artifact, model: Transformer):
         from exporter.lowbit import ops
@@ -116,51 +118,41 @@ class _Rebuilt:
         self._weights_only = any(key in _WEIGHTS_ONLY for key in recipe_of(artifact))
         self._turn = _rotation(artifact, model)
         self._cache_dtype = getattr(torch, artifact.cache_dtype or "float32")
-        self._rope = [self._float(name) for name in ("rope_cos", "rope_sin")]
 
     def embed(self, tokens: Tensor) -> Tensor:
         table = as_bytes(self._artifact.weight("table"))
-        return self._back(torch.ops.lowbit.embedding(table, tokens, self._config.dim))
+        return self.turned_back(embed(self._config, table, tokens))
 
-    def attention(self, layer: int, x_TD: Tensor) -> Tensor:
-        config = self._config
-        normed = self._norm(f"layers.{layer}.attention_norm", x_TD)
-        qkv = self._linear(f"layers.{layer}.wqkv", normed)
-        length = self._rope[0].shape[0]
-        shape = cache_shape(config, length, self._cache_dtype)
+    def layer(self, number: int) -> tuple[LowbitBlock, LowbitOperations]:
+        """A layer and its operations, at position 0 of empty caches."""
+        config, layer = self._config, self._config.layers[number]
+        matrices, vectors = layer_matrices(layer, config.dim), layer_vectors(layer, config.dim)
+        linears = {matrix.name: self._linear(f"layers.{number}.{matrix.name}") for matrix in matrices}
+        vectors = {vector.name: self._float(f"layers.{number}.{vector.name}") for vector in vectors}
+        block = LowbitBlock(layer, config.norm_eps, linears, vectors)
+        rope = tuple(self._float(name) for name in rope_names(config, layer.attention.rope))
+        shape = cache_shape(layer.attention, rope[0].shape[0], self._cache_dtype)
         caches = (torch.zeros(shape, dtype=self._cache_dtype) for _ in range(2))
-        y = torch.ops.lowbit.attention(
-            qkv, *self._rope, *caches, torch.tensor([0]), config.n_heads, config.n_kv_heads,
-            config.sliding_window or 0, False,
-        )  # fmt: skip
-        return self._back(self._linear(f"layers.{layer}.wo", y))
-
-    def feed_forward(self, layer: int, x_TD: Tensor) -> Tensor:
-        normed = self._norm(f"layers.{layer}.ffn_norm", x_TD)
-        gate_up = self._linear(f"layers.{layer}.gate_up", normed)
-        return self._back(self._linear(f"layers.{layer}.down", torch.ops.lowbit.silu_mul(gate_up)))
+        return block, LowbitOperations(block, torch.tensor([0]), rope, *caches)
 
     def output(self, x_TD: Tensor) -> Tensor:
-        x_TD = self._norm("norm", x_TD)
-        return self._linear("output", self._linear("head", x_TD) if self._has("head") else x_TD)
+        x_TD = torch.ops.lowbit.rms_norm(self.turned(x_TD), self._float("norm"), self._config.norm_eps)
+        for name in ("head", "output"):
+            x_TD = self._linear(name)(x_TD) if self._has(name) else x_TD
+        return x_TD
 
-    def _norm(self, name: str, x_TD: Tensor) -> Tensor:
-        x_TD = x_TD if self._turn is None else x_TD @ self._turn
-        weight = self._float(name)
-        return torch.ops.lowbit.rms_norm(x_TD.contiguous(), weight, self._config.norm_eps)
+    def turned(self, x_TD: Tensor) -> Tensor:
+        """From the float model's basis to the artifact's."""
+        return x_TD.contiguous() if self._turn is None else (x_TD @ self._turn).contiguous()
 
-    def _linear(self, name: str, x_TK: Tensor) -> Tensor:
-        lowbit, tensor = torch.ops.lowbit, self._artifact.weight(name)
-        weight, rows = as_bytes(tensor), tensor.packed.rows
-        bias = self._float(f"{name}.bias") if self._has(f"{name}.bias") else None
-        if tensor.packed.kind != "integer":
-            return lowbit.linear_fp(x_TK, weight, bias, rows)
-        if self._weights_only:
-            return lowbit.linear_wx(x_TK, weight, bias, rows)
-        return lowbit.linear_a8wx(x_TK, weight, bias, rows, self._artifact.token_scales)
-
-    def _back(self, x_TD: Tensor) -> Tensor:
+    def turned_back(self, x_TD: Tensor) -> Tensor:
         return x_TD if self._turn is None else x_TD @ self._turn.T
+
+    def _linear(self, name: str) -> PackedLinear:
+        tensor = self._artifact.weight(name)
+        bias = self._float(f"{name}.bias") if self._has(f"{name}.bias") else None
+        kind = linear_kind(tensor.packed.kind == "integer", self._weights_only, self._artifact.token_scales)
+        return kind(as_bytes(tensor), bias, tensor.packed.rows)
 
     def _has(self, name: str) -> bool:
         return any(name in tensor.names for tensor in self._artifact.weights)

@@ -13,7 +13,7 @@ the weights: the gain is the scales' own, of that, and the error follows from th
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from exporter.artifact.contents import Artifact, StoredTensor
 from exporter.formats.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader
 from exporter.model.config import ModelConfig
+from exporter.model.matrices import Matrix, model_matrices, model_vectors
 from exporter.recipe.methods import Method, parse_method
 from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import DEFAULT_METHOD
@@ -38,12 +39,6 @@ _SMALL = 3e-4  # scales are float16
 _PANELS_AT_ONCE = 32  # few enough for a core's cache
 # Transforms after which stored weights are not the checkpoint's: rotated or rescaled.
 TRANSFORMING = ("rotate", "awq", "smoothquant")
-_SOURCES = {
-    "wqkv": ("attention.wq", "attention.wk", "attention.wv"),
-    "wo": ("attention.wo",),
-    "gate_up": ("feed_forward.w1", "feed_forward.w3"),
-    "down": ("feed_forward.w2",),
-}
 
 
 @dataclass(frozen=True)
@@ -111,9 +106,10 @@ def weight_errors(
 
     weights = [tensor for tensor in artifact.packed() if tensor.name != "head"]
     tied = config.tied_embeddings or len(weights) < len(artifact.packed())
+    matrices = model_matrices(replace(config, tied_embeddings=tied))
     found = [
         error for tensor in weights
-        for error in _errors(tensor, _original(tensor.name, state, tied), factor(tensor))
+        for error in _errors(tensor, _original(tensor.name, matrices, state), factor(tensor))
     ]  # fmt: skip
     groups: dict[tuple[str, str], list[float]] = {}
     for one in found:
@@ -144,22 +140,23 @@ def constant_checks(
 ) -> Iterator[Check]:
     """Norms, biases and rotary tables, which are stored as they are. `rescaled`: norms and biases
     hold a method's scales and are not compared."""
-    from exporter.model.decoder import rope_angles
+    from exporter.lowbit.decoder import rotary_tables
 
     wrong, count = [], 0
+    matrices, vectors, tables = model_matrices(config), model_vectors(config), {}
     for tensor in artifact.weights:
         name = tensor.name
         if tensor.packed is not None or name.startswith("constant "):
             continue
-        if name in ("rope_cos", "rope_sin"):
-            angles = rope_angles(config, tensor.shape[0])
-            expected = angles.cos() if name == "rope_cos" else angles.sin()
+        if "rope_" in name:
+            tables = tables or rotary_tables(config, tensor.shape[0])
+            expected = tables[name]
         elif rescaled:
             continue
         elif name.endswith(".bias"):
-            expected = _bias(name.removesuffix(".bias"), state, config)
+            expected = _bias(matrices[name.removesuffix(".bias")], state)
         else:
-            expected = state[f"{name}.weight"]
+            expected = state[vectors[name].parameter]
         count += 1
         actual = _read_only(np.frombuffer(tensor.data, tensor.dtype).reshape(tensor.shape))
         alike = actual.shape == expected.shape
@@ -192,22 +189,18 @@ def _read_only(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _original(name: str, state: Mapping[str, Tensor], tied: bool) -> Tensor:
-    if name in ("output", "table"):
-        own = name == "output" and not tied
-        return state["output.weight" if own else "tok_embeddings.weight"].float()
-    layer, _, kind = name.rpartition(".")
-    return torch.cat([state[f"{layer}.{part}.weight"].float() for part in _SOURCES[kind]])
+def _original(
+    name: str, matrices: Mapping[str, Matrix], state: Mapping[str, Tensor]
+) -> Tensor:
+    sources = ["tok_embeddings"] if name == "table" else [s.name for s in matrices[name].sources]
+    return torch.cat([state[f"{source}.weight"].float() for source in sources])
 
 
-def _bias(name: str, state: Mapping[str, Tensor], config: ModelConfig) -> Tensor:
-    layer, _, kind = name.rpartition(".")
-    parts = []
-    for part in _SOURCES[kind]:
-        rows = state[f"{layer}.{part}.weight"].shape[0]
-        bias = state.get(f"{layer}.{part}.bias")
-        parts.append(torch.zeros(rows) if bias is None else bias.float())
-    return torch.cat(parts)
+def _bias(matrix: Matrix, state: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([
+        state[f"{source.name}.bias"].float() if source.bias else torch.zeros(source.rows)
+        for source in matrix.sources
+    ])  # fmt: skip
 
 
 def _errors(tensor: StoredTensor, original: Tensor, factor: float) -> Iterator[WeightError]:

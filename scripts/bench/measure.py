@@ -142,7 +142,7 @@ def _our_start(contender: Contender, path: Path, threads: int) -> dict[str, floa
     config = MODELS[contender.model].config
     ids = random_ids(config.vocab_size, PROMPT_TOKENS)
     done, stats = _our_run(contender, path, threads, ["--tokens", ids, "-n", START_TOKENS])
-    position = 2 * config.n_layers * config.n_kv_heads * config.head_dim * CACHE_BYTES
+    position = 2 * sum(layer.attention.kv_width for layer in config.layers) * CACHE_BYTES
     return {
         "first_token": done.first_byte_seconds,
         "peak_rss": done.peak_rss_bytes,

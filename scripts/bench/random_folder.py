@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.hf import MODULES
 from exporter.checkpoint.weights import Weights
-from exporter.model.config import ModelConfig, RopeScaling, parameter_shapes
+from exporter.families.llama import FAMILY
+from exporter.model.config import ModelConfig, RopeScaling
+from exporter.model.matrices import parameter_shapes
 from exporter.tokenizer.from_hf import byte_alphabet
 from exporter.util.files import disk_full_named
 
@@ -84,24 +85,26 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
 
 def hf_config(config: ModelConfig, dtype: FloatType) -> dict[str, object]:
     """`config.json` in the spelling of transformers 4, which version 5 reads as well."""
+    attention, feed_forward = config.layers[0].attention, config.layers[0].feed_forward
+    scaling = attention.rope.scaling
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "attention_bias": config.qkv_bias,
+        "attention_bias": attention.qkv_bias,
         "bos_token_id": 0,
         "eos_token_id": 1,
-        "head_dim": config.head_dim,
+        "head_dim": attention.head_dim,
         "hidden_act": "silu",
         "hidden_size": config.dim,
-        "intermediate_size": config.hidden_dim,
+        "intermediate_size": feed_forward.hidden_dim,
         "max_position_embeddings": config.context_length,
-        "mlp_bias": config.mlp_bias,
-        "num_attention_heads": config.n_heads,
+        "mlp_bias": feed_forward.bias,
+        "num_attention_heads": attention.n_heads,
         "num_hidden_layers": config.n_layers,
-        "num_key_value_heads": config.n_kv_heads,
+        "num_key_value_heads": attention.n_kv_heads,
         "rms_norm_eps": config.norm_eps,
-        "rope_scaling": None if config.rope_scaling is None else _hf_rope(config.rope_scaling),
-        "rope_theta": config.rope_theta,
+        "rope_scaling": None if scaling is None else _hf_rope(scaling),
+        "rope_theta": attention.rope.theta,
         "tie_word_embeddings": config.tied_embeddings,
         "torch_dtype": str(dtype.torch).removeprefix("torch."),
         "vocab_size": config.vocab_size,
@@ -199,10 +202,7 @@ def write_weights(
 
     `rows(name, shape)` gives a parameter's rows, some at a time, under its stored name.
     """
-    stored_name = Weights(
-        files=(), shapes={}, open=lambda: None, modules=MODULES, ignored=(),
-        interleaved=False,
-    ).stored_name  # fmt: skip
+    stored_name = Weights((), {}, lambda: None, FAMILY.hf.names).stored_name
     shapes = {stored_name(name): shape for name, shape in parameter_shapes(config).items()}
     shards = _shards(shapes, dtype)
     weight_map = {}

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from exporter.model.config import parameter_shapes
+from exporter.model.matrices import parameter_shapes
 from scripts.bench.contenders import (
     BUSY,
     CONTENDERS,

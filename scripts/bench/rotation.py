@@ -20,19 +20,11 @@ from torch import Tensor
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.checkpoint.tensors import half_split
 from exporter.model.config import ModelConfig
+from exporter.model.matrices import Matrix, model_matrices
 from exporter.quality.transforms import random_orthogonal  # noqa: F401
 
 VALUES_AT_ONCE = 1 << 23
-# What reads the residual stream, and the norm before it.
-READERS = {
-    "attention.wq": "attention_norm",
-    "attention.wk": "attention_norm",
-    "attention.wv": "attention_norm",
-    "feed_forward.w1": "ffn_norm",
-    "feed_forward.w3": "ffn_norm",
-}
-WRITERS = ("attention.wo", "feed_forward.w2")
-EMBEDDING, NORM, OUTPUT = "tok_embeddings.weight", "norm.weight", "output.weight"
+EMBEDDING, OUTPUT = "tok_embeddings.weight", "output.weight"
 
 
 @dataclass(frozen=True)
@@ -52,25 +44,24 @@ class RotatedWeights:
 
         The arithmetic is float64's. Raises ValueError or OSError where the source cannot be read.
         """
-        parts = name.split(".")
-        module, suffix = ".".join(parts[2:-1]) if parts[0] == "layers" else parts[0], parts[-1]
+        module, _, suffix = name.rpartition(".")
+        matrix = self._matrices().get(module)
         if module.endswith("norm"):
             yield torch.ones(self.config.dim)
-        elif module in WRITERS and suffix == "weight":
+        elif matrix is not None and matrix.residual and suffix == "weight":
             yield (self.rotation.T @ self._read(name).double()).float()
-        elif module in WRITERS:
+        elif matrix is not None and matrix.residual:
             yield (self._read(name).double() @ self.rotation).float()
         elif suffix == "bias":
             yield self._read(name)
         else:
-            yield from self._turned_columns(name, self._norm_before(name, module))
+            norm = None if matrix is None else self._read(f"{matrix.feed.name}.weight").double()
+            yield from self._turned_columns(name, norm)
 
-    def _norm_before(self, name: str, module: str) -> Tensor | None:
-        """The weights [D] of the norm that scales what `name` reads; None for the embedding."""
-        if module in READERS:
-            layer = name.split(".")[1]
-            return self._read(f"layers.{layer}.{READERS[module]}.weight").double()
-        return self._read(NORM).double() if name == OUTPUT else None
+    def _matrices(self) -> dict[str, Matrix]:
+        """By the names of their sources; the embedding is none."""
+        matrices = model_matrices(self.config).values()
+        return {source.name: matrix for matrix in matrices for source in matrix.sources}
 
     def _turned_columns(self, name: str, norm: Tensor | None) -> Iterator[Tensor]:
         matrix = self.rotation if norm is None else norm[:, None] * self.rotation
@@ -83,8 +74,8 @@ class RotatedWeights:
         """The source's parameter in float32, in the model's row order."""
         weights = self.source.weights
         tensor = weights.read(weights.stored_name(name), torch.float32)
-        if weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
-            tensor = half_split(tensor, self.source.config.head_dim)
+        if weights.names.interleaved and name.split(".")[-2] in ("wq", "wk"):
+            tensor = half_split(tensor, self.source.config.layers[0].attention.head_dim)
         return tensor
 
 

@@ -1,10 +1,28 @@
 """The shapes of known models, for random checkpoints. Another model is one more entry."""
 
-from exporter.model.config import ModelConfig, RopeScaling
+from exporter.model.config import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+    repeated,
+)
+
+
+def _llama(
+    dim: int, n_layers: int, n_heads: int, n_kv_heads: int, head_dim: int, hidden_dim: int, vocab_size: int,
+    norm_eps: float, rope_theta: float, rope_scaling: RopeScaling | None, context_length: int,
+) -> ModelConfig:  # fmt: skip
+    """A model of the Llama family whose output is its embedding."""
+    attention = AttentionSpec(n_heads, n_kv_heads, head_dim, Rope(rope_theta, head_dim, rope_scaling))
+    layers = repeated([LayerSpec(attention, FeedForwardSpec(hidden_dim))], n_layers)
+    return ModelConfig("llama", dim, layers, vocab_size, norm_eps, context_length, tied_embeddings=True)
+
 
 SHAPES = {
-    "llama3.2-1b": ModelConfig(
-        family="llama",
+    "llama3.2-1b": _llama(
         dim=2048,
         n_layers=16,
         n_heads=32,
@@ -16,14 +34,8 @@ SHAPES = {
         rope_theta=500000.0,
         rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
         context_length=131072,
-        tied_embeddings=True,
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        sliding_window=None,
     ),
-    "smollm2": ModelConfig(
-        family="llama",
+    "smollm2": _llama(
         dim=576,
         n_layers=30,
         n_heads=9,
@@ -35,15 +47,9 @@ SHAPES = {
         rope_theta=100000.0,
         rope_scaling=None,
         context_length=8192,
-        tied_embeddings=True,
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        sliding_window=None,
     ),
     # For tests: every feature of llama3.2-1b, its original context short enough to be passed.
-    "tiny": ModelConfig(
-        family="llama",
+    "tiny": _llama(
         dim=64,
         n_layers=2,
         n_heads=4,
@@ -55,10 +61,5 @@ SHAPES = {
         rope_theta=500000.0,
         rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 32),
         context_length=1024,
-        tied_embeddings=True,
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        sliding_window=None,
     ),
 }

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.checkpoint import gguf as checkpoint_gguf
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.weights import at_most_once_a_second
-from exporter.families.gguf import llama3_divisors
+from exporter.families.llama import FAMILY, llama3_divisors
+from exporter.families.sources.names import GGUF_ROPE_FACTORS
 from exporter.formats.gguf_file import read_gguf
-from exporter.model.config import ModelConfig, parameter_shapes
+from exporter.model.config import ModelConfig
+from exporter.model.matrices import parameter_shapes
 from exporter.util.files import check_writable, written_whole
 from scripts.bench.command_line import Parser, exit_status, note
 
@@ -58,11 +59,11 @@ def write_gguf(
         _add_config(writer, checkpoint.name, config)
         writer.add_file_type(file_type)
         _add_tokenizer(writer, checkpoint.tokenizer_path)
-        names = replace(checkpoint.weights, modules=checkpoint_gguf.MODULES)
+        names = replace(checkpoint.weights, names=FAMILY.gguf.names)
         shapes = parameter_shapes(config)
         factors = _rope_factors(config)
         if factors is not None:
-            _add_tensor(writer, checkpoint_gguf.ROPE_FACTORS, factors.shape, torch_dtype, kind)
+            _add_tensor(writer, GGUF_ROPE_FACTORS, factors.shape, torch_dtype, kind)
         for name, shape in shapes.items():
             _add_tensor(writer, names.stored_name(name), shape, torch_dtype, kind)
         writer.write_header_to_file()
@@ -75,8 +76,8 @@ def write_gguf(
             report(f"writing {path.name}: {index} of {len(shapes)} tensors")
             wanted = torch.float32 if len(shape) == 1 else torch_dtype
             tensor = weights.read(weights.stored_name(name), wanted)
-            if not weights.interleaved and name.split(".")[-2] in ("wq", "wk"):
-                tensor = interleaved(tensor, config.head_dim)
+            if not weights.names.interleaved and name.split(".")[-2] in ("wq", "wk"):
+                tensor = interleaved(tensor, config.layers[0].attention.head_dim)
             tensor = tensor.contiguous()
             writer.write_tensor_data(tensor.flatten().view(torch.uint8).numpy())
         writer.close()
@@ -102,31 +103,32 @@ def _add_tensor(
 
 
 def _add_config(writer: gguf.GGUFWriter, name: str, config: ModelConfig) -> None:
+    attention, rope = config.layers[0].attention, config.layers[0].attention.rope
     writer.add_name(name)
     writer.add_context_length(config.context_length)
     writer.add_embedding_length(config.dim)
     writer.add_block_count(config.n_layers)
-    writer.add_feed_forward_length(config.hidden_dim)
-    writer.add_head_count(config.n_heads)
-    writer.add_head_count_kv(config.n_kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
+    writer.add_feed_forward_length(config.layers[0].feed_forward.hidden_dim)
+    writer.add_head_count(attention.n_heads)
+    writer.add_head_count_kv(attention.n_kv_heads)
+    writer.add_key_length(attention.head_dim)
+    writer.add_value_length(attention.head_dim)
     writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_rope_dimension_count(attention.head_dim)
+    writer.add_rope_freq_base(rope.theta)
     writer.add_vocab_size(config.vocab_size)
-    if config.sliding_window is not None:
-        writer.add_sliding_window(config.sliding_window)
-    if config.rope_scaling is not None and config.rope_scaling.kind == "linear":
+    if attention.window is not None:
+        writer.add_sliding_window(attention.window)
+    if rope.scaling is not None and rope.scaling.kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(config.rope_scaling.factor)
+        writer.add_rope_scaling_factor(rope.scaling.factor)
 
 
 def _rope_factors(config: ModelConfig) -> np.ndarray | None:
-    scaling = config.rope_scaling
-    if scaling is None or scaling.kind != "llama3":
+    rope = config.layers[0].attention.rope
+    if rope.scaling is None or rope.scaling.kind != "llama3":
         return None
-    return np.array(llama3_divisors(scaling, config.head_dim, config.rope_theta), np.float32)
+    return np.array(llama3_divisors(rope), np.float32)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:

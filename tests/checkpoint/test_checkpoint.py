@@ -54,7 +54,7 @@ def test_formats_agree(tmp_path: Path, variation: str):
         other = open_checkpoint(str(path))
         assert_same_weights(other, hf)
         assert other.config.tied_embeddings == hf.config.tied_embeddings
-        assert other.config.rope_scaling == hf.config.rope_scaling
+        assert other.config.layers[0].attention.rope == hf.config.layers[0].attention.rope
 
 
 @pytest.mark.parametrize("variation", list(tiny.VARIATIONS))

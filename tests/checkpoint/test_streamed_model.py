@@ -11,7 +11,8 @@ import torch
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.checkpoint.streamed import stream_model
-from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
 from exporter.recipe.recipe import parse_recipe
 
 CONTEXT = 48

@@ -9,10 +9,20 @@ from dataclasses import replace
 
 import pytest
 
-from exporter.families.gguf import from_gguf, llama3_divisors
-from exporter.families.hf import from_hf
-from exporter.families.meta import from_meta
-from exporter.model.config import ModelConfig, RopeScaling, parameter_shapes
+from exporter.families.llama import llama3_divisors
+from exporter.families.sources.gguf import GGUFConfig
+from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.meta import MetaConfig
+from exporter.families.sources.registry import gguf_family, hf_family, meta_family
+from exporter.model.config import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+)
+from exporter.model.matrices import parameter_shapes
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -41,24 +51,18 @@ LLAMA = {
     "pretraining_tp": 1,
     "torch_dtype": "bfloat16",
 }
+LLAMA_LAYER = LayerSpec(
+    AttentionSpec(32, 8, 64, Rope(500000.0, 64, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192))),
+    FeedForwardSpec(8192),
+)
 LLAMA_CONFIG = ModelConfig(
     family="llama",
     dim=2048,
-    n_layers=16,
-    n_heads=32,
-    n_kv_heads=8,
-    head_dim=64,
-    hidden_dim=8192,
+    layers=(LLAMA_LAYER,) * 16,
     vocab_size=128256,
     norm_eps=1e-5,
-    rope_theta=500000.0,
-    rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
     context_length=131072,
     tied_embeddings=True,
-    qkv_bias=False,
-    output_bias=False,
-    mlp_bias=False,
-    sliding_window=None,
 )
 MISTRAL = {
     "architectures": ["MistralForCausalLM"],
@@ -71,6 +75,14 @@ MISTRAL = {
 }
 
 
+def from_hf(fields: dict) -> ModelConfig:
+    return hf_family(fields).hf.read(HFConfig(fields))
+
+
+def rope_of(config: ModelConfig) -> Rope:
+    return config.layers[0].attention.rope
+
+
 def test_hf_spellings_agree():
     newer = {k: v for k, v in LLAMA.items() if k not in ("rope_theta", "rope_scaling")}
     newer["rope_parameters"] = LLAMA["rope_scaling"] | {"rope_theta": 500000.0}
@@ -79,18 +91,20 @@ def test_hf_spellings_agree():
 
 def test_hf_rope_type_under_its_oldest_name():
     config = from_hf(LLAMA | {"rope_scaling": {"type": "linear", "factor": 4.0}})
-    assert config.rope_scaling == RopeScaling("linear", 4.0)
+    assert rope_of(config).scaling == RopeScaling("linear", 4.0)
 
 
 def test_hf_defaults_are_those_of_transformers():
     small = {k: v for k, v in MISTRAL.items() if k != "num_key_value_heads"}
     mistral = from_hf(small)
-    assert (mistral.n_kv_heads, mistral.head_dim) == (8, 128)
-    assert (mistral.sliding_window, mistral.context_length) == (4096, 131072)
-    assert from_hf(small | {"sliding_window": None}).sliding_window is None
+    attention = mistral.layers[0].attention
+    assert (attention.n_kv_heads, attention.head_dim) == (8, 128)
+    assert (attention.window, mistral.context_length) == (4096, 131072)
+    assert from_hf(small | {"sliding_window": None}).layers[0].attention.window is None
     llama = from_hf(small | {"architectures": ["LlamaForCausalLM"]})
-    assert (llama.n_kv_heads, llama.sliding_window, llama.context_length) == (32, None, 2048)
-    assert (llama.rope_theta, llama.norm_eps, llama.tied_embeddings) == (10000.0, 1e-6, False)
+    attention = llama.layers[0].attention
+    assert (attention.n_kv_heads, attention.window, llama.context_length) == (32, None, 2048)
+    assert (attention.rope.theta, llama.norm_eps, llama.tied_embeddings) == (10000.0, 1e-6, False)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +166,7 @@ META_1B = {
 
 
 def meta(params: dict, vocab_size: int = 128256, tied: bool = True) -> ModelConfig:
-    return from_meta(params, vocab_size=vocab_size, hidden_dim=8192, tied_embeddings=tied)
+    return meta_family().meta.read(MetaConfig(params, vocab_size, 8192, tied))
 
 
 def test_meta_equals_hf():
@@ -161,13 +175,14 @@ def test_meta_equals_hf():
 
 def test_meta_generations():
     scaled_8b = meta(META_1B | {"dim": 4096})
-    assert scaled_8b.rope_scaling == RopeScaling("llama3", 8.0)
+    assert rope_of(scaled_8b).scaling == RopeScaling("llama3", 8.0)
     llama3 = meta({k: v for k, v in META_1B.items() if k != "use_scaled_rope"})
-    assert (llama3.rope_scaling, llama3.context_length) == (None, 8192)
+    assert (rope_of(llama3).scaling, llama3.context_length) == (None, 8192)
     llama2 = {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-5}
     config = meta(llama2 | {"vocab_size": -1}, vocab_size=32000, tied=False)
-    assert (config.vocab_size, config.n_kv_heads, config.context_length) == (32000, 32, 4096)
-    assert (config.rope_theta, config.head_dim) == (10000.0, 128)
+    assert (config.vocab_size, config.layers[0].attention.n_kv_heads) == (32000, 32)
+    assert config.context_length == 4096
+    assert rope_of(config) == Rope(10000.0, 128)
     assert meta(llama2 | {"rope_theta": 1e6}).context_length == 16384
 
 
@@ -195,39 +210,33 @@ GGUF_1B = {
 
 
 def read_gguf_fields(fields: dict, rope_factors: list[float] | None = None) -> ModelConfig:
-    return from_gguf(
-        fields,
-        vocab_size=128256,
-        tied_embeddings=True,
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        rope_factors=rope_factors,
-    )
+    shapes = {"token_embd.weight": (128256, 2048)}
+    return gguf_family(fields).gguf.read(GGUFConfig(fields, shapes, rope_factors))
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
 def test_gguf_rope_factors_become_llama3_scaling(factor: float):
-    scaling = RopeScaling("llama3", factor)
-    factors = llama3_divisors(scaling, 64, 500000.0)
+    rope = Rope(500000.0, 64, RopeScaling("llama3", factor))
+    factors = llama3_divisors(rope)
     config = read_gguf_fields(GGUF_1B, factors)
-    assert config == replace(LLAMA_CONFIG, rope_scaling=config.rope_scaling)
-    fitted = llama3_divisors(config.rope_scaling, 64, 500000.0)
+    layer = replace(LLAMA_LAYER, attention=replace(LLAMA_LAYER.attention, rope=rope_of(config)))
+    assert config == replace(LLAMA_CONFIG, layers=(layer,) * 16)
+    fitted = llama3_divisors(rope_of(config))
     assert all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(factors, fitted, strict=True))
-    assert config.rope_scaling == scaling
+    assert rope_of(config) == rope
 
 
 def test_gguf_other_rope_factors_are_refused():
     for factors in ([1.0] * 16 + [3.0] * 16, [1.0, 8.0], [float("nan")] * 32):
         with pytest.raises(ValueError, match="rope"):
             read_gguf_fields(GGUF_1B, factors)
-    assert read_gguf_fields(GGUF_1B, [1.0] * 32).rope_scaling is None
+    assert rope_of(read_gguf_fields(GGUF_1B, [1.0] * 32)).scaling is None
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"general.architecture": "qwen2"}, "qwen2"),
+        ({"general.architecture": "mamba"}, "mamba"),
         ({"general.type": "adapter"}, "adapter"),
         ({"split.count": 3}, "3 files"),
         ({"llama.expert_count": 8}, "expert_count"),
@@ -246,7 +255,8 @@ def test_gguf_refusals_name_the_field(change: dict, named: str):
 
 
 def test_parameter_shapes():
-    config = replace(LLAMA_CONFIG, n_layers=1, tied_embeddings=False, qkv_bias=True)
+    layer = replace(LLAMA_LAYER, attention=replace(LLAMA_LAYER.attention, qkv_bias=True))
+    config = replace(LLAMA_CONFIG, layers=(layer,), tied_embeddings=False)
     shapes = parameter_shapes(config)
     assert shapes["layers.0.attention.wk.weight"] == (512, 2048)
     assert shapes["layers.0.attention.wq.bias"] == (2048,)
@@ -258,8 +268,8 @@ def test_parameter_shapes():
 
 def test_configs_import_no_torch():
     code = (
-        "import sys, exporter.model.config, exporter.families.hf, exporter.families.meta, "
-        "exporter.families.gguf, exporter.checkpoint.known_models, exporter.checkpoint.hub; "
+        "import sys, exporter.model.matrices, exporter.checkpoint.known_models, exporter.checkpoint.hub; "
+        "from exporter.families.sources.registry import all_families; all_families(); "
         "sys.exit(bool({'torch', 'numpy', 'huggingface_hub'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

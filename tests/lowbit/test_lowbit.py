@@ -16,7 +16,8 @@ from native import ROOT, export, logits, run, runner_of, stats
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
-from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
 from exporter.model.decoder import new_caches
 from exporter.recipe.recipe import parse_recipe
 
@@ -239,7 +240,7 @@ def test_damaged_weights_are_an_error(both, tmp_path):
 
 
 def test_the_library_is_asked_for_in_words(monkeypatch, tmp_path):
-    code = "from exporter import ops; ops.load()"
+    code = "from exporter.lowbit import ops; ops.load()"
     result = subprocess.run(
         [ROOT / ".venv/bin/python", "-c", code], cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "LOWBIT_LIBRARY": str(tmp_path / "none.so")}, check=False,

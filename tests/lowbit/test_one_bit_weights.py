@@ -5,8 +5,8 @@ import torch
 from quantized_weights import HALF_ROUNDING, native, weights
 
 from exporter.formats.packed_header import read_matrix
-from exporter.lowbit.decoder import pack_integers
 from exporter.lowbit.ops import load
+from exporter.lowbit.pack import pack_integers
 from exporter.lowbit.weights import dequantize, quantize_linear
 from exporter.recipe.schemes import SCALE_DTYPES
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.checkpoint.load import load_model
+from exporter.model.config import ModelConfig
 from exporter.model.decoder import new_caches
 
 MAX_ERROR = 1e-4
@@ -97,23 +99,33 @@ def test_llama2c(tmp_path: Path):
     assert relative_error(actual, expected_logits(model, tokens)) < MAX_ERROR
 
 
+def with_rope(config: ModelConfig, **change) -> ModelConfig:
+    rope = replace(config.layers[0].attention.rope, **change)
+    return with_attention(config, rope=rope)
+
+
+def with_attention(config: ModelConfig, **change) -> ModelConfig:
+    layers = (replace(layer, attention=replace(layer.attention, **change)) for layer in config.layers)
+    return replace(config, layers=tuple(layers))
+
+
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "changed"),
     [
-        ("llama3.1", {"rope_scaling": None}),
-        ("llama3.2", {"rope_scaling": None}),
-        ("linear_rope", {"rope_scaling": None}),
-        ("mistral_window", {"sliding_window": None}),
-        ("mistral_window", {"sliding_window": 9}),
-        ("llama2", {"rope_theta": 2e4}),
-        ("llama2", {"norm_eps": 1e-2}),
+        ("llama3.1", partial(with_rope, scaling=None)),
+        ("llama3.2", partial(with_rope, scaling=None)),
+        ("linear_rope", partial(with_rope, scaling=None)),
+        ("mistral_window", partial(with_attention, window=None)),
+        ("mistral_window", partial(with_attention, window=9)),
+        ("llama2", partial(with_rope, theta=2e4)),
+        ("llama2", partial(replace, norm_eps=1e-2)),
     ],
 )
-def test_the_comparison_can_fail(tmp_path: Path, name: str, change: dict):
+def test_the_comparison_can_fail(tmp_path: Path, name: str, changed):
     """Each feature matters to these prompts: a model without it is far from transformers'."""
     model = tiny.make_hf(tmp_path, name)
     tokens = tiny.prompt(LENGTHS.get(name, DEFAULT_LENGTH))
     checkpoint = open_checkpoint(str(tmp_path))
-    changed = replace(checkpoint, config=replace(checkpoint.config, **change))
-    actual = run_chunks(changed, tokens, 1000)
+    other = replace(checkpoint, config=changed(checkpoint.config))
+    actual = run_chunks(other, tokens, 1000)
     assert relative_error(actual, expected_logits(model, tokens)) > 10 * MAX_ERROR

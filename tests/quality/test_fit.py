@@ -10,13 +10,12 @@ import torch
 
 from exporter.artifact.reader import read_artifact
 from exporter.cli import main as cli
-from exporter.lowbit.decoder import pack_integers
 from exporter.lowbit.ops import load
+from exporter.lowbit.pack import pack_integers
 from exporter.lowbit.weights import can_share, quantize_linear
 from exporter.quality.budget import parse_budget
 from exporter.quality.choices import FORMATS, Choice, Unit, packed_bytes, scheme_of
 from exporter.quality.fit import fit, hull, recipe_of
-from exporter.quality.layerwise import LINEARS
 from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import LinearScheme
 
@@ -154,7 +153,8 @@ def test_a_divergence_is_kept_and_the_recipe_makes_the_same_file(folder, capsys)
     assert len(first) <= report["predicted_bytes"] < 2 * len(first)
     recipe = parse_recipe(str(folder / "m.recipe.json"))
     artifact = read_artifact(folder / "m.pte")
-    names = [f"layers.{i}.{name}" for i in range(2) for name in LINEARS] + ["output"]
+    kinds = ("wqkv", "wo", "gate_up", "down")
+    names = [f"layers.{i}.{name}" for i in range(2) for name in kinds] + ["output"]
     for name in names:
         assert has_format(artifact.weight(name), recipe.linear.for_layer(name)), name
     assert artifact.weight("table") is artifact.weight("output")

@@ -10,16 +10,8 @@ from torch import Tensor
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.model.decoder import Transformer
-from exporter.quality import layerwise
-from exporter.quality.layerwise import (
-    LINEARS,
-    RESIDUAL,
-    Rope,
-    Stream,
-    float_weights,
-    matrices,
-    run_block,
-)
+from exporter.quality import layerwise, windows
+from exporter.quality.layerwise import Stream, run_block
 from exporter.quality.sampling import BatchDecoder
 from exporter.quality.transforms import (
     random_orthogonal,
@@ -29,6 +21,7 @@ from exporter.quality.transforms import (
     rotate_ends,
     smooth_block,
 )
+from exporter.quality.windows import Positions, float_weights
 from scripts import rotate_checkpoint
 from scripts.bench.command_line import exit_status
 
@@ -65,7 +58,7 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
 
 
 def weights(model: Transformer) -> list[Tensor]:
-    groups = [group for block in model.layers for group in matrices(block).values()]
+    groups = [block.sources(name) for block in model.layers for name in block.matrices]
     return [layer.weight.clone() for group in groups for layer in group]
 
 
@@ -73,7 +66,7 @@ def rotate(model: Transformer) -> None:
     rotation = residual_rotation(model.config)
     rotate_ends(model, rotation)
     for i, block in enumerate(model.layers):
-        rotate_block(block, model.config, rotation, i)
+        rotate_block(block, rotation, i)
 
 
 def smooth(model: Transformer) -> None:
@@ -81,11 +74,11 @@ def smooth(model: Transformer) -> None:
     generator = torch.Generator().manual_seed(5)
 
     def factors(name: str, weight: Tensor) -> Tensor:
-        assert name in LINEARS
+        assert name in model.layers[0].matrices
         return 2 ** (6 * torch.rand(weight.shape[1], generator=generator) - 3)
 
     for block in model.layers:
-        smooth_block(block, model.config, factors)
+        smooth_block(block, factors)
 
 
 class TestTransforms:
@@ -144,7 +137,7 @@ class TestTransforms:
 class TestLayerwise:
     @pytest.mark.parametrize("variation", VARIATIONS)
     def test_streams_are_the_models_hidden_states(self, variation, tmp_path, monkeypatch):
-        monkeypatch.setattr(layerwise, "QUERIES_AT_ONCE", 8)  # 8, 8 and 4
+        monkeypatch.setattr(windows, "QUERIES_AT_ONCE", 8)  # 8, 8 and 4
         model = make(tmp_path / "m", variation)
         tokens = tiny.prompt(9 * LENGTH).view(9, LENGTH)  # more windows than are done at once
         hidden: list[list[Tensor]] = [[] for _ in model.layers]
@@ -152,14 +145,14 @@ class TestLayerwise:
             layer.register_forward_hook(lambda m, i, out, found=found: found.append(out))
         for window in tokens:
             logits(model, window[None])
-        rope = Rope(model.config, LENGTH)
+        positions = Positions(model.config, LENGTH)
         with torch.no_grad():
-            stream = Stream(F.embedding(tokens, model.tok_embeddings.weight), model.config, rope)
+            stream = Stream(F.embedding(tokens, model.tok_embeddings.weight), model.config, positions)
             for block, expected in zip(model.layers, hidden, strict=True):
                 known = float_weights(block)
-                assert_same(run_block(block, stream.x, known, model.config, rope), torch.stack(expected))
+                assert_same(run_block(block, stream.x, known, model.config, positions), torch.stack(expected))
                 stream.enter(block, known)
-                for name in LINEARS:
+                for name in block.matrices:
                     stream.go_on(name)
                 assert_same(stream.x, torch.stack(expected))
 
@@ -168,22 +161,22 @@ class TestLayerwise:
         """Five windows in parts of two: with room for none, three (one part) and all of them."""
         monkeypatch.setattr(layerwise, "_parts", lambda n: [slice(0, 2), slice(2, 4), slice(4, 5)])
         model = make(tmp_path / "m", variation)
-        tokens, rope = tiny.prompt(5 * LENGTH).view(5, LENGTH), Rope(model.config, LENGTH)
+        tokens, positions = tiny.prompt(5 * LENGTH).view(5, LENGTH), Positions(model.config, LENGTH)
         block, parts = model.layers[0], layerwise._parts(5)
         known = float_weights(block)
         with torch.no_grad():
             x = F.embedding(tokens, model.tok_embeddings.weight)
             for room, count in ((0, 0), (3, 1), (5, 3)):
-                held, other = (Stream(x.clone(), model.config, rope) for _ in range(2))
+                held, other = (Stream(x.clone(), model.config, positions) for _ in range(2))
                 for stream in (held, other):
                     stream.enter(block, known)
-                for name in LINEARS:
+                for name in block.matrices:
                     made = [other.input(name, part) for part in parts]
                     monkeypatch.setattr(layerwise, "MOST_HELD", room * made[-1].nbytes + 1)
                     held.hold(name)
                     first, again = ([held.input(name, part) for part in parts] for _ in range(2))
                     same = [a.data_ptr() == b.data_ptr() for a, b in zip(first, again, strict=True)]
-                    assert sum(same) == (count if name in RESIDUAL else 0)
+                    assert sum(same) == (count if held.ends_branch(name) else 0)
                     assert all(torch.equal(a, b) for a, b in zip(made + made, first + again, strict=True))
                     if name == "wo":  # past it without go_on: what is held of it is not that of `down`
                         for part in parts:
@@ -195,7 +188,7 @@ class TestLayerwise:
                         before = other.x[part].clone()
                         taken, added = other.through(name, part)
                         assert torch.equal(taken, y)
-                        if name in RESIDUAL:
+                        if held.ends_branch(name):
                             assert torch.equal(added, F.linear(y, weight))
                             assert_same(other.x[part], before + F.linear(y, weight, bias))
                         else:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from quantized_tiny import CONTEXT, loaded
 
 from exporter.formats.packed_header import HEADER_BYTES, MOST_PARTS
-from exporter.lowbit.decoder import pack_integers
 from exporter.lowbit.ops import load
+from exporter.lowbit.pack import pack_integers
 from exporter.lowbit.weights import dequantize, quantize_linear
 from exporter.quality.calibrated import transform
 from exporter.quality.calibration import Calibration
@@ -26,16 +26,13 @@ from exporter.quality.choices import (
 )
 from exporter.quality.fit import fit
 from exporter.quality.layerwise import (
-    LINEARS,
-    Rope,
     add_second_moment,
-    float_weights,
-    last_hidden,
     mirrored,
     run_block,
     sum_over_parts,
 )
 from exporter.quality.sensitivity import WHOLE, sensitivities, windows_needed
+from exporter.quality.windows import Positions, float_weights, last_hidden
 from exporter.recipe.methods import PLAIN
 from exporter.recipe.schemes import LinearScheme
 from exporter.scoring.divergence import divergence, log_probabilities
@@ -119,11 +116,11 @@ def kl_of(model, tokens, changed: dict[str, torch.Tensor]) -> float:
     logits = []
     for other in ({}, changed):
         x = F.embedding(tokens, other.get("embedding", model.tok_embeddings.weight))
-        rope = Rope(model.config, tokens.shape[1])
+        positions = Positions(model.config, tokens.shape[1])
         for i, block in enumerate(model.layers):
             known = {name: (other.get(f"layers.{i}.{name}", weight), bias)
                      for name, (weight, bias) in float_weights(block).items()}  # fmt: skip
-            x = run_block(block, x, known, model.config, rope)
+            x = run_block(block, x, known, model.config, positions)
         output = other.get("output", model.output.weight)
         logits.append(F.linear(last_hidden(model, x).flatten(0, 1), output))
     return float(divergence(log_probabilities(logits[0]), logits[1]).kl.mean())
@@ -143,7 +140,7 @@ def test_gradients_predict_the_kl_of_single_matrices(variation, method, tmp_path
     calibration = Calibration(tokens, tokens[:1])
     shared = model.output.weight is model.tok_embeddings.weight
     units = {u.name: u for u in sensitivities(model, base, shared, calibration, lambda line: None)}
-    names = [f"layers.{i}.{name}" for i in range(len(model.layers)) for name in LINEARS]
+    names = [f"layers.{i}.{name}" for i, block in enumerate(model.layers) for name in block.matrices]
     assert list(units) == [*names, "output"] + ([] if shared else ["embedding"])
 
     weights = {f"layers.{i}.{name}": weight for i, block in enumerate(model.layers)

@@ -10,7 +10,8 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.cli import main as cli
 from exporter.formats.packed_header import read_header
-from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
 from exporter.recipe.methods import Method, parse_method
 from exporter.recipe.recipe import parse_recipe
 

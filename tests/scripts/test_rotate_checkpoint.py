@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from exporter.chat.reduce import reduce_template
 from exporter.checkpoint.checkpoint import open_checkpoint
-from exporter.model.config import parameter_shapes
+from exporter.model.matrices import parameter_shapes
 from exporter.tokenizer.end_tokens import token_sources
 from exporter.tokenizer.tokenizer import read_tokenizer
 from scripts import rotate_checkpoint

@@ -17,7 +17,8 @@ from exporter.checkpoint.load import load_model
 from exporter.cli import main as cli
 from exporter.formats.packed_header import read_matrix
 from exporter.lowbit import ops
-from exporter.lowbit.decoder import LowbitTransformer, PackOptions, pack_integers
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions, pack_integers
 from exporter.lowbit.weights import quantize_embedding
 from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import EmbeddingScheme

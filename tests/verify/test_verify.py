@@ -20,7 +20,8 @@ from exporter.artifact.reader import read_artifact
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.cli import main as cli
-from exporter.lowbit.decoder import LowbitTransformer, PackOptions
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
 from exporter.recipe.recipe import parse_recipe
 from exporter.verify import identity as verify_identity
 from exporter.verify.limits import MEASURED, limits_for

@@ -1,0 +1,165 @@
+"""Llama 1 to 3.2 and what has its layers, SmolLM2 and TinyLlama among them.
+
+Sources: transformers' LlamaConfig, llama.cpp's converter of the architecture `llama`, Meta's llama-models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from exporter.families.sources.family import Family, GGUFSource, HFSource, MetaSource, TensorNames
+from exporter.families.sources.gguf import GGUFConfig
+from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.meta import MetaConfig
+from exporter.families.sources.names import (
+    GGUF_IGNORED,
+    GGUF_NAMES,
+    HF_IGNORED,
+    HF_NAMES,
+    META_IGNORED,
+    META_NAMES,
+)
+from exporter.model.config import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+    repeated,
+)
+
+META_FIELDS = frozenset(
+    """dim head_dim max_seq_len n_heads n_kv_heads n_layers norm_eps rope_scaling_factor rope_theta
+    sliding_window use_scaled_rope vocab_size""".split()
+)
+# params.json never says how far the rotary frequencies are stretched. It is 8 for Llama 3.1 and
+# 3.3 and for the larger 3.2; for the two small 3.2 models, known by their width, it is 32
+# (meta-llama/llama-models issues 166 and 241).
+SCALING_FACTOR = 8.0
+SCALING_FACTOR_OF_DIM = {2048: 32.0, 3072: 32.0}
+# Nor does it say how long a context the model was trained for; the base frequency tells.
+CONTEXT_OF_THETA = {10000.0: 4096, 500000.0: 8192, 1000000.0: 16384}
+SCALED_CONTEXT = 131072
+
+
+def from_hf(config: HFConfig) -> ModelConfig:
+    heads, head_dim = config.required("num_attention_heads"), config.head_dim()
+    config.only("hidden_act", "silu")
+    bias = config.optional("attention_bias", False)
+    attention = AttentionSpec(
+        n_heads=heads,
+        n_kv_heads=config.optional("num_key_value_heads", heads),
+        head_dim=head_dim,
+        rope=config.rope(head_dim),
+        qkv_bias=bias,
+        output_bias=bias,
+    )
+    feed_forward = FeedForwardSpec(
+        config.required("intermediate_size"), bias=config.optional("mlp_bias", False)
+    )
+    return config.model("llama", [LayerSpec(attention, feed_forward)], default_context=2048)
+
+
+def from_gguf(config: GGUFConfig) -> ModelConfig:
+    heads, head_dim = config.count("attention.head_count"), config.head_dim()
+    attention = AttentionSpec(
+        n_heads=heads,
+        n_kv_heads=config.count("attention.head_count_kv", heads),
+        head_dim=head_dim,
+        rope=Rope(config.theta(), head_dim, _gguf_scaling(config, head_dim)),
+        window=config.optional("attention.sliding_window") or None,
+        qkv_bias=config.has("blk.0.attn_q.bias"),
+        output_bias=config.has("blk.0.attn_output.bias"),
+    )
+    feed_forward = FeedForwardSpec(
+        config.count("feed_forward_length"), bias=config.has("blk.0.ffn_gate.bias")
+    )
+    return config.model("llama", [LayerSpec(attention, feed_forward)])
+
+
+def from_meta(config: MetaConfig) -> ModelConfig:
+    """With a window it is Mistral's own format, which has the same fields."""
+    config.refuse_unknown(META_FIELDS)
+    params, dim, heads = config.params, config.count("dim"), config.count("n_heads")
+    theta = float(params.get("rope_theta") or 10000.0)
+    scaling = None
+    if params.get("use_scaled_rope"):
+        factor = params.get("rope_scaling_factor") or SCALING_FACTOR_OF_DIM.get(dim, SCALING_FACTOR)
+        scaling = RopeScaling("llama3", factor)
+    context = SCALED_CONTEXT if scaling else CONTEXT_OF_THETA.get(theta, 4096)
+    head_dim, window = params.get("head_dim") or dim // heads, params.get("sliding_window")
+    attention = AttentionSpec(
+        n_heads=heads,
+        n_kv_heads=params.get("n_kv_heads") or heads,
+        head_dim=head_dim,
+        rope=Rope(theta, head_dim, scaling),
+        window=window,
+    )
+    layer = LayerSpec(attention, FeedForwardSpec(config.hidden_dim))
+    return ModelConfig(
+        family="mistral" if window else "llama",
+        dim=dim,
+        layers=repeated([layer], config.count("n_layers")),
+        vocab_size=config.vocabulary(),
+        norm_eps=params.get("norm_eps", 1e-5),
+        context_length=params.get("max_seq_len") or context,
+        tied_embeddings=config.tied_embeddings,
+    )
+
+
+def llama3_divisors(rope: Rope) -> list[float]:
+    """The `width / 2` numbers by which Llama 3.1's scaling divides the rotary frequencies.
+
+    Its formula (`apply_scaling` in Meta's llama-models) as llama.cpp's converter stores it.
+    """
+    scaling, divisors = rope.scaling, []
+    for pair in range(rope.width // 2):
+        wavelength = 2 * math.pi * rope.theta ** (2 * pair / rope.width)
+        turns = scaling.original_context_length / wavelength
+        span = scaling.high_freq_factor - scaling.low_freq_factor
+        kept = min(max((turns - scaling.low_freq_factor) / span, 0.0), 1.0)
+        divisors.append(1.0 / ((1.0 - kept) / scaling.factor + kept))
+    return divisors
+
+
+def _gguf_scaling(config: GGUFConfig, head_dim: int) -> RopeScaling | None:
+    linear, factors = config.linear_scaling(), config.rope_factors
+    if linear is not None and factors is not None:
+        raise ValueError(
+            "both llama.rope.scaling.type 'linear' and the tensor rope_freqs.weight are given: "
+            "use a checkpoint with one of them"
+        )
+    if linear is not None or factors is None or all(factor == 1.0 for factor in factors):
+        return linear
+    return _fit_llama3(factors, head_dim, config.theta(), config.count("context_length"))
+
+
+def _fit_llama3(factors: Sequence[float], head_dim: int, theta: float, context: int) -> RopeScaling:
+    """The scaling that `factors` came from.
+
+    Its `factor` is the largest of them; the original context is a power of two below the present
+    one; low 1 and high 4 are the same in all Llama 3 models. Whatever gives these numbers is right.
+    """
+    if len(factors) == head_dim // 2 and max(factors) > 1.0:
+        original = 1
+        while original <= context:
+            scaling = RopeScaling("llama3", max(factors), original_context_length=original)
+            expected = llama3_divisors(Rope(theta, head_dim, scaling))
+            pairs = zip(factors, expected, strict=True)
+            if all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
+                return scaling
+            original *= 2
+    raise ValueError(
+        "the tensor rope_freqs.weight does not hold Llama 3 rope scaling, the only kind known: "
+        "use the Hugging Face form of this checkpoint"
+    )
+
+
+FAMILY = Family(
+    "llama",
+    hf=HFSource(("LlamaForCausalLM",), from_hf, TensorNames(HF_NAMES, HF_IGNORED)),
+    gguf=GGUFSource("llama", from_gguf, TensorNames(GGUF_NAMES, GGUF_IGNORED, interleaved=True)),
+    meta=MetaSource(from_meta, TensorNames(META_NAMES, META_IGNORED, interleaved=True)),
+)

@@ -1,0 +1,62 @@
+"""What a family's file says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from exporter.families.sources.gguf import GGUFConfig
+from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.meta import MetaConfig
+from exporter.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class TensorNames:
+    """What a source calls the tensors, and how it stores them.
+
+    `modules` maps canonical module names, `{i}` being the layer, to the source's. `ignored` holds patterns of
+    stored names that carry nothing. `interleaved`: the rotary pairs of wq and wk are neighbouring rows, not
+    half a head apart. `norm_offset` is what the model adds to every norm's stored weight.
+    """
+
+    modules: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    interleaved: bool = False
+    norm_offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class HFSource:
+    """Hugging Face: the `architectures` of config.json that are this family's."""
+
+    architectures: tuple[str, ...]
+    read: Callable[[HFConfig], ModelConfig]
+    names: TensorNames
+
+
+@dataclass(frozen=True)
+class GGUFSource:
+    """GGUF: the `general.architecture` of this family, which is the prefix of its fields, too."""
+
+    architecture: str
+    read: Callable[[GGUFConfig], ModelConfig]
+    names: TensorNames
+
+
+@dataclass(frozen=True)
+class MetaSource:
+    """Meta's params.json beside consolidated.*.pth. It names no family: one family reads it."""
+
+    read: Callable[[MetaConfig], ModelConfig]
+    names: TensorNames
+
+
+@dataclass(frozen=True)
+class Family:
+    """`name` is the artifact's `model_family`, and the name of the file that has it."""
+
+    name: str
+    hf: HFSource | None = None
+    gguf: GGUFSource | None = None
+    meta: MetaSource | None = None

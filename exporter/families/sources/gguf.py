@@ -1,0 +1,133 @@
+"""A GGUF file's metadata and tensors' shapes, each field read once.
+
+Fields of a model begin with its architecture's name. One that no family's reader asked for is refused by
+name, unless it is known to change nothing: it may change the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from exporter.model.config import LayerSpec, ModelConfig, RopeScaling, repeated
+
+# The vocabulary follows from the tensors.
+HARMLESS = frozenset(
+    """rope.scaling.finetuned rope.scaling.original_context_length tensor_data_layout
+    vocab_size""".split()
+)
+# Fields of every family whose other values change the computation.
+NEUTRAL: dict[str, object] = {
+    "attention.causal": True,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "rope.scaling.attn_factor": 1.0,
+    "use_parallel_residual": False,
+}
+
+
+class GGUFConfig:
+    """Metadata `fields`, and the `shapes` of the tensors. Readers ask for fields by their names behind the
+    architecture's; `model` refuses what nobody asked for.
+
+    `rope_factors` is the content of the tensor `rope_freqs.weight`, if there is one.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, object],
+        shapes: Mapping[str, Sequence[int]],
+        rope_factors: Sequence[float] | None,
+    ):
+        self.shapes, self.rope_factors = shapes, rope_factors
+        self.architecture = fields.get("general.architecture")
+        prefix = f"{self.architecture}."
+        self.fields = {
+            name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix)
+        }
+        self._read: set[str] = set()
+        if fields.get("split.count", 1) not in (0, 1):
+            raise ValueError(
+                f"the model is split into {fields['split.count']} files: join them with "
+                "`llama-gguf-split --merge` first"
+            )
+
+    def optional(self, name: str, default: object = None) -> object:
+        """The field's value, `default` where it is missing."""
+        self._read.add(name)
+        return self.fields.get(name, default)
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """The field's value, `default` where it is missing. Raises ValueError for one that is no count."""
+        value = self.optional(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise ValueError(
+                f"field '{self.architecture}.{name}' is {value!r}, not a positive whole number: use another "
+                "conversion of this checkpoint"
+            )
+        return value
+
+    def only(self, name: str, value: object) -> None:
+        """Raise ValueError when the field has another value than `value`."""
+        found = self.optional(name, value)
+        if found != value:
+            raise ValueError(
+                f"field '{self.architecture}.{name}' is {found!r}, but only {value!r} is supported: "
+                "use a checkpoint with that value"
+            )
+
+    def head_dim(self) -> int:
+        """The width of a head, which keys, values and the rotation share."""
+        dim, heads = self.count("embedding_length"), self.count("attention.head_count")
+        head_dim = self.count("attention.key_length", dim // heads)
+        for name in ("attention.value_length", "rope.dimension_count"):
+            if self.count(name, head_dim) != head_dim:
+                raise ValueError(
+                    f"{self.architecture}.{name} is {self.fields[name]!r}, but only the head size {head_dim} "
+                    "is supported: use a checkpoint with that value"
+                )
+        return head_dim
+
+    def theta(self, default: float = 10000.0) -> float:
+        """The rotation's base frequency."""
+        return float(self.optional("rope.freq_base") or default)
+
+    def linear_scaling(self) -> RopeScaling | None:
+        """The rotary scaling that fields tell. Raises ValueError for one that is not linear."""
+        kind, factor = self.optional("rope.scaling.type", "none"), self.optional("rope.scaling.factor")
+        if kind not in ("none", "linear"):
+            raise ValueError(
+                f"{self.architecture}.rope.scaling.type {kind!r} is not supported: use a checkpoint with "
+                "'linear' or none"
+            )
+        return RopeScaling("linear", factor) if kind == "linear" else None
+
+    def has(self, tensor: str) -> bool:
+        return tensor in self.shapes
+
+    def model(
+        self, family: str, layers: Sequence[LayerSpec], *, embedding_scale: float = 1.0
+    ) -> ModelConfig:
+        """The ModelConfig of layers that go through `layers` again and again, with the fields and tensors
+        that every family calls alike.
+
+        Raises ValueError naming a field that is missing, of a wrong value, or asked for by nobody.
+        """
+        config = ModelConfig(
+            family=family,
+            dim=self.count("embedding_length"),
+            layers=repeated(layers, self.count("block_count")),
+            vocab_size=self.shapes["token_embd.weight"][0],
+            norm_eps=self.optional("attention.layer_norm_rms_epsilon"),
+            context_length=self.count("context_length"),
+            tied_embeddings=not self.has("output.weight"),
+            embedding_scale=embedding_scale,
+        )
+        for name, value in NEUTRAL.items():
+            self.only(name, value)
+        for name, value in self.fields.items():
+            if name not in HARMLESS | self._read:
+                raise ValueError(
+                    f"field '{self.architecture}.{name}' (value {value!r}) is unknown and may change the "
+                    "computation: use a checkpoint without it"
+                )
+        return config

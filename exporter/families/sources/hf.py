@@ -1,0 +1,214 @@
+"""A Hugging Face config.json, each field read once.
+
+A field that no family's reader asked for is refused by name, unless it is known to change nothing: it may
+change the computation. Both spellings are read, of transformers 4 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from exporter.formats.quantized_names import REMEDY
+from exporter.model.config import LayerSpec, ModelConfig, Rope, RopeScaling, repeated
+from exporter.model.generation_settings import KEYS as GENERATION_KEYS
+
+# Training, bookkeeping, token ids. `pretraining_tp` splits matrix products into slices and sums the
+# same terms. Generation settings of older versions are generation_settings.py's.
+HARMLESS = GENERATION_KEYS | frozenset(
+    """_attn_implementation _attn_implementation_autoset _flash_attn_2_enabled _name_or_path
+    architectures attention_dropout chunk_size_feed_forward cross_attention_hidden_size dtype finetuning_task
+    id2label initializer_range is_decoder is_llama_config label2id max_sequence_length
+    model_type prefix pretraining_tp problem_type return_dict sep_token_id task_specific_params
+    tf_legacy_loss tokenizer_class torch_dtype torchscript transformers.js_config unsloth_fixed
+    unsloth_version use_bfloat16""".split()
+)
+# Fields of every family whose other values change the computation.
+NEUTRAL: dict[str, object] = {
+    "partial_rotary_factor": 1.0,
+    "rope_interleaved": False,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "tie_encoder_decoder": False,
+    "pruned_heads": {},
+}
+ROPE_KEYS = {
+    "default": frozenset(),
+    "linear": frozenset({"factor"}),
+    "llama3": frozenset(
+        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
+    ),
+}
+FULL, SLIDING = "full_attention", "sliding_attention"  # of `layer_types`
+
+
+class HFConfig:
+    """The content of a config.json. Readers ask for fields; `model` refuses what nobody asked for."""
+
+    def __init__(self, fields: Mapping[str, object]):
+        self.fields = fields
+        self._read: set[str] = set()
+        quantized = fields.get("quantization_config") or fields.get("quantization")  # the latter: MLX
+        if quantized is not None:
+            method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
+            raise ValueError(f"quantization_config {method or quantized!r}: {REMEDY}")
+
+    def required(self, name: str) -> object:
+        """The field's value. Raises ValueError when it is missing or null."""
+        self._read.add(name)
+        return _required(self.fields, name)
+
+    def optional(self, name: str, default: object = None) -> object:
+        """The field's value, `default` where it is missing or null."""
+        self._read.add(name)
+        return _optional(self.fields, name, default)
+
+    def nullable(self, name: str, default: object) -> object:
+        """The field's value, null among them, `default` where it is missing."""
+        self._read.add(name)
+        return self.fields.get(name, default)
+
+    def only(self, name: str, value: object) -> None:
+        """Raise ValueError when the field has another value than `value`."""
+        self._read.add(name)
+        found = self.fields.get(name)
+        if found is not None and found != value:
+            raise ValueError(
+                f"field {name!r} is {found!r}, but only {value!r} is supported: "
+                "use a checkpoint with that value"
+            )
+
+    def head_dim(self) -> object:
+        """`head_dim`, or the model's width divided among the heads."""
+        found = self.optional("head_dim")
+        dim, heads = self.required("hidden_size"), self.required("num_attention_heads")
+        return _whole_division(dim, heads) if found is None else found
+
+    def rope(self, width: object, default_theta: float = 10000.0) -> Rope:
+        """The rotation that all layers share."""
+        rope = self._rope_parameters()
+        return _rope(rope, width, self.optional("rope_theta", default_theta))
+
+    def ropes_by_kind(
+        self, width: object, thetas: Mapping[str, tuple[str, float]]
+    ) -> dict[str, Rope]:
+        """A rotation for each kind of layer. `thetas` has for each kind the older field of its base
+        frequency, and that field's default; the older `rope_scaling` is that of FULL."""
+        rope = self._rope_parameters()
+        nested = {kind for kind in thetas if isinstance(rope.get(kind), Mapping)}
+        found = {}
+        for kind, (older, default) in thetas.items():
+            own = rope[kind] if kind in nested else {} if nested or kind != FULL else rope
+            found[kind] = _rope(own, width, self.optional(older, default))
+        if unknown := nested and set(rope) - nested:
+            raise ValueError(
+                f"rope parameters name {', '.join(sorted(unknown))}, which are no layers of this model: "
+                "correct the config"
+            )
+        return found
+
+    def layer_kinds(self, n_layers: object, default: Sequence[str]) -> Sequence[str]:
+        """`layer_types`, FULL or SLIDING for each layer; `default` where the config has none."""
+        found = self.optional("layer_types")
+        if found is None:
+            return default
+        if not isinstance(found, list) or len(found) != n_layers or not set(found) <= {FULL, SLIDING}:
+            raise ValueError(
+                f"layer_types is {found!r}, not {n_layers} times {FULL!r} or {SLIDING!r}: correct the config"
+            )
+        return found
+
+    def model(
+        self,
+        family: str,
+        layers: Sequence[LayerSpec],
+        *,
+        default_context: int,
+        default_tied: bool = False,
+        embedding_scale: float = 1.0,
+    ) -> ModelConfig:
+        """The ModelConfig of layers that go through `layers` again and again, with the fields that every
+        family calls alike.
+
+        Raises ValueError naming a field that is missing, of a wrong value, or asked for by nobody.
+        """
+        config = ModelConfig(
+            family=family,
+            dim=self.required("hidden_size"),
+            layers=repeated(layers, self.required("num_hidden_layers")),
+            vocab_size=self.required("vocab_size"),
+            norm_eps=self.optional("rms_norm_eps", 1e-6),
+            context_length=self.optional("max_position_embeddings", default_context),
+            tied_embeddings=self.optional("tie_word_embeddings", default_tied),
+            embedding_scale=embedding_scale,
+        )
+        for name, value in NEUTRAL.items():
+            self.only(name, value)
+        for name, value in self.fields.items():
+            if value is not None and name not in HARMLESS | self._read:
+                raise ValueError(
+                    f"field {name!r} (value {value!r}) is unknown and may change the computation: "
+                    "use a checkpoint without it, or delete it if it does not"
+                )
+        return config
+
+    def _rope_parameters(self) -> Mapping[str, object]:
+        older, newer = self.optional("rope_scaling"), self.optional("rope_parameters")
+        if older is not None and newer is not None and older != newer:
+            raise ValueError("rope_scaling and rope_parameters differ: delete the wrong one")
+        rope = older or newer or {}
+        if not isinstance(rope, Mapping):
+            raise ValueError(f"rope parameters are {rope!r}, not an object: correct the config")
+        return rope
+
+
+def _rope(rope: Mapping[str, object], width: object, default_theta: object) -> Rope:
+    """One rotation of `rope_parameters` or `rope_scaling`."""
+    theta = _optional(rope, "rope_theta", default_theta)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_KEYS:
+        raise ValueError(
+            f"rope type {kind!r} is not supported: use a checkpoint with {', '.join(ROPE_KEYS)}"
+        )
+    if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise ValueError(
+            f"partial_rotary_factor is {rope['partial_rotary_factor']!r}, but only 1.0 is "
+            "supported: use a checkpoint that rotates whole heads"
+        )
+    shared = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
+    for name, value in rope.items():
+        if value is not None and name not in ROPE_KEYS[kind] | shared:
+            raise ValueError(
+                f"rope parameter {name!r} (value {value!r}) does not belong to rope type {kind!r}: "
+                "use a checkpoint without it, or delete it if it changes nothing"
+            )
+    if kind == "default":
+        return Rope(theta, width)
+    if kind == "linear":
+        return Rope(theta, width, RopeScaling("linear", _required(rope, "factor")))
+    return Rope(theta, width, RopeScaling(
+        kind="llama3",
+        factor=_required(rope, "factor"),
+        low_freq_factor=_required(rope, "low_freq_factor"),
+        high_freq_factor=_required(rope, "high_freq_factor"),
+        original_context_length=_required(rope, "original_max_position_embeddings"),
+    ))  # fmt: skip
+
+
+def _required(config: Mapping[str, object], name: str) -> object:
+    if config.get(name) is None:
+        raise ValueError(f"field {name!r} is missing: complete the config or download it again")
+    return config[name]
+
+
+def _optional(config: Mapping[str, object], name: str, default: object) -> object:
+    value = config.get(name)
+    return default if value is None else value
+
+
+def _whole_division(dim: object, heads: object) -> int:
+    if not isinstance(dim, int) or not isinstance(heads, int) or heads <= 0 or dim % heads:
+        raise ValueError(
+            f"hidden_size {dim!r} does not divide evenly among {heads!r} num_attention_heads: "
+            "correct the config or give head_dim"
+        )
+    return dim // heads

@@ -1,0 +1,50 @@
+"""What most families of a source call the tensors: canonical module names to the source's, `{i}` the layer.
+
+Canonical names are Meta's. A family adds its own to these.
+"""
+
+HF_NAMES = {
+    "tok_embeddings": "model.embed_tokens",
+    "layers.{i}.attention_norm": "model.layers.{i}.input_layernorm",
+    "layers.{i}.attention.wq": "model.layers.{i}.self_attn.q_proj",
+    "layers.{i}.attention.wk": "model.layers.{i}.self_attn.k_proj",
+    "layers.{i}.attention.wv": "model.layers.{i}.self_attn.v_proj",
+    "layers.{i}.attention.wo": "model.layers.{i}.self_attn.o_proj",
+    "layers.{i}.ffn_norm": "model.layers.{i}.post_attention_layernorm",
+    "layers.{i}.feed_forward.w1": "model.layers.{i}.mlp.gate_proj",
+    "layers.{i}.feed_forward.w2": "model.layers.{i}.mlp.down_proj",
+    "layers.{i}.feed_forward.w3": "model.layers.{i}.mlp.up_proj",
+    "norm": "model.norm",
+    "output": "lm_head",
+}
+# Rotary frequencies, which older versions of transformers stored.
+HF_IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+
+GGUF_NAMES = {
+    "tok_embeddings": "token_embd",
+    "layers.{i}.attention_norm": "blk.{i}.attn_norm",
+    "layers.{i}.attention.wq": "blk.{i}.attn_q",
+    "layers.{i}.attention.wk": "blk.{i}.attn_k",
+    "layers.{i}.attention.wv": "blk.{i}.attn_v",
+    "layers.{i}.attention.wo": "blk.{i}.attn_output",
+    "layers.{i}.ffn_norm": "blk.{i}.ffn_norm",
+    "layers.{i}.feed_forward.w1": "blk.{i}.ffn_gate",
+    "layers.{i}.feed_forward.w2": "blk.{i}.ffn_down",
+    "layers.{i}.feed_forward.w3": "blk.{i}.ffn_up",
+    "norm": "output_norm",
+    "output": "output",
+}
+GGUF_ROPE_FACTORS = "rope_freqs.weight"
+# Rope factors are read into the config; the others are rotary tables of early files.
+GGUF_IGNORED = (GGUF_ROPE_FACTORS, "blk.*.attn_rot_embd.weight")
+
+META_NAMES = {
+    name: name for name in (
+        "tok_embeddings", "layers.{i}.attention_norm", "layers.{i}.attention.wq", "layers.{i}.attention.wk",
+        "layers.{i}.attention.wv", "layers.{i}.attention.wo", "layers.{i}.ffn_norm",
+        "layers.{i}.feed_forward.w1", "layers.{i}.feed_forward.w2", "layers.{i}.feed_forward.w3", "norm",
+        "output",
+    )
+}  # fmt: skip
+# Rotary tables: Meta's, and llama2.c's.
+META_IGNORED = ("rope.freqs", "freqs_cos", "freqs_sin")

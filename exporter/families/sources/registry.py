@@ -1,0 +1,59 @@
+"""Find the family of a config."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+
+from exporter import families
+from exporter.families.sources.family import Family
+
+
+@functools.cache
+def all_families() -> tuple[Family, ...]:
+    """Of every file in `exporter/families/`, by name."""
+    found = []
+    for module in pkgutil.iter_modules(families.__path__):
+        if not module.ispkg:
+            found.append(importlib.import_module(f"{families.__name__}.{module.name}").FAMILY)
+    return tuple(found)
+
+
+def hf_family(config: Mapping[str, object]) -> Family:
+    """The family of config.json's `architectures`. Raises ValueError that lists those that are supported."""
+    named = config.get("architectures")
+    name = named[0] if isinstance(named, list) and len(named) == 1 else None
+    known = {
+        architecture: family for family in all_families() if family.hf is not None
+        for architecture in family.hf.architectures
+    }  # fmt: skip
+    if name not in known:
+        raise ValueError(
+            f"architectures {named!r} is not supported: use a checkpoint of {' or '.join(known)}"
+        )
+    return known[name]
+
+
+def gguf_family(fields: Mapping[str, object]) -> Family:
+    """The family of `general.architecture`. Raises ValueError that lists those that are supported, and
+    for a file that is no model."""
+    if fields.get("general.type", "model") != "model":
+        raise ValueError(
+            f"general.type is {fields['general.type']!r}, not a whole model: give the model that it belongs "
+            "to, with an adapter merged into it"
+        )
+    name = fields.get("general.architecture")
+    known = {family.gguf.architecture: family for family in all_families() if family.gguf is not None}
+    if name not in known:
+        listed = " or ".join(repr(architecture) for architecture in known)
+        raise ValueError(
+            f"general.architecture {name!r} is not supported: use a file of architecture {listed}"
+        )
+    return known[name]
+
+
+def meta_family() -> Family:
+    """The family that reads Meta's format."""
+    return next(family for family in all_families() if family.meta is not None)

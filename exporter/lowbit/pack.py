@@ -1,0 +1,169 @@
+"""Packed matrices: their modules, and how weights become them.
+
+Queries, keys and values are one matrix, and so are gate and up; a tied output has the embedding's table where
+both ask for the same format.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from exporter.lowbit.weights import QuantizedWeight, can_share, quantize_embedding, quantize_linear
+from exporter.model.decoder import Transformer
+from exporter.recipe.recipe import Recipe
+from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
+
+Report = Callable[[str], None]
+TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")  # activations as torchao quantizes them
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """What the packed weights are: `recipe`'s schemes, `dtype` where it has none. `found` are
+    matrices that are quantized already, by their names: `layers.0.wqkv`, ..., `output`."""
+
+    recipe: Recipe
+    dtype: torch.dtype
+    found: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+
+
+class PackedLinear(nn.Module):
+    """y [T, N] = x [T, K] weight^T + bias on packed bytes; a subclass for each operator."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, out_features: int):
+        super().__init__()
+        self.out_features = out_features
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+
+class LinearA8wx(PackedLinear):
+    token_scales = False
+
+    def forward(self, x_TK: Tensor) -> Tensor:
+        return torch.ops.lowbit.linear_a8wx(
+            x_TK, self.weight, self.bias, self.out_features, self.token_scales
+        )
+
+
+class LinearA8wxByToken(LinearA8wx):
+    token_scales = True
+
+
+class LinearWx(PackedLinear):
+    def forward(self, x_TK: Tensor) -> Tensor:
+        return torch.ops.lowbit.linear_wx(x_TK, self.weight, self.bias, self.out_features)
+
+
+class LinearFp(PackedLinear):
+    def forward(self, x_TK: Tensor) -> Tensor:
+        return torch.ops.lowbit.linear_fp(x_TK, self.weight, self.bias, self.out_features)
+
+
+def pack_linear(layers: list[nn.Linear], options: PackOptions, name: str) -> PackedLinear:
+    """The layers' rows, one after the other, as one; their weights are given up."""
+    bias, n = _biases(layers), sum(layer.out_features for layer in layers)
+    if name in options.found:
+        return _module(options.found[name], options.recipe.linear, bias, n)
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    for layer in layers:
+        layer.weight = None
+    return _pack(weight, bias, options, name)
+
+
+def pack_head(head: nn.Linear, options: PackOptions) -> PackedLinear:
+    """The matrix before a tied output: small, and every logit depends on it. Integers would round its
+    inputs once more, which at 8 bits costs half again of the KL; so it is float16 at the least."""
+    dtype = torch.float16 if options.recipe.is_quantized() else options.dtype
+    return LinearFp(_pack_float(head.weight.detach(), dtype), None, head.out_features)
+
+
+def pack_output(
+    model: Transformer, options: PackOptions, report: Report
+) -> tuple[PackedLinear, Tensor]:
+    """The output layer and the embedding's table, which are one where that changes nothing."""
+    tied = model.output.weight is model.tok_embeddings.weight
+    linear, embedding = options.recipe.linear, options.recipe.embedding
+    weight, bias = model.tok_embeddings.weight.detach(), _biases([model.output])
+    if "output" in options.found:
+        output = _module(options.found["output"], linear, bias, len(weight))
+    else:
+        output = _pack(model.output.weight.detach(), bias, options, "output")
+    if shares_table(model, linear, embedding):
+        return output, output.weight
+    if embedding is None:
+        table = _pack_float(weight, options.dtype)
+    else:
+        table = pack_integers(quantize_embedding(weight, embedding))
+    if tied:
+        saved = min(table.nbytes, output.weight.nbytes) / 1e6
+        report(
+            "note: embedding and output are tied but ask for different formats, so both are "
+            f"stored; the same format for both saves {saved:.0f} MB"
+        )
+    return output, table
+
+
+def pack_integers(q: QuantizedWeight) -> Tensor:
+    """The packed bytes uint8 [bytes] of `kernels/layout.h`."""
+    form = q.format
+    if form.bits_from_row:
+        return torch.ops.lowbit.pack_stack([pack_integers(part) for part in q.parts()])
+    return torch.ops.lowbit.pack_integer(
+        q.values, q.scales, q.zeros, form.bits, form.group_size, form.zeros,
+        form.scale_dtype == "int8",
+    )  # fmt: skip
+
+
+def shares_table(
+    model: Transformer, linear: LinearScheme | None, embedding: EmbeddingScheme | None
+) -> bool:
+    """Whether `model`, packed so, has one table for embedding and output."""
+    if model.output.weight is not model.tok_embeddings.weight:
+        return False
+    if linear is None or embedding is None:
+        return linear is embedding
+    return can_share(linear, embedding, model.config.dim)
+
+
+def _pack(weight: Tensor, bias: Tensor | None, options: PackOptions, name: str) -> PackedLinear:
+    scheme = options.recipe.linear
+    if scheme is None:
+        return LinearFp(_pack_float(weight, options.dtype), bias, len(weight))
+    own = scheme.for_layer(name)
+    return _module(quantize_linear(weight, own), own, bias, len(weight))
+
+
+def _module(q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: int) -> PackedLinear:
+    kind = linear_kind(True, scheme.key in ("linear:int4", "linear:int8"), scheme.key in TOKEN_SCALES)
+    return kind(pack_integers(q), bias, n)
+
+
+def linear_kind(integers: bool, weights_only: bool, token_scales: bool) -> type[PackedLinear]:
+    """The operator of packed integers or floats; activations stay float with `weights_only`, else they are
+    quantized with a scale a token or a group."""
+    if not integers:
+        return LinearFp
+    if weights_only:
+        return LinearWx
+    return LinearA8wxByToken if token_scales else LinearA8wx
+
+
+def _pack_float(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.ops.lowbit.pack_float(weight.float().contiguous(), dtype)
+
+
+def float_copy(weight: Tensor) -> Tensor:
+    """float32, not a view that would keep a checkpoint's file mapped."""
+    return weight.detach().to(torch.float32, copy=True)
+
+
+def _biases(layers: list[nn.Linear]) -> Tensor | None:
+    if all(layer.bias is None for layer in layers):
+        return None
+    return torch.cat([
+        torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach().float()
+        for layer in layers
+    ])  # fmt: skip

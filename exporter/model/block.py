@@ -1,0 +1,68 @@
+"""What a layer computes, written once.
+
+A layer is a sequence of branches, each added to the residual stream. A branch is a generator over few
+operations: it yields `(matrix, input)` for each multiplication by a matrix of `model.matrices`, is sent the
+output, and returns what it adds. So whoever runs it decides what a matrix is (float weights, packed ones, one
+being calibrated) and may stop before any of them; the operations decide what the values are (eager tensors,
+`torch.ops.lowbit` calls, many windows of text).
+"""
+
+from collections.abc import Callable, Generator
+from typing import Protocol, TypeVar
+
+from exporter.model.config import LayerSpec
+
+X = TypeVar("X")
+Branch = Generator[tuple[str, X], X, X]
+Linear = Callable[[str, X], X]
+
+
+class Operations(Protocol[X]):
+    """What one layer does beside its matrices; names are those of `model.matrices`."""
+
+    def norm(self, name: str, x: X) -> X:
+        """RMS norm with the weight `name`."""
+
+    def attend(self, qkv: X) -> X:
+        """Attention of the joined queries, keys and values: norm of the first two, rotation, scores, softmax,
+        weighted sum of values, gate, as the layer's AttentionSpec says."""
+
+    def activate(self, gate_up: X) -> X:
+        """The activation of the gate, times what is beside it, as the layer's FeedForwardSpec says."""
+
+
+def attention(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
+    # The values have no names: a stopped generator would hold them.
+    y = yield "wo", ops.attend((yield "wqkv", _norm_in(layer, ops, "attention_norm", x)))
+    return ops.norm("attention_out_norm", y) if layer.norm_out else y
+
+
+def feed_forward(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
+    y = yield "down", ops.activate((yield "gate_up", _norm_in(layer, ops, "ffn_norm", x)))
+    return ops.norm("ffn_out_norm", y) if layer.norm_out else y
+
+
+BRANCHES = {"attention": attention, "feed_forward": feed_forward}  # in order; `Matrix.branch` names one
+
+
+def run_branch(branch: Branch[X], linear: Linear[X]) -> X:
+    """What the branch adds, with `linear(matrix, input)` for its matrices."""
+    try:
+        wanted = next(branch)
+        while True:
+            wanted = branch.send(linear(*wanted))
+    except StopIteration as end:
+        return end.value
+
+
+def run_layer(
+    layer: LayerSpec, ops: Operations[X], x: X, linear: Linear[X], add: Callable[[X, X], X]
+) -> X:
+    """The layer's output of the residual stream `x`."""
+    for branch in BRANCHES.values():
+        x = add(x, run_branch(branch(layer, ops, x), linear))
+    return x
+
+
+def _norm_in(layer: LayerSpec, ops: Operations[X], name: str, x: X) -> X:
+    return ops.norm(name, x) if layer.norm_in else x

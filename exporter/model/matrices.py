@@ -1,0 +1,165 @@
+"""The one list of a decoder's matrices and vectors: names, sources, shapes, and what feeds each.
+
+A matrix is what is packed and multiplied at once; its sources are the checkpoint's matrices, under canonical
+names, whose rows it has one after the other. Packing, transforms, reading back, verifying and budgets ask
+here. Only the standard library is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from exporter.model.config import LayerSpec, ModelConfig
+
+NORM, VALUES, PRODUCT, STREAM = "norm", "values", "product", "stream"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A matrix of the checkpoint: `name` inside its layer, such as `attention.wq`."""
+
+    name: str
+    rows: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What makes a matrix's inputs: a NORM's output; attention's weighted sum of VALUES; the PRODUCT of an
+    activation and a second matrix's output; the residual STREAM itself.
+
+    `name` is the vector or the source whose elements or rows scale the inputs, "" for the stream.
+    """
+
+    kind: str
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`name` is `wqkv` inside a layer, `layers.3.wqkv` in the model. `branch` is that of `model.block` which
+    multiplies by it, "" for the output layer's. `residual`: what it makes is added to the residual stream as
+    it is."""
+
+    name: str
+    branch: str
+    sources: tuple[Source, ...]
+    columns: int
+    feed: Feed
+    residual: bool = False
+
+    @property
+    def rows(self) -> int:
+        return sum(source.rows for source in self.sources)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns: outputs and inputs."""
+        return self.rows, self.columns
+
+    @property
+    def bias(self) -> bool:
+        return any(source.bias for source in self.sources)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A norm's weight or attention's sinks: its `name` in the packed model, `parameter` in the checkpoint."""
+
+    name: str
+    parameter: str
+    size: int
+
+
+def layer_matrices(layer: LayerSpec, dim: int) -> tuple[Matrix, ...]:
+    """In the order in which the layer multiplies by them."""
+    attention, ffn = layer.attention, layer.feed_forward
+    queries = Source("attention.wq", attention.width, attention.qkv_bias)
+    keys = Source("attention.wk", attention.kv_width, attention.qkv_bias)
+    values = Source("attention.wv", attention.kv_width, attention.qkv_bias)
+    gate = (replace(queries, name="attention.wg"),) if attention.gated else ()
+    output = Source("attention.wo", dim, attention.output_bias)
+    w1, w3 = (Source(f"feed_forward.{name}", ffn.hidden_dim, ffn.bias) for name in ("w1", "w3"))
+    w2 = Source("feed_forward.w2", dim, ffn.bias)
+
+    def norm(name: str) -> Feed:
+        return Feed(NORM, name) if layer.norm_in else Feed(STREAM)
+
+    adds = not layer.norm_out
+    return (
+        Matrix("wqkv", "attention", (queries, keys, values, *gate), dim, norm("attention_norm")),
+        Matrix("wo", "attention", (output,), attention.width, Feed(VALUES, values.name), adds),
+        Matrix("gate_up", "feed_forward", (w1, w3), dim, norm("ffn_norm")),
+        Matrix("down", "feed_forward", (w2,), ffn.hidden_dim, Feed(PRODUCT, w3.name), adds),
+    )
+
+
+def layer_vectors(layer: LayerSpec, dim: int) -> tuple[Vector, ...]:
+    """The layer's norms, and attention's sinks."""
+    attention, found = layer.attention, []
+    for kind in ("attention", "ffn"):
+        if layer.norm_in:
+            found.append(Vector(f"{kind}_norm", f"{kind}_norm.weight", dim))
+        if layer.norm_out:
+            found.append(Vector(f"{kind}_out_norm", f"{kind}_out_norm.weight", dim))
+    if attention.qk_norm is not None:
+        for kind, width in (("q", attention.width), ("k", attention.kv_width)):
+            size = attention.head_dim if attention.qk_norm == "head" else width
+            found.append(Vector(f"{kind}_norm", f"attention.{kind}_norm.weight", size))
+    if attention.sinks:
+        found.append(Vector("sinks", "attention.sinks", attention.n_heads))
+    return tuple(found)
+
+
+def output_matrix(config: ModelConfig) -> Matrix:
+    """The output layer: the embedding's table where the two are tied."""
+    name = "tok_embeddings" if config.tied_embeddings else "output"
+    return Matrix("output", "", (Source(name, config.vocab_size, False),), config.dim, Feed(NORM, "norm"))
+
+
+def model_matrices(config: ModelConfig) -> dict[str, Matrix]:
+    """Every matrix by its name in the model, the output's last; sources have the checkpoint's whole names."""
+    found = {}
+    for i, layer in enumerate(config.layers):
+        for matrix in layer_matrices(layer, config.dim):
+            found[f"layers.{i}.{matrix.name}"] = _in_layer(matrix, f"layers.{i}.")
+    return {**found, "output": output_matrix(config)}
+
+
+def model_vectors(config: ModelConfig) -> dict[str, Vector]:
+    """Every norm and every layer's sinks by its name in the model."""
+    found = {}
+    for i, layer in enumerate(config.layers):
+        for vector in layer_vectors(layer, config.dim):
+            name = f"layers.{i}.{vector.name}"
+            found[name] = Vector(name, f"layers.{i}.{vector.parameter}", vector.size)
+    return {**found, "norm": Vector("norm", "norm.weight", config.dim)}
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of the checkpoint under its canonical name, the embedding first."""
+    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab_size, config.dim)}
+    for i, layer in enumerate(config.layers):
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer_shapes(layer, config.dim)}
+    shapes["norm.weight"] = (config.dim,)
+    if not config.tied_embeddings:
+        shapes["output.weight"] = (config.vocab_size, config.dim)
+    return shapes
+
+
+def layer_shapes(layer: LayerSpec, dim: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The parameters of one layer, and their shapes."""
+    for vector in layer_vectors(layer, dim):
+        yield vector.parameter, (vector.size,)
+    for matrix in layer_matrices(layer, dim):
+        for source in matrix.sources:
+            yield f"{source.name}.weight", (source.rows, matrix.columns)
+            if source.bias:
+                yield f"{source.name}.bias", (source.rows,)
+
+
+def _in_layer(matrix: Matrix, prefix: str) -> Matrix:
+    sources = tuple(replace(source, name=prefix + source.name) for source in matrix.sources)
+    feed = replace(matrix.feed, name=prefix + matrix.feed.name) if matrix.feed.name else matrix.feed
+    return replace(matrix, name=prefix + matrix.name, sources=sources, feed=feed)
