@@ -15,6 +15,7 @@
 #include "runner/model.h"
 #include "runner/npy.h"
 #include "runner/output.h"
+#include "runner/peak_memory.h"
 #include "runner/printable.h"
 #include "runner/prompt_text.h"
 #include "runner/stats.h"

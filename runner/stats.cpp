@@ -1,9 +1,6 @@
 #include "runner/stats.h"
 
-#include <sys/resource.h>
-
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -45,22 +42,6 @@ void Stats::add(const GenerateResult& result) {
   generated_tokens += result.generated_tokens;
   decode_forwards += result.decode_forwards;
   decode_seconds += result.decode_seconds;
-}
-
-int64_t peak_rss_bytes() {
-  // Linux's getrusage also counts what the parent had when it forked.
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    int64_t kibibytes = 0;
-    if (word == "VmHWM:" && status >> kibibytes) return kibibytes * 1024;
-  }
-  rusage usage{};
-  if (getrusage(RUSAGE_SELF, &usage) != 0) return 0;
-#ifdef __APPLE__
-  return usage.ru_maxrss;
-#else
-  return usage.ru_maxrss * int64_t{1024};
-#endif
 }
 
 std::string stats_line(const Stats& s, int64_t peak_rss) {

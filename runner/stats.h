@@ -25,9 +25,6 @@ struct Stats {
   void add(const GenerateResult& result);
 };
 
-// Largest resident memory of this process so far, in bytes.
-int64_t peak_rss_bytes();
-
 std::string stats_line(const Stats& stats, int64_t peak_rss);
 std::string stats_json(const Stats& stats, int64_t peak_rss);  // null for what was not measured
 

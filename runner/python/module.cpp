@@ -8,12 +8,12 @@
 
 #include "runner/cpu_count.h"
 #include "runner/error.h"
+#include "runner/peak_memory.h"
 #include "runner/printable.h"
 #include "runner/python/model.h"
 #include "runner/python/python_model.h"
 #include "runner/python/sampling.h"
 #include "runner/speed.h"
-#include "runner/stats.h"
 
 namespace py = pybind11;
 

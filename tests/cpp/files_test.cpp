@@ -18,6 +18,7 @@
 #include "runner/error.h"
 #include "runner/npy.h"
 #include "runner/output.h"
+#include "runner/peak_memory.h"
 #include "runner/stats.h"
 #include "runner/whole_file.h"
 #include "tests/cpp/check.h"
