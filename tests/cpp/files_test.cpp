@@ -1,62 +1,25 @@
-// What touches files and the machine: whole files, .npy, artifacts' first bytes, base64, CPU features,
-// statistics.
+// What touches files and the machine: whole files, .npy, standard output, CPU features.
 
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <system_error>
 
-#include "runner/artifact_file.h"
-#include "runner/base64.h"
 #include "runner/cpu_features.h"
 #include "runner/error.h"
 #include "runner/npy.h"
 #include "runner/output.h"
-#include "runner/peak_memory.h"
-#include "runner/stats.h"
 #include "runner/whole_file.h"
 #include "tests/cpp/check.h"
+#include "tests/cpp/folder.h"
 
 using namespace runner;
 namespace fs = std::filesystem;
-
-namespace {
-
-// A folder that goes with the object.
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("files_test-" + std::to_string(getpid()));
-  Folder() { fs::create_directories(path); }
-  ~Folder() { fs::remove_all(path); }
-  std::string file(const char* name) const { return (path / name).string(); }
-};
-
-std::string read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::string write(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-  return path;
-}
-
-// Header of a .pte of `size` bytes that promises a program and segments.
-std::string pte(uint64_t program, uint64_t segments_start, uint64_t segments_size, size_t size) {
-  std::string bytes("\x1c\0\0\0ET12eh00\x20\0\0\0", 16);
-  for (uint64_t value : {program, segments_start, segments_size}) {
-    bytes.append(reinterpret_cast<const char*>(&value), 8);
-  }
-  bytes.resize(size);
-  return bytes;
-}
-
-}  // namespace
 
 TEST(whole_files_touch_no_other_file) {
   const Folder folder;
@@ -208,91 +171,11 @@ TEST(output_that_nobody_reads_is_no_error_line) {
   CHECK(gone);
 }
 
-TEST(artifacts_are_known_by_their_first_bytes) {
-  const Folder folder;
-  const auto kind = [&](const std::string& bytes) {
-    return inspect_artifact(write(folder.file("f"), bytes)).kind;
-  };
-  CHECK(kind(pte(40, 0, 0, 40)) == FileKind::executorch);
-  CHECK(kind("PK\x03\x04 and so on") == FileKind::zip);
-  CHECK(kind("\x7f"
-             "ELF") == FileKind::elf);
-  CHECK(kind("random") == FileKind::other);
-  CHECK(kind("x") == FileKind::other);
-  CHECK_THROWS(Error, kind(""), "empty", "export");
-  CHECK_THROWS(Error, inspect_artifact(folder.file("absent")), "absent", "No such file");
-  CHECK_THROWS(Error, inspect_artifact(folder.path.string()), "folder");
-}
-
-TEST(cut_off_artifacts_are_known_by_their_headers) {
-  const Folder folder;
-  const auto check_pte = [&](const std::string& bytes) {
-    const std::string path = write(folder.file("f"), bytes);
-    check_executorch_header(path, inspect_artifact(path));
-  };
-  check_pte(pte(100, 128, 72, 200));
-  check_pte(pte(200, 0, 0, 200));
-  CHECK_THROWS(Error, check_pte(pte(100, 128, 73, 200)), "cut off", "200");
-  CHECK_THROWS(Error, check_pte(pte(201, 0, 0, 200)), "cut off");
-  CHECK_THROWS(Error, check_pte(pte(100, ~0ull, 5, 200)), "cut off");
-  CHECK_THROWS(Error, check_pte(pte(100, 128, 72, 200).substr(0, 20)), "cut off");
-
-  const std::string self = read("/proc/self/exe");
-  if (self.empty()) return;
-  const auto check_elf = [&](const std::string& bytes) {
-    const std::string path = write(folder.file("f"), bytes);
-    check_elf_header(path, inspect_artifact(path));
-  };
-  check_elf(self);
-  CHECK_THROWS(Error, check_elf(self.substr(0, self.size() - 1)), "cut off");
-  CHECK_THROWS(Error, check_elf(self.substr(0, 50)), "cut off");
-}
-
-TEST(base64_decodes_or_complains) {
-  CHECK_EQ(decode_base64(""), "");
-  CHECK_EQ(decode_base64("Zg=="), "f");
-  CHECK_EQ(decode_base64("Zm8="), "fo");
-  CHECK_EQ(decode_base64("Zm9vYmFy"), "foobar");
-  CHECK_EQ(decode_base64("/+8="), "\xff\xef");
-  for (const char* bad : {"Z", "Zm9", "Zm9v!A==", "====", "Zg=a", "Zm\n9"}) {
-    CHECK_THROWS(Error, decode_base64(bad), "base64");
-  }
-}
-
 TEST(cpu_features_are_compared_by_name) {
   CHECK_EQ(missing_features({"avx2", "amx_tile", "fma"}, {"fma", "avx2", "sse"}),
            (std::vector<std::string>{"amx_tile"}));
   CHECK(missing_features({}, {}).empty());
   if (fs::exists("/proc/cpuinfo")) CHECK(cpu_features().has_value() && !cpu_features()->empty());
-}
-
-TEST(statistics_hold_the_keys_of_the_design) {
-  Stats stats;
-  stats.load_seconds = 0.5;
-  stats.threads = 2;
-  stats.isa = "stock";
-  auto object = nlohmann::json::parse(stats_json(stats, 1000));
-  CHECK(object["decode_tokens_per_second"].is_null());
-  CHECK(object["first_token_seconds"].is_null());
-  stats.note_token();
-  stats.add({.prompt_tokens = 10,
-             .generated_tokens = 5,
-             .decode_forwards = 4,
-             .prefill_seconds = 2,
-             .decode_seconds = 0.5});
-  object = nlohmann::json::parse(stats_json(stats, 1000));
-  CHECK_EQ(object.size(), 9u);
-  CHECK(object["first_token_seconds"].get<double>() >= 0);
-  CHECK_EQ(object["load_seconds"].get<double>(), 0.5);
-  CHECK_EQ(object["prompt_tokens"].get<int>(), 10);
-  CHECK_EQ(object["prefill_tokens_per_second"].get<double>(), 5.0);
-  CHECK_EQ(object["generated_tokens"].get<int>(), 5);
-  CHECK_EQ(object["decode_tokens_per_second"].get<double>(), 8.0);
-  CHECK_EQ(object["peak_rss_bytes"].get<int>(), 1000);
-  CHECK_EQ(object["threads"].get<int>(), 2);
-  CHECK_EQ(object["isa"].get<std::string>(), "stock");
-  CHECK(peak_rss_bytes() > 1'000'000);
-  CHECK(stats_line(stats, 5'000'000).find("generated 5 tokens at 8.0/s") != std::string::npos);
 }
 
 CHECK_MAIN()
