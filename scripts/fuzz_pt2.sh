@@ -8,8 +8,9 @@ source scripts/common.sh
 seconds="${1:-600}"
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || die "'$seconds' is no number of seconds"
 folder=cmake-out/fuzz
-sources=(tests/fuzz/pt2_fuzz.cpp runner/{aoti_artifact,artifact_file,base64,cpu_features}.cpp
-  runner/{mapped_file,metadata,zip_archive}.cpp)
+sources=(tests/fuzz/pt2_fuzz.cpp runner/backends/aoti_artifact.cpp
+  runner/system/{cpu_features,mapped_file,zip_archive}.cpp runner/text/{base64,printable,utf8}.cpp
+  runner/model/{artifact_file,metadata,sampling_settings}.cpp)
 json=(.venv/lib/python3*/site-packages/nlohmann_json/include)
 [ -d "${json[0]}" ] || die "nlohmann-json is missing; run scripts/setup.sh first"
 mkdir -p "$folder/corpus"
@@ -28,7 +29,7 @@ fi
 
 step "building"
 clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-  -I . -isystem "${json[0]}" "${sources[@]}" -o "$folder/pt2_fuzz"
+  -I . -I runner -isystem "${json[0]}" "${sources[@]}" -o "$folder/pt2_fuzz"
 step "making seeds"
 PYTHONPATH=. .venv/bin/python tests/fuzz/make_seeds.py "$folder/seeds"
 export UBSAN_OPTIONS=print_stacktrace=1 ASAN_OPTIONS=allow_addr2line=1

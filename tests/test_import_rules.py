@@ -20,6 +20,16 @@ WITHOUT_TORCH = (
     *(f"cli.verbs.{path.stem}" for path in (EXPORTER / "cli" / "verbs").glob("[a-z]*.py")),
 )  # fmt: skip
 FRAMEWORK_HEADERS = re.compile(r'#include [<"](torch|ATen|c10|caffe2|executorch)/')
+# In `runner/`: each includes itself and those before it.
+ROOMS = ("system", "text", "model", "decode", "backends", "app", "python")
+# What each of `runner/backends/` may include beside itself.
+BACKENDS = {
+    "et_model": (),
+    "aoti_model": ("aoti_artifact", "aoti_host"),
+    "aoti_torch_model": ("aoti_artifact",),
+    "aoti_artifact": (),
+    "aoti_host": (),
+}
 # Of PyTorch, what needs none of its libraries.
 C_INTERFACE = re.compile(r"torch/(headeronly/|csrc/inductor/(aoti_torch/c/shim|aoti_runtime/interface)\.h)")
 
@@ -48,16 +58,46 @@ def test_what_is_read_before_torch_is_loaded():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
 
 
-def test_runner_core_includes_no_framework():
-    with_framework = {
-        file.name for file in RUNNER.iterdir()
-        if file.suffix in (".h", ".cpp") and FRAMEWORK_HEADERS.search(file.read_text())
+def runner_files() -> dict[str, Path]:
+    """By their names in `runner/`."""
+    return {f.relative_to(RUNNER).as_posix(): f for f in RUNNER.rglob("*") if f.suffix in (".h", ".cpp")}
+
+
+def own_includes(path: Path) -> set[str]:
+    return set(re.findall(r'#include "([^"]+)"', path.read_text()))
+
+
+def test_each_room_of_the_runner_includes_those_before_it():
+    """And the kernels. Neither the programs nor the Python module is included; a program sees no backend."""
+    assert {name.split("/")[0] for name in runner_files()} == set(ROOMS)
+    for name, file in runner_files().items():
+        room = name.split("/")[0]
+        below = {*ROOMS[: ROOMS.index(room)], room, "kernels"}
+        below -= {"app": {"backends"}, "python": {"app"}}.get(room, set())
+        for included in own_includes(file):
+            assert included.split("/")[0] in below, f"{name} includes {included}"
+
+
+def test_no_backend_includes_another():
+    for name, file in runner_files().items():
+        if name.startswith("backends/"):
+            backend = re.split("[/.]", name)[1]
+            included = {re.split("[/.]", i)[1] for i in own_includes(file) if i.startswith("backends/")}
+            assert included <= {backend, *BACKENDS[backend]}, name
+
+
+def test_each_backend_alone_includes_its_framework():
+    frameworks = {
+        name: set(FRAMEWORK_HEADERS.findall(file.read_text())) for name, file in runner_files().items()
+        if not name.startswith("backends/aoti_host/")
     }  # fmt: skip
-    assert with_framework == {"et_model.cpp", "aoti_torch_model.cpp"}
+    assert frameworks.pop("backends/et_model.cpp") == {"executorch"}
+    assert frameworks.pop("backends/aoti_torch_model.cpp") == {"torch", "ATen", "c10"}
+    assert not any(frameworks.values())
 
 
 def test_the_lean_host_includes_the_c_interface_alone():
-    files = [file for file in (RUNNER / "aoti_host").iterdir() if file.suffix in (".h", ".cpp")]
+    files = [file for file in (RUNNER / "backends" / "aoti_host").iterdir() if file.suffix in (".h", ".cpp")]
     assert len(files) > 5
     for file in files:
         for line in re.findall(r"#include <(torch/[^>]*)>", file.read_text()):
@@ -70,7 +110,8 @@ def test_kernels_core_includes_no_framework_and_starts_no_threads():
     core = [f for f in KERNELS.rglob("*") if f.suffix in (".h", ".cpp")
             and f.relative_to(KERNELS).parts[0] not in beside]  # fmt: skip
     assert len(core) > 10
-    unwanted = re.compile(r"#include [<\"](runner/|kernels/bindings/|thread>|mutex>|new>)")
+    folders = "|".join((*ROOMS, "runner", "kernels/bindings"))
+    unwanted = re.compile(rf"#include [<\"](({folders})/|(thread|mutex|new)>)")
     for file in core:
         text = file.read_text()
         assert not FRAMEWORK_HEADERS.search(text), file.name

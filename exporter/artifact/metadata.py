@@ -1,7 +1,7 @@
 """What an artifact says of itself.
 
 One set of keys for every backend: constant methods of a `.pte`, the metadata map of a `.pt2`, a
-`.so.json` beside a bare `.so`. All values are strings. `runner/metadata.h` reads the same keys;
+`.so.json` beside a bare `.so`. All values are strings. `runner/model/metadata.h` reads the same keys;
 `docs/artifact.md` describes them.
 """
 

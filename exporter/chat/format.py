@@ -1,6 +1,6 @@
 """The reduced form of a chat template: texts around messages, and what becomes of contents.
 
-`runner/chat.cpp` applies the same form; `docs/artifact.md` describes it as JSON.
+`runner/text/chat.cpp` applies the same form; `docs/artifact.md` describes it as JSON.
 """
 
 from dataclasses import asdict, dataclass

@@ -16,7 +16,7 @@ from exporter.lower.cxx_compiler import find_compiler, is_clang
 from exporter.lower.targets import Target
 from exporter.util.files import check_disk_full
 
-WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/aoti_model.cpp looks for
+WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/backends/aoti_model.cpp looks for
 
 _COMPILE = (
     "-std=c++20", "-Og", "-g0", "-w", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden",

@@ -1,6 +1,6 @@
 """Which functions of PyTorch's C interface the runner's own host has, and what a library calls.
 
-The host is `runner/aoti_host/`; a test compares `HOST_FUNCTIONS` with what `aoti_run` exports.
+The host is `runner/backends/aoti_host/`; a test compares `HOST_FUNCTIONS` with what `aoti_run` exports.
 """
 
 from pathlib import Path

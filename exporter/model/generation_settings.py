@@ -2,7 +2,7 @@
 
 `generation_config.json` holds it, in folders of older versions `config.json`, in GGUF files the fields
 `general.sampling.*`. Names and meanings are those of transformers 5.23's GenerationConfig; presence and
-frequency penalties, which it lacks, are OpenAI's. `runner/sampling_settings.cpp` has the same numbers.
+frequency penalties, which it lacks, are OpenAI's. `runner/model/sampling_settings.cpp` has the same numbers.
 """
 
 from __future__ import annotations

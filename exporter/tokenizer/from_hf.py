@@ -2,7 +2,7 @@
 
 Two shapes are known: byte-level BPE (GPT-2, Llama 3, SmolLM2) and SentencePiece-style BPE (Llama 2,
 Mistral, TinyLlama: a Prepend and Replace normalizer or a Metaspace pre-tokenizer). Any component
-outside of them is a ValueError that names it. `runner/tokenizer_raw_json.cpp` does the same.
+outside of them is a ValueError that names it. `runner/text/tokenizer_raw_json.cpp` does the same.
 Source: tokenizers/src/{normalizers,pre_tokenizers,processors,decoders}/.
 """
 

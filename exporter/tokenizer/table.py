@@ -1,6 +1,6 @@
 """The canonical tokenizer table: one binary form for every source format.
 
-The table is what an artifact stores and what `runner/tokenizer_table.cpp` reads. All integers are
+The table is what an artifact stores and what `runner/text/tokenizer_table.cpp` reads. All integers are
 little endian, sections follow each other without padding, and the total length is exact:
 
     char[8]  magic "TOKTABLE"

@@ -16,10 +16,10 @@
 #include <string>
 #include <vector>
 
+#include "decode/speed.h"
 #include "kernels/isa.h"
-#include "runner/cpu_count.h"
-#include "runner/speed.h"
-#include "runner/thread_pool.h"
+#include "system/cpu_count.h"
+#include "system/thread_pool.h"
 
 namespace {
 

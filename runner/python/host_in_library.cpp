@@ -1,6 +1,6 @@
 // The host as a Python module: a library among others, whose names the loader may find elsewhere.
 
-#include "runner/aoti_host/bind.h"
+#include "backends/aoti_host/bind.h"
 
 #include <dlfcn.h>
 #include <elf.h>

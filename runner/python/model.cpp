@@ -1,13 +1,13 @@
-#include "runner/python/model.h"
+#include "python/model.h"
 
 #include <mutex>
 #include <random>
 
-#include "runner/chat.h"
-#include "runner/error.h"
-#include "runner/score.h"
-#include "runner/speed.h"
-#include "runner/text_stream.h"
+#include "decode/score.h"
+#include "decode/speed.h"
+#include "decode/text_stream.h"
+#include "system/error.h"
+#include "text/chat.h"
 
 namespace py = pybind11;
 

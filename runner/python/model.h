@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "runner/generate.h"
-#include "runner/model.h"
-#include "runner/tokenizer.h"
+#include "decode/generate.h"
+#include "model/model.h"
+#include "text/tokenizer.h"
 
 namespace runner::python {
 

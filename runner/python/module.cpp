@@ -6,14 +6,14 @@
 
 #include <algorithm>
 
-#include "runner/cpu_count.h"
-#include "runner/error.h"
-#include "runner/printable.h"
-#include "runner/python/model.h"
-#include "runner/python/python_model.h"
-#include "runner/python/sampling.h"
-#include "runner/speed.h"
-#include "runner/stats.h"
+#include "decode/speed.h"
+#include "python/model.h"
+#include "python/python_model.h"
+#include "python/sampling.h"
+#include "system/cpu_count.h"
+#include "system/error.h"
+#include "system/peak_memory.h"
+#include "text/printable.h"
 
 namespace py = pybind11;
 
@@ -60,7 +60,7 @@ void define_tokenizer(py::module_& m) {
   using Self = const Tokenizer&;
   py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(
       m, "Tokenizer", py::module_local(),
-      "An artifact's tokenizer, the runners' own (runner/tokenizer.h).")
+      "An artifact's tokenizer, the runners' own (runner/text/tokenizer.h).")
       .def(
           "encode",
           [](Self t, const std::string& text, bool add_bos, bool parse_special) {
@@ -104,7 +104,7 @@ void define_generated(py::module_& m) {
 
 void define_model(py::module_& m) {
   py::class_<BoundModel>(m, "Model", py::module_local(),
-                         "A model behind the interface of runner/model.h. Calls of one library's "
+                         "A model behind the interface of runner/model/model.h. Calls of one library's "
                          "models run one after the other.")
       .def_property_readonly(
           "metadata", [](const BoundModel& model) {

@@ -1,10 +1,10 @@
-#include "runner/python/python_model.h"
+#include "python/python_model.h"
 
 #include <cstring>
 
-#include "runner/base64.h"
-#include "runner/cpu_count.h"
-#include "runner/error.h"
+#include "system/cpu_count.h"
+#include "system/error.h"
+#include "text/base64.h"
 
 namespace py = pybind11;
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "runner/model.h"
+#include "model/model.h"
 
 namespace runner::python {
 

@@ -1,4 +1,4 @@
-#include "runner/python/sampling.h"
+#include "python/sampling.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "runner/error.h"
-#include "runner/sampler.h"
+#include "decode/sampler.h"
+#include "system/error.h"
 
 namespace py = pybind11;
 

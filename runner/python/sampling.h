@@ -2,7 +2,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include "runner/sampling_settings.h"
+#include "model/sampling_settings.h"
 
 namespace runner::python {
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "runner/model.h"
+#include "model/model.h"
 
 // A model whose next token depends on every token before it, and which keeps a KV cache as real
 // ones do: what was not run, or was overwritten, shows in its answers.

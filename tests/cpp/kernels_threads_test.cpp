@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "kernels/lowbit.h"
-#include "runner/thread_pool.h"
+#include "system/thread_pool.h"
 #include "tests/cpp/kernel_attention.h"
 #include "tests/cpp/kernel_data.h"
 #include "tests/cpp/kernel_isas.h"

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "runner/aoti_artifact.h"
-#include "runner/error.h"
+#include "backends/aoti_artifact.h"
+#include "system/error.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/sampling_settings.h"
+
+namespace runner {
+
+enum class Mode { generate, chat };
+
+// The command line, as given: absent flags are empty, so that the artifact's values can stand in.
+struct Args : SamplingSettings {
+  std::optional<uint64_t> seed;
+  bool help = false;
+  std::string model_path;
+  std::optional<int64_t> steps;
+  std::optional<std::string> prompt, system_prompt;
+  std::string prompt_path;     // empty: see prompt
+  std::string tokenizer_path;  // empty: the embedded tokenizer
+  Mode mode = Mode::generate;
+  std::optional<int> llama_version;
+  int threads = 0;            // 0: see thread_count()
+  int64_t prefill_chunk = 0;  // 0: the artifact's largest
+  std::optional<std::vector<int32_t>> tokens;
+  std::string logits_path;
+  bool ignore_eos = false, stats = false, json = false, tokenize = false, verbose = false;
+};
+
+// Parses the words after the program's name. Throws UsageError that names the value and the remedy.
+Args parse_args(const std::vector<std::string>& words);
+
+// The text of --help.
+std::string help_text(std::string_view program, std::string_view backend);
+
+}  // namespace runner

@@ -1,0 +1,98 @@
+#include <algorithm>
+#include <string>
+
+#include "app/args.h"
+#include "app/turn_input.h"
+#include "model/metadata.h"
+#include "model/sampling_settings.h"
+
+namespace runner {
+namespace {
+
+// A row for each setting that is a number: "  -p, --top-p P             keep the likeliest ...".
+std::string number_rows() {
+  constexpr size_t kColumn = 28;
+  std::string rows;
+  for (const NumberSetting& setting : number_settings()) {
+    const std::string brief = *setting.short_flag ? std::string(setting.short_flag) + ", " : "    ";
+    std::string row = "  " + brief + setting.flag() + " " + setting.placeholder;
+    if (row.size() + 2 > kColumn) row += "\n";
+    const size_t line = row.ends_with('\n') ? 0 : row.size();
+    rows += row + std::string(kColumn - line, ' ') + setting.help + "\n";
+  }
+  return rows;
+}
+
+// Each line moved in by two blanks.
+std::string indented(std::string_view text) {
+  std::string lines = "  ";
+  for (const char c : text) {
+    lines += c;
+    if (c == '\n') lines += "  ";
+  }
+  return lines;
+}
+
+}  // namespace
+
+std::string help_text(std::string_view program, std::string_view backend) {
+  const bool aoti = backend == kAotiBackend;
+  std::string text = "Usage: " + std::string(program) + " " +
+                     (aoti ? "MODEL.pt2|MODEL.so" : "MODEL.pte") + " [flags]\n" +
+                     "Runs a language model exported for " + (aoti ? "AOTInductor" : "ExecuTorch") +
+                     ".\n";
+  text += R"(
+Text
+  -i, --prompt TEXT         prompt; in chat the first turn
+  -f, --prompt-file FILE    the same from a UTF-8 text file, of any size. Without either the
+                            prompt is all of standard input; where that is a terminal or empty,
+                            generation starts from the model's beginning-of-text token
+  -m, --mode MODE           generate (default): the prompt, then its continuation
+                            chat: turns read from standard input (see Chat)
+  -y, --system-prompt TEXT  system prompt, with -m chat
+  -n, --steps N             most tokens to generate (a turn); 0: up to the context's end
+                            (default 0)
+      --ignore-eos          go on after a stop token
+      --tokens 1,2,3        the prompt as token ids; only the continuation is printed
+
+Sampling (defaults: what the model recommends; where it is silent -t 0.8 -p 0.9)
+)" + number_rows() +
+          R"(  -s, --seed N              the same seed gives the same text (default: a new one)
+      --logit-bias ID=B,... add B to the logit of token ID, -inf: never choose it; several times
+      --stop TEXT           end before this text, several times; '' alone: none of the model's
+
+Chat
+)" + indented(kTurnHelp) + R"(
+  /help lists the commands: /clear /system /save /load /exit. Ctrl-C ends a reply, of which
+  the part that was written stays in the conversation; at the prompt it ends the chat, and a
+  second one ends the program.
+
+Tokenizer
+  -z, --tokenizer FILE      use this raw tokenizer.model or tokenizer.json instead of the
+                            embedded one
+      --tokenize            standard input, one text a line, to one JSON list of ids a line
+  -l, --llama-version 2|3   check that the vocabulary is Llama 2's kind (SentencePiece) or
+                            Llama 3's (byte-level); otherwise unused
+
+Running
+      --threads N           threads, 1 to 256 (default: OMP_NUM_THREADS where it is set, else
+                            the performance cores this program may use)
+      --prefill-chunk N     most prompt tokens in one step (default: the artifact's limit)
+      --logits-out F.npy    write float32 logits [positions, vocabulary], one row a prompt
+                            position; generates nothing unless -n is given
+      --stats               a line of statistics on standard error
+      --json                with --stats: one JSON object; first_token_seconds counts from
+                            the program's start; a rate with nothing to measure is null
+  -v, --verbose             what was loaded and why generation ended, on standard error
+  -h, --help                this text
+
+A short flag's value may be attached (-t0.5), a long one's follow '=' (--top-p=0.9).
+Text goes to standard output, all else to standard error.
+Exit status: 0; 2 when the command line is wrong; 1 when a file is missing, damaged or unfit,
+running fails or a chat had to refuse a turn or a command; 130 after an interrupt (a reply
+ended in a chat at a terminal is none).
+)";
+  return text;
+}
+
+}  // namespace runner

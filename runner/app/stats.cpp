@@ -1,0 +1,72 @@
+#include "app/stats.h"
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+namespace runner {
+namespace {
+
+std::optional<double> rate(int64_t count, double seconds) {
+  if (count <= 0 || seconds <= 0) return std::nullopt;
+  return static_cast<double>(count) / seconds;
+}
+
+nlohmann::ordered_json number_or_null(std::optional<double> value) {
+  return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+}
+
+std::optional<double> first_token(const Stats& stats) {
+  if (stats.first_token_seconds < 0) return std::nullopt;
+  return stats.first_token_seconds;
+}
+
+std::string fixed(std::optional<double> value, int digits) {
+  if (!value) return "-";
+  char text[64];
+  std::snprintf(text, sizeof text, "%.*f", digits, *value);
+  return text;
+}
+
+}  // namespace
+
+void Stats::note_token() {
+  if (first_token_seconds >= 0) return;
+  first_token_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void Stats::add(const GenerateResult& result) {
+  prompt_tokens += result.prompt_tokens;
+  prefill_seconds += result.prefill_seconds;
+  generated_tokens += result.generated_tokens;
+  decode_forwards += result.decode_forwards;
+  decode_seconds += result.decode_seconds;
+}
+
+std::string stats_line(const Stats& s, int64_t peak_rss) {
+  return "load " + fixed(s.load_seconds, 2) + " s, first token " + fixed(first_token(s), 2) +
+         " s, prompt " + std::to_string(s.prompt_tokens) + " tokens at " +
+         fixed(rate(s.prompt_tokens, s.prefill_seconds), 1) + "/s, generated " +
+         std::to_string(s.generated_tokens) + " tokens at " +
+         fixed(rate(s.decode_forwards, s.decode_seconds), 1) + "/s, peak memory " +
+         fixed(static_cast<double>(peak_rss) / 1e6, 0) + " MB, " + std::to_string(s.threads) +
+         " threads, " + s.isa;
+}
+
+std::string stats_json(const Stats& s, int64_t peak_rss) {
+  const nlohmann::ordered_json object = {
+      {"load_seconds", s.load_seconds},
+      {"first_token_seconds", number_or_null(first_token(s))},
+      {"prompt_tokens", s.prompt_tokens},
+      {"prefill_tokens_per_second", number_or_null(rate(s.prompt_tokens, s.prefill_seconds))},
+      {"generated_tokens", s.generated_tokens},
+      {"decode_tokens_per_second", number_or_null(rate(s.decode_forwards, s.decode_seconds))},
+      {"peak_rss_bytes", peak_rss},
+      {"threads", s.threads},
+      {"isa", s.isa},
+  };
+  return object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace runner

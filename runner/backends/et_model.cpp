@@ -1,0 +1,242 @@
+// Models of ExecuTorch (.pte), through the SDK in its wheel. The file is memory-mapped.
+
+#include <executorch/extension/module/module.h>
+#include <executorch/extension/tensor/tensor_ptr.h>
+#include <executorch/extension/tensor/tensor_ptr_maker.h>
+#include <executorch/runtime/platform/platform.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <optional>
+
+#include "kernels/lowbit.h"
+#include "model/artifact_file.h"
+#include "model/model.h"
+#include "system/cpu_count.h"
+#include "system/error.h"
+#include "system/shared_pool.h"
+#include "system/zero_memory.h"
+
+// The wheel ships the thread pool's library without its header; these are the members we call.
+// Source: ExecuTorch 1.5.1, extension/threadpool/threadpool.h.
+namespace executorch::extension::threadpool {
+class ThreadPool {
+ public:
+  size_t get_thread_count() const;
+  bool _unsafe_reset_threadpool(uint32_t num_threads);
+};
+ThreadPool* get_threadpool();
+}  // namespace executorch::extension::threadpool
+
+namespace runner {
+namespace {
+
+namespace et = executorch::runtime;
+using executorch::extension::Module;
+using executorch::extension::TensorPtr;
+using executorch::extension::threadpool::get_threadpool;
+
+// ExecuTorch reports the cause of a failure only through its log, whose sink is process-wide and
+// a plain function: here it keeps the first error message instead of printing.
+class Log {
+ public:
+  static Log& instance() {
+    static Log log;
+    return log;
+  }
+
+  void clear() { message_.clear(); }
+
+  std::string because() const { return message_.empty() ? "" : " (" + first_line(message_) + ")"; }
+
+ private:
+  Log() {
+    et::register_pal(
+        et::PalImpl::create(nullptr, &abort, nullptr, nullptr, &keep, nullptr, nullptr, __FILE__));
+  }
+
+  static void keep(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t,
+                   const char* message, size_t length) {
+    std::string& first = instance().message_;
+    if ((level == kError || level == kFatal) && first.empty()) first.assign(message, length);
+  }
+
+  // A failed ET_CHECK: a damaged file can reach some of them.
+  static void abort() {
+    throw Error("the model fails inside ExecuTorch" + instance().because() + "; export it again");
+  }
+
+  std::string message_;
+};
+
+class EtModel final : public Model {
+ public:
+  EtModel(const std::string& path, const LoadOptions& options)
+      : path_(path), module_(path, Module::LoadMode::Mmap) {
+    check_file();
+    Log::instance().clear();
+    check(module_.load(et::Program::Verification::InternalConsistency), "cannot be loaded");
+    read_metadata();
+    if (options.metadata_only) return;
+    threads_ = thread_count(options.threads);
+    use_threads();
+    if (metadata_.lowbit) lowbit::isa_name();  // a LOWBIT_ISA that is not to be had fails here
+    load_forward();
+  }
+
+  const Metadata& metadata() const override { return metadata_; }
+  std::string_view tokenizer_table() const override { return tokenizer_table_; }
+  int threads() const override { return threads_; }
+  // XNNPACK and the stock kernels choose, and do not say.
+  std::string isa() const override { return metadata_.lowbit ? lowbit::isa_name() : "stock"; }
+
+  void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
+               std::span<float> logits) override {
+    const std::span<const float> output = run(tokens, start_pos, rows, unused_);
+    std::memcpy(logits.data(), output.data(), logits.size_bytes());
+  }
+
+  std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
+                             std::span<const int64_t> rows, std::vector<float>&) override {
+    use_threads();  // another model may have asked for other ones
+    Log::instance().clear();
+    auto outputs = module_.forward(
+        {view(tokens, {1, size(tokens)}), view({&start_pos, 1}, {1}), view(rows, {size(rows)})});
+    if (outputs.error() == et::Error::MemoryAllocationFailed) throw std::bad_alloc();
+    check(outputs.error(), "failed while running");
+    const auto& output = outputs->at(0).toTensor();
+    if (output.scalar_type() != executorch::aten::ScalarType::Float ||
+        output.numel() != std::ssize(rows) * metadata_.vocab_size) {
+      fail("does not return the logits that its metadata promises");
+    }
+    return {output.const_data_ptr<float>(), static_cast<size_t>(output.numel())};
+  }
+
+ private:
+  using Size = executorch::aten::SizesType;
+
+  static Size size(std::span<const int64_t> values) { return static_cast<Size>(values.size()); }
+
+  // A tensor over the caller's memory, which ExecuTorch only reads.
+  static TensorPtr view(std::span<const int64_t> values, std::vector<Size> sizes) {
+    return executorch::extension::from_blob(const_cast<int64_t*>(values.data()), std::move(sizes),
+                                            executorch::aten::ScalarType::Long);
+  }
+
+  void use_threads() const {
+    if (metadata_.lowbit) {
+      shared_pool(threads_);
+    } else if (const auto n = static_cast<size_t>(threads_);
+               get_threadpool()->get_thread_count() != n) {
+      get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(n));
+    }
+  }
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error(path_ + " " + what + Log::instance().because() + "; export the model again");
+  }
+
+  void check(et::Error error, const char* what) const {
+    if (error != et::Error::Ok) fail(what);
+  }
+
+  void check_file() const {
+    const FileInfo info = inspect_artifact(path_);
+    if (info.kind == FileKind::zip || info.kind == FileKind::elf) {
+      throw Error(path_ +
+                  " is not a .pte but an AOTInductor artifact or another library or "
+                  "archive; run it with aoti_run");
+    }
+    if (info.kind != FileKind::executorch) {
+      throw Error(path_ +
+                  " is not a .pte (ExecuTorch program); give a file exported with "
+                  "--output-pte");
+    }
+    check_executorch_header(path_, info);
+  }
+
+  // Each key is a method that returns a constant.
+  void read_metadata() {
+    const auto names = module_.method_names();
+    check(names.error(), "cannot be loaded");
+    StringMap map;
+    for (const std::string& key : *names) {
+      if (!is_metadata(key)) continue;
+      const auto value = constant(key.c_str());
+      if (!value.isString()) fail("has metadata '" + key + "' that is not a string");
+      map[key] = std::string(value.toString());
+      module_.unload_method(key);
+    }
+    metadata_ = parse_metadata(std::move(map), path_, kExecutorchBackend);
+
+    if (!names->contains(keys::kTokenizer)) fail("has no tokenizer");
+    const auto value = constant(keys::kTokenizer);
+    const bool bytes =
+        value.isTensor() && value.toTensor().scalar_type() == executorch::aten::ScalarType::Byte;
+    if (!bytes || value.toTensor().numel() != metadata_.tokenizer_size) {
+      fail("has a damaged tokenizer");
+    }
+    const auto& table = value.toTensor();
+    tokenizer_table_.assign(reinterpret_cast<const char*>(table.const_data_ptr<uint8_t>()),
+                            table.nbytes());
+    module_.unload_method(keys::kTokenizer);
+  }
+
+  // A key that this runner knows, or another method that does nothing but return a string.
+  bool is_metadata(const std::string& method) {
+    if (std::ranges::find(kCommonKeys, method) != kCommonKeys.end()) return true;
+    const auto meta = module_.method_meta(method);
+    if (!meta.ok() || meta->num_inputs() != 0 || meta->num_outputs() != 1) return false;
+    const auto tag = meta->output_tag(0);
+    return tag.ok() && *tag == et::Tag::String;
+  }
+
+  et::EValue constant(const char* name) {
+    auto outputs = module_.execute(name);
+    check(outputs.error(), "has damaged metadata");
+    if (outputs->size() != 1) fail(std::string("has damaged metadata '") + name + "'");
+    return outputs->at(0);
+  }
+
+  void load_forward() {
+    const auto meta = module_.method_meta("forward");
+    check(meta.error(), "has no method 'forward'");
+    if (meta->num_inputs() != 3 || meta->num_outputs() != 1) {
+      fail("has a method 'forward' of another form than (tokens, start_pos, rows) -> logits");
+    }
+    std::vector<et::Span<uint8_t>> spans;
+    for (size_t i = 0; i < meta->num_memory_planned_buffers(); ++i) {
+      const auto size = meta->memory_planned_buffer_size(i);
+      check(size.error(), "has damaged memory plans");
+      planned_.emplace_back(static_cast<size_t>(*size));
+      spans.emplace_back(planned_.back().bytes().data(), planned_.back().bytes().size());
+    }
+    planned_spans_ = std::move(spans);
+    allocator_.emplace(
+        et::Span<et::Span<uint8_t>>(planned_spans_.data(), planned_spans_.size()));
+    check(module_.load_forward(&*allocator_), "cannot be run by this runner");
+  }
+
+  std::string path_;
+  // The caches and every intermediate result lie here; they outlive the method.
+  std::vector<ZeroMemory> planned_;
+  std::vector<et::Span<uint8_t>> planned_spans_;
+  std::optional<et::HierarchicalAllocator> allocator_;
+  Module module_;
+  int threads_ = 0;
+  Metadata metadata_;
+  std::string tokenizer_table_;
+  std::vector<float> unused_;
+};
+
+}  // namespace
+
+std::string_view backend_name() { return kExecutorchBackend; }
+
+std::unique_ptr<Model> load_model(const std::string& path, const LoadOptions& options) {
+  Log::instance();
+  return std::make_unique<EtModel>(path, options);
+}
+
+}  // namespace runner

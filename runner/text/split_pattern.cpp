@@ -1,0 +1,110 @@
+#include "text/split_pattern.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <string>
+
+#include "system/error.h"
+
+namespace runner {
+namespace {
+
+template <auto release>
+struct Release {
+  template <class T>
+  void operator()(T* object) const {
+    release(object);
+  }
+};
+using MatchData = std::unique_ptr<pcre2_match_data, Release<pcre2_match_data_free>>;
+
+std::string message_of(int code) {
+  char text[160] = "";
+  pcre2_get_error_message(code, reinterpret_cast<PCRE2_UCHAR*>(text), sizeof text);
+  return text;
+}
+
+// PCRE2's \s has U+180E, which is no white space since Unicode 6.3; the references' \s is the
+// property White_Space.
+std::string with_unicode_space(std::string_view pattern) {
+  std::string out;
+  for (size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] != '\\' || i + 1 == pattern.size()) {
+      out += pattern[i];
+      continue;
+    }
+    const char escaped = pattern[++i];
+    if (escaped == 's') {
+      out += "\\p{White_Space}";
+    } else if (escaped == 'S') {
+      out += "\\P{White_Space}";
+    } else {
+      out += {'\\', escaped};
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+struct SplitPattern::Code {
+  std::unique_ptr<pcre2_code, Release<pcre2_code_free>> code;
+};
+
+SplitPattern::SplitPattern(std::string_view pattern) : code_(std::make_unique<Code>()) {
+  const std::string text = with_unicode_space(pattern);
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  code_->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
+                                  PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
+                                  nullptr));
+  if (!code_->code) {
+    throw Error("the tokenizer's split pattern does not compile: " + message_of(error) +
+                "; use another tokenizer file");
+  }
+}
+
+SplitPattern::~SplitPattern() = default;
+SplitPattern::SplitPattern(SplitPattern&&) noexcept = default;
+
+std::vector<std::string_view> SplitPattern::split(
+    const std::vector<std::string_view>& texts) const {
+  const pcre2_code* code = code_->code.get();
+  const MatchData data(pcre2_match_data_create_from_pattern(code, nullptr));
+  if (!data) throw std::bad_alloc();
+
+  std::vector<std::string_view> parts;
+  for (const std::string_view text : texts) {
+    const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+    size_t done = 0, from = 0;
+    while (from < text.size()) {
+      const int found =
+          pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                      data.get(), nullptr);
+      if (found == PCRE2_ERROR_NOMATCH) break;
+      if (found < 0) {
+        throw Error("the text cannot be split into words: " + message_of(found) +
+                    "; give a shorter text");
+      }
+      const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data.get());
+      // \K could set the start behind; nothing useful is cut then.
+      if (range[0] < from || range[1] <= range[0]) break;
+      if (done < range[0]) parts.push_back(text.substr(done, range[0] - done));
+      parts.push_back(text.substr(range[0], range[1] - range[0]));
+      done = from = range[1];
+    }
+    if (done < text.size()) parts.push_back(text.substr(done));
+  }
+  return parts;
+}
+
+bool SplitPattern::begins(std::string_view text) const {
+  const pcre2_code* code = code_->code.get();
+  const MatchData data(pcre2_match_data_create_from_pattern(code, nullptr));
+  if (!data) throw std::bad_alloc();
+  return pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
+                     PCRE2_NO_UTF_CHECK | PCRE2_ANCHORED, data.get(), nullptr) >= 0;
+}
+
+}  // namespace runner

@@ -1,0 +1,166 @@
+#include "text/tokenizer_table.h"
+
+#include <bit>
+#include <cmath>
+#include <limits>
+
+#include "system/error.h"
+#include "text/utf8.h"
+
+namespace runner {
+namespace {
+
+constexpr std::string_view kMagic = "TOKTABLE";
+constexpr uint32_t kVersion = 2;  // 1 has fewer flags and is read as it is
+
+void put_u32(std::string& out, uint32_t value) {
+  for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(value >> shift));
+}
+
+[[noreturn]] void fail(const std::string& what) {
+  throw Error("the tokenizer table is damaged: " + what + "; export the model again");
+}
+
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : rest_(bytes) {}
+
+  std::string_view take(uint64_t size) {
+    if (size > rest_.size()) fail("it is cut off");
+    const std::string_view taken = rest_.substr(0, size);
+    rest_.remove_prefix(size);
+    return taken;
+  }
+  uint32_t u32() {
+    const std::string_view bytes = take(4);
+    uint32_t value = 0;
+    for (int i = 3; i >= 0; --i) value = value << 8 | static_cast<uint8_t>(bytes[i]);
+    return value;
+  }
+  // Fails early where `count` items of `size` bytes cannot follow, before memory is reserved.
+  uint32_t count_of(uint32_t count, uint64_t size) const {
+    if (count * size > rest_.size()) fail("it is cut off");
+    return count;
+  }
+  std::vector<uint32_t> u32s(uint32_t count) {
+    std::vector<uint32_t> values(count_of(count, 4));
+    for (uint32_t& value : values) value = u32();
+    return values;
+  }
+  size_t left() const { return rest_.size(); }
+
+ private:
+  std::string_view rest_;
+};
+
+int32_t checked_id(uint32_t id, size_t n_pieces) {
+  if (id != UINT32_MAX && id >= n_pieces) fail("a special id has no piece");
+  return static_cast<int32_t>(id);
+}
+
+void check(const TableView& table) {
+  const size_t n_pieces = table.pieces.size();
+  if (n_pieces == 0 || n_pieces > std::numeric_limits<int32_t>::max()) fail("it has no pieces");
+  if (table.flags & ~kAllTableFlags) fail("it has unknown flags");
+  for (size_t id = 0; id < n_pieces; ++id) {
+    const PieceType type = table.types[id];
+    if (type < PieceType::normal || type > PieceType::byte) fail("a piece has an unknown type");
+    if (type == PieceType::byte && table.pieces[id].size() != 1) fail("a byte piece is no byte");
+  }
+  for (const float score : table.scores) {
+    if (!std::isfinite(score)) fail("a score is no number");
+  }
+  for (const Merge& merge : table.merges) {
+    if (merge.left >= n_pieces || merge.right >= n_pieces || merge.result >= n_pieces) {
+      fail("a merge has no piece");
+    }
+  }
+  for (const TableView::Added& added : table.added) {
+    if (added.id >= n_pieces || added.text.empty() || added.flags & ~kAllAddedFlags) {
+      fail("an added token is malformed");
+    }
+    // It is looked for in texts, which must not be cut within a character.
+    if (to_valid_utf8(added.text) != added.text) fail("an added token is not UTF-8");
+  }
+}
+
+}  // namespace
+
+std::string serialize_table(const TableSource& table) {
+  std::string pool;
+  for (const std::string& piece : table.pieces) pool += piece;
+  for (const TableSource::Added& added : table.added) pool += added.text;
+  for (const std::string& split : table.splits) pool += split;
+
+  std::string out(kMagic);
+  put_u32(out, kVersion);
+  put_u32(out, table.flags);
+  for (const size_t n : {table.pieces.size(), table.merges.size(), table.added.size(),
+                         table.splits.size(), pool.size()}) {
+    put_u32(out, static_cast<uint32_t>(n));
+  }
+  for (const int32_t id : {table.bos_id, table.eos_id, table.unk_id}) {
+    put_u32(out, static_cast<uint32_t>(id));
+  }
+  for (const std::string& piece : table.pieces) put_u32(out, static_cast<uint32_t>(piece.size()));
+  for (const PieceType type : table.types) out.push_back(static_cast<char>(type));
+  for (const float score : table.scores) put_u32(out, std::bit_cast<uint32_t>(score));
+  for (const Merge& merge : table.merges) {
+    put_u32(out, merge.left);
+    put_u32(out, merge.right);
+    put_u32(out, merge.result);
+  }
+  for (const TableSource::Added& added : table.added) {
+    put_u32(out, added.id);
+    put_u32(out, added.flags);
+    put_u32(out, static_cast<uint32_t>(added.text.size()));
+  }
+  for (const std::string& split : table.splits) put_u32(out, static_cast<uint32_t>(split.size()));
+  return out + pool;
+}
+
+TableView parse_table(std::string_view bytes) {
+  Reader reader(bytes);
+  if (reader.take(kMagic.size()) != kMagic) fail("it does not begin as one");
+  if (const uint32_t version = reader.u32(); version < 1 || version > kVersion) {
+    throw Error("the tokenizer table has version " + std::to_string(version) +
+                ", this runner reads versions 1 to " + std::to_string(kVersion) +
+                "; use the runner of the exporter's version");
+  }
+  TableView table;
+  table.flags = reader.u32();
+  const uint32_t n_pieces = reader.u32(), n_merges = reader.u32(), n_added = reader.u32();
+  const uint32_t n_splits = reader.u32(), n_bytes = reader.u32();
+  table.bos_id = checked_id(reader.u32(), n_pieces);
+  table.eos_id = checked_id(reader.u32(), n_pieces);
+  table.unk_id = checked_id(reader.u32(), n_pieces);
+
+  const std::vector<uint32_t> piece_sizes = reader.u32s(n_pieces);
+  for (const char type : reader.take(n_pieces)) table.types.push_back(static_cast<PieceType>(type));
+  if (table.flags & kMergeByScore) {
+    for (const uint32_t bits : reader.u32s(n_pieces)) {
+      table.scores.push_back(std::bit_cast<float>(bits));
+    }
+  }
+  table.merges.resize(reader.count_of(n_merges, 12));
+  for (Merge& merge : table.merges) {
+    merge.left = reader.u32();
+    merge.right = reader.u32();
+    merge.result = reader.u32();
+  }
+  const std::vector<uint32_t> added = reader.u32s(reader.count_of(n_added, 12) * 3);
+  const std::vector<uint32_t> split_sizes = reader.u32s(n_splits);
+  if (reader.left() != n_bytes) fail("its length is wrong");
+
+  table.pieces.reserve(n_pieces);
+  for (const uint32_t size : piece_sizes) table.pieces.push_back(reader.take(size));
+  for (uint32_t i = 0; i < n_added; ++i) {
+    table.added.push_back({added[3 * i], added[3 * i + 1], reader.take(added[3 * i + 2])});
+  }
+  for (const uint32_t size : split_sizes) table.splits.push_back(reader.take(size));
+  if (reader.left() != 0) fail("its length is wrong");
+  check(table);
+  return table;
+}
+
+}  // namespace runner

@@ -1,0 +1,235 @@
+#include "text/tokenizer.h"
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "system/error.h"
+#include "tests/cpp/check.h"
+#include "text/tokenizer_raw.h"
+#include "text/tokenizer_table.h"
+
+using namespace runner;
+
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+constexpr auto kParse = Tokenizer::Special::parse;
+constexpr auto kPlain = Tokenizer::Special::plain;
+
+void add_piece(TableSource& table, std::string text, PieceType type = PieceType::normal) {
+  table.pieces.push_back(std::move(text));
+  table.types.push_back(type);
+}
+
+// The 256 bytes, "ab" 256, "abc" 257, and <end> 258, which takes white space after it.
+TableSource byte_table() {
+  TableSource table;
+  table.flags = kByteUnits;
+  for (int byte = 0; byte < 256; ++byte) add_piece(table, {static_cast<char>(byte)});
+  add_piece(table, "ab");
+  add_piece(table, "abc");
+  table.merges = {{'a', 'b', 256}, {256, 'c', 257}};
+  add_piece(table, "<end>", PieceType::control);
+  table.added = {{258, kInText | kRstrip, "<end>"}};
+  table.splits = {std::string(kGpt2Pattern)};
+  table.eos_id = 258;
+  return table;
+}
+
+// SentencePiece's way: <unk> 0, </s> 1, bytes 2 to 257, then words; spaces are marks.
+TableSource char_table() {
+  TableSource table;
+  table.flags = kMergeByScore | kByteFallback | kFuseUnk | kPrefixSpace | kEscapeSpaces |
+                kStripDecodedSpace;
+  add_piece(table, " ? ", PieceType::unknown);
+  add_piece(table, "</s>", PieceType::control);
+  for (int byte = 0; byte < 256; ++byte) {
+    add_piece(table, {static_cast<char>(byte)}, PieceType::byte);
+  }
+  const std::string mark(kSpaceMark);
+  for (const std::string& text : {mark, mark + "a", mark + "ab", std::string("a"),
+                                  std::string("b")}) {
+    add_piece(table, text);
+  }
+  table.scores.assign(table.pieces.size(), 0.0f);
+  table.scores[259] = -1.0f;
+  table.scores[260] = -2.0f;
+  table.added = {{1, 0, "</s>"}};
+  table.unk_id = 0;
+  return table;
+}
+
+Tokenizer make(const TableSource& table) { return Tokenizer::from_table(serialize_table(table)); }
+
+// Uses every part of a tokenizer; only Error may come out.
+void exercise(const Tokenizer& tokenizer) {
+  const std::string text = "abc <end> ab 12  \xC3\xA9\xE2\x96\x81\xF0\x9F\x98\x80</s> \xFF";
+  for (const auto special : {kParse, kPlain}) {
+    tokenizer.decode(tokenizer.encode(text, true, special));
+  }
+  tokenizer.encode(std::vector<TextSpan>{{"<end>", true}, {text, false}});
+}
+
+std::string written(const std::string& name, const std::string& content) {
+  const auto path = std::filesystem::temp_directory_path() / name;
+  std::ofstream(path, std::ios::binary) << content;
+  return path.string();
+}
+
+}  // namespace
+
+TEST(merges_by_rank) {
+  const Tokenizer tokenizer = make(byte_table());
+  CHECK_EQ(tokenizer.encode("abcab", false, kParse), (Ids{257, 256}));
+  CHECK_EQ(tokenizer.encode("a b", false, kParse), (Ids{'a', ' ', 'b'}));
+  CHECK_EQ(tokenizer.encode("", false, kParse), Ids{});
+}
+
+TEST(special_tokens_only_where_asked) {
+  const Tokenizer tokenizer = make(byte_table());
+  CHECK_EQ(tokenizer.encode("<end>  a", false, kParse), (Ids{258, 'a'}));
+  CHECK_EQ(tokenizer.encode("<end>", false, kPlain), (Ids{'<', 'e', 'n', 'd', '>'}));
+  const std::vector<TextSpan> spans{{"<end>", true}, {"<end>ab", false}, {"c<end>", true}};
+  CHECK_EQ(tokenizer.encode(spans), (Ids{258, '<', 'e', 'n', 'd', '>', 257, 258}));
+  const std::vector<TextSpan> torn{{"<en", true}, {"d>", false}};
+  CHECK_EQ(tokenizer.encode(torn), (Ids{'<', 'e', 'n', 'd', '>'}));
+}
+
+TEST(bos_comes_first_where_there_is_one) {
+  TableSource table = byte_table();
+  CHECK_EQ(make(table).encode("a", true, kParse), Ids{'a'});
+  table.bos_id = 258;
+  CHECK_EQ(make(table).encode("a", true, kParse), (Ids{258, 'a'}));
+}
+
+TEST(merges_by_score_with_byte_fallback) {
+  const Tokenizer tokenizer = make(char_table());
+  CHECK_EQ(tokenizer.encode("ab a", false, kParse), (Ids{260, 259}));
+  CHECK_EQ(tokenizer.encode("b\xC3\xA9", false, kParse), (Ids{258, 262, 2 + 0xC3, 2 + 0xA9}));
+  CHECK_EQ(tokenizer.encode("</s>", false, kPlain).size(), size_t{5});
+  CHECK_EQ(tokenizer.encode("</s>", false, kParse), Ids{1});
+  CHECK_EQ(tokenizer.encode(std::vector<TextSpan>{{"</s>", true}}), Ids{1});
+  CHECK_EQ(tokenizer.decode(Ids{260, 259, 1, 2 + 0xC3, 2 + 0xA9, 0}), "ab a\xC3\xA9 ? ");
+}
+
+TEST(unknown_characters_are_fused) {
+  TableSource table = char_table();
+  table.flags &= ~kByteFallback;
+  CHECK_EQ(make(table).encode("a\xC3\xA9\xC3\xA8", false, kParse), (Ids{259, 0}));
+}
+
+TEST(ill_formed_text_reads_as_replacement_characters) {
+  const Tokenizer tokenizer = make(byte_table());
+  for (const auto& [text, same_as] :
+       {std::pair{"\xFF", "\xEF\xBF\xBD"}, {"a\xE2\x96", "a\xEF\xBF\xBD"},
+        {"\xED\xA0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
+        {"\xF0\x9F\x98x", "\xEF\xBF\xBDx"}, {"\xC0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD"}}) {
+    CHECK_EQ(tokenizer.encode(text, false, kParse), tokenizer.encode(same_as, false, kParse));
+    const std::string_view bytes = text;
+    Ids ids;
+    for (const char c : bytes) ids.push_back(static_cast<uint8_t>(c));
+    CHECK_EQ(tokenizer.decode(ids), same_as);
+  }
+}
+
+TEST(stream_gives_whole_characters) {
+  const Tokenizer tokenizer = make(byte_table());
+  StreamDecoder decoder(tokenizer);
+  CHECK_EQ(decoder.push('a'), "a");
+  for (const int32_t byte : {0xF0, 0x9F, 0x98}) CHECK_EQ(decoder.push(byte), "");
+  CHECK_EQ(decoder.push(258), "");
+  CHECK_EQ(decoder.push(0x80), "\xF0\x9F\x98\x80");
+  CHECK_EQ(decoder.push(0xC3), "");
+  CHECK_EQ(decoder.push('b'), "\xEF\xBF\xBD" "b");
+  CHECK_EQ(decoder.push(0xE2), "");
+  CHECK_EQ(decoder.finish(), "\xEF\xBF\xBD");
+  CHECK_EQ(decoder.finish(), "");
+  CHECK_THROWS(Error, decoder.push(259), "259", "259 pieces");
+  CHECK_THROWS(Error, decoder.push(-1), "-1");
+}
+
+TEST(stream_drops_the_first_space_once) {
+  const Tokenizer tokenizer = make(char_table());
+  StreamDecoder decoder(tokenizer);
+  CHECK_EQ(decoder.push(1), "");
+  CHECK_EQ(decoder.push(258), "");
+  CHECK_EQ(decoder.push(259), " a");
+}
+
+TEST(every_truncation_is_an_error) {
+  for (const TableSource& table : {byte_table(), char_table()}) {
+    const std::string bytes = serialize_table(table);
+    for (size_t size = 0; size < bytes.size(); ++size) {
+      CHECK_THROWS(Error, Tokenizer::from_table(bytes.substr(0, size)), "tokenizer table");
+    }
+    CHECK_THROWS(Error, Tokenizer::from_table(bytes + "x"), "tokenizer table");
+    exercise(Tokenizer::from_table(bytes));
+  }
+}
+
+TEST(flipped_bytes_do_no_harm) {
+  std::mt19937 random(1);
+  for (const TableSource& table : {byte_table(), char_table()}) {
+    const std::string bytes = serialize_table(table);
+    for (int round = 0; round < 20000; ++round) {
+      std::string damaged = bytes;
+      // Half of the damage goes to the header and what follows the lengths and types of pieces.
+      const bool anywhere = round % 2;
+      for (int n = 1 + round % 3; n > 0; --n) {
+        const size_t at = anywhere ? random() % bytes.size()
+                          : round % 4 ? random() % 48
+                                      : bytes.size() - 1 - random() % 400;
+        damaged[at] = static_cast<char>(random());
+      }
+      try {
+        exercise(Tokenizer::from_table(damaged));
+      } catch (const Error&) {
+        continue;  // what is said of damaged tables
+      }
+    }
+  }
+}
+
+TEST(newer_table_names_both_versions) {
+  std::string bytes = serialize_table(byte_table());
+  bytes[8] = 3;
+  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 3", "versions 1 to 2");
+  bytes[8] = 0;
+  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 0");
+}
+
+TEST(first_version_is_still_read) {
+  for (TableSource table : {byte_table(), char_table()}) {
+    std::string bytes = serialize_table(table);
+    bytes[8] = 1;
+    const Tokenizer old = Tokenizer::from_table(bytes);
+    CHECK_EQ(old.encode("ab a<end></s>", false, kParse),
+             make(table).encode("ab a<end></s>", false, kParse));
+  }
+}
+
+TEST(raw_files_that_are_none) {
+  CHECK_THROWS(Error, Tokenizer::from_file("/no/such/tokenizer.model"), "/no/such", "check");
+  CHECK_THROWS(Error, Tokenizer::from_file("/"), "folder");
+  const std::string contents[] = {
+      "", "hello", "{", R"({"model": 3})", R"({"model": {"type": "Unigram"}})", "IQ== 0\nIQ== 7\n",
+      "IQ== 0\n", std::string("\x0A\x05\x0A\x03", 4), std::string(3000, '\xFF'), "{}", "[1]"};
+  for (const std::string& content : contents) {
+    const std::string path = written("runner_test.tokenizer", content);
+    CHECK_THROWS(Error, Tokenizer::from_file(path), "runner_test.tokenizer");
+  }
+}
+
+TEST(a_megabyte_without_spaces_is_not_quadratic) {
+  const auto start = std::chrono::steady_clock::now();
+  const std::string text(1 << 20, 'a');
+  CHECK_EQ(make(byte_table()).encode(text, false, kParse).size(), text.size());
+  CHECK_EQ(make(char_table()).encode(text, false, kParse).size(), text.size());
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+  CHECK(spent.count() < 30);  // quadratic would take hours
+}
+
+CHECK_MAIN()
