@@ -238,7 +238,7 @@ def write_gguf(
         writer.add_rope_scaling_factor(rope["factor"])
     if rope["rope_type"] == "llama3":
         writer.add_tensor("rope_freqs.weight", _llama3_factors(model))
-    _add_tokenizer(writer)
+    add_tokenizer(writer)
     tied = config.tie_word_embeddings
     for name, tensor in _renamed(model, GGUF_NAMES).items():
         if tied and name == "output.weight":
@@ -261,7 +261,7 @@ def _llama3_factors(model: transformers.PreTrainedModel) -> np.ndarray:
     return (plain / model.model.rotary_emb.inv_freq.double()).float().numpy()
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter) -> None:
     content = json.loads(train_tokenizer().to_str())
     vocab = content["model"]["vocab"]
     tokens = sorted(vocab, key=vocab.get)

@@ -5,7 +5,6 @@ import binascii
 import io
 import json
 import math
-import re
 import struct
 import zipfile
 from collections import Counter
@@ -15,12 +14,13 @@ from exporter.artifact.contents import (
     CODE,
     METADATA,
     PT2,
-    SHARED,
     SO,
     TOKENIZER,
     Artifact,
     Damaged,
     StoredTensor,
+    all_names,
+    canonical,
     recipe_in,
     stored,
     summed,
@@ -177,11 +177,8 @@ def _weights(metadata: dict[str, str], blob: memoryview, at: int) -> tuple[Store
         start = entry["offset"]
         if not 0 <= start <= start + size <= len(blob):
             raise Damaged(f"the weight {name} lies outside the stored weights")
-        shared = name in SHARED and not set(SHARED) <= set(names)
-        result.append(stored(
-            SHARED if shared else (name,), entry["dtype"], tuple(entry["shape"]),
-            blob[start : start + size], at + start,
-        ))  # fmt: skip
+        data = blob[start : start + size]
+        result.append(stored(all_names(name, names), entry["dtype"], tuple(entry["shape"]), data, at + start))
     return tuple(result)
 
 
@@ -193,11 +190,6 @@ def _is_weight(entry: object) -> bool:
     return all(type(size) is int and size >= 0 for size in sizes) and all(
         isinstance(entry.get(key), str) for key in ("name", "dtype")
     )
-
-
-def canonical(name: str) -> str:
-    """`model.layers.3.wqkv.weight`, as the program names it, to `layers.3.wqkv`."""
-    return re.sub(r"\.weight$", "", re.sub(r"^model\.", "", name))
 
 
 def _library_weights(data: memoryview) -> tuple[memoryview, int]:

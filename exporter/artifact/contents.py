@@ -8,7 +8,8 @@ nobody looks at is not read. Weights have the same canonical names in every form
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,9 +22,9 @@ CODE, DELEGATES = "code", "delegates' weights and code"
 TOKENIZER, METADATA = "tokenizer", "metadata, padding and the rest"
 PARTS = (LINEAR, EMBEDDING, OTHER, DELEGATES, CODE, TOKENIZER, METADATA)
 
+UNNAMED = "constant "  # before a number, of what has no name
 SHARED = ("output", "table")  # of the one tensor that is both
 _SHOWN = 60  # characters of a value that is wrong
-_LAYERS = ("wqkv", "wo", "gate_up", "down")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class StoredTensor:
         """The part of the file's size that it counts to; a shared table is the embedding's."""
         if "table" in self.names:
             return EMBEDDING
-        return LINEAR if is_linear(self.name) else OTHER
+        return OTHER if self.packed is None else LINEAR
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ class Damaged(Exception):
 def stored(
     names: tuple[str, ...], dtype: str, shape: tuple[int, ...], data: memoryview, offset: int
 ) -> StoredTensor:
-    """The tensor, its header read where it is a packed weight.
+    """The tensor, its header read where it is a packed weight: bytes that have a name are.
 
-    Raises Damaged when a layer's weight is none, or its header is wrong.
+    Raises Damaged when a weight is none, or its header is wrong.
     """
     header = None
-    if (is_linear(names[0]) or "table" in names) and dtype == "uint8" or is_packed(data):
+    if (dtype == "uint8" and not names[0].startswith(UNNAMED)) or is_packed(data):
         try:
             header = read_matrix(data, names[0])
         except ValueError as error:
@@ -118,17 +119,15 @@ def stored(
     return StoredTensor(names, dtype, shape, data, offset, header)
 
 
-def is_linear(name: str) -> bool:
-    """Whether it names a linear layer's weight, the output's among them."""
-    return name in ("head", "output") or name.rpartition(".")[2] in _LAYERS
+def canonical(name: str) -> str:
+    """`model.layers.3.wqkv.weight`, as the program names it, to `layers.3.wqkv`."""
+    return re.sub(r"\.weight$", "", re.sub(r"^model\.", "", name))
 
 
-def layer_name(index: int, layers: int) -> str:
-    """The linear layer that a program with a head calls as number `index`, of a model of so many
-    blocks; without a head, `output` is the last."""
-    if index >= len(_LAYERS) * layers:
-        return ("head", "output")[index - len(_LAYERS) * layers]
-    return f"layers.{index // len(_LAYERS)}.{_LAYERS[index % len(_LAYERS)]}"
+def all_names(name: str, of_program: Collection[str]) -> tuple[str, ...]:
+    """The canonical names of a constant; of a program with one table for embedding and output, both."""
+    shared = name in SHARED and not set(SHARED) <= set(of_program)
+    return SHARED if shared else (name,)
 
 
 def summed(size: int, parts: Mapping[str, int]) -> dict[str, int]:

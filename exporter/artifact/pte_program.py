@@ -30,13 +30,15 @@ _SCALAR_TYPES = {
 
 @dataclass(frozen=True)
 class PlanTensor:
-    """A tensor of a plan. `constant` is its index among the constants, 0 for none."""
+    """A tensor of a plan. `constant` is its index among the constants, 0 for none; `name` that of a constant
+    in the program, "" for none."""
 
     dtype: str
     shape: tuple[int, ...]
     bytes: int
     constant: int
     planned: bool  # lies in planned memory: a cache, or a result
+    name: str
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ class Plan:
         for length in shape:
             size *= length
         constant = value.number(5, numbers.Uint32Flags)
-        return PlanTensor(dtype, shape, size, constant, value.node(6) is not None)
+        more = value.node(9)
+        name = "" if more is None else more.text(1)
+        return PlanTensor(dtype, shape, size, constant, value.node(6) is not None, name)
 
     def boolean(self, index: int) -> bool:
         kind, value = self._value(index)

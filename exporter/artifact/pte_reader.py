@@ -1,7 +1,4 @@
-"""A `.pte` as `contents.Artifact`.
-
-The program carries no names: a weight is named by the place at which `forward` uses it.
-"""
+"""A `.pte` as `contents.Artifact`. Its constants carry the names that the program has for them."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,10 +11,12 @@ from exporter.artifact.contents import (
     METADATA,
     PTE,
     TOKENIZER,
+    UNNAMED,
     Artifact,
     Damaged,
     StoredTensor,
-    layer_name,
+    all_names,
+    canonical,
     number,
     stored,
     summed,
@@ -52,8 +51,7 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
         raise Damaged("it has no method 'forward'")
     calls = list(forward.calls())
     lowbit = any(call.name in _LOWBIT_LINEAR for call in calls)
-    names = _lowbit_names(forward, calls, metadata) if lowbit else {}
-    weights = _weights(forward, constants, names)
+    weights = _weights(forward, constants, lowbit)
     parts = Counter({TOKENIZER: len(tokenizer), METADATA: _strings(metadata)})
     if lowbit:
         for tensor in weights:
@@ -120,58 +118,22 @@ class _Constants:
         return self._data[start : start + tensor.bytes], start
 
 
-def _lowbit_names(forward: Plan, calls: list, metadata: dict[str, str]) -> dict[int, list[str]]:
-    """Canonical names by value. Raises Damaged when the program is not a decoder of ours."""
-    layers = number(metadata, "n_layers") or 0
-    linear = sum(call.name in _LOWBIT_LINEAR for call in calls)
-    if linear not in (4 * layers + 1, 4 * layers + 2):  # a matrix before a tied output is one more
-        raise Damaged(f"its program has {linear} linear layers where {layers} blocks need "
-                      f"{4 * layers + 1}")  # fmt: skip
-    norms = (f"layers.{i // 2}.{('attention_norm', 'ffn_norm')[i % 2]}" for i in range(2 * layers))
-    names: dict[int, list[str]] = {}
-
-    def add(index: int, name: str) -> None:
-        known = names.setdefault(index, [])
-        if name not in known:
-            known.append(name)
-
-    done = 0
-    for call in calls:
-        arguments = call.arguments
-        if call.name in _LOWBIT_LINEAR:
-            done += 1
-            name = "output" if done == linear else layer_name(done - 1, layers)
-            add(arguments[1], name)
-            bias = forward.tensor(arguments[2])
-            if bias is not None:
-                add(arguments[2], f"{name}.bias")
-        elif call.name == "lowbit::embedding.out":
-            add(arguments[0], "table")
-        elif call.name == "lowbit::rms_norm.out":
-            add(arguments[1], next(norms, "norm"))
-        elif call.name == "lowbit::attention.out":
-            add(arguments[1], "rope_cos")
-            add(arguments[2], "rope_sin")
-    return names
-
-
-def _weights(
-    forward: Plan, constants: _Constants, names: dict[int, list[str]]
-) -> tuple[StoredTensor, ...]:
-    """The constants that `forward` uses, a stored one once, in the program's order."""
+def _weights(forward: Plan, constants: _Constants, lowbit: bool) -> tuple[StoredTensor, ...]:
+    """The constants that `forward` uses, a stored one once, in the program's order; those of our operators
+    under canonical names."""
     merged: dict[int, tuple[PlanTensor, list[str]]] = {}
-    for index in [*names, *(i for i in range(forward.value_count()) if i not in names)]:
+    for index in range(forward.value_count()):
         tensor = forward.tensor(index)
-        if tensor is None or not tensor.constant:
-            continue
-        given = names.get(index) or []
-        known = merged.setdefault(tensor.constant, (tensor, []))[1]
-        known += [name for name in given if name not in known]
+        if tensor is not None and tensor.constant:
+            known = merged.setdefault(tensor.constant, (tensor, []))[1]
+            if lowbit and tensor.name and canonical(tensor.name) not in known:
+                known.append(canonical(tensor.name))
+    all_known = {name for _, names in merged.values() for name in names}
     result = []
     for constant, (tensor, found) in merged.items():
         data, offset = constants.bytes_of(tensor)
-        ordered = tuple(sorted(found)) or (f"constant {constant}",)
-        result.append(stored(ordered, tensor.dtype, tensor.shape, data, offset))
+        names = all_names(found[0], all_known) if len(found) == 1 else tuple(sorted(found))
+        result.append(stored(names or (f"{UNNAMED}{constant}",), tensor.dtype, tensor.shape, data, offset))
     return tuple(result)
 
 

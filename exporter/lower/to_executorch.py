@@ -47,6 +47,7 @@ def lower(
         edge = _to_edge(program, metadata, delegate == XNNPACK)
     config = ExecutorchBackendConfig(
         passes=_passes(quantized_embedding),
+        memory_planning_pass=_naming_planner(),
         run_reinplace_pass=True,  # the caches' index_put writes in place instead of copying
         do_quant_fusion_and_const_prop=quantized_embedding,
         extract_delegate_segments=True,
@@ -105,6 +106,26 @@ def _passes(quantized_embedding: bool) -> list:
     from executorch.exir.passes.quant_fusion_pass import QuantFusionPass
 
     return [QuantFusionPass()]
+
+
+def _naming_planner():
+    """ExecuTorch's planning of memory, which also names the constants in the file, as the program calls them:
+    the last pass that sees the signature."""
+    from executorch.exir.passes import MemoryPlanningPass
+    from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
+
+    class NamingPlanner(MemoryPlanningPass):
+        def run(self, graph_module, graph_signature=None):
+            names = {**graph_signature.inputs_to_parameters, **graph_signature.inputs_to_buffers}
+            changed = set(graph_signature.buffers_to_mutate.values())
+            for node in graph_module.graph.find_nodes(op="placeholder"):
+                name = names.get(node.target)
+                if name is not None and name not in changed:
+                    location = TensorDataLocation.SEGMENT
+                    node.meta["spec"].extra_tensor_info = ExtraTensorInfo(0, name, location)
+            return super().run(graph_module, graph_signature)
+
+    return NamingPlanner()
 
 
 def _constant_methods(metadata: Mapping[str, str]) -> dict[str, object]:

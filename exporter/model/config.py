@@ -218,12 +218,17 @@ def repeated(layers: Sequence[LayerSpec], n_layers: int) -> tuple[LayerSpec, ...
 
     Raises ValueError for a count that is none, or more than MAX_LAYERS.
     """
+    check_layer_count(n_layers)
+    return tuple(layers[i % len(layers)] for i in range(n_layers))
+
+
+def check_layer_count(n_layers: int) -> None:
+    """Raise ValueError for a count of layers that is none, or more than MAX_LAYERS."""
     _require_positive("n_layers", n_layers, int)
     if n_layers > MAX_LAYERS:
         raise ValueError(
             f"n_layers is {n_layers}, more than {MAX_LAYERS}: correct the checkpoint's config"
         )
-    return tuple(layers[i % len(layers)] for i in range(n_layers))
 
 
 def _require_booleans(value: object, fields: Sequence[str]) -> None:

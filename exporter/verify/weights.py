@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.artifact.contents import Artifact, StoredTensor
+from exporter.artifact.contents import UNNAMED, Artifact, StoredTensor
 from exporter.formats.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import Matrix, model_matrices, model_vectors
@@ -146,7 +146,7 @@ def constant_checks(
     matrices, vectors, tables = model_matrices(config), model_vectors(config), {}
     for tensor in artifact.weights:
         name = tensor.name
-        if tensor.packed is not None or name.startswith("constant "):
+        if tensor.packed is not None or name.startswith(UNNAMED):
             continue
         if "rope_" in name:
             tables = tables or rotary_tables(config, tensor.shape[0])

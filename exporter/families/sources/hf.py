@@ -7,9 +7,17 @@ change the computation. Both spellings are read, of transformers 4 and 5.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from exporter.formats.quantized_names import REMEDY
-from exporter.model.config import LayerSpec, ModelConfig, Rope, RopeScaling, repeated
+from exporter.model.config import (
+    LayerSpec,
+    ModelConfig,
+    Rope,
+    RopeScaling,
+    check_layer_count,
+    repeated,
+)
 from exporter.model.generation_settings import KEYS as GENERATION_KEYS
 
 # Training, bookkeeping, token ids. `pretraining_tp` splits matrix products into slices and sums the
@@ -67,6 +75,15 @@ class HFConfig:
         self._read.add(name)
         return self.fields.get(name, default)
 
+    def first_of(self, names: Sequence[str], default: object) -> object:
+        """The first field of `names` that is there, `default` where none is."""
+        found = [self.optional(name) for name in names]
+        return next((value for value in found if value is not None), default)
+
+    def ignore(self, name: str) -> None:
+        """A field that changes nothing of the computation."""
+        self._read.add(name)
+
     def only(self, name: str, value: object) -> None:
         """Raise ValueError when the field has another value than `value`."""
         self._read.add(name)
@@ -106,16 +123,34 @@ class HFConfig:
             )
         return found
 
-    def layer_kinds(self, n_layers: object, default: Sequence[str]) -> Sequence[str]:
+    def layer_count(self) -> int:
+        """`num_hidden_layers`. Raises ValueError for a count that is none, or too large."""
+        count = self.required("num_hidden_layers")
+        check_layer_count(count)
+        return count
+
+    def layer_kinds(self, default: Sequence[str]) -> Sequence[str]:
         """`layer_types`, FULL or SLIDING for each layer; `default` where the config has none."""
         found = self.optional("layer_types")
         if found is None:
             return default
-        if not isinstance(found, list) or len(found) != n_layers or not set(found) <= {FULL, SLIDING}:
+        whole = isinstance(found, list) and len(found) == len(default)
+        if not whole or not all(kind in (FULL, SLIDING) for kind in found):
             raise ValueError(
-                f"layer_types is {found!r}, not {n_layers} times {FULL!r} or {SLIDING!r}: correct the config"
+                f"layer_types is {found!r}, not {len(default)} times {FULL!r} or {SLIDING!r}: correct the "
+                "config"
             )
         return found
+
+    def windowed_from(self, layer: LayerSpec, default_first: int, default_window: int) -> list[LayerSpec]:
+        """`layer` as often as the model has layers, with a window where the config says so: as Qwen says it,
+        `use_sliding_window` for the layers from `max_window_layers` on."""
+        n_layers, used = self.layer_count(), self.optional("use_sliding_window", False)
+        window = self.optional("sliding_window", default_window)
+        first = self.optional("max_window_layers", default_first)
+        kinds = self.layer_kinds([SLIDING if used and i >= first else FULL for i in range(n_layers)])
+        windowed = replace(layer, attention=replace(layer.attention, window=window))
+        return [windowed if kind == SLIDING else layer for kind in kinds]
 
     def model(
         self,

@@ -17,6 +17,11 @@ HF_NAMES = {
     "norm": "model.norm",
     "output": "lm_head",
 }
+# Norms of queries and keys, of the families that have them.
+HF_QK_NORMS = {
+    "layers.{i}.attention.q_norm": "model.layers.{i}.self_attn.q_norm",
+    "layers.{i}.attention.k_norm": "model.layers.{i}.self_attn.k_norm",
+}
 # Rotary frequencies, which older versions of transformers stored.
 HF_IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
 
@@ -33,6 +38,10 @@ GGUF_NAMES = {
     "layers.{i}.feed_forward.w3": "blk.{i}.ffn_up",
     "norm": "output_norm",
     "output": "output",
+}
+GGUF_QK_NORMS = {
+    "layers.{i}.attention.q_norm": "blk.{i}.attn_q_norm",
+    "layers.{i}.attention.k_norm": "blk.{i}.attn_k_norm",
 }
 GGUF_ROPE_FACTORS = "rope_freqs.weight"
 # Rope factors are read into the config; the others are rotary tables of early files.

@@ -1,0 +1,81 @@
+"""What every family of models is held to, on tiny random checkpoints of both sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gguf
+import tiny
+import torch
+import transformers
+
+# Widths are multiples of 32, so that the models can be quantized by groups.
+SMALL = {
+    "vocab_size": tiny.VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": None,
+    "attn_implementation": "eager",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny model of a family. `config` are the fields beside SMALL; `gguf_fields` writes those that only this
+    architecture has; `norm_offset` is what llama.cpp's converter adds to the norms."""
+
+    model: type
+    architecture: gguf.MODEL_ARCH
+    config: Mapping[str, object]
+    gguf_fields: Callable[[gguf.GGUFWriter, transformers.PretrainedConfig], None] = lambda writer, config: None
+    norm_offset: float = 0.0
+    older: Callable[[dict], dict] | None = field(default=None)  # config.json as transformers 4 wrote it
+
+
+def make_hf(folder: Path, case: Case, **change: object) -> transformers.PreTrainedModel:
+    """Saves a Hugging Face folder with a tokenizer and returns its float32 model."""
+    torch.manual_seed(3)
+    config = case.model.config_class(**{**SMALL, **case.config, **change})
+    model = case.model(config)
+    for name, parameter in model.named_parameters():
+        mean = 1.0 - case.norm_offset if "norm" in name else 0.0
+        torch.nn.init.normal_(parameter, mean=mean, std=0.2)
+    model.eval().requires_grad_(False).save_pretrained(folder)
+    tiny.train_tokenizer().save(str(folder / "tokenizer.json"))
+    tiny.write_json(folder / "tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>"})
+    return model
+
+
+def write_gguf(path: Path, model: transformers.PreTrainedModel, case: Case) -> None:
+    """Saves a GGUF file as llama.cpp's converter would: its names, and norms with what the model adds."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[case.architecture])
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    case.gguf_fields(writer, config)
+    tiny.add_tokenizer(writer)
+    names = gguf.get_tensor_name_map(case.architecture, config.num_hidden_layers)
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        if name.endswith("norm.weight"):
+            tensor = tensor + case.norm_offset
+        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(stored, tensor.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
