@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -29,15 +29,19 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny model of a family. `config` are the fields beside SMALL; `gguf_fields` writes those that only this
-    architecture has; `norm_offset` is what llama.cpp's converter adds to the norms."""
+    """A tiny model of a family.
+
+    `config` are the fields beside SMALL; `gguf_fields` writes those that only this architecture has;
+    `norm_offset` is what llama.cpp's converter adds to the norms; `older` makes a config.json as
+    transformers 4 wrote it.
+    """
 
     model: type
     architecture: gguf.MODEL_ARCH
     config: Mapping[str, object]
-    gguf_fields: Callable[[gguf.GGUFWriter, transformers.PretrainedConfig], None] = lambda writer, config: None
+    gguf_fields: Callable[[gguf.GGUFWriter, transformers.PretrainedConfig], None]
     norm_offset: float = 0.0
-    older: Callable[[dict], dict] | None = field(default=None)  # config.json as transformers 4 wrote it
+    older: Callable[[dict], dict] | None = None
 
 
 def make_hf(folder: Path, case: Case, **change: object) -> transformers.PreTrainedModel:

@@ -1,0 +1,88 @@
+"""Gemma 3 on tiny random weights, held against transformers: windows passed, both rotary bases."""
+
+from dataclasses import replace
+
+import family
+import gguf
+import transformers
+from family_tests import FamilyTests
+
+from exporter.families.gemma3 import FAMILY
+from exporter.families.sources.gguf import GGUFConfig
+from exporter.model.config import ModelConfig
+
+WINDOW = 8  # of prompts of 60 tokens
+
+
+def gguf_fields(writer: gguf.GGUFWriter, config) -> None:
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["full_attention"]["rope_theta"])
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    writer.add_rope_scaling_factor(config.rope_parameters["full_attention"]["factor"])
+
+
+def older(config: dict) -> dict:
+    ropes = config["rope_parameters"]
+    dropped = ("rope_parameters", "layer_types", "_sliding_window_pattern")
+    kept = {key: value for key, value in config.items() if key not in dropped}
+    return kept | {
+        "rope_theta": ropes["full_attention"]["rope_theta"],
+        "rope_local_base_freq": ropes["sliding_attention"]["rope_theta"],
+        "rope_scaling": {"rope_type": "linear", "factor": ropes["full_attention"]["factor"]},
+        "sliding_window_pattern": 6,
+    }
+
+
+def with_attention(config: ModelConfig, change) -> ModelConfig:
+    layers = (replace(layer, attention=change(layer.attention)) for layer in config.layers)
+    return replace(config, layers=tuple(layers))
+
+
+class TestGemma3(FamilyTests):
+    case = family.Case(
+        transformers.Gemma3ForCausalLM,
+        gguf.MODEL_ARCH.GEMMA3,
+        {"num_hidden_layers": 7, "sliding_window": WINDOW, "query_pre_attn_scalar": 32,
+         "rope_parameters": {
+             "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+         }},
+        gguf_fields,
+        norm_offset=1.0,
+        older=older,
+    )  # fmt: skip
+    rotates = False
+    without = {
+        "windows": lambda config: with_attention(config, lambda a: replace(a, window=None)),
+        "the other rotary base": lambda config: with_attention(
+            config, lambda a: replace(a, rope=config.layers[0].attention.rope)
+        ),
+        "the scores' scale": lambda config: with_attention(config, lambda a: replace(a, scale=1 / 8)),
+        "the embedding's scale": lambda config: replace(config, embedding_scale=1.0),
+        "the exact activation": lambda config: replace(config, layers=tuple(
+            replace(layer, feed_forward=replace(layer.feed_forward, activation="silu"))
+            for layer in config.layers
+        )),
+    }  # fmt: skip
+
+
+def test_the_largest_models_scores_are_scaled_by_its_width():
+    """Gemma 3 27B: 5376 / 32 in place of the head's width of 128, which its GGUF files do not say."""
+    fields = {
+        "general.architecture": "gemma3", "gemma3.block_count": 62, "gemma3.embedding_length": 5376,
+        "gemma3.feed_forward_length": 21504, "gemma3.attention.head_count": 32,
+        "gemma3.attention.head_count_kv": 16, "gemma3.attention.key_length": 128,
+        "gemma3.attention.value_length": 128, "gemma3.attention.layer_norm_rms_epsilon": 1e-6,
+        "gemma3.attention.sliding_window": 1024, "gemma3.context_length": 131072,
+        "gemma3.rope.freq_base": 1e6,
+    }  # fmt: skip
+    config = FAMILY.gguf.read(GGUFConfig(fields, {"token_embd.weight": (262208, 5376)}, None))
+    assert {layer.attention.scale for layer in config.layers} == {168**-0.5}
+    assert [layer.attention.window for layer in config.layers[:6]] == [1024] * 5 + [None]
+    four = FAMILY.gguf.read(GGUFConfig(
+        fields | {"gemma3.block_count": 34, "gemma3.embedding_length": 2560},
+        {"token_embd.weight": (262208, 2560)}, None,
+    ))  # fmt: skip
+    assert {layer.attention.scale for layer in four.layers} == {128**-0.5}

@@ -1,0 +1,177 @@
+"""What every family is held to: a test file of a family subclasses `FamilyTests` with its `Case`."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import family
+import numpy as np
+import pytest
+import tiny
+import torch
+from native import export, generate, logits
+from quantized_tiny import verified
+
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.checkpoint.load import load_model
+from exporter.cli import main as cli
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
+from exporter.model.config import ModelConfig
+from exporter.recipe.recipe import parse_recipe
+
+MAX_ERROR = 1e-4  # relative, of float32 logits
+CONTEXT, LENGTH = 96, 60
+TOKENS = tiny.prompt(LENGTH)[0].tolist()
+CHUNKS = ((), ("--prefill-chunk", 7), ("--prefill-chunk", 1))
+# Longer than fifty windows of CONTEXT tokens, which a fit holds some of out.
+TEXT = "".join(f"The {i}th of {i % 7} hares ran {i * i % 97} times around the old stone wall. "
+               for i in range(150))  # fmt: skip
+
+
+class FamilyTests:
+    case: family.Case
+    # What a feature's absence makes of the config: each must be far from transformers.
+    without: dict[str, Callable[[ModelConfig], ModelConfig]]
+    rotates = True
+
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory):
+        """Of transformers, its folder, and its GGUF file beside it."""
+        folder = tmp_path_factory.mktemp("model")
+        made = family.make_hf(folder / "hf", self.case)
+        family.write_gguf(folder / "m.gguf", made, self.case)
+        return made, folder
+
+    @pytest.fixture(scope="class")
+    def expected(self, model) -> np.ndarray:
+        with torch.no_grad():
+            return model[0](torch.tensor([TOKENS])).logits[0].float().numpy()
+
+    @pytest.fixture(scope="class")
+    def artifacts(self, model, tmp_path_factory):
+        """Float32, of both backends."""
+        folder = tmp_path_factory.mktemp("artifacts")
+        pte, package = folder / "m.pte", folder / "m.pt2"
+        export(model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", pte,
+               "--output-aoti-package", package)  # fmt: skip
+        return pte, package
+
+    @pytest.mark.parametrize("source", ["hf", "m.gguf"])
+    def test_the_float_model_is_transformers(self, source, model, expected):
+        checkpoint = open_checkpoint(str(model[1] / source))
+        decoder = load_model(checkpoint, torch.float32, CONTEXT)
+        for chunk in (LENGTH, 7):
+            assert far(run(decoder, chunk), expected) < MAX_ERROR
+
+    def test_every_feature_matters(self, model, expected):
+        checkpoint = open_checkpoint(str(model[1] / "hf"))
+        assert self.without
+        for name, change in self.without.items():
+            other = replace(checkpoint, config=change(checkpoint.config))
+            decoder = load_model(other, torch.float32, CONTEXT)
+            assert far(run(decoder, LENGTH), expected) > 10 * MAX_ERROR, name
+
+    def test_older_config(self, model):
+        if self.case.older is None:
+            pytest.skip("one spelling only")
+        folder = model[1] / "hf"
+        config, now = open_checkpoint(str(folder)).config, tiny.read_json(folder / "config.json")
+        tiny.write_json(folder / "config.json", self.case.older(now))
+        try:
+            assert open_checkpoint(str(folder)).config == config
+        finally:
+            tiny.write_json(folder / "config.json", now)
+
+    def test_the_runners_are_transformers(self, artifacts, expected, tmp_path):
+        for artifact in artifacts:
+            for chunk in CHUNKS:
+                assert far(logits(artifact, TOKENS, tmp_path, *chunk), expected) < MAX_ERROR, chunk
+
+    def test_a_gguf_file_gives_the_same_artifact(self, model, artifacts, tmp_path):
+        export(model[1] / "m.gguf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte")
+        found, same = (logits(path, TOKENS, tmp_path) for path in (tmp_path / "m.pte", artifacts[0]))
+        assert far(found, same) < 1e-6
+
+    @pytest.mark.parametrize("scheme", ["bf16", "q8", "q6", "q5", "q4", "q3", "q2"])
+    def test_packed_weights(self, scheme, model, tmp_path):
+        """A runner has the bits of eager, in one chunk and in several; of both backends at 4 bits."""
+        words = ["--dtype", "bf16"] if scheme == "bf16" else ["--quantize", scheme]
+        pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
+        outputs = ["--output-pte", pte] + (["--output-aoti-package", package] if scheme == "q4" else [])
+        export(model[1] / "hf", *words, "--max-seq-length", CONTEXT, *outputs)
+        eager = run_packed(open_checkpoint(str(model[1] / "hf")), scheme)
+        for artifact in [pte] + ([package] if scheme == "q4" else []):
+            for chunk in CHUNKS:
+                found = logits(artifact, TOKENS, tmp_path, *chunk)
+                assert np.array_equal(found, eager), (artifact.name, chunk)
+        if scheme == "q4":
+            texts = [generate(path, "--tokens", "5,6,7", "-n", 8, "-t", 0) for path in (pte, package)]
+            assert texts[0] == texts[1]
+
+    @pytest.mark.parametrize("method", ["gptq", "awq", "rotate+gptq"])
+    def test_methods(self, method, model, tmp_path, capsys):
+        """What is calibrated is verified, part by part, against the checkpoint."""
+        (tmp_path / "text.txt").write_text(TEXT)
+        recipe = {"linear:a8wx": {"bitwidth": 6, "groupsize": 32, "method": method}}
+        words = [model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte",
+                 "--quantize", json.dumps(recipe), "--calibrate", tmp_path / "text.txt"]  # fmt: skip
+        if "rotate" in method and not self.rotates:
+            assert cli.main([str(word) for word in words]) == 1
+            error = capsys.readouterr().err.splitlines()[-1]
+            assert '"rotate"' in error and "attention_out_norm" in error and "leave" in error
+            return
+        export(*words)
+        status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf", "--trace")
+        assert status == 0, out
+
+    def test_a_fit(self, model, tmp_path, capsys):
+        (tmp_path / "text.txt").write_text(TEXT * 4)
+        export(model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte",
+               "--quantize", "q4", "--fit", "5.0bpw", "--calibrate", tmp_path / "text.txt")  # fmt: skip
+        status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf")
+        assert status == 0, out
+
+    def test_verify_finds_nothing_and_traces_every_part(self, model, artifacts, capsys):
+        for artifact in artifacts:
+            status, out, _ = verified(capsys, artifact, model[1] / "hf", "--trace", "--json")
+            assert status == 0, out
+            layers = model[0].config.num_hidden_layers
+            assert len(json.loads(out)["trace"]) == 2 * layers + 2
+
+    def test_inspect_and_eval(self, model, artifacts, tmp_path, capsys):
+        (tmp_path / "text.txt").write_text(TEXT)
+        assert cli.main(["inspect", str(artifacts[0])]) == 0
+        assert "layers.0-" in capsys.readouterr().out
+        scores = []
+        for what in (artifacts[0], artifacts[1], model[1] / "hf"):
+            length = ["--max-seq-length", str(CONTEXT)] if what == model[1] / "hf" else []
+            words = ["eval", str(what), *length, "--text", str(tmp_path / "text.txt"), "--json"]
+            assert cli.main(words) == 0
+            scores.append(json.loads(capsys.readouterr().out)["perplexity"])
+        assert max(scores) - min(scores) < MAX_ERROR * min(scores)
+
+
+def far(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The largest error, of the largest logit."""
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def run_packed(checkpoint, scheme: str) -> np.ndarray:
+    recipe = parse_recipe("{}" if scheme == "bf16" else scheme)
+    dtype = torch.bfloat16 if scheme == "bf16" else torch.float32
+    options = PackOptions(recipe, dtype)
+    model = load_model(checkpoint, torch.float32, CONTEXT)
+    return run(LowbitTransformer(model, options, torch.float16, lambda line: None), LENGTH)
+
+
+def run(decoder, chunk: int) -> np.ndarray:
+    """Logits [LENGTH, V] of TOKENS, taken `chunk` at a time."""
+    caches, found = decoder.new_caches(), []
+    with torch.no_grad():
+        for start in range(0, LENGTH, chunk):
+            tokens = torch.tensor([TOKENS[start : start + chunk]])
+            rows = torch.arange(tokens.shape[1])
+            found.append(decoder(tokens, torch.tensor([start]), rows, caches))
+    return torch.cat(found).numpy()
