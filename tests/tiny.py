@@ -74,10 +74,11 @@ TEXT = [
 
 
 def make_hf(
-    folder: Path, variation: str, *, older_spelling: bool = False, max_shard_size: str = "1GB"
-) -> transformers.PreTrainedModel:
-    """Saves a Hugging Face folder with a tokenizer and returns its float32 model."""
-    fields = BASE | VARIATIONS[variation]
+    folder: Path, variation: str, *, older_spelling: bool = False, max_shard_size: str = "1GB",
+    **change: object,
+) -> transformers.PreTrainedModel:  # fmt: skip
+    """Saves a Hugging Face folder with a tokenizer and returns its float32 model. `change`: of its config."""
+    fields = BASE | VARIATIONS[variation] | change
     torch.manual_seed(list(VARIATIONS).index(variation))
     if variation.startswith(MISTRAL):
         model = transformers.MistralForCausalLM(transformers.MistralConfig(**fields))

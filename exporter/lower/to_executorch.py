@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from exporter.artifact.metadata import TOKENIZER_KEY
 from exporter.lower.graph_check import check_lowbit_only
+from exporter.lower.memory_plan import plan_memory
 from exporter.recipe.recipe import Recipe
 from exporter.recipe.schemes import LOWBIT, XNNPACK
 from exporter.util.files import written_whole
@@ -47,7 +48,7 @@ def lower(
         edge = _to_edge(program, metadata, delegate == XNNPACK)
     config = ExecutorchBackendConfig(
         passes=_passes(quantized_embedding),
-        memory_planning_pass=_naming_planner(),
+        memory_planning_pass=_planner(),
         run_reinplace_pass=True,  # the caches' index_put writes in place instead of copying
         do_quant_fusion_and_const_prop=quantized_embedding,
         extract_delegate_segments=True,
@@ -108,9 +109,10 @@ def _passes(quantized_embedding: bool) -> list:
     return [QuantFusionPass()]
 
 
-def _naming_planner():
-    """ExecuTorch's planning of memory, which also names the constants in the file, as the program calls them:
-    the last pass that sees the signature."""
+def _planner():
+    """The pass that plans memory. It is the last that sees the program's signature, and so it also names the
+    constants in the file, as the program calls them."""
+    from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
 
@@ -125,7 +127,7 @@ def _naming_planner():
                     node.meta["spec"].extra_tensor_info = ExtraTensorInfo(0, name, location)
             return super().run(graph_module, graph_signature)
 
-    return NamingPlanner()
+    return NamingPlanner(memory_planning_algo=MemoryPlanningAlgorithmSuite([plan_memory]))
 
 
 def _constant_methods(metadata: Mapping[str, str]) -> dict[str, object]:
