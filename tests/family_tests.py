@@ -128,7 +128,7 @@ class FamilyTests:
     def test_a_fit(self, model, tmp_path, capsys):
         (tmp_path / "text.txt").write_text(TEXT * 4)
         export(model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte",
-               "--quantize", "q4", "--fit", "5.0bpw", "--calibrate", tmp_path / "text.txt")  # fmt: skip
+               "--quantize", "q4", "--fit", "9.0bpw", "--calibrate", tmp_path / "text.txt")  # fmt: skip
         status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf")
         assert status == 0, out
 
@@ -146,7 +146,8 @@ class FamilyTests:
         scores = []
         for what in (artifacts[0], artifacts[1], model[1] / "hf"):
             length = ["--max-seq-length", str(CONTEXT)] if what == model[1] / "hf" else []
-            words = ["eval", str(what), *length, "--text", str(tmp_path / "text.txt"), "--json"]
+            words = ["eval", str(what), *length, "--text", str(tmp_path / "text.txt"),
+                     "--window", str(CONTEXT), "--json"]  # fmt: skip
             assert cli.main(words) == 0
             scores.append(json.loads(capsys.readouterr().out)["perplexity"])
         assert max(scores) - min(scores) < MAX_ERROR * min(scores)

@@ -81,6 +81,9 @@ MODELS: dict[str, KnownModel] = {
     "mistral-v0.1": _hub(
         "mistral", "mistralai/Mistral-7B-Instruct-v0.1", "Mistral 7B, sliding window", gated=True
     ),
+    "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
+    "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
+    "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
 }
 
 

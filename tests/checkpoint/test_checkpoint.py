@@ -296,10 +296,10 @@ def test_damaged_gguf_files_never_crash(tmp_path: Path, model):
 
 
 def test_gguf_of_another_architecture(tmp_path: Path):
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "qwen2")
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
     writer.add_tensor("token_embd.weight", torch.ones(4, 4).numpy())
     finish(writer)
-    assert_refused(tmp_path / "model.gguf", "'qwen2'", "'llama'")
+    assert_refused(tmp_path / "model.gguf", "'mamba'", "'llama'")
 
 
 # Aliases and the hub
