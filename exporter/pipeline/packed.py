@@ -308,8 +308,9 @@ def _program_bytes(job: Job, model: Transformer) -> int:
 
 
 def _float_bytes(model: Transformer) -> int:
-    """Of the norms, the rotary tables and the small matrix before the output."""
+    """Of the norms, biases, the rotary tables and the small matrix before the output."""
     config = model.config
-    norms = 4 * sum(vector.size for vector in model_vectors(config).values())
+    vectors = sum(vector.size for vector in model_vectors(config).values())
+    biases = sum(matrix.rows for matrix in model_matrices(config).values() if matrix.bias)
     rope = 4 * model.max_seq_length * sum(rope.width for rope in config.ropes())
-    return norms + rope + (0 if model.head is None else model.head.weight.numel() * 2)
+    return 4 * (vectors + biases) + rope + (0 if model.head is None else model.head.weight.numel() * 2)

@@ -88,3 +88,13 @@ def test_a_real_config():
     assert config.tied_embeddings and config.context_length == 32768
     with pytest.raises(ValueError, match="use_mrope"):
         FAMILY.hf.read(HFConfig(REAL | {"use_mrope": True}))
+
+
+@pytest.mark.parametrize("change", [
+    {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
+    {"use_sliding_window": False, "sliding_window": WINDOW, "max_window_layers": 0},
+    {"use_sliding_window": False, "sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 24},
+])  # fmt: skip
+def test_windows_that_transformers_does_not_use(change):
+    config = FAMILY.hf.read(HFConfig(REAL | change))
+    assert {layer.attention.window for layer in config.layers} == {None}

@@ -145,10 +145,12 @@ class HFConfig:
     def windowed_from(self, layer: LayerSpec, default_first: int, default_window: int) -> list[LayerSpec]:
         """`layer` as often as the model has layers, with a window where the config says so: as Qwen says it,
         `use_sliding_window` for the layers from `max_window_layers` on."""
-        n_layers, used = self.layer_count(), self.optional("use_sliding_window", False)
-        window = self.optional("sliding_window", default_window)
+        window = self.nullable("sliding_window", default_window)
+        if not self.optional("use_sliding_window", False):
+            window = None  # as transformers does, whatever `layer_types` says
         first = self.optional("max_window_layers", default_first)
-        kinds = self.layer_kinds([SLIDING if used and i >= first else FULL for i in range(n_layers)])
+        sliding = [window is not None and i >= first for i in range(self.layer_count())]
+        kinds = self.layer_kinds([SLIDING if slides else FULL for slides in sliding])
         windowed = replace(layer, attention=replace(layer.attention, window=window))
         return [windowed if kind == SLIDING else layer for kind in kinds]
 
