@@ -15,6 +15,10 @@
 
 namespace lowbit {
 
+// Of the operators' arguments and of what they mean. An artifact holds the number that it was made
+// for, and only a runner of the same number runs it.
+inline constexpr int kInterfaceVersion = 1;
+
 enum class Type { float32, float16, int8, uint8, int64, other };
 
 // A dense, row major tensor of at most 4 dimensions.
@@ -22,6 +26,9 @@ struct TensorRef {
   void* data = nullptr;
   Type type = Type::other;
   std::span<const int64_t> sizes;
+
+  // The size of dimension `i`; 0 where there is none.
+  int64_t operator[](size_t i) const { return i < sizes.size() ? sizes[i] : 0; }
 };
 
 class CallError : public std::runtime_error {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/bindings/aoti.h"
+#include "kernels/bindings/calls.h"
 #include "runner/artifact_file.h"
 #include "runner/error.h"
 
