@@ -42,7 +42,7 @@ def model_metadata(
 
 def versions(exporter: str, kernel_layout: int, **libraries: str) -> dict[str, str]:
     """The version keys: `kernel_layout` of kernels/layout.h is the first that reads all packed weights; a
-    library that took no part has the value ""."""
+    library, or our operators, that took no part have the value ""."""
     named = {f"{name}_version": version for name, version in libraries.items()}
     return {
         "schema_version": SCHEMA_VERSION,

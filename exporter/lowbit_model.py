@@ -26,7 +26,7 @@ from exporter.schemes import EmbeddingScheme, LinearScheme
 
 Report = Callable[[str], None]
 BLOCK = 16  # positions in a block of the cache
-MAX_HEAD_DIM = 256  # of the attention operator
+MAX_HEAD_DIM = 512  # of the attention operator
 TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")  # activations as torchao quantizes them
 
 
@@ -79,8 +79,8 @@ class LowbitBlock(nn.Module):
     def __init__(self, block: Block, config: ModelConfig, options: PackOptions, name: str):
         super().__init__()
         self.heads, self.kv_heads = config.n_heads, config.n_kv_heads
-        self.window = config.sliding_window or 0
-        self.eps = config.norm_eps
+        self.head_dim, self.window = config.head_dim, config.sliding_window or 0
+        self.eps, self.scale = config.norm_eps, attention_scale(config.head_dim)
         attention, ffn = block.attention, block.feed_forward
         self.wqkv = pack_linear([attention.wq, attention.wk, attention.wv], options, f"{name}.wqkv")
         self.wo = pack_linear([attention.wo], options, f"{name}.wo")
@@ -100,12 +100,13 @@ class LowbitBlock(nn.Module):
         lowbit = torch.ops.lowbit
         qkv = self.wqkv(lowbit.rms_norm(x_TD, self.attention_norm, self.eps))
         y = lowbit.attention(
-            qkv, *rope, k_cache, v_cache, start_pos,
-            self.heads, self.kv_heads, self.window, False,
+            qkv, *rope, k_cache, v_cache, start_pos, None, None, None,
+            self.heads, self.kv_heads, self.head_dim, self.window, False, False,
+            0.0, self.scale, 0.0,
         )  # fmt: skip
         x_TD = lowbit.add(x_TD, self.wo(y))
         gate_up = self.gate_up(lowbit.rms_norm(x_TD, self.ffn_norm, self.eps))
-        return lowbit.add(x_TD, self.down(lowbit.silu_mul(gate_up)))
+        return lowbit.add(x_TD, self.down(lowbit.silu_mul(gate_up, 0.0)))
 
 
 class LowbitTransformer(nn.Module):
@@ -143,7 +144,7 @@ class LowbitTransformer(nn.Module):
     ) -> Tensor:
         """As `Transformer.forward`."""
         lowbit = torch.ops.lowbit
-        x_TD = lowbit.embedding(self.table, tokens, self.config.dim)
+        x_TD = lowbit.embedding(self.table, tokens, self.config.dim, 1.0)
         rope = (self.rope_cos, self.rope_sin)
         for layer, k_cache, v_cache in zip(self.layers, caches[0::2], caches[1::2], strict=True):
             x_TD = layer(x_TD, start_pos, rope, k_cache, v_cache)
@@ -155,6 +156,12 @@ class LowbitTransformer(nn.Module):
     def new_caches(self) -> list[Tensor]:
         shape = cache_shape(self.config, self.max_seq_length, self.cache_dtype)
         return [torch.zeros(shape, dtype=self.cache_dtype) for _ in range(2 * len(self.layers))]
+
+
+def attention_scale(head_dim: int) -> float:
+    """What scores are multiplied by where a model does not say: 1 / sqrt(head_dim), rounded to float32
+    at each step."""
+    return (1 / torch.tensor(float(head_dim)).sqrt()).item()
 
 
 def layout_version(model: nn.Module) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from exporter.artifact_reader import Artifact, StoredTensor, recipe_of
-from exporter.lowbit_model import cache_shape
+from exporter.lowbit_model import attention_scale, cache_shape
 from exporter.model import Transformer, causal_mask
 from exporter.verify_checks import Check, check
 from exporter.verify_weights import as_bytes, transforms_of, unpack
@@ -120,7 +120,7 @@ class _Rebuilt:
 
     def embed(self, tokens: Tensor) -> Tensor:
         table = as_bytes(self._artifact.weight("table"))
-        return self._back(torch.ops.lowbit.embedding(table, tokens, self._config.dim))
+        return self._back(torch.ops.lowbit.embedding(table, tokens, self._config.dim, 1.0))
 
     def attention(self, layer: int, x_TD: Tensor) -> Tensor:
         config = self._config
@@ -130,15 +130,17 @@ class _Rebuilt:
         shape = cache_shape(config, length, self._cache_dtype)
         caches = (torch.zeros(shape, dtype=self._cache_dtype) for _ in range(2))
         y = torch.ops.lowbit.attention(
-            qkv, *self._rope, *caches, torch.tensor([0]), config.n_heads, config.n_kv_heads,
-            config.sliding_window or 0, False,
+            qkv, *self._rope, *caches, torch.tensor([0]), None, None, None,
+            config.n_heads, config.n_kv_heads, config.head_dim, config.sliding_window or 0, False,
+            False, 0.0, attention_scale(config.head_dim), 0.0,
         )  # fmt: skip
         return self._back(self._linear(f"layers.{layer}.wo", y))
 
     def feed_forward(self, layer: int, x_TD: Tensor) -> Tensor:
         normed = self._norm(f"layers.{layer}.ffn_norm", x_TD)
         gate_up = self._linear(f"layers.{layer}.gate_up", normed)
-        return self._back(self._linear(f"layers.{layer}.down", torch.ops.lowbit.silu_mul(gate_up)))
+        y = torch.ops.lowbit.silu_mul(gate_up, 0.0)
+        return self._back(self._linear(f"layers.{layer}.down", y))
 
     def output(self, x_TD: Tensor) -> Tensor:
         x_TD = self._norm("norm", x_TD)

@@ -118,9 +118,9 @@ using Int = int64_t;
 using Float = double;
 using Bool = int32_t;
 
-#define LOWBIT_OPERATOR(NAME, ARGUMENTS, SIZES_TEXT, PARAMETERS, NAMES, SIZES)               \
+#define LOWBIT_OPERATOR(NAME, ARGUMENTS, SIZES_TEXT, PARAMETERS, NAMES, SIZES)                     \
   AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_##NAME(LOWBIT_LIST PARAMETERS, Tensor* result) { \
-    return lowbit::run<lowbit::op::NAME>(result, LOWBIT_LIST NAMES);                         \
+    return lowbit::run<lowbit::op::NAME>(result, LOWBIT_LIST NAMES);                               \
   }
 #include "kernels/bindings/operators.inc"
 #undef LOWBIT_OPERATOR

@@ -1,5 +1,5 @@
-// The operators of the table (operators.txt) as ExecuTorch kernels (`.out` variants), registered when
-// this file is linked.
+// The operators of the table (operators.txt) as ExecuTorch kernels (`.out` variants), registered
+// when this file is linked.
 
 #include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
 #include <executorch/runtime/kernel/kernel_includes.h>

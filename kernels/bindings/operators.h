@@ -23,7 +23,9 @@ class Size {
     int64_t product;
     return __builtin_mul_overflow(a.value_, b.value_, &product) ? none() : Size(product);
   }
-  friend Size operator/(Size a, Size b) { return b.value_ < 1 ? none() : Size(a.value_ / b.value_); }
+  friend Size operator/(Size a, Size b) {
+    return b.value_ < 1 ? none() : Size(a.value_ / b.value_);
+  }
 
  private:
   [[noreturn]] static Size none() { throw CallError("lowbit: an operator's result has no size"); }
