@@ -59,12 +59,13 @@ struct FloatKernels {
                     float* out, int64_t panel_begin, int64_t panel_end);
   void (*group_sums)(const float* x, const PackedWeight& weight, float* sums);
   void (*rms_norm)(const float* x, int64_t width, const float* weight, float eps, float* out);
-  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
-  void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // `limit` is infinite where there is none; `out` may be `up`.
+  void (*gate_mul)(Activation activation, const float* gate, const float* up, int64_t n,
+                   float limit, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
   PowerSum (*power_sum)(const float* row, int64_t width);
 
-  // Rotates one token's queries into `queries` [H, d], scaled by 1/sqrt(d), and writes its keys
+  // Normalizes and rotates one token's queries into `queries` [H, d], scaled, and writes its keys
   // and values to the cache at `position`.
   void (*rotate_and_cache)(const float* qkv, int64_t position, const float* cos, const float* sin,
                            const AttentionShape& shape, const Cache& cache, float* queries);
@@ -75,9 +76,10 @@ struct FloatKernels {
   // query heads [maximum, sum, weighted values [d rounded up to 16]], `partial_size` floats apart.
   void (*attend_chunk)(const float* queries, int64_t position, int64_t chunk, int64_t kv_head,
                        const AttentionShape& shape, const Cache& cache, float* partials);
-  // Combines one head's partials of `chunks` consecutive chunks, `stride` floats apart.
+  // Combines one head's partials of `chunks` consecutive chunks, `stride` floats apart. `sink` is
+  // the head's or null.
   void (*merge_chunks)(const float* partials, int64_t stride, int64_t chunks, int64_t head_dim,
-                       float* out);
+                       const float* sink, float* out);
 
   // For benchmarks: reads as fast as it can; `bytes` is a multiple of 512.
   int32_t (*read_peak)(const uint8_t* memory, int64_t bytes);

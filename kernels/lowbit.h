@@ -53,22 +53,31 @@ void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& w
 void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
                const float* bias, float* out);
 
-// out [T, K] = the rows `tokens` of a stack of weights of any kind, of the same width. Returns false
-// when a token is not a row.
+// out [T, K] = the rows `tokens` of a stack of weights of any kind, of the same width, times
+// `scale`. Returns false when a token is not a row.
 [[nodiscard]] bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
-                             std::span<const PackedWeight> weights, float* out);
+                             std::span<const PackedWeight> weights, float scale, float* out);
 [[nodiscard]] inline bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
                                     const PackedWeight& weight, float* out) {
-  return embedding(host, tokens, n_tokens, std::span(&weight, 1), out);
+  return embedding(host, tokens, n_tokens, std::span(&weight, 1), 1, out);
 }
 
 // out [T, D] = x / sqrt(mean(x^2) + eps) * weight.
 void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const float* weight,
               float eps, float* out);
 
-// out [T, F] = silu(gate) * up, or gelu of the tanh form, for gate_up [T, 2 F] = (gate, up).
-void silu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out);
-void gelu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out);
+enum class Activation {
+  silu,
+  gelu,       // x Phi(x); off by less than 1e-6 of max(1, |x|)
+  gelu_tanh,  // its approximation by tanh
+  relu2,      // max(x, 0)^2
+  sigmoid,    // of an attention's gates; NaN of what is not finite
+};
+
+// out [T, F] = activation(gate) * up for gate_up [T, 2 F] = (gate, up), with `gate` cut to at most
+// `limit` and `up` to -limit..limit; 0 = not at all.
+void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t tokens,
+              int64_t width, float limit, float* out);
 
 // out [n] = a + b.
 void add(Host& host, const float* a, const float* b, int64_t n, float* out);
@@ -92,18 +101,30 @@ struct Cache {
 };
 int64_t cache_block_bytes(CacheType type, int64_t head_dim);
 
-inline constexpr int64_t kMaxHeadDim = 256;
+inline constexpr int64_t kMaxHeadDim = 512;
+
+// An RMS norm of queries or keys, of each head by itself or of all as one row.
+struct HeadNorm {
+  const float* weight = nullptr;  // [d] or [heads d]; null: no norm
+  bool by_head = true;
+};
 
 struct AttentionShape {
   int64_t heads, kv_heads, head_dim;  // heads / kv_heads is whole; head_dim <= kMaxHeadDim
   int64_t rotary_dim;                 // even, at most head_dim; the rest is not rotated
   bool interleaved;                   // pairs (2 i, 2 i + 1) instead of (i, i + rotary_dim / 2)
   int64_t window;                     // positions a token may look back, itself included; 0 = all
+  float scale = 0;                    // what scores are multiplied by, usually 1 / sqrt(d)
+  float softcap = 0;                  // c > 0: scores become c tanh(score / c)
+  bool gated = false;                 // H d more columns of qkv: out *= sigmoid of them
+  HeadNorm q_norm = {}, k_norm = {};  // before the rotation
+  float norm_eps = 0;
+  const float* sinks = nullptr;  // [H]: one more logit in each head's softmax, without a value
 };
 
-// Rotates queries and keys of qkv [T, (H + 2 KV) d] by the tables cos and sin
-// [C, rotary_dim / 2], writes keys and values at start..start + T, and attends:
-// out [T, H d] = softmax(q k^T / sqrt(d)) v over the positions up to each token's own.
+// Normalizes queries and keys of qkv [T, (H + 2 KV) d], or [T, (2 H + 2 KV) d] with gates, rotates
+// them by the tables cos and sin [C, rotary_dim / 2], writes keys and values at start..start + T,
+// and attends: out [T, H d] = softmax(scale q k^T) v over the positions up to each token's own.
 void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, const float* cos,
                const float* sin, const AttentionShape& shape, const Cache& cache, float* out);
 

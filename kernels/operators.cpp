@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "kernels/isa.h"
 #include "kernels/lowbit.h"
@@ -127,7 +128,7 @@ void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& w
 }
 
 bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
-               std::span<const PackedWeight> weights, float* out) {
+               std::span<const PackedWeight> weights, float scale, float* out) {
   int64_t rows = 0;
   for (const PackedWeight& w : weights) rows += w.rows;
   for (int64_t t = 0; t < n_tokens; ++t) {
@@ -140,6 +141,7 @@ bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
       const PackedWeight* w = weights.data();
       for (; row >= w->rows; ++w) row -= w->rows;
       unpack_row(*w, row, out + t * width);
+      for (int64_t i = 0; scale != 1 && i < width; ++i) out[t * width + i] *= scale;
     }
   });
   return true;
@@ -154,20 +156,13 @@ void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const f
   });
 }
 
-void silu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out) {
+void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t tokens,
+              int64_t width, float limit, float* out) {
+  if (limit == 0) limit = std::numeric_limits<float>::infinity();
   parallel(host, tokens, row_grain(4 * width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* gate = gate_up + 2 * t * width;
-      isa().floats->silu_mul(gate, gate + width, width, out + t * width);
-    }
-  });
-}
-
-void gelu_mul(Host& host, const float* gate_up, int64_t tokens, int64_t width, float* out) {
-  parallel(host, tokens, row_grain(4 * width), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      const float* gate = gate_up + 2 * t * width;
-      isa().floats->gelu_mul(gate, gate + width, width, out + t * width);
+      isa().floats->gate_mul(activation, gate, gate + width, width, limit, out + t * width);
     }
   });
 }
@@ -202,8 +197,9 @@ int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
 void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, const float* cos,
                const float* sin, const AttentionShape& shape, const Cache& cache, float* out) {
   const FloatKernels& k = *isa().floats;
-  const int64_t width = (shape.heads + 2 * shape.kv_heads) * shape.head_dim;
   const int64_t query_width = shape.heads * shape.head_dim;
+  const int64_t gate_at = query_width + 2 * shape.kv_heads * shape.head_dim;
+  const int64_t width = gate_at + (shape.gated ? query_width : 0);
   const int64_t heads_each = shape.heads / shape.kv_heads;
   const int64_t first =
       shape.window > 0 && start + 1 > shape.window ? start + 1 - shape.window : 0;
@@ -234,17 +230,25 @@ void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, cons
     });
     for (int64_t h = 0; h < shape.heads; ++h) {
       k.merge_chunks(partials + h * head_partials, chunk_partials, chunks, shape.head_dim,
-                     out + h * shape.head_dim);
+                     shape.sinks != nullptr ? shape.sinks + h : nullptr, out + h * shape.head_dim);
     }
-    return;
+  } else {
+    constexpr int64_t kTokens = 8;  // a task's; the heads of a group share its keys and values
+    const int64_t tiles = (tokens + kTokens - 1) / kTokens;
+    parallel(host, shape.kv_heads * tiles, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t kv_head = i % shape.kv_heads, from = i / shape.kv_heads * kTokens;
+        const int64_t to = from + kTokens < tokens ? from + kTokens : tokens;
+        k.attend(queries, start, from, to, kv_head, shape, cache, out);
+      }
+    });
   }
-  constexpr int64_t kTokens = 8;  // a task's; the heads of a group share its keys and values
-  const int64_t tiles = (tokens + kTokens - 1) / kTokens;
-  parallel(host, shape.kv_heads * tiles, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t kv_head = i % shape.kv_heads, from = i / shape.kv_heads * kTokens;
-      const int64_t to = from + kTokens < tokens ? from + kTokens : tokens;
-      k.attend(queries, start, from, to, kv_head, shape, cache, out);
+  if (!shape.gated) return;
+  parallel(host, tokens, row_grain(4 * query_width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* row = out + t * query_width;
+      k.gate_mul(Activation::sigmoid, qkv + t * width + gate_at, row, query_width,
+                 std::numeric_limits<float>::infinity(), row);
     }
   });
 }

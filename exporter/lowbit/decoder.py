@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from exporter.model.matrices import layer_vectors
 from exporter.model.rotary import rope_angles
 
 BLOCK = 16  # positions in a block of the cache
-MAX_HEAD_DIM = 256  # of the attention operator
+MAX_HEAD_DIM = 512  # of the attention operator
 
 
 class LowbitBlock(nn.Module):
@@ -58,7 +59,7 @@ class LowbitOperations:
 
     block: LowbitBlock
     start_pos: Tensor
-    rope: tuple[Tensor, Tensor]
+    rope: tuple[Tensor | None, Tensor | None]  # cos and sin; None of a layer that rotates nothing
     k_cache: Tensor
     v_cache: Tensor
 
@@ -66,14 +67,19 @@ class LowbitOperations:
         return torch.ops.lowbit.rms_norm(x_TD, self.block.get_buffer(name), self.block.eps)
 
     def attend(self, qkv: Tensor) -> Tensor:
-        spec = self.block.layer.attention
+        spec, vectors = self.block.layer.attention, dict(self.block.named_buffers(recurse=False))
         return torch.ops.lowbit.attention(
             qkv, *self.rope, self.k_cache, self.v_cache, self.start_pos,
-            spec.n_heads, spec.n_kv_heads, spec.window or 0, False,
+            vectors.get("q_norm"), vectors.get("k_norm"), vectors.get("sinks"),
+            spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.window or 0,
+            spec.rope is not None and spec.rope.interleaved, spec.gated,
+            self.block.eps, score_scale(spec), spec.softcap or 0.0,
         )  # fmt: skip
 
     def activate(self, gate_up: Tensor) -> Tensor:
-        return torch.ops.lowbit.silu_mul(gate_up)
+        spec = self.block.layer.feed_forward
+        product = getattr(torch.ops.lowbit, f"{spec.activation}_mul")
+        return product(gate_up, spec.limit or 0.0)
 
 
 class LowbitTransformer(nn.Module):
@@ -108,7 +114,8 @@ class LowbitTransformer(nn.Module):
         lowbit, config = torch.ops.lowbit, self.config
         x_TD = embed(config, self.table, tokens)
         for i, block in enumerate(self.layers):
-            rope = tuple(self.get_buffer(name) for name in rope_names(config, block.layer.attention.rope))
+            names = rope_names(config, block.layer.attention.rope)
+            rope = tuple(None if name is None else self.get_buffer(name) for name in names)
             ops = LowbitOperations(block, start_pos, rope, *caches[2 * i : 2 * i + 2])
             x_TD = block(x_TD, ops)
         x_RD = lowbit.rms_norm(lowbit.select_rows(x_TD, rows), self.norm, config.norm_eps)
@@ -127,7 +134,7 @@ Decoder = Transformer | LowbitTransformer
 
 def embed(config: ModelConfig, table: Tensor, tokens: Tensor) -> Tensor:
     """What the first layer reads [T, D], of tokens [1, T]."""
-    return torch.ops.lowbit.embedding(table, tokens, config.dim)
+    return torch.ops.lowbit.embedding(table, tokens, config.dim, config.embedding_scale)
 
 
 def layout_version(model: nn.Module) -> int:
@@ -156,11 +163,18 @@ def check_widths(config: ModelConfig) -> None:
             )
 
 
-def rope_names(config: ModelConfig, rope: Rope | None) -> tuple[str, str]:
-    """The rotary tables of a rotation; a model's second one has _1 behind its names, and so on. None: the
-    tables of no pair, `no_rope_cos` and `no_rope_sin`."""
+def score_scale(spec: AttentionSpec) -> float:
+    """What attention multiplies scores by. Where the model does not say, it is 1 / sqrt(head_dim), rounded to
+    float32 at each step, as the operator's first version computed it."""
+    if spec.scale is not None:
+        return spec.scale
+    return float(np.float32(1) / np.sqrt(np.float32(spec.head_dim)))
+
+
+def rope_names(config: ModelConfig, rope: Rope | None) -> tuple[str, str] | tuple[None, None]:
+    """The names of a rotation's tables; a model's second one has _1 behind its names, and so on."""
     if rope is None:
-        return "no_rope_cos", "no_rope_sin"
+        return None, None
     number = config.ropes().index(rope)
     suffix = f"_{number}" if number else ""
     return f"rope_cos{suffix}", f"rope_sin{suffix}"
@@ -169,8 +183,8 @@ def rope_names(config: ModelConfig, rope: Rope | None) -> tuple[str, str]:
 def rotary_tables(config: ModelConfig, length: int) -> dict[str, Tensor]:
     """The tables of `rope_names`, float32 [length, width / 2]."""
     tables = {}
-    for rope in dict.fromkeys(layer.attention.rope for layer in config.layers):
-        angles = torch.zeros(length, 0) if rope is None else rope_angles(rope, length)
+    for rope in config.ropes():
+        angles = rope_angles(rope, length)
         cos, sin = rope_names(config, rope)
         tables |= {cos: angles.cos(), sin: angles.sin()}
     return tables

@@ -1,38 +1,28 @@
 """The operators `torch.ops.lowbit.*`: where their library is, and what tracing needs of them.
 
-Schemas and CPU implementations are in `kernels/bindings/aten.cpp`; the shapes here are those of
-`kernels/lowbit.h`. `C_SHIMS` is what AOTInductor's generated code calls, `kernels/bindings/aoti.cpp`.
+The library knows them from one table, `kernels/bindings/operators.txt`: schemas, implementations, and
+sizes of results as text. What is derived here serves tracing and AOTInductor.
 """
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import FunctionSchema, Tensor
+from torch._ops import OpOverload
 
 LIBRARY_VARIABLE = "LOWBIT_LIBRARY"
 LIBRARY = Path(__file__).parent.parent.parent / "cmake-out" / "liblowbit_aten.so"
 
-# Of the C functions' parameters; kernels/bindings/aoti.h has the same number.
-C_INTERFACE_VERSION = 1
-# Operator -> its C declaration.
-C_SHIMS = {
-    "linear_a8wx": "AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle* bias, "
-    "int64_t out_features, int32_t token_scales",
-    "linear_wx": "AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle* bias, "
-    "int64_t out_features",
-    "linear_fp": "AtenTensorHandle x, AtenTensorHandle weight, AtenTensorHandle* bias, "
-    "int64_t out_features",
-    "embedding": "AtenTensorHandle weight, AtenTensorHandle tokens, int64_t width",
-    "rms_norm": "AtenTensorHandle x, AtenTensorHandle weight, double eps",
-    "silu_mul": "AtenTensorHandle gate_up",
-    "gelu_mul": "AtenTensorHandle gate_up",
-    "add": "AtenTensorHandle a, AtenTensorHandle b",
-    "select_rows": "AtenTensorHandle x, AtenTensorHandle rows",
-    "attention": "AtenTensorHandle qkv, AtenTensorHandle cos, AtenTensorHandle sin, "
-    "AtenTensorHandle key_cache, AtenTensorHandle value_cache, AtenTensorHandle start_pos, "
-    "int64_t heads, int64_t kv_heads, int64_t window, int32_t interleaved",
+# A type of PyTorch's schemas in AOTInductor's C interface.
+_C_TYPES = {
+    "Tensor": "AtenTensorHandle",
+    "Optional[Tensor]": "AtenTensorHandle*",
+    "int": "int64_t",
+    "float": "double",
+    "bool": "int32_t",
 }
 
 
@@ -54,61 +44,49 @@ def load() -> None:
     _register_shapes()
 
 
-def c_shims() -> dict:
+def table() -> dict[str, str]:
+    """Each operator's name -> the size of its result, "ROWS, COLUMNS" in its arguments; empty before
+    `load`."""
+    if not hasattr(torch.ops.lowbit, "operators"):
+        return {}
+    return dict(line.split(" ", 1) for line in torch.ops.lowbit.operators())
+
+
+def interface_version() -> int:
+    """Of the operators' arguments and meaning: a runner of another number cannot run them."""
+    return torch.ops.lowbit.interface_version()
+
+
+def c_shims() -> dict[OpOverload, list[str]]:
     """`aot_inductor.custom_ops_to_c_shims` of every operator."""
-    return {
-        getattr(torch.ops.lowbit, name).default: [
-            f"AOTITorchError aoti_torch_cpu_{name}({arguments}, AtenTensorHandle* ret0)"
-        ]
-        for name, arguments in C_SHIMS.items()
-    }
+    return {(op := _operator(name)): [_c_declaration(name, op._schema)] for name in table()}
+
+
+def _operator(name: str) -> OpOverload:
+    return getattr(torch.ops.lowbit, name).default
+
+
+def _c_declaration(name: str, schema: FunctionSchema) -> str:
+    arguments = ", ".join(f"{_C_TYPES[str(a.type)]} {a.name}" for a in schema.arguments)
+    return f"AOTITorchError aoti_torch_cpu_{name}({arguments}, AtenTensorHandle* ret0)"
 
 
 def _register_shapes() -> None:
-    """The results' shapes, for tracing."""
+    """The results' sizes, for tracing."""
+    for name, size in table().items():
+        torch.library.register_fake(f"lowbit::{name}")(_fake(_operator(name)._schema, size))
 
-    def fake(name: str):
-        return torch.library.register_fake(f"lowbit::{name}")
 
-    def matrix(like: Tensor, rows, columns) -> Tensor:
-        return like.new_empty((rows, columns), dtype=torch.float32)
+def _fake(schema: FunctionSchema, size: str) -> Callable[..., Tensor]:
+    """A function of `schema` whose result is float32 of `size`, which may be symbolic."""
+    names = [argument.name for argument in schema.arguments]
+    expression = compile(f"({size.replace('/', '//')})", schema.name, "eval")
 
-    @fake("linear_a8wx")
-    def _(x, weight, bias, out_features, token_scales):
-        return matrix(x, x.shape[0], out_features)
+    def fake(*arguments, **keywords) -> Tensor:
+        given = {**dict(zip(names, arguments, strict=False)), **keywords}
+        tensors = {name: a for name, a in given.items() if isinstance(a, Tensor)}
+        sizes = given | {name: tensor.shape for name, tensor in tensors.items()}
+        result = eval(expression, {"__builtins__": {}}, sizes)
+        return next(iter(tensors.values())).new_empty(result, dtype=torch.float32)
 
-    @fake("linear_wx")
-    def _(x, weight, bias, out_features):
-        return matrix(x, x.shape[0], out_features)
-
-    @fake("linear_fp")
-    def _(x, weight, bias, out_features):
-        return matrix(x, x.shape[0], out_features)
-
-    @fake("embedding")
-    def _(weight, tokens, width):
-        return matrix(weight, tokens.shape[1], width)
-
-    @fake("rms_norm")
-    def _(x, weight, eps):
-        return torch.empty_like(x)
-
-    @fake("silu_mul")
-    def _(gate_up):
-        return matrix(gate_up, gate_up.shape[0], gate_up.shape[1] // 2)
-
-    @fake("gelu_mul")
-    def _(gate_up):
-        return matrix(gate_up, gate_up.shape[0], gate_up.shape[1] // 2)
-
-    @fake("add")
-    def _(a, b):
-        return torch.empty_like(a)
-
-    @fake("select_rows")
-    def _(x, rows):
-        return matrix(x, rows.shape[0], x.shape[1])
-
-    @fake("attention")
-    def _(qkv, cos, sin, key_cache, value_cache, start_pos, heads, kv_heads, window, interleaved):
-        return matrix(qkv, qkv.shape[0], qkv.shape[1] // (heads + 2 * kv_heads) * heads)
+    return fake

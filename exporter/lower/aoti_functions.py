@@ -1,6 +1,6 @@
 """Which functions of PyTorch's C interface the runner's own host has, and what a library calls.
 
-The host is `runner/backends/aoti_host/`; a test compares `HOST_FUNCTIONS` with what `aoti_run` exports.
+The host is `runner/backends/aoti_host/`; a test compares `host_functions` with what `aoti_run` exports.
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from exporter.lowbit.ops import C_SHIMS
+from exporter.lowbit import ops
 
 _PREFIX = "aoti_torch_"
 _ELEMENTS = (
@@ -32,15 +32,15 @@ _OTHERS = (
     "copy_", "tensor_copy_", "zero_",
 )  # fmt: skip
 
-HOST_FUNCTIONS = frozenset(
-    _PREFIX + name
-    for name in (
-        *_OTHERS,
-        *(f"{kind}_{element}" for kind in ("dtype", "item", "scalar_to_tensor")
-          for element in _ELEMENTS),
-        *(f"cpu_{operator}" for operator in C_SHIMS),
-    )
-)  # fmt: skip
+
+def host_functions() -> frozenset[str]:
+    """Those of the interface, and of our operators where they are loaded."""
+    elements = (
+        f"{kind}_{element}"
+        for kind in ("dtype", "item", "scalar_to_tensor") for element in _ELEMENTS
+    )  # fmt: skip
+    operators = (f"cpu_{name}" for name in ops.table())
+    return frozenset(_PREFIX + name for name in (*_OTHERS, *elements, *operators))
 
 
 def called_functions(library: Path) -> tuple[str, ...]:
@@ -72,4 +72,5 @@ def called_functions(library: Path) -> tuple[str, ...]:
 
 def not_covered(called: tuple[str, ...]) -> tuple[str, ...]:
     """Those of `called` that the runner's own host lacks."""
-    return tuple(name for name in called if name not in HOST_FUNCTIONS)
+    known = host_functions()
+    return tuple(name for name in called if name not in known)

@@ -207,7 +207,7 @@ def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
 def _interface_version() -> str:
     """Of what a model and its host call of each other, as `runner/backends/aoti_host/container.h` says it."""
     major, minor = torch.__version__.split(".")[:2]
-    return f"{major}.{minor}/{ops.C_INTERFACE_VERSION}"
+    return f"{major}.{minor}/{ops.interface_version()}"
 
 
 def _folder(built: _Built, target: Target) -> str:

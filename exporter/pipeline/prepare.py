@@ -157,8 +157,9 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     lowbit = request.delegate == LOWBIT
     context = context_of(request, described)
 
-    recipe, work, measured = request.recipe, None, {}
+    recipe, work, measured, operators = request.recipe, None, {}, ""
     if lowbit:
+        from exporter.lowbit import ops
         from exporter.pipeline.packed import Job, packed
 
         job = Job(
@@ -168,6 +169,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
             backends,
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
+        operators = str(ops.interface_version())
         if work is not None and not backends:  # nothing is written that could fail yet
             work.remove()
             work = None
@@ -184,6 +186,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         **versions(
             __version__,
             layout_version(model),
+            operators=operators,
             torch=torch.__version__,
             torchao=version("torchao") if recipe.is_quantized() else "",
             executorch=version("executorch") if EXECUTORCH in backends else "",

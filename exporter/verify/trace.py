@@ -118,6 +118,7 @@ class _Rebuilt:
         self._weights_only = any(key in _WEIGHTS_ONLY for key in recipe_of(artifact))
         self._turn = _rotation(artifact, model)
         self._cache_dtype = getattr(torch, artifact.cache_dtype or "float32")
+        self._length = int(artifact.metadata["context_length"])
 
     def embed(self, tokens: Tensor) -> Tensor:
         table = as_bytes(self._artifact.weight("table"))
@@ -130,8 +131,9 @@ class _Rebuilt:
         linears = {matrix.name: self._linear(f"layers.{number}.{matrix.name}") for matrix in matrices}
         vectors = {vector.name: self._float(f"layers.{number}.{vector.name}") for vector in vectors}
         block = LowbitBlock(layer, config.norm_eps, linears, vectors)
-        rope = tuple(self._float(name) for name in rope_names(config, layer.attention.rope))
-        shape = cache_shape(layer.attention, rope[0].shape[0], self._cache_dtype)
+        names = rope_names(config, layer.attention.rope)
+        rope = tuple(None if name is None else self._float(name) for name in names)
+        shape = cache_shape(layer.attention, self._length, self._cache_dtype)
         caches = (torch.zeros(shape, dtype=self._cache_dtype) for _ in range(2))
         return block, LowbitOperations(block, torch.tensor([0]), rope, *caches)
 

@@ -1,16 +1,14 @@
-// The operators as plain C functions that AOTInductor's code calls directly
-// (`aot_inductor.custom_ops_to_c_shims`; the declarations are in exporter/lowbit/ops.py). Only PyTorch's
-// stable C interface is used.
+// The operators of the table (operators.txt) as plain C functions that AOTInductor's code calls
+// directly (`aot_inductor.custom_ops_to_c_shims`). Only PyTorch's stable C interface is used.
 
 #include "kernels/bindings/aoti.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
 #include <new>
-#include <optional>
 #include <utility>
 
-#include "kernels/bindings/calls.h"
+#include "kernels/bindings/operators.h"
 
 namespace lowbit {
 namespace {
@@ -53,49 +51,57 @@ TensorRef ref(AtenTensorHandle handle) {
   return t;
 }
 
-int64_t size(AtenTensorHandle handle, int64_t from_end) {
-  int64_t dims = 0, size = 0;
-  check(aoti_torch_get_dim(handle, &dims), "dimensions");
-  if (from_end >= dims) return 0;
-  check(aoti_torch_get_size(handle, dims - 1 - from_end, &size), "sizes");
-  return size;
+// An operator's argument from what the generated code passes.
+TensorRef of(AtenTensorHandle tensor) { return ref(tensor); }
+struct OptionalRef {
+  bool there;
+  TensorRef value;
+  operator const TensorRef*() const { return there ? &value : nullptr; }
+};
+OptionalRef of(AtenTensorHandle* tensor) {
+  return {tensor != nullptr, tensor != nullptr ? ref(*tensor) : TensorRef{}};
+}
+int64_t of(int64_t number) { return number; }
+double of(double number) { return number; }
+bool of(int32_t truth) { return truth != 0; }
+
+// A float32 tensor; the caller deletes it.
+AtenTensorHandle allocate(int64_t rows, int64_t columns) {
+  const int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
+  AtenTensorHandle tensor = nullptr;
+  if (aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_float32(),
+                               aoti_torch_device_type_cpu(), 0, &tensor) != 0) {
+    throw std::bad_alloc();
+  }
+  return tensor;
 }
 
-// Allocates a float32 result [rows, columns], calls f with it, and hands it over.
-template <class F>
-AOTITorchError run(AtenTensorHandle* result, F f) {
+// Keeps what the exception being handled says; returns the status of a failure.
+AOTITorchError failed() {
   try {
-    const auto [rows, columns, call] = f();
-    const int64_t sizes[] = {rows, columns}, strides[] = {columns, 1};
-    AtenTensorHandle out = nullptr;
-    if (aoti_torch_empty_strided(2, sizes, strides, aoti_torch_dtype_float32(),
-                                 aoti_torch_device_type_cpu(), 0, &out) != 0) {
-      throw std::bad_alloc();
-    }
-    try {
-      call(ref(out));
-    } catch (...) {
-      aoti_torch_delete_tensor_object(out);
-      throw;
-    }
-    *result = out;
-    return 0;
+    throw;
   } catch (const std::bad_alloc&) {
     error_text = kOutOfMemory;
-    return 1;
   } catch (const std::exception& error) {
     error_text = error.what();
-    return 1;
   }
+  return 1;
 }
 
-template <class F>
-struct Call {
-  int64_t rows, columns;
-  F call;
-};
-template <class F>
-Call(int64_t, int64_t, F) -> Call<F>;
+template <class Op, class... Arguments>
+AOTITorchError run(AtenTensorHandle* result, Arguments... arguments) {
+  AtenTensorHandle out = nullptr;
+  try {
+    run_operator<Op>(
+        [&](int64_t rows, int64_t columns) { return ref(out = allocate(rows, columns)); },
+        of(arguments)...);
+  } catch (...) {
+    if (out != nullptr) aoti_torch_delete_tensor_object(out);
+    return failed();
+  }
+  *result = out;
+  return 0;
+}
 
 }  // namespace
 
@@ -104,117 +110,19 @@ void clear_last_error() { error_text.clear(); }
 
 }  // namespace lowbit
 
-using lowbit::Call;
-using lowbit::current_host;
-using lowbit::ref;
-using lowbit::run;
-using lowbit::size;
-using lowbit::TensorRef;
-
 extern "C" {
 
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_linear_a8wx(AtenTensorHandle x, AtenTensorHandle weight,
-                                                 AtenTensorHandle* bias, int64_t out_features,
-                                                 int32_t token_scales, AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(x, 1), out_features, [=](TensorRef out) {
-                  const TensorRef b = bias ? ref(*bias) : TensorRef{};
-                  lowbit::call_linear_a8wx(current_host(), ref(x), ref(weight), bias ? &b : nullptr,
-                                           out_features, token_scales != 0, out);
-                }};
-  });
-}
+using Tensor = AtenTensorHandle;
+using OptionalTensor = AtenTensorHandle*;
+using Int = int64_t;
+using Float = double;
+using Bool = int32_t;
 
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_linear_wx(AtenTensorHandle x, AtenTensorHandle weight,
-                                               AtenTensorHandle* bias, int64_t out_features,
-                                               AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(x, 1), out_features, [=](TensorRef out) {
-                  const TensorRef b = bias ? ref(*bias) : TensorRef{};
-                  lowbit::call_linear_wx(current_host(), ref(x), ref(weight), bias ? &b : nullptr,
-                                         out_features, out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_linear_fp(AtenTensorHandle x, AtenTensorHandle weight,
-                                               AtenTensorHandle* bias, int64_t out_features,
-                                               AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(x, 1), out_features, [=](TensorRef out) {
-                  const TensorRef b = bias ? ref(*bias) : TensorRef{};
-                  lowbit::call_linear_fp(current_host(), ref(x), ref(weight), bias ? &b : nullptr,
-                                         out_features, out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_embedding(AtenTensorHandle weight, AtenTensorHandle tokens,
-                                               int64_t width, AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(tokens, 0), width, [=](TensorRef out) {
-                  lowbit::call_embedding(current_host(), ref(weight), ref(tokens), width, out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_rms_norm(AtenTensorHandle x, AtenTensorHandle weight,
-                                              double eps, AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(x, 1), size(x, 0), [=](TensorRef out) {
-                  lowbit::call_rms_norm(current_host(), ref(x), ref(weight), eps, out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_silu_mul(AtenTensorHandle gate_up, AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(gate_up, 1), size(gate_up, 0) / 2, [=](TensorRef out) {
-                  lowbit::call_silu_mul(current_host(), ref(gate_up), out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_gelu_mul(AtenTensorHandle gate_up, AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(gate_up, 1), size(gate_up, 0) / 2, [=](TensorRef out) {
-                  lowbit::call_gelu_mul(current_host(), ref(gate_up), out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_add(AtenTensorHandle a, AtenTensorHandle b,
-                                         AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(a, 1), size(a, 0), [=](TensorRef out) {
-                  lowbit::call_add(current_host(), ref(a), ref(b), out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_select_rows(AtenTensorHandle x, AtenTensorHandle rows,
-                                                 AtenTensorHandle* result) {
-  return run(result, [&] {
-    return Call{size(rows, 0), size(x, 0), [=](TensorRef out) {
-                  lowbit::call_select_rows(current_host(), ref(x), ref(rows), out);
-                }};
-  });
-}
-
-AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_attention(AtenTensorHandle qkv, AtenTensorHandle cos,
-                                               AtenTensorHandle sin, AtenTensorHandle key_cache,
-                                               AtenTensorHandle value_cache,
-                                               AtenTensorHandle start_pos, int64_t heads,
-                                               int64_t kv_heads, int64_t window,
-                                               int32_t interleaved, AtenTensorHandle* result) {
-  return run(result, [&] {
-    if (heads + 2 * kv_heads <= 0) throw lowbit::CallError("lowbit::attention: no heads");
-    return Call{size(qkv, 1), size(qkv, 0) / (heads + 2 * kv_heads) * heads, [=](TensorRef out) {
-                  lowbit::call_attention(current_host(), ref(qkv), ref(cos), ref(sin),
-                                         ref(key_cache), ref(value_cache), ref(start_pos), heads,
-                                         kv_heads, window, interleaved != 0, out);
-                }};
-  });
-}
+#define LOWBIT_OPERATOR(NAME, ARGUMENTS, SIZES_TEXT, PARAMETERS, NAMES, SIZES)                     \
+  AOTI_TORCH_EXPORT AOTITorchError aoti_torch_cpu_##NAME(LOWBIT_LIST PARAMETERS, Tensor* result) { \
+    return lowbit::run<lowbit::op::NAME>(result, LOWBIT_LIST NAMES);                               \
+  }
+#include "kernels/bindings/operators.inc"
+#undef LOWBIT_OPERATOR
 
 }  // extern "C"

@@ -4,9 +4,6 @@
 
 namespace lowbit {
 
-// Of the C functions' parameters; exporter/lowbit/ops.py has the same number.
-inline constexpr int kInterfaceVersion = 1;
-
 // What an operator says where memory runs out.
 inline constexpr const char* kOutOfMemory = "out of memory";
 

@@ -1,15 +1,16 @@
-// The operators in PyTorch: schemas, CPU implementations, and packing. Their shapes for tracing
-// are in exporter/lowbit/ops.py.
+// The operators in PyTorch: those of the table (operators.txt), and packing. exporter/lowbit/ops.py makes
+// what tracing needs of the table's sizes.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "kernels/bindings/calls.h"
+#include "kernels/bindings/operators.h"
 
 namespace lowbit {
 namespace {
@@ -54,111 +55,70 @@ TensorRef ref(const Tensor& t) {
 
 Tensor matrix(int64_t rows, int64_t columns) { return at::empty({rows, columns}, at::kFloat); }
 
-Tensor& linear_a8wx_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                        int64_t out_features, bool token_scales, Tensor& out) {
-  const TensorRef b = bias ? ref(*bias) : TensorRef{};
-  call_linear_a8wx(current_host(), ref(x), ref(weight), bias ? &b : nullptr, out_features,
-                   token_scales, ref(out));
-  return out;
-}
-Tensor linear_a8wx_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                      int64_t out_features, bool token_scales) {
-  Tensor out = matrix(x.size(0), out_features);
-  return linear_a8wx_out(x, weight, bias, out_features, token_scales, out);
+// An operator's argument from PyTorch's.
+template <class Argument>
+struct From {
+  using Type = Argument;
+  static Type of(Type value) { return value; }
+};
+template <>
+struct From<Size> : From<int64_t> {};
+template <>
+struct From<op::Tensor> {
+  using Type = const Tensor&;
+  static TensorRef of(Type tensor) { return ref(tensor); }
+};
+template <>
+struct From<op::OptionalTensor> {
+  using Type = const std::optional<Tensor>&;
+  explicit From(Type tensor) : there(tensor), value(tensor ? ref(*tensor) : TensorRef{}) {}
+  static From of(Type tensor) { return From(tensor); }
+  operator const TensorRef*() const { return there ? &value : nullptr; }
+  bool there;
+  TensorRef value;
+};
+
+// The functions of an operator, whose arguments are those of Op::size.
+template <class Op, class Size = decltype(&Op::size)>
+struct Bound;
+template <class Op, class... Arguments>
+struct Bound<Op, MatrixSize (*)(Arguments...)> {
+  static Tensor& out(typename From<Arguments>::Type... arguments, Tensor& result) {
+    run_operator<Op>([&](int64_t, int64_t) { return ref(result); },
+                     From<Arguments>::of(arguments)...);
+    return result;
+  }
+  static Tensor make(typename From<Arguments>::Type... arguments) {
+    Tensor result;
+    run_operator<Op>(
+        [&](int64_t rows, int64_t columns) {
+          result = matrix(rows, columns);
+          return ref(result);
+        },
+        From<Arguments>::of(arguments)...);
+    return result;
+  }
+};
+
+// Each operator with its `.out` form, which ExecuTorch calls.
+template <class Op>
+void define(torch::Library& m) {
+  const std::string name = Op::kName, arguments = "(" + std::string(Op::kArguments);
+  const std::string out = name + ".out";
+  m.def(torch::schema((name + arguments + ") -> Tensor").c_str()));
+  m.def(torch::schema((out + arguments + ", *, Tensor(z!) out) -> Tensor(z!)").c_str()));
+  m.impl(name.c_str(), torch::dispatch(c10::DispatchKey::CPU, Bound<Op>::make));
+  m.impl(out.c_str(), torch::dispatch(c10::DispatchKey::CPU, Bound<Op>::out));
 }
 
-Tensor& linear_wx_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                      int64_t out_features, Tensor& out) {
-  const TensorRef b = bias ? ref(*bias) : TensorRef{};
-  call_linear_wx(current_host(), ref(x), ref(weight), bias ? &b : nullptr, out_features, ref(out));
-  return out;
-}
-Tensor linear_wx_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                    int64_t out_features) {
-  Tensor out = matrix(x.size(0), out_features);
-  return linear_wx_out(x, weight, bias, out_features, out);
-}
-
-Tensor& linear_fp_out(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                      int64_t out_features, Tensor& out) {
-  const TensorRef b = bias ? ref(*bias) : TensorRef{};
-  call_linear_fp(current_host(), ref(x), ref(weight), bias ? &b : nullptr, out_features, ref(out));
-  return out;
-}
-Tensor linear_fp_op(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                    int64_t out_features) {
-  Tensor out = matrix(x.size(0), out_features);
-  return linear_fp_out(x, weight, bias, out_features, out);
-}
-
-Tensor& embedding_out(const Tensor& weight, const Tensor& tokens, int64_t width, Tensor& out) {
-  call_embedding(current_host(), ref(weight), ref(tokens), width, ref(out));
-  return out;
-}
-Tensor embedding_op(const Tensor& weight, const Tensor& tokens, int64_t width) {
-  Tensor out = matrix(tokens.size(-1), width);
-  return embedding_out(weight, tokens, width, out);
-}
-
-Tensor& rms_norm_out(const Tensor& x, const Tensor& weight, double eps, Tensor& out) {
-  call_rms_norm(current_host(), ref(x), ref(weight), eps, ref(out));
-  return out;
-}
-Tensor rms_norm_op(const Tensor& x, const Tensor& weight, double eps) {
-  Tensor out = matrix(x.size(0), x.size(-1));
-  return rms_norm_out(x, weight, eps, out);
-}
-
-Tensor& silu_mul_out(const Tensor& gate_up, Tensor& out) {
-  call_silu_mul(current_host(), ref(gate_up), ref(out));
-  return out;
-}
-Tensor silu_mul_op(const Tensor& gate_up) {
-  Tensor out = matrix(gate_up.size(0), gate_up.size(-1) / 2);
-  return silu_mul_out(gate_up, out);
-}
-
-Tensor& gelu_mul_out(const Tensor& gate_up, Tensor& out) {
-  call_gelu_mul(current_host(), ref(gate_up), ref(out));
-  return out;
-}
-Tensor gelu_mul_op(const Tensor& gate_up) {
-  Tensor out = matrix(gate_up.size(0), gate_up.size(-1) / 2);
-  return gelu_mul_out(gate_up, out);
-}
-
-Tensor& add_out(const Tensor& a, const Tensor& b, Tensor& out) {
-  call_add(current_host(), ref(a), ref(b), ref(out));
-  return out;
-}
-Tensor add_op(const Tensor& a, const Tensor& b) {
-  Tensor out = matrix(a.size(0), a.size(-1));
-  return add_out(a, b, out);
-}
-
-Tensor& select_rows_out(const Tensor& x, const Tensor& rows, Tensor& out) {
-  call_select_rows(current_host(), ref(x), ref(rows), ref(out));
-  return out;
-}
-Tensor select_rows_op(const Tensor& x, const Tensor& rows) {
-  Tensor out = matrix(rows.size(0), x.size(-1));
-  return select_rows_out(x, rows, out);
-}
-
-Tensor& attention_out(const Tensor& qkv, const Tensor& cos, const Tensor& sin, Tensor& key_cache,
-                      Tensor& value_cache, const Tensor& start_pos, int64_t heads, int64_t kv_heads,
-                      int64_t window, bool interleaved, Tensor& out) {
-  call_attention(current_host(), ref(qkv), ref(cos), ref(sin), ref(key_cache), ref(value_cache),
-                 ref(start_pos), heads, kv_heads, window, interleaved, ref(out));
-  return out;
-}
-Tensor attention_op(const Tensor& qkv, const Tensor& cos, const Tensor& sin, Tensor& key_cache,
-                    Tensor& value_cache, const Tensor& start_pos, int64_t heads, int64_t kv_heads,
-                    int64_t window, bool interleaved) {
-  TORCH_CHECK(heads + 2 * kv_heads > 0, "lowbit::attention: no heads");
-  Tensor out = matrix(qkv.size(0), qkv.size(-1) / (heads + 2 * kv_heads) * heads);
-  return attention_out(qkv, cos, sin, key_cache, value_cache, start_pos, heads, kv_heads, window,
-                       interleaved, out);
+// "NAME ROWS, COLUMNS" of every operator.
+std::vector<std::string> operators_op() {
+  std::vector<std::string> lines;
+#define LOWBIT_OPERATOR(NAME, ...) \
+  lines.push_back(op::NAME::kName + std::string(" ") + op::NAME::kSizes);
+#include "kernels/bindings/operators.inc"
+#undef LOWBIT_OPERATOR
+  return lines;
 }
 
 // --- Packing --------------------------------------------------------------------------------------
@@ -242,21 +202,6 @@ Tensor unpack_op(const Tensor& weight) {
 
 std::string isa_op() { return isa_name(); }
 
-// Each operator with its `.out` form, which ExecuTorch calls.
-constexpr const char* kSchemas[] = {
-    "linear_a8wx(Tensor x, Tensor weight, Tensor? bias, int out_features, bool token_scales",
-    "linear_wx(Tensor x, Tensor weight, Tensor? bias, int out_features",
-    "linear_fp(Tensor x, Tensor weight, Tensor? bias, int out_features",
-    "embedding(Tensor weight, Tensor tokens, int width",
-    "rms_norm(Tensor x, Tensor weight, float eps",
-    "silu_mul(Tensor gate_up",
-    "gelu_mul(Tensor gate_up",
-    "add(Tensor a, Tensor b",
-    "select_rows(Tensor x, Tensor rows",
-    ("attention(Tensor qkv, Tensor cos, Tensor sin, Tensor(a!) key_cache, Tensor(b!) value_cache, "
-     "Tensor start_pos, int heads, int kv_heads, int window, bool interleaved"),
-};
-
 }  // namespace
 
 Host& current_host() {
@@ -265,13 +210,11 @@ Host& current_host() {
 }
 
 TORCH_LIBRARY(lowbit, m) {
-  for (const std::string schema : kSchemas) {
-    const size_t name_end = schema.find('(');
-    const std::string out = schema.substr(0, name_end) + ".out" + schema.substr(name_end) +
-                            ", *, Tensor(z!) out) -> Tensor(z!)";
-    m.def(torch::schema((schema + ") -> Tensor").c_str()));
-    m.def(torch::schema(out.c_str()));
-  }
+#define LOWBIT_OPERATOR(NAME, ...) define<op::NAME>(m);
+#include "kernels/bindings/operators.inc"
+#undef LOWBIT_OPERATOR
+  m.def("operators() -> str[]", operators_op);
+  m.def("interface_version() -> int", [] { return int64_t{kInterfaceVersion}; });
   m.def("pack_integer(Tensor values, Tensor scales, Tensor? zeros, int bits, int group_size, "
         "str zeros_kind, bool int8_scales) -> Tensor");
   m.def("pack_float(Tensor values, ScalarType dtype) -> Tensor");
@@ -281,26 +224,6 @@ TORCH_LIBRARY(lowbit, m) {
 }
 
 TORCH_LIBRARY_IMPL(lowbit, CPU, m) {
-  m.impl("linear_a8wx", linear_a8wx_op);
-  m.impl("linear_wx", linear_wx_op);
-  m.impl("linear_fp", linear_fp_op);
-  m.impl("embedding", embedding_op);
-  m.impl("rms_norm", rms_norm_op);
-  m.impl("silu_mul", silu_mul_op);
-  m.impl("gelu_mul", gelu_mul_op);
-  m.impl("add", add_op);
-  m.impl("select_rows", select_rows_op);
-  m.impl("attention", attention_op);
-  m.impl("linear_a8wx.out", linear_a8wx_out);
-  m.impl("linear_wx.out", linear_wx_out);
-  m.impl("linear_fp.out", linear_fp_out);
-  m.impl("embedding.out", embedding_out);
-  m.impl("rms_norm.out", rms_norm_out);
-  m.impl("silu_mul.out", silu_mul_out);
-  m.impl("gelu_mul.out", gelu_mul_out);
-  m.impl("add.out", add_out);
-  m.impl("select_rows.out", select_rows_out);
-  m.impl("attention.out", attention_out);
   m.impl("pack_integer", pack_integer_op);
   m.impl("pack_float", pack_float_op);
   m.impl("pack_stack", pack_stack_op);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 
 namespace lowbit {
 namespace {
@@ -77,11 +78,51 @@ Linear check_single(const char* op, const TensorRef& x, const TensorRef& weight,
   return l;
 }
 
-int64_t check_gate(const char* op, const TensorRef& gate_up, const TensorRef& out) {
+// A number of the model: finite as float32, and at least `least`.
+float number(const char* op, const char* name, double value, double least) {
+  const auto given = static_cast<float>(value);
+  if (!(given >= least) || !std::isfinite(given)) {
+    fail(op, std::string(name) + " is " + std::to_string(value) + "; a number is wanted" +
+                 (least == 0 ? ", 0 or more" : ""));
+  }
+  return given;
+}
+constexpr double kAny = -std::numeric_limits<double>::infinity();
+
+void run_gate(Host& host, const char* op, Activation activation, const TensorRef& gate_up,
+              double limit, const TensorRef& out) {
   expect(op, "gate_up", gate_up, Type::float32, {-1, -1});
   if (gate_up.sizes[1] % 2 != 0) fail(op, "gate_up has an odd width");
-  expect(op, "out", out, Type::float32, {gate_up.sizes[0], gate_up.sizes[1] / 2});
-  return gate_up.sizes[1] / 2;
+  const int64_t tokens = gate_up.sizes[0], width = gate_up.sizes[1] / 2;
+  expect(op, "out", out, Type::float32, {tokens, width});
+  gate_mul(host, activation, data<const float>(gate_up), tokens, width,
+           number(op, "limit", limit, 0), data<float>(out));
+}
+
+HeadNorm check_norm(const char* op, const char* name, const TensorRef* weight, int64_t heads,
+                    int64_t head_dim) {
+  if (weight == nullptr) return {};
+  const bool by_head = (*weight)[0] == head_dim;
+  expect(op, name, *weight, Type::float32, {by_head ? head_dim : heads * head_dim});
+  return {data<const float>(*weight), by_head};
+}
+
+// The rotary tables, which may be none.
+struct Rotary {
+  const float *cos = nullptr, *sin = nullptr;
+  int64_t positions = 0, width = 0;
+};
+
+Rotary check_rotary(const char* op, const TensorRef* cos, const TensorRef* sin, int64_t head_dim) {
+  if (cos == nullptr && sin == nullptr) return {};
+  if (cos == nullptr || sin == nullptr) fail(op, "of the tables cos and sin one is missing");
+  expect(op, "cos", *cos, Type::float32, {-1, -1});
+  expect(op, "sin", *sin, Type::float32, {cos->sizes[0], cos->sizes[1]});
+  if (cos->sizes[1] > head_dim / 2) {
+    fail(op, "a head width of " + std::to_string(head_dim) +
+                 " is narrower than the rotary tables for " + std::to_string(2 * cos->sizes[1]));
+  }
+  return {data<const float>(*cos), data<const float>(*sin), cos->sizes[0], 2 * cos->sizes[1]};
 }
 
 Cache check_cache(const char* op, const TensorRef& keys, const TensorRef& values, int64_t kv_heads,
@@ -179,14 +220,15 @@ void call_linear_fp(Host& host, TensorRef x, TensorRef weight, const TensorRef* 
   linear_fp(host, data<const float>(x), l.tokens, l.weight(), l.bias, data<float>(out));
 }
 
-void call_embedding(Host& host, TensorRef weight, TensorRef tokens, int64_t width, TensorRef out) {
+void call_embedding(Host& host, TensorRef weight, TensorRef tokens, int64_t width, double scale,
+                    TensorRef out) {
   const char* op = "embedding";
   const PackedStack w = packed(op, weight);
   if (w.columns() != width) fail(op, "the table's width is " + std::to_string(w.columns()));
   expect(op, "tokens", tokens, Type::int64, {1, -1});
   expect(op, "out", out, Type::float32, {tokens.sizes[1], width});
   if (!embedding(host, data<const int64_t>(tokens), tokens.sizes[1], w.weights(),
-                 data<float>(out))) {
+                 number(op, "scale", scale, kAny), data<float>(out))) {
     fail(op, "a token is not in 0.." + std::to_string(w.rows() - 1));
   }
 }
@@ -200,14 +242,20 @@ void call_rms_norm(Host& host, TensorRef x, TensorRef weight, double eps, Tensor
            static_cast<float>(eps), data<float>(out));
 }
 
-void call_silu_mul(Host& host, TensorRef gate_up, TensorRef out) {
-  const int64_t width = check_gate("silu_mul", gate_up, out);
-  silu_mul(host, data<const float>(gate_up), gate_up.sizes[0], width, data<float>(out));
+void call_silu_mul(Host& host, TensorRef gate_up, double limit, TensorRef out) {
+  run_gate(host, "silu_mul", Activation::silu, gate_up, limit, out);
 }
 
-void call_gelu_mul(Host& host, TensorRef gate_up, TensorRef out) {
-  const int64_t width = check_gate("gelu_mul", gate_up, out);
-  gelu_mul(host, data<const float>(gate_up), gate_up.sizes[0], width, data<float>(out));
+void call_gelu_mul(Host& host, TensorRef gate_up, double limit, TensorRef out) {
+  run_gate(host, "gelu_mul", Activation::gelu, gate_up, limit, out);
+}
+
+void call_gelu_tanh_mul(Host& host, TensorRef gate_up, double limit, TensorRef out) {
+  run_gate(host, "gelu_tanh_mul", Activation::gelu_tanh, gate_up, limit, out);
+}
+
+void call_relu2_mul(Host& host, TensorRef gate_up, double limit, TensorRef out) {
+  run_gate(host, "relu2_mul", Activation::relu2, gate_up, limit, out);
 }
 
 void call_add(Host& host, TensorRef a, TensorRef b, TensorRef out) {
@@ -233,40 +281,58 @@ void call_select_rows(Host&, TensorRef x, TensorRef rows, TensorRef out) {
   }
 }
 
-void call_attention(Host& host, TensorRef qkv, TensorRef cos, TensorRef sin, TensorRef key_cache,
-                    TensorRef value_cache, TensorRef start_pos, int64_t heads, int64_t kv_heads,
-                    int64_t window, bool interleaved, TensorRef out) {
+void call_attention(Host& host, TensorRef qkv, const TensorRef* cos, const TensorRef* sin,
+                    TensorRef key_cache, TensorRef value_cache, TensorRef start_pos,
+                    const TensorRef* q_norm, const TensorRef* k_norm, const TensorRef* sinks,
+                    int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
+                    bool interleaved, bool gated, double norm_eps, double scale, double softcap,
+                    TensorRef out) {
   const char* op = "attention";
   expect(op, "qkv", qkv, Type::float32, {-1, -1});
-  expect(op, "cos", cos, Type::float32, {-1, -1});
-  expect(op, "sin", sin, Type::float32, {cos.sizes[0], cos.sizes[1]});
   expect(op, "start_pos", start_pos, Type::int64, {1});
-  if (heads < 1 || kv_heads < 1 || heads > qkv.sizes[1] || kv_heads > heads ||
-      heads % kv_heads != 0 || window < 0 ||
-      qkv.sizes[1] % (heads + 2 * kv_heads) != 0) {
-    fail(op, std::to_string(heads) + " heads and " + std::to_string(kv_heads) +
-                 " key/value heads do not fit a width of " + std::to_string(qkv.sizes[1]));
-  }
-  const int64_t head_dim = qkv.sizes[1] / (heads + 2 * kv_heads);
-  if (head_dim < 1 || head_dim > kMaxHeadDim || 2 * cos.sizes[1] > head_dim) {
+  if (head_dim < 1 || head_dim > kMaxHeadDim) {
     fail(op, "a head width of " + std::to_string(head_dim) + " is not in 1.." +
-                 std::to_string(kMaxHeadDim) + ", or narrower than the rotary tables");
+                 std::to_string(kMaxHeadDim));
   }
+  const int64_t width = qkv.sizes[1];
+  if (heads < 1 || kv_heads < 1 || heads > width || kv_heads > heads || heads % kv_heads != 0 ||
+      ((gated ? 2 : 1) * heads + 2 * kv_heads) * head_dim != width) {
+    fail(op, std::to_string(heads) + " heads and " + std::to_string(kv_heads) +
+                 " key/value heads of width " + std::to_string(head_dim) +
+                 (gated ? " with gates" : "") + " do not fit a width of " + std::to_string(width));
+  }
+  if (window < 0) fail(op, "a window of " + std::to_string(window) + " positions; 0 is none");
+  const Rotary rotary = check_rotary(op, cos, sin, head_dim);
+  if (sinks != nullptr) expect(op, "sinks", *sinks, Type::float32, {heads});
+  const AttentionShape shape{
+      .heads = heads,
+      .kv_heads = kv_heads,
+      .head_dim = head_dim,
+      .rotary_dim = rotary.width,
+      .interleaved = interleaved,
+      .window = window,
+      .scale = number(op, "scale", scale, kAny),
+      .softcap = number(op, "softcap", softcap, 0),
+      .gated = gated,
+      .q_norm = check_norm(op, "q_norm", q_norm, heads, head_dim),
+      .k_norm = check_norm(op, "k_norm", k_norm, kv_heads, head_dim),
+      .norm_eps = number(op, "norm_eps", norm_eps, 0),
+      .sinks = sinks != nullptr ? data<const float>(*sinks) : nullptr,
+  };
   const Cache cache = check_cache(op, key_cache, value_cache, kv_heads, head_dim);
   const int64_t tokens = qkv.sizes[0], start = *data<const int64_t>(start_pos);
-  const int64_t context = std::min(cos.sizes[0], cache.blocks * 16);
+  int64_t context = cache.blocks * 16;
+  if (rotary.width > 0) context = std::min(context, rotary.positions);
   if (tokens < 1 || start < 0 || start > context - tokens) {
     fail(op, std::to_string(tokens) + " positions from " + std::to_string(start) +
                  " on are not within the context of " + std::to_string(context));
   }
   expect(op, "out", out, Type::float32, {tokens, heads * head_dim});
-  const AttentionShape shape{heads, kv_heads, head_dim, 2 * cos.sizes[1], interleaved, window};
-  attention(host, data<const float>(qkv), tokens, start, data<const float>(cos),
-            data<const float>(sin), shape, cache, data<float>(out));
+  attention(host, data<const float>(qkv), tokens, start, rotary.cos, rotary.sin, shape, cache,
+            data<float>(out));
   if (cache.type != CacheType::float16) return;
   if (!holds_not_finite(cache, kv_heads, head_dim, start, tokens)) return;
-  const std::span<const float> given(data<const float>(qkv),
-                                     static_cast<size_t>(tokens * qkv.sizes[1]));
+  const std::span<const float> given(data<const float>(qkv), static_cast<size_t>(tokens * width));
   if (!std::ranges::all_of(given, [](float x) { return std::isfinite(x); })) return;  // broken before
   fail(op, "the model's keys or values are beyond 65504, the largest number of its float16 cache: export "
            "with --cache-dtype fp32");

@@ -1,13 +1,16 @@
-// The operators as ExecuTorch kernels (`.out` variants), registered when this file is linked.
+// The operators of the table (operators.txt) as ExecuTorch kernels (`.out` variants), registered
+// when this file is linked.
 
 #include <executorch/extension/kernel_util/make_boxed_from_unboxed_functor.h>
 #include <executorch/runtime/kernel/kernel_includes.h>
 
+#include <algorithm>
 #include <array>
 #include <new>
 #include <optional>
+#include <string>
 
-#include "kernels/bindings/calls.h"
+#include "kernels/bindings/operators.h"
 
 namespace lowbit {
 namespace {
@@ -16,7 +19,6 @@ using executorch::aten::ScalarType;
 using executorch::aten::Tensor;
 using executorch::runtime::Error;
 using executorch::runtime::KernelRuntimeContext;
-using OptionalTensor = std::optional<Tensor>;
 
 // A tensor's sizes, widened, beside the reference to them.
 class Ref {
@@ -48,120 +50,65 @@ class Ref {
   TensorRef ref_;
 };
 
-// Resizes `out` to [rows, columns] and calls f; a failure fails the model's run.
-template <class F>
-Tensor& run(KernelRuntimeContext& context, Tensor& out, int64_t rows, int64_t columns, F f) {
+// An operator's argument from ExecuTorch's.
+template <class Argument>
+struct From {
+  using Type = Argument;
+  static Type of(Type value) { return value; }
+};
+template <>
+struct From<Size> : From<int64_t> {};
+template <>
+struct From<op::Tensor> {
+  using Type = const Tensor&;
+  static Ref of(Type tensor) { return Ref(tensor); }
+};
+template <>
+struct From<op::OptionalTensor> {
+  using Type = const std::optional<Tensor>&;
+  explicit From(Type tensor) {
+    if (tensor) value.emplace(*tensor);
+  }
+  static From of(Type tensor) { return From(tensor); }
+  operator const TensorRef*() const { return value ? value->pointer() : nullptr; }
+  std::optional<Ref> value;
+};
+
+Ref resized(Tensor& out, int64_t rows, int64_t columns) {
   using Size = Tensor::SizesType;
   const std::array<Size, 2> sizes{static_cast<Size>(rows), static_cast<Size>(columns)};
   if (executorch::runtime::resize_tensor(out, {sizes.data(), sizes.size()}) != Error::Ok) {
-    ET_LOG(Error, "lowbit: no room for a result of %d x %d", static_cast<int>(rows),
-           static_cast<int>(columns));
-    context.fail(Error::InvalidArgument);
-    return out;
+    throw CallError("lowbit: no room for a result of " + std::to_string(rows) + " x " +
+                    std::to_string(columns));
   }
-  try {
-    f();
-  } catch (const std::bad_alloc&) {
-    context.fail(Error::MemoryAllocationFailed);
-  } catch (const std::exception& error) {
-    ET_LOG(Error, "%s", error.what());
-    context.fail(Error::InvalidArgument);
+  return Ref(out);
+}
+
+// An operator's kernel, whose arguments are those of Op::size. A failure fails the model's run.
+// What an operator writes in place is a mutable buffer of the model.
+template <class Op, class Size = decltype(&Op::size)>
+struct Bound;
+template <class Op, class... Arguments>
+struct Bound<Op, MatrixSize (*)(Arguments...)> {
+  static Tensor& out(KernelRuntimeContext& context, typename From<Arguments>::Type... arguments,
+                     Tensor& result) {
+    try {
+      run_operator<Op>(
+          [&](int64_t rows, int64_t columns) { return resized(result, rows, columns); },
+          From<Arguments>::of(arguments)...);
+    } catch (const std::bad_alloc&) {
+      context.fail(Error::MemoryAllocationFailed);
+    } catch (const std::exception& error) {
+      ET_LOG(Error, "%s", error.what());
+      context.fail(Error::InvalidArgument);
+    }
+    return result;
   }
-  return out;
-}
+};
 
-int64_t first_size(const Tensor& t) { return t.dim() > 0 ? t.size(0) : 0; }
-int64_t last_size(const Tensor& t) { return t.dim() > 0 ? t.size(t.dim() - 1) : 0; }
-
-Tensor& linear_a8wx_out(KernelRuntimeContext& context, const Tensor& x, const Tensor& weight,
-                        const OptionalTensor& bias, int64_t out_features, bool token_scales,
-                        Tensor& out) {
-  return run(context, out, first_size(x), out_features, [&] {
-    std::optional<Ref> b;
-    if (bias) b.emplace(*bias);
-    call_linear_a8wx(current_host(), Ref(x), Ref(weight), b ? b->pointer() : nullptr, out_features,
-                     token_scales, Ref(out));
-  });
-}
-
-Tensor& linear_wx_out(KernelRuntimeContext& context, const Tensor& x, const Tensor& weight,
-                      const OptionalTensor& bias, int64_t out_features, Tensor& out) {
-  return run(context, out, first_size(x), out_features, [&] {
-    std::optional<Ref> b;
-    if (bias) b.emplace(*bias);
-    call_linear_wx(current_host(), Ref(x), Ref(weight), b ? b->pointer() : nullptr, out_features,
-                   Ref(out));
-  });
-}
-
-Tensor& linear_fp_out(KernelRuntimeContext& context, const Tensor& x, const Tensor& weight,
-                      const OptionalTensor& bias, int64_t out_features, Tensor& out) {
-  return run(context, out, first_size(x), out_features, [&] {
-    std::optional<Ref> b;
-    if (bias) b.emplace(*bias);
-    call_linear_fp(current_host(), Ref(x), Ref(weight), b ? b->pointer() : nullptr, out_features,
-                   Ref(out));
-  });
-}
-
-Tensor& embedding_out(KernelRuntimeContext& context, const Tensor& weight, const Tensor& tokens,
-                      int64_t width, Tensor& out) {
-  return run(context, out, last_size(tokens), width, [&] {
-    call_embedding(current_host(), Ref(weight), Ref(tokens), width, Ref(out));
-  });
-}
-
-Tensor& rms_norm_out(KernelRuntimeContext& context, const Tensor& x, const Tensor& weight,
-                     double eps, Tensor& out) {
-  return run(context, out, first_size(x), last_size(x), [&] {
-    call_rms_norm(current_host(), Ref(x), Ref(weight), eps, Ref(out));
-  });
-}
-
-Tensor& silu_mul_out(KernelRuntimeContext& context, const Tensor& gate_up, Tensor& out) {
-  return run(context, out, first_size(gate_up), last_size(gate_up) / 2,
-             [&] { call_silu_mul(current_host(), Ref(gate_up), Ref(out)); });
-}
-
-Tensor& gelu_mul_out(KernelRuntimeContext& context, const Tensor& gate_up, Tensor& out) {
-  return run(context, out, first_size(gate_up), last_size(gate_up) / 2,
-             [&] { call_gelu_mul(current_host(), Ref(gate_up), Ref(out)); });
-}
-
-Tensor& add_out(KernelRuntimeContext& context, const Tensor& a, const Tensor& b, Tensor& out) {
-  return run(context, out, first_size(a), last_size(a),
-             [&] { call_add(current_host(), Ref(a), Ref(b), Ref(out)); });
-}
-
-Tensor& select_rows_out(KernelRuntimeContext& context, const Tensor& x, const Tensor& rows,
-                        Tensor& out) {
-  return run(context, out, first_size(rows), last_size(x),
-             [&] { call_select_rows(current_host(), Ref(x), Ref(rows), Ref(out)); });
-}
-
-// The caches are written in place: they are the model's mutable buffers.
-Tensor& attention_out(KernelRuntimeContext& context, const Tensor& qkv, const Tensor& cos,
-                      const Tensor& sin, const Tensor& key_cache, const Tensor& value_cache,
-                      const Tensor& start_pos, int64_t heads, int64_t kv_heads, int64_t window,
-                      bool interleaved, Tensor& out) {
-  const int64_t all_heads = heads + 2 * kv_heads;
-  const int64_t width = all_heads > 0 ? last_size(qkv) / all_heads * heads : 0;
-  return run(context, out, first_size(qkv), width, [&] {
-    call_attention(current_host(), Ref(qkv), Ref(cos), Ref(sin), Ref(key_cache), Ref(value_cache),
-                   Ref(start_pos), heads, kv_heads, window, interleaved, Ref(out));
-  });
-}
-
-EXECUTORCH_LIBRARY(lowbit, "linear_a8wx.out", linear_a8wx_out);
-EXECUTORCH_LIBRARY(lowbit, "linear_wx.out", linear_wx_out);
-EXECUTORCH_LIBRARY(lowbit, "linear_fp.out", linear_fp_out);
-EXECUTORCH_LIBRARY(lowbit, "embedding.out", embedding_out);
-EXECUTORCH_LIBRARY(lowbit, "rms_norm.out", rms_norm_out);
-EXECUTORCH_LIBRARY(lowbit, "silu_mul.out", silu_mul_out);
-EXECUTORCH_LIBRARY(lowbit, "gelu_mul.out", gelu_mul_out);
-EXECUTORCH_LIBRARY(lowbit, "add.out", add_out);
-EXECUTORCH_LIBRARY(lowbit, "select_rows.out", select_rows_out);
-EXECUTORCH_LIBRARY(lowbit, "attention.out", attention_out);
+#define LOWBIT_OPERATOR(NAME, ...) EXECUTORCH_LIBRARY(lowbit, #NAME ".out", Bound<op::NAME>::out);
+#include "kernels/bindings/operators.inc"
+#undef LOWBIT_OPERATOR
 
 }  // namespace
 }  // namespace lowbit

@@ -4,23 +4,18 @@
 // token's result does not depend on how the prompt was cut or who computes which chunk.
 //
 // For each chunk and query: scores, their maximum m, weights exp(score - m), the weights' sum, and
-// the weighted sum of values. Chunks are combined in order (online softmax: Milakov and
-// Gimelshein, arXiv 1805.02867). A position that a query may not see has no part in it.
+// the weighted sum of values. Chunks are combined in order (softmax.h). A position that a query may
+// not see has no part in it.
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 
-#include "kernels/impl/exp.h"
-#include "kernels/impl/memory.h"
-#include "kernels/impl/quantize.h"
+#include "kernels/impl/softmax.h"
 #include "kernels/isa.h"
 
 namespace lowbit {
 namespace {
-
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 template <class V, CacheType C>
 struct CacheElement;
@@ -68,7 +63,7 @@ template <int R>
 struct Partial {
   float maximum[R];
   float sum[R];
-  alignas(64) float values[R][kMaxHeadDim];
+  alignas(64) float values[R * kMaxHeadDim];  // [R, d rounded up to 16]
 };
 
 template <class V, CacheType C, int R>
@@ -96,56 +91,6 @@ void chunk_scores(const Queries<R>& q, const HeadCache& head, int64_t head_dim, 
       V::store(&scores[r][at], acc[r]);
     }
   }
-}
-
-// All ones in the lanes of positions that the query may not see.
-template <class V>
-typename V::I32 hidden_lanes(int64_t position, int64_t first, int64_t end) {
-  int32_t lanes[16];
-  for (int i = 0; i < 16; ++i) lanes[i] = position + i < first || position + i >= end ? -1 : 0;
-  typename V::I32 mask;
-  static_assert(sizeof(mask) == sizeof(lanes));
-  std::memcpy(&mask, lanes, sizeof(lanes));
-  return mask;
-}
-
-// Scores to weights, in place. Sets the query's maximum and sum; a score that is NaN or infinite, which
-// no maximum orders alike on every CPU, makes the sum NaN and with it all of the query's result.
-template <class V, int R>
-void chunk_weights(const Queries<R>& q, int r, int64_t from, int64_t to, int64_t chunk,
-                   float* scores, Partial<R>& out) {
-  const int64_t base = chunk * kChunk;
-  auto maximum = V::set(kMinusInfinity);
-  auto largest = V::iset(0);
-  for (int64_t i = from; i < to; i += 16) {
-    auto s = V::load(scores + i);
-    if (base + i < q.first[r] || base + i + 16 > q.end[r]) {
-      const auto hidden = hidden_lanes<V>(base + i, q.first[r], q.end[r]);
-      const auto seen = V::isub(V::iset(-1), hidden);
-      s = V::add(V::keep(seen, s), V::keep(hidden, V::set(kMinusInfinity)));
-      V::store(scores + i, s);
-    }
-    maximum = V::max(maximum, s);
-    // Without its sign an infinity is the first number after the largest finite one, NaN is beyond.
-    largest = V::imax(largest, V::iand(V::as_int(s), V::iset(kSignless)));
-  }
-  out.maximum[r] = V::max_lane(maximum);
-  out.sum[r] = 0;
-  if (V::imax_lane(largest) > kLargestFinite + 1 ||
-      out.maximum[r] == std::numeric_limits<float>::infinity()) {
-    out.maximum[r] = 0;
-    out.sum[r] = std::numeric_limits<float>::quiet_NaN();
-    std::memset(scores + from, 0, static_cast<size_t>(to - from) * sizeof(float));
-    return;
-  }
-  if (out.maximum[r] == kMinusInfinity) return;  // the query sees nothing of this chunk
-  auto total = V::zero();
-  for (int64_t i = from; i < to; i += 16) {
-    const auto p = exp_of_negative<V>(V::sub(V::load(scores + i), V::set(out.maximum[r])));
-    total = V::add(total, p);
-    V::store(scores + i, p);
-  }
-  out.sum[r] = V::sum(total);
 }
 
 // A position that a query may not see is left out rather than weighed with 0: what is cached there
@@ -183,14 +128,14 @@ void weigh_values(const Queries<R>& q, const HeadCache& head, int64_t head_dim, 
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < D; ++c) V::store(out.values[r] + column + 16 * c, acc[r][c]);
+    for (int c = 0; c < D; ++c) V::store(out.values + r * width + column + 16 * c, acc[r][c]);
   }
 }
 
 template <class V, CacheType C, int R>
-void attend_to_chunk(const Queries<R>& q, const HeadCache& head, int64_t head_dim, int64_t chunk,
-                     Partial<R>& out) {
-  const int64_t blocks = kChunk / 16;
+void attend_to_chunk(const Queries<R>& q, const HeadCache& head, const AttentionShape& shape,
+                     int64_t chunk, Partial<R>& out) {
+  const int64_t blocks = kChunk / 16, head_dim = shape.head_dim;
   int64_t from = q.first_of_all / 16, to = (q.end_of_all + 15) / 16;
   from = from > chunk * blocks ? from : chunk * blocks;
   to = to < (chunk + 1) * blocks ? to : (chunk + 1) * blocks;
@@ -198,7 +143,9 @@ void attend_to_chunk(const Queries<R>& q, const HeadCache& head, int64_t head_di
   chunk_scores<V, C, R>(q, head, head_dim, from, to, chunk, scores);
   const int64_t begin = from * 16 - chunk * kChunk, end = to * 16 - chunk * kChunk;
   for (int r = 0; r < R; ++r) {
-    chunk_weights<V, R>(q, r, begin, end, chunk, scores[r], out);
+    if (shape.softcap > 0) cap_scores<V>(scores[r], begin, end, shape.softcap);
+    chunk_weights<V>(q.first[r], q.end[r], begin, end, chunk * kChunk, scores[r], out.maximum[r],
+                     out.sum[r]);
     if (out.maximum[r] == kMinusInfinity) {
       std::memset(&scores[r][begin], 0, static_cast<size_t>(end - begin) * sizeof(float));
     }
@@ -220,37 +167,6 @@ void attend_to_chunk(const Queries<R>& q, const HeadCache& head, int64_t head_di
   }
   if (column < width) {
     weigh_values<V, C, R, 1>(q, head, head_dim, from, to, chunk, scores, column, out);
-  }
-}
-
-// Combines the running (maximum, sum, values) with a later chunk's.
-template <class V>
-void merge(float& maximum, float& sum, float* values, float chunk_maximum, float chunk_sum,
-           const float* chunk_values, int64_t width) {
-  if (chunk_maximum == kMinusInfinity) return;
-  if (maximum == kMinusInfinity) {
-    maximum = chunk_maximum;
-    sum = chunk_sum;
-    std::memcpy(values, chunk_values, static_cast<size_t>(width) * sizeof(float));
-    return;
-  }
-  const float larger = maximum > chunk_maximum ? maximum : chunk_maximum;
-  float factors[16] = {};
-  factors[0] = maximum - larger;
-  factors[1] = chunk_maximum - larger;
-  V::store(factors, exp_of_negative<V>(V::load(factors)));
-  maximum = larger;
-  sum = V::fma1(chunk_sum, factors[1], sum * factors[0]);
-  for (int64_t i = 0; i < width; i += 16) {
-    const auto old = V::mul(V::load(values + i), V::set(factors[0]));
-    V::store(values + i, V::fma(V::load(chunk_values + i), V::set(factors[1]), old));
-  }
-}
-
-template <class V>
-void write_output(float sum, const float* values, int64_t head_dim, float* out) {
-  for (int64_t i = 0; i < head_dim; i += 16) {
-    store_first<V>(out + i, V::div(V::load(values + i), V::set(sum)), head_dim - i);
   }
 }
 
@@ -293,18 +209,20 @@ void attend_rows(const float* queries, int64_t start, int64_t begin, int64_t fro
   for (int r = 0; r < R; ++r) {
     total.maximum[r] = kMinusInfinity;
     total.sum[r] = 0;
-    std::memset(total.values[r], 0, static_cast<size_t>(width) * sizeof(float));
   }
+  std::memset(total.values, 0, static_cast<size_t>(R * width) * sizeof(float));
   for (int64_t chunk = q.first_of_all / kChunk; chunk * kChunk < q.end_of_all; ++chunk) {
-    attend_to_chunk<V, C, R>(q, head, s.head_dim, chunk, part);
+    attend_to_chunk<V, C, R>(q, head, s, chunk, part);
     for (int r = 0; r < R; ++r) {
-      merge<V>(total.maximum[r], total.sum[r], total.values[r], part.maximum[r], part.sum[r],
-               part.values[r], width);
+      merge<V>(total.maximum[r], total.sum[r], total.values + r * width, part.maximum[r],
+               part.sum[r], part.values + r * width, width);
     }
   }
   for (int r = 0; r < R && from + r < count; ++r) {
     const int64_t offset = q.at[r] - queries;  // out has the shape of the queries
-    write_output<V>(total.sum[r], total.values[r], s.head_dim, out + offset);
+    const float* sink = s.sinks == nullptr ? nullptr : s.sinks + offset / s.head_dim % s.heads;
+    write_output<V>(total.maximum[r], total.sum[r], total.values + r * width, s.head_dim, sink,
+                    out + offset);
   }
 }
 
@@ -331,13 +249,13 @@ void attend_chunk_rows(const float* queries, int64_t position, int64_t chunk, in
                        float* partials) {
   const auto q = query_rows<R>(queries, position, 0, from, count, kv_head, s);
   Partial<R> part;
-  attend_to_chunk<V, C, R>(q, head_cache(cache, kv_head, s.head_dim), s.head_dim, chunk, part);
+  attend_to_chunk<V, C, R>(q, head_cache(cache, kv_head, s.head_dim), s, chunk, part);
+  const int64_t width = padded_head_dim(s.head_dim);
   for (int r = 0; r < R && from + r < count; ++r) {
     float* to = partials + (from + r) * partial_size(s.head_dim);
     to[0] = part.maximum[r];
     to[1] = part.sum[r];
-    std::memcpy(to + 16, part.values[r],
-                static_cast<size_t>(padded_head_dim(s.head_dim)) * sizeof(float));
+    std::memcpy(to + 16, part.values + r * width, static_cast<size_t>(width) * sizeof(float));
   }
 }
 
@@ -384,15 +302,16 @@ void attend_chunk(const float* queries, int64_t position, int64_t chunk, int64_t
 
 template <class V>
 void merge_chunks(const float* partials, int64_t stride, int64_t chunks, int64_t head_dim,
-                  float* out) {
+                  const float* sink, float* out) {
   const int64_t width = padded_head_dim(head_dim);
-  alignas(64) float values[kMaxHeadDim] = {};
+  alignas(64) float values[kMaxHeadDim];
+  std::memset(values, 0, static_cast<size_t>(width) * sizeof(float));
   float maximum = kMinusInfinity, sum = 0;
   for (int64_t c = 0; c < chunks; ++c) {
     const float* part = partials + c * stride;
     merge<V>(maximum, sum, values, part[0], part[1], part + 16, width);
   }
-  write_output<V>(sum, values, head_dim, out);
+  write_output<V>(maximum, sum, values, head_dim, sink, out);
 }
 
 }  // namespace

@@ -7,42 +7,60 @@
 
 #include "kernels/impl/exp.h"
 #include "kernels/impl/memory.h"
+#include "kernels/lowbit.h"
 
 namespace lowbit {
 namespace {
 
+// 1 / sqrt(mean(x^2) + eps).
 template <class V>
-void rms_norm_row(const float* x, int64_t width, const float* weight, float eps, float* out) {
+float rms_factor(const float* x, int64_t width, float eps) {
   auto squares = V::zero();
   for (int64_t i = 0; i < width; i += 16) {
     const auto v = load_first<V>(x + i, width - i);
     squares = V::fma(v, v, squares);
   }
   const float mean = V::sum(squares) / static_cast<float>(width);
-  const auto scale = V::set(1.0f / std::sqrt(mean + eps));
+  return 1.0f / std::sqrt(mean + eps);
+}
+
+// out = x * factor * weight; `out` may be x.
+template <class V>
+void scale_row(const float* x, int64_t width, float factor, const float* weight, float* out) {
   for (int64_t i = 0; i < width; i += 16) {
-    const auto v = V::mul(load_first<V>(x + i, width - i), scale);
+    const auto v = V::mul(load_first<V>(x + i, width - i), V::set(factor));
     store_first<V>(out + i, V::mul(v, load_first<V>(weight + i, width - i)), width - i);
   }
 }
 
 template <class V>
-void silu_mul_row(const float* gate, const float* up, int64_t n, float* out) {
-  for (int64_t i = 0; i < n; i += 16) {
-    const auto g = load_first<V>(gate + i, n - i);
-    const auto silu = V::mul(g, sigmoid<V>(g));
-    store_first<V>(out + i, V::mul(silu, load_first<V>(up + i, n - i)), n - i);
-  }
+void rms_norm_row(const float* x, int64_t width, const float* weight, float eps, float* out) {
+  scale_row<V>(x, width, rms_factor<V>(x, width, eps), weight, out);
 }
 
-// x (1 + tanh(u)) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+// NaN stays NaN: it is a factor of the result.
 template <class V>
-void gelu_mul_row(const float* gate, const float* up, int64_t n, float* out) {
+typename V::F32 activated(Activation activation, typename V::F32 x) {
+  if (activation == Activation::gelu) return V::mul(x, normal_below<V>(x));
+  if (activation == Activation::relu2) return V::mul(x, V::max(x, V::zero()));
+  auto argument = x;
+  if (activation == Activation::gelu_tanh) {
+    // x (1 + tanh(u)) / 2 = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
+    const auto inner = V::fma(V::mul(V::mul(x, x), V::set(0.044715f)), x, x);
+    argument = V::mul(inner, V::set(1.59576912f));
+  }
+  const auto open = sigmoid<V>(argument);
+  return activation == Activation::sigmoid ? V::fma(x, V::zero(), open) : V::mul(x, open);
+}
+
+template <class V>
+void gate_mul_row(Activation activation, const float* gate, const float* up, int64_t n, float limit,
+                  float* out) {
+  const auto most = V::set(limit), least = V::set(-limit);
   for (int64_t i = 0; i < n; i += 16) {
-    const auto g = load_first<V>(gate + i, n - i);
-    const auto inner = V::fma(V::mul(V::mul(g, g), V::set(0.044715f)), g, g);
-    const auto gelu = V::mul(g, sigmoid<V>(V::mul(inner, V::set(1.59576912f))));
-    store_first<V>(out + i, V::mul(gelu, load_first<V>(up + i, n - i)), n - i);
+    const auto g = V::min(most, load_first<V>(gate + i, n - i));
+    const auto u = V::max(least, V::min(most, load_first<V>(up + i, n - i)));
+    store_first<V>(out + i, V::mul(activated<V>(activation, g), u), n - i);
   }
 }
 

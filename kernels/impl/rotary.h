@@ -1,11 +1,12 @@
 #pragma once
 
-// Rotary embedding from baked tables, and the write of keys and values to the cache.
+// Norms of queries and keys, rotary embedding from baked tables, and the write to the cache.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/impl/elementwise.h"
 #include "kernels/impl/memory.h"
 #include "kernels/impl/quantize.h"
 #include "kernels/isa.h"
@@ -13,8 +14,8 @@
 namespace lowbit {
 namespace {
 
-// (a, b) to (a cos - b sin, b cos + a sin), then times `scale`. The lanes and the loop below for
-// single pairs round alike.
+// (a, b) to (a cos - b sin, b cos + a sin), then times `scale`; `out` may be x. The lanes and the
+// loop below for single pairs round alike.
 template <class V>
 void rotate_head(const float* x, const float* cos, const float* sin, const AttentionShape& s,
                  float scale, float* out) {
@@ -38,13 +39,13 @@ void rotate_head(const float* x, const float* cos, const float* sin, const Atten
 
 // float16 bits of x [n], n rounded up to 16 in `out`.
 template <class V>
-void to_half(const float* x, int64_t n, uint16_t* out) {
+[[gnu::noinline]] void to_half(const float* x, int64_t n, uint16_t* out) {
   for (int64_t i = 0; i < n; i += 16) V::store_half(out + i, load_first<V>(x + i, n - i));
 }
 
 // Symmetric int8 of x [n]; returns the step. A vector that is not finite gets the step NaN.
 template <class V>
-float to_int8(const float* x, int64_t n, int8_t* out) {
+[[gnu::noinline]] float to_int8(const float* x, int64_t n, int8_t* out) {
   const int32_t bits = largest_magnitude<V>(x, n);
   float largest;
   std::memcpy(&largest, &bits, 4);
@@ -89,20 +90,46 @@ void write_head(const float* key, const float* value, int64_t lane, int64_t head
   }
 }
 
+// One token's queries or keys x [heads, d], and their norm.
+template <class V>
+struct NormedHeads {
+  NormedHeads(const float* all, int64_t heads, const AttentionShape& shape, const HeadNorm& norm_)
+      : x(all), d(shape.head_dim), eps(shape.norm_eps), norm(norm_) {
+    if (norm.weight != nullptr && !norm.by_head) factor_of_all = rms_factor<V>(x, heads * d, eps);
+  }
+
+  // Head `h`, in place or in `memory`.
+  const float* head(int64_t h, float* memory) const {
+    const float* from = x + h * d;
+    if (norm.weight == nullptr) return from;
+    const float factor = norm.by_head ? rms_factor<V>(from, d, eps) : factor_of_all;
+    scale_row<V>(from, d, factor, norm.weight + (norm.by_head ? 0 : h * d), memory);
+    return memory;
+  }
+
+  const float* x;
+  int64_t d;
+  float eps;
+  const HeadNorm& norm;
+  float factor_of_all = 0;
+};
+
 template <class V>
 void rotate_and_cache(const float* qkv, int64_t position, const float* cos, const float* sin,
                       const AttentionShape& s, const Cache& cache, float* queries) {
   const int64_t d = s.head_dim;
   cos += position * (s.rotary_dim / 2);
   sin += position * (s.rotary_dim / 2);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(d));
+  const NormedHeads<V> given_queries(qkv, s.heads, s, s.q_norm);
   for (int64_t h = 0; h < s.heads; ++h) {
-    rotate_head<V>(qkv + h * d, cos, sin, s, scale, queries + h * d);
+    float* query = queries + h * d;
+    rotate_head<V>(given_queries.head(h, query), cos, sin, s, s.scale, query);
   }
+  const NormedHeads<V> given_keys(qkv + s.heads * d, s.kv_heads, s, s.k_norm);
   const int64_t block_bytes = cache_block_bytes(cache.type, d);
   for (int64_t h = 0; h < s.kv_heads; ++h) {
     float key[kMaxHeadDim];
-    rotate_head<V>(qkv + (s.heads + h) * d, cos, sin, s, 1.0f, key);
+    rotate_head<V>(given_keys.head(h, key), cos, sin, s, 1.0f, key);
     const float* value = qkv + (s.heads + s.kv_heads + h) * d;
     const int64_t at = (h * cache.blocks + position / 16) * block_bytes;
     write_head<V>(key, value, position % 16, d, cache.type, static_cast<uint8_t*>(cache.keys) + at,

@@ -66,21 +66,29 @@ struct Scalar {
   static F32 load_i8(const int8_t* p) {
     return lanes<F32>([&](int i) { return static_cast<float>(p[i]); });
   }
-  static void store(float* p, F32 a) { std::memcpy(p, a.v, sizeof(a.v)); }
-  static void store_half(uint16_t* p, F32 a) {
+  static void store(float* p, const F32& a) { std::memcpy(p, a.v, sizeof(a.v)); }
+  static void store_half(uint16_t* p, const F32& a) {
     for (int i = 0; i < 16; ++i) p[i] = float_to_half(a.v[i]);
   }
-  static F32 add(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] + b.v[i]; }); }
-  static F32 sub(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] - b.v[i]; }); }
-  static F32 mul(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] * b.v[i]; }); }
-  static F32 div(F32 a, F32 b) { return lanes<F32>([&](int i) { return a.v[i] / b.v[i]; }); }
-  static F32 max(F32 a, F32 b) {
+  static F32 add(const F32& a, const F32& b) {
+    return lanes<F32>([&](int i) { return a.v[i] + b.v[i]; });
+  }
+  static F32 sub(const F32& a, const F32& b) {
+    return lanes<F32>([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  static F32 mul(const F32& a, const F32& b) {
+    return lanes<F32>([&](int i) { return a.v[i] * b.v[i]; });
+  }
+  static F32 div(const F32& a, const F32& b) {
+    return lanes<F32>([&](int i) { return a.v[i] / b.v[i]; });
+  }
+  static F32 max(const F32& a, const F32& b) {
     return lanes<F32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
-  static F32 min(F32 a, F32 b) {
+  static F32 min(const F32& a, const F32& b) {
     return lanes<F32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
-  static F32 fma(F32 a, F32 b, F32 c) {
+  static F32 fma(const F32& a, const F32& b, const F32& c) {
     return lanes<F32>([&](int i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
   }
   static float fma1(float a, float b, float c) { return std::fma(a, b, c); }
@@ -97,51 +105,63 @@ struct Scalar {
 
   static I32 iset(int32_t x) { return lanes<I32>([&](int) { return x; }); }
   static I32 load_u8(const uint8_t* p) { return lanes<I32>([&](int i) { return p[i]; }); }
-  static void istore(int32_t* p, I32 a) { std::memcpy(p, a.v, sizeof(a.v)); }
-  static void store_i8(int8_t* p, I32 a) {
+  static void istore(int32_t* p, const I32& a) { std::memcpy(p, a.v, sizeof(a.v)); }
+  static void store_i8(int8_t* p, const I32& a) {
     for (int i = 0; i < 16; ++i) p[i] = static_cast<int8_t>(a.v[i]);
   }
-  static I32 iadd(I32 a, I32 b) {  // modulo 2^32, as the others
+  static I32 iadd(const I32& a, const I32& b) {  // modulo 2^32, as the others
     return lanes<I32>([&](int i) {
       return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
     });
   }
-  static I32 isub(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] - b.v[i]; }); }
-  static I32 imul(I32 a, I32 b) {  // modulo 2^32, as the others
+  static I32 isub(const I32& a, const I32& b) {
+    return lanes<I32>([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  static I32 imul(const I32& a, const I32& b) {  // modulo 2^32, as the others
     return lanes<I32>([&](int i) {
       return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) * static_cast<uint32_t>(b.v[i]));
     });
   }
-  static I32 iand(I32 a, I32 b) { return lanes<I32>([&](int i) { return a.v[i] & b.v[i]; }); }
-  static I32 imax(I32 a, I32 b) {
+  static I32 iand(const I32& a, const I32& b) {
+    return lanes<I32>([&](int i) { return a.v[i] & b.v[i]; });
+  }
+  static I32 imax(const I32& a, const I32& b) {
     return lanes<I32>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }
-  static I32 imin(I32 a, I32 b) {
+  static I32 imin(const I32& a, const I32& b) {
     return lanes<I32>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
   }
   template <int N>
-  static I32 shift_left(I32 a) {
+  static I32 shift_left(const I32& a) {
     return lanes<I32>([&](int i) {
       return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) << N);
     });
   }
   template <int N>
-  static I32 shift_right(I32 a) {  // unsigned
+  static I32 shift_right(const I32& a) {  // unsigned
     return lanes<I32>([&](int i) {
       return static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) >> N);
     });
   }
-  static I32 as_int(F32 a) { I32 r; std::memcpy(r.v, a.v, sizeof(r.v)); return r; }
-  static F32 as_float(I32 a) { F32 r; std::memcpy(r.v, a.v, sizeof(r.v)); return r; }
-  static F32 to_float(I32 a) {
+  static I32 as_int(const F32& a) {
+    I32 r;
+    std::memcpy(r.v, a.v, sizeof(r.v));
+    return r;
+  }
+  static F32 as_float(const I32& a) {
+    F32 r;
+    std::memcpy(r.v, a.v, sizeof(r.v));
+    return r;
+  }
+  static F32 to_float(const I32& a) {
     return lanes<F32>([&](int i) { return static_cast<float>(a.v[i]); });
   }
-  static I32 round(F32 a) {
+  static I32 round(const F32& a) {
     return lanes<I32>([&](int i) { return static_cast<int32_t>(std::nearbyint(a.v[i])); });
   }
   // Lane i of the result is a where the lane of m is all ones, else 0.
-  static F32 keep(I32 m, F32 a) { return as_float(iand(m, as_int(a))); }
-  static I32 less(I32 a, I32 b) {
+  static F32 keep(const I32& m, const F32& a) { return as_float(iand(m, as_int(a))); }
+  static I32 less(const I32& a, const I32& b) {
     return lanes<I32>([&](int i) { return a.v[i] < b.v[i] ? -1 : 0; });
   }
   static int32_t isum(I32 a) {
@@ -155,14 +175,26 @@ struct Scalar {
   }
 
   static Bytes load_bytes(const uint8_t* p) { Bytes r; std::memcpy(r.v, p, 64); return r; }
-  static Bytes mask(Bytes a, uint8_t m) { return bytes([&](int i) { return a.v[i] & m; }); }
-  static Bytes either(Bytes a, Bytes b) { return bytes([&](int i) { return a.v[i] | b.v[i]; }); }
+  static Bytes mask(const Bytes& a, uint8_t m) {
+    return bytes([&](int i) { return a.v[i] & m; });
+  }
+  static Bytes either(const Bytes& a, const Bytes& b) {
+    return bytes([&](int i) { return a.v[i] | b.v[i]; });
+  }
   // Shifts may bring in a neighbour byte's bits: mask the result.
   template <int N>
-  static Bytes bytes_right(Bytes a) { return bytes([&](int i) { return a.v[i] >> N; }); }
+  static Bytes bytes_right(const Bytes& a) {
+    return bytes([&](int i) { return a.v[i] >> N; });
+  }
   template <int N>
-  static Bytes bytes_left(Bytes a) { return bytes([&](int i) { return a.v[i] << N; }); }
-  static I32 words(Bytes a) { I32 r; std::memcpy(r.v, a.v, 64); return r; }
+  static Bytes bytes_left(const Bytes& a) {
+    return bytes([&](int i) { return a.v[i] << N; });
+  }
+  static I32 words(const Bytes& a) {
+    I32 r;
+    std::memcpy(r.v, a.v, 64);
+    return r;
+  }
 
   static Quad quad(const int8_t* p) { Quad r; std::memcpy(r.v, p, 4); return r; }
   static I32 dot(I32 acc, Bytes w, Quad a) {  // modulo 2^32, as the others

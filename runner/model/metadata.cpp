@@ -5,6 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "kernels/bindings/calls.h"
 #include "system/error.h"
 
 namespace runner {
@@ -122,6 +123,20 @@ void check_versions(const Reader& in, const std::string& path, std::string_view 
                 " is newer than this runner, which reads up to " +
                 std::to_string(kNewestKernelLayoutVersion) +
                 "; export the model again or use the runner of that release");
+  }
+}
+
+// A program's calls of our operators must be of the form that this runner's have.
+void check_operators(const Reader& in, const StringMap& map) {
+  if (map.find(keys::kOperatorsVersion) == map.end()) {
+    in.fail(
+        std::string("metadata '") + keys::kOperatorsVersion +
+        "' is missing: it calls operators of an older release, which this runner no longer has");
+  }
+  const int64_t version = in.integer(keys::kOperatorsVersion, 1, 1'000'000);
+  if (version != lowbit::kInterfaceVersion) {
+    in.fail("it calls operators of version " + std::to_string(version) +
+            ", this runner's are of version " + std::to_string(lowbit::kInterfaceVersion));
   }
 }
 
@@ -309,6 +324,7 @@ Metadata parse_metadata(StringMap map, const std::string& path, std::string_view
   m.dtype = in.one_of(keys::kDtype, {"float32", "bfloat16", "float16"});
   m.quantization = in.text(keys::kQuantization);
   m.lowbit = in.one_of(keys::kDelegate, {"lowbit", "xnnpack", "stock"}) == "lowbit";
+  if (m.lowbit) check_operators(in, map);
   m.tokenizer_kind = in.text(keys::kTokenizerKind);
   m.tokenizer_size = in.integer(keys::kTokenizerSize, 0, kMaxTokenizerBytes);
   m.n_pieces = in.integer(keys::kPieces, 0, kMaxVocab);

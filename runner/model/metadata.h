@@ -45,6 +45,7 @@ inline constexpr const char* kTorchaoVersion = "torchao_version";
 inline constexpr const char* kExecutorchVersion = "executorch_version";
 inline constexpr const char* kCheckpointDigest = "checkpoint_digest";
 inline constexpr const char* kKernelLayoutVersion = "kernel_layout_version";
+inline constexpr const char* kOperatorsVersion = "operators_version";
 inline constexpr const char* kDelegate = "delegate";
 // AOTInductor artifacts only.
 inline constexpr const char* kRuntime = "runtime";
@@ -91,6 +92,7 @@ inline constexpr std::array kCommonKeys = {
     keys::kExecutorchVersion,
     keys::kCheckpointDigest,
     keys::kKernelLayoutVersion,
+    keys::kOperatorsVersion,
 };
 
 inline constexpr int kNewestSchemaVersion = 3;

@@ -2,6 +2,7 @@
 
 // One layer's attention with its cache, for the tests.
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -24,25 +25,53 @@ inline const char* name_of(CacheType type) {
 inline std::string describe(const AttentionShape& s, CacheType type) {
   return std::to_string(s.heads) + " over " + std::to_string(s.kv_heads) + " heads of width " +
          std::to_string(s.head_dim) + ", rotary " + std::to_string(s.rotary_dim) +
-         (s.interleaved ? " interleaved" : "") + ", window " + std::to_string(s.window) + ", " +
-         name_of(type) + " cache";
+         (s.interleaved ? " interleaved" : "") + ", window " + std::to_string(s.window) +
+         (s.softcap > 0 ? ", softcap" : "") + (s.gated ? ", gated" : "") + ", " + name_of(type) +
+         " cache";
 }
 
-struct Scene {
+enum class Norm { none, by_head, whole };
+
+// Which of the weights that an attention may have are there.
+struct Extras {
+  Norm q_norm = Norm::none, k_norm = Norm::none;
+  bool sinks = false;
+};
+
+// Attention with all that it may have, and shapes for it.
+struct RichCase {
   AttentionShape shape;
+  Extras extras;
+  int64_t positions;
+};
+inline const RichCase kRichCases[] = {
+    {{4, 2, 64, 32, false, 0, 0.25f, 5, true}, {Norm::by_head, Norm::by_head, true}, 270},
+    {{6, 2, 40, 20, true, 33, 0.1f, 0, true}, {Norm::whole, Norm::whole, false}, 300},
+    {{9, 1, 16, 0, false, 20, 0, 30, false}, {Norm::none, Norm::by_head, true}, 600},
+    {{2, 2, 512, 512, false, 0, 0.0625f, 50, false}, {Norm::by_head, Norm::none, true}, 40},
+    {{3, 1, 300, 128, false, 17, 0, 0, true}, {Norm::none, Norm::none, true}, 70},
+    {{2, 1, 5, 2, true, 0, -1, 2, true}, {Norm::whole, Norm::by_head, true}, 300},
+};
+
+struct Scene {
+  AttentionShape shape;  // without the weights of `extras`
+  Extras extras;
   CacheType type;
   int64_t positions;  // of the prompt; the cache has room for one block more
-  std::vector<float> qkv, cos, sin;
+  std::vector<float> qkv, cos, sin, q_norm, k_norm, sinks;
   std::vector<uint8_t> keys, values;
   std::vector<float> out;  // [positions, H d]
 
-  int64_t qkv_width() const { return (shape.heads + 2 * shape.kv_heads) * shape.head_dim; }
+  int64_t gate_at() const { return (shape.heads + 2 * shape.kv_heads) * shape.head_dim; }
+  int64_t qkv_width() const { return gate_at() + (shape.gated ? out_width() : 0); }
   int64_t out_width() const { return shape.heads * shape.head_dim; }
   int64_t blocks() const { return positions / 16 + 1; }
   float* token(int64_t t) { return &qkv[static_cast<size_t>(t * qkv_width())]; }
 
-  Scene(Random& random, const AttentionShape& s, CacheType cache_type, int64_t n)
-      : shape(s), type(cache_type), positions(n) {
+  // A scale of 0 is 1 / sqrt(d).
+  Scene(Random& random, const AttentionShape& s, CacheType cache_type, int64_t n, Extras p = {})
+      : shape(s), extras(p), type(cache_type), positions(n) {
+    if (s.scale == 0) shape.scale = 1.0f / std::sqrt(static_cast<float>(s.head_dim));
     qkv = random.values(n * qkv_width());
     // Rotations by any angles, from operations that every machine rounds alike.
     for (int64_t i = 0; i < blocks() * 16 * (s.rotary_dim / 2); ++i) {
@@ -51,6 +80,14 @@ struct Scene {
       cos.push_back(static_cast<float>((1 - squared) / (1 + squared)));
       sin.push_back(static_cast<float>(2 * tangent / (1 + squared)));
     }
+    shape.norm_eps = 1e-5f;
+    if (p.q_norm != Norm::none) {
+      q_norm = random.values(s.head_dim * (p.q_norm == Norm::whole ? s.heads : 1));
+    }
+    if (p.k_norm != Norm::none) {
+      k_norm = random.values(s.head_dim * (p.k_norm == Norm::whole ? s.kv_heads : 1));
+    }
+    if (p.sinks) sinks = random.values(s.heads, 2);
     clear(0);
   }
 
@@ -68,7 +105,11 @@ struct Scene {
     const lowbit::Cache cache{type, keys.data(), values.data(), blocks()};
     const std::vector<float> exactly(token(begin), token(begin) + n * qkv_width());
     auto results = unwritten(n * out_width());
-    lowbit::attention(host, exactly.data(), n, begin, cos.data(), sin.data(), shape, cache,
+    AttentionShape s = shape;
+    if (!q_norm.empty()) s.q_norm = {q_norm.data(), extras.q_norm == Norm::by_head};
+    if (!k_norm.empty()) s.k_norm = {k_norm.data(), extras.k_norm == Norm::by_head};
+    if (!sinks.empty()) s.sinks = sinks.data();
+    lowbit::attention(host, exactly.data(), n, begin, cos.data(), sin.data(), s, cache,
                       results.data());
     std::copy(results.begin(), results.end(), out.begin() + begin * out_width());
   }

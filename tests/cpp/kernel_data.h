@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/layout.h"
@@ -178,6 +179,13 @@ inline std::string describe(const Format& f, int64_t rows, int64_t columns) {
          ", [" + std::to_string(rows) + ", " +
          std::to_string(columns) + "]";
 }
+
+// What gate_mul does, less what attention alone asks of it.
+inline constexpr std::pair<lowbit::Activation, const char*> kActivations[] = {
+    {lowbit::Activation::silu, "silu_mul"},
+    {lowbit::Activation::gelu_tanh, "gelu_tanh_mul"},
+    {lowbit::Activation::gelu, "gelu_mul"},
+    {lowbit::Activation::relu2, "relu2_mul"}};
 
 // The largest error seen, as a share of what is allowed.
 struct Worst {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ranges>
 
 #include "kernels/lowbit.h"
 #include "tests/cpp/kernel_attention.h"
@@ -18,9 +19,36 @@ struct Vector {
   std::vector<double> value, size, shift;
 };
 
-Vector rotated(const Scene& s, const float* x, int64_t position) {
+// Head `h` of token `t`'s queries or keys, which begin at column `from` and are `heads`.
+std::vector<double> normed(const Scene& s, int64_t t, int64_t from, int64_t heads, int64_t h,
+                           Norm norm, const std::vector<float>& weight) {
+  const int64_t d = s.shape.head_dim, at = norm == Norm::whole ? h * d : 0;
+  const float* all = &s.qkv[static_cast<size_t>(t * s.qkv_width() + from)];
+  std::vector<double> x(all + h * d, all + (h + 1) * d);
+  if (norm == Norm::none) return x;
+  const std::vector<double> row =
+      norm == Norm::whole ? std::vector<double>(all, all + heads * d) : x;
+  double squares = 0;
+  for (const double y : row) squares += y * y;
+  const double root =
+      std::sqrt(squares / static_cast<double>(row.size()) + double{s.shape.norm_eps});
+  for (int64_t i = 0; i < d; ++i) {
+    x[static_cast<size_t>(i)] *= weight[static_cast<size_t>(at + i)] / root;
+  }
+  return x;
+}
+
+// The roundings of each of normed()'s elements (kernels_elementwise_test.cpp, rms_norm).
+double roundings(const Scene& s, int64_t heads, Norm norm) {
+  if (norm == Norm::none) return 0;
+  const int64_t width = s.shape.head_dim * (norm == Norm::whole ? heads : 1);
+  return (static_cast<double>(width) / 16 + 7) / 2 + 4;
+}
+
+Vector rotated(const Scene& s, const std::vector<double>& given, int64_t position) {
   const int64_t d = s.shape.head_dim, half = s.shape.rotary_dim / 2;
-  Vector v{std::vector<double>(x, x + d), {}, std::vector<double>(static_cast<size_t>(d))};
+  const double* x = given.data();
+  Vector v{given, {}, std::vector<double>(static_cast<size_t>(d))};
   for (int64_t i = 0; i < d; ++i) v.size.push_back(std::fabs(x[i]));
   for (int64_t i = 0; i < half; ++i) {
     const auto a = static_cast<size_t>(s.shape.interleaved ? 2 * i : i);
@@ -48,27 +76,37 @@ void store(Vector& v, CacheType type) {
 void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
   const int64_t d = s.shape.head_dim, kv = h / (s.shape.heads / s.shape.kv_heads);
   const int64_t first = s.shape.window > 0 ? std::max<int64_t>(0, t + 1 - s.shape.window) : 0;
-  const double root = std::sqrt(static_cast<double>(d));
-  const Vector q = rotated(s, s.token(t) + h * d, t);
+  const double scale = s.shape.scale, cap = s.shape.softcap;
+  const Vector q = rotated(s, normed(s, t, 0, s.shape.heads, h, s.extras.q_norm, s.q_norm), t);
+  const double of_norms = roundings(s, s.shape.heads, s.extras.q_norm) +
+                          roundings(s, s.shape.kv_heads, s.extras.k_norm);
   std::vector<double> scores;
   double score_error = 0;
   for (int64_t p = first; p <= t; ++p) {
-    Vector k = rotated(s, s.token(p) + (s.shape.heads + kv) * d, p);
+    Vector k = rotated(
+        s, normed(s, p, s.shape.heads * d, s.shape.kv_heads, kv, s.extras.k_norm, s.k_norm), p);
     if (!exact) store(k, s.type);
     double score = 0, size = 0, shift = 0;
     for (size_t i = 0; i < static_cast<size_t>(d); ++i) {
-      score += q.value[i] * k.value[i] / root;
-      size += q.size[i] * k.size[i] / root;
-      shift += q.size[i] * k.shift[i] / root;
+      score += q.value[i] * k.value[i] * scale;
+      size += q.size[i] * k.size[i] * std::fabs(scale);
+      shift += q.size[i] * k.shift[i] * std::fabs(scale);
+    }
+    // 3 roundings in each rotated element, 3 for 1 / sqrt(d), d in the sum, 1 for a step.
+    double error = (static_cast<double>(d) + 10 + of_norms) * kUnit * size + shift;
+    if (cap > 0) {
+      score = cap * std::tanh(score / cap);
+      error += (5e-7 + 4 * kUnit) * std::fabs(score);  // tanh never amplifies
     }
     scores.push_back(score);
-    // 3 roundings in each rotated element, 3 for 1 / sqrt(d), d in the sum, 1 for a step.
-    score_error = std::max(score_error, (static_cast<double>(d) + 10) * kUnit * size + shift);
+    score_error = std::max(score_error, error);
   }
-  const auto [least, most] = std::minmax_element(scores.begin(), scores.end());
-  const double range = *most - *least, largest = *most;
+  auto [least, largest] = std::ranges::minmax(scores);
+  const double sink = s.extras.sinks ? double{s.sinks[static_cast<size_t>(h)]} : largest;
+  largest = std::max(largest, sink);
+  const double range = largest - std::min(least, sink);
   std::vector<double> sums(static_cast<size_t>(d)), sizes(sums), shifts(sums);
-  double total = 0;
+  double total = s.extras.sinks ? std::exp(sink - largest) : 0;
   for (int64_t p = first; p <= t; ++p) {
     const double weight = std::exp(scores[static_cast<size_t>(p - first)] - largest);
     const float* from = s.token(p) + (s.shape.heads + s.shape.kv_heads + kv) * d;
@@ -86,14 +124,20 @@ void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
   // A weight is off by what its score is, by the rounding of its difference to the largest, and by
   // the error of exp, below 2e-7; joining chunks multiplies it by such an exp once a chunk. Sums
   // of n positions round n times. All of it may come in the divisor too, with the other sign.
-  const double n = static_cast<double>(t + 1 - first), chunks = 2 + n / 256;
+  const double n = static_cast<double>(t + 1 - first), chunks = 3 + n / 256;
   const double relative = score_error + chunks * (2e-7 + (range + 4) * kUnit) + (n + 8) * kUnit;
   const double factor = std::exp(2 * relative);
   for (int64_t i = 0; i < d; ++i) {
     const auto j = static_cast<size_t>(i);
     const int64_t at = t * s.out_width() + h * d + i;
-    worst.see(at, s.out[static_cast<size_t>(at)], sums[j] / total,
-              (factor - 1) * sizes[j] / total + factor * shifts[j] / total);
+    double wanted = sums[j] / total;
+    double bound = (factor - 1) * sizes[j] / total + factor * shifts[j] / total;
+    if (s.shape.gated) {
+      const double open = 1 / (1 + std::exp(-double{s.token(t)[s.gate_at() + h * d + i]}));
+      wanted *= open;
+      bound = bound * open + std::fabs(wanted) * (2e-7 + 6 * kUnit);
+    }
+    worst.see(at, s.out[static_cast<size_t>(at)], wanted, bound);
   }
 }
 
@@ -171,6 +215,37 @@ TEST(rotated_and_stored_in_each_type) {
     }
     report(std::string("attention, ") + name_of(type), hash);
   }
+}
+
+TEST(with_norms_sinks_gates_and_a_cap) {
+  for (const CacheType type : kCacheTypes) {
+    Random random(40);
+    Hash hash;
+    for (const RichCase& c : kRichCases) {
+      Scene scene(random, c.shape, type, c.positions, c.extras);
+      check_scene(scene, type == CacheType::float32, hash);
+    }
+    report(std::string("attention with all its parts, ") + name_of(type), hash);
+  }
+}
+
+// A head's norm is rms_norm's, to the bit, and a sink of minus infinity is none.
+TEST(parts_that_change_nothing) {
+  SerialHost host;
+  Random random(41);
+  Scene rich(random, {4, 2, 40, 40, false, 0}, CacheType::float32, 40,
+             {Norm::by_head, Norm::by_head, true});
+  std::fill(rich.sinks.begin(), rich.sinks.end(), -INFINITY);
+  Scene plain = rich;
+  plain.q_norm.clear(), plain.k_norm.clear(), plain.sinks.clear();
+  for (int64_t t = 0; t < plain.positions; ++t) {
+    float *q = plain.token(t), *k = q + 4 * 40;
+    lowbit::rms_norm(host, q, 4, 40, rich.q_norm.data(), rich.shape.norm_eps, q);
+    lowbit::rms_norm(host, k, 2, 40, rich.k_norm.data(), rich.shape.norm_eps, k);
+  }
+  rich.run(host, 0, rich.positions);
+  plain.run(host, 0, plain.positions);
+  CHECK(same_bits(rich.out, plain.out));
 }
 
 // Scores hundreds apart: weights beyond exp's range are 0, and chunks without weight count nothing.

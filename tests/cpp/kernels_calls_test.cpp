@@ -1,6 +1,7 @@
 // The checks between frameworks and kernels: every call that does not fit is a CallError that names
 // the operator.
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -10,57 +11,14 @@
 
 #include "kernels/bindings/calls.h"
 #include "tests/cpp/check.h"
+#include "tests/cpp/kernel_calls.h"
 #include "tests/cpp/kernel_data.h"
 
 using namespace kernel_test;
-using lowbit::CallError;
 using lowbit::TensorRef;
 using lowbit::Type;
 
 namespace {
-
-// A tensor that owns zeros, or the values given.
-struct Tensor {
-  std::vector<int64_t> sizes;
-  Type type;
-  std::vector<uint8_t> bytes;
-
-  Tensor(Type t, std::vector<int64_t> s, std::vector<int64_t> integers = {})
-      : sizes(std::move(s)), type(t) {
-    size_t n = 8;
-    for (const int64_t size : sizes) n *= static_cast<size_t>(size);
-    bytes.resize(n);
-    if (!integers.empty()) std::memcpy(bytes.data(), integers.data(), integers.size() * 8);
-  }
-  operator TensorRef() { return {bytes.data(), type, sizes}; }
-};
-
-Tensor floats(std::vector<int64_t> sizes) { return {Type::float32, std::move(sizes)}; }
-Tensor integers(std::vector<int64_t> sizes, std::vector<int64_t> values) {
-  return {Type::int64, std::move(sizes), std::move(values)};
-}
-
-// Calls, each with one thing wrong.
-struct Wrong {
-  const char* what;
-  std::function<void()> call;
-};
-
-void check_refused(const char* op, const std::vector<Wrong>& calls) {
-  for (const Wrong& wrong : calls) {
-    try {
-      wrong.call();
-      check::fail(__FILE__, __LINE__, std::string(op) + " takes " + wrong.what);
-    } catch (const CallError& error) {
-      const std::string message = error.what();
-      const std::string begin = "lowbit::" + std::string(op) + ": ";
-      if (!message.starts_with(begin) || message.size() == begin.size() ||
-          message.find('\n') != std::string::npos) {
-        check::fail(__FILE__, __LINE__, std::string(wrong.what) + ": " + message);
-      }
-    }
-  }
-}
 
 constexpr int64_t kTokens = 3, kColumns = 40, kRows = 17;
 
@@ -194,7 +152,7 @@ TEST(linears) {
 TEST(embedding) {
   SerialHost host;
   const auto call = [&](Tensor table, Tensor tokens, int64_t width, Tensor out) {
-    lowbit::call_embedding(host, table, tokens, width, out);
+    lowbit::call_embedding(host, table, tokens, width, 1, out);
   };
   const auto table = packed(kInteger);
   const auto tokens = integers({1, 2}, {0, 16});
@@ -214,6 +172,11 @@ TEST(embedding) {
           {"another width", [&] { call(table, tokens, kColumns + 1, floats({2, kColumns + 1})); }},
           {"out too short", [&] { call(table, tokens, kColumns, floats({1, kColumns})); }},
           {"out too narrow", [&] { call(table, tokens, kColumns, floats({2, kColumns - 1})); }},
+          {"a scale that is none",
+           [&] {
+             Tensor t = table, i = tokens, o = out;
+             lowbit::call_embedding(host, t, i, kColumns, NAN, o);
+           }},
           {"a cut table", [&] { call({Type::uint8, {63}}, tokens, kColumns, out); }},
       });
 }
@@ -234,16 +197,24 @@ TEST(norm_gates_and_sums) {
           {"out too short", [&] { norm(floats({3, 8}), floats({8}), floats({2, 8})); }},
           {"x of one dimension", [&] { norm(floats({8}), floats({8}), floats({8})); }},
       });
-  using Gate = void (*)(lowbit::Host&, TensorRef, TensorRef);
+  using Gate = void (*)(lowbit::Host&, TensorRef, double, TensorRef);
   for (const auto& [name, gate] : {std::pair<const char*, Gate>{"silu_mul", lowbit::call_silu_mul},
-                                   {"gelu_mul", lowbit::call_gelu_mul}}) {
-    const auto call = [&, gate = gate](Tensor x, Tensor out) { gate(host, x, out); };
+                                   {"gelu_mul", lowbit::call_gelu_mul},
+                                   {"gelu_tanh_mul", lowbit::call_gelu_tanh_mul},
+                                   {"relu2_mul", lowbit::call_relu2_mul}}) {
+    const auto call = [&, gate = gate](Tensor x, Tensor out, double limit = 0) {
+      gate(host, x, limit, out);
+    };
     call(floats({3, 8}), floats({3, 4}));
+    call(floats({3, 8}), floats({3, 4}), 7);
     call(floats({3, 0}), floats({3, 0}));
     check_refused(name, {
                             {"an odd width", [&] { call(floats({3, 7}), floats({3, 3})); }},
                             {"out too wide", [&] { call(floats({3, 8}), floats({3, 8})); }},
                             {"out too short", [&] { call(floats({3, 8}), floats({2, 4})); }},
+                            {"limit -1", [&] { call(floats({3, 8}), floats({3, 4}), -1); }},
+                            {"limit NaN", [&] { call(floats({3, 8}), floats({3, 4}), NAN); }},
+                            {"limit 1e39", [&] { call(floats({3, 8}), floats({3, 4}), 1e39); }},
                             {"float16", [&] { call({Type::float16, {3, 8}}, floats({3, 4})); }},
                         });
   }
@@ -274,123 +245,6 @@ TEST(select_rows) {
           {"rows of floats", [&] { call(floats({3, 8}), floats({2}), floats({2, 8})); }},
           {"out too short", [&] { call(floats({3, 8}), integers({2}, {0, 1}), floats({1, 8})); }},
           {"out too narrow", [&] { call(floats({3, 8}), integers({2}, {0, 1}), floats({2, 7})); }},
-      });
-}
-
-namespace {
-
-// 6 heads over 2 key/value heads of width 24, a context of 40 positions.
-struct Attention {
-  int64_t heads = 6, kv_heads = 2, window = 0;
-  Tensor qkv = floats({3, 240}), cos = floats({40, 12}), sin = floats({40, 12});
-  Tensor keys{Type::float32, {2, 3, 512}}, values = keys;
-  Tensor start = integers({1}, {5}), out = floats({3, 144});
-
-  void call() {
-    SerialHost host;
-    lowbit::call_attention(host, qkv, cos, sin, keys, values, start, heads, kv_heads, window, false,
-                           out);
-  }
-};
-
-// The call with one thing altered.
-Wrong wrong(const char* what, const std::function<void(Attention&)>& alter) {
-  return {what, [=] {
-            Attention a;
-            alter(a);
-            a.call();
-          }};
-}
-
-}  // namespace
-
-TEST(attention_calls_that_fit) {
-  Attention{}.call();
-  const auto fits = [](const std::function<void(Attention&)>& alter) {
-    Attention a;
-    alter(a);
-    a.call();
-  };
-  fits([](Attention& a) { a.start = integers({1}, {37}); });  // up to the last position
-  fits([](Attention& a) { a.window = INT64_MAX; });
-  fits([](Attention& a) { a.cos = a.sin = floats({40, 0}); });
-  fits([](Attention& a) { a.keys = a.values = {Type::float16, {2, 3, 512}}; });
-  fits([](Attention& a) { a.keys = a.values = {Type::int8, {2, 3, 512 + 64}}; });
-}
-
-// 6 heads and 2 key/value heads of 24: queries are the first 144 of a token's 240 numbers. A float16
-// rounds to infinity from 65520 on.
-TEST(numbers_beyond_a_float16_cache) {
-  const auto call = [](Type cache, int64_t start, size_t token, size_t column, float value) {
-    Attention a;
-    const int64_t block = cache == Type::int8 ? 512 + 64 : 512;
-    a.keys = a.values = {cache, {2, 3, block}};
-    a.start = integers({1}, {start});
-    auto* cos = reinterpret_cast<float*>(a.cos.bytes.data());
-    std::fill(cos, cos + 40 * 12, 1.0f);
-    reinterpret_cast<float*>(a.qkv.bytes.data())[token * 240 + column] = value;
-    a.call();
-  };
-  for (const int64_t start : {0, 13, 14, 15, 16, 37}) {
-    for (const size_t token : {0, 2}) {
-      for (const size_t column : {144, 167, 168, 191, 192, 215, 216, 239}) {
-        for (const float value : {65504.0f, -65519.0f, NAN, INFINITY}) {
-          call(Type::float16, start, token, column, value);  // fits, or was none before
-        }
-        for (const float value : {65520.0f, -7e4f, 1e30f}) {
-          call(Type::float32, start, token, column, value);
-          call(Type::int8, start, token, column, value);
-          CHECK_THROWS(CallError, call(Type::float16, start, token, column, value),
-                       "lowbit::attention: ", "65504", "--cache-dtype fp32");
-        }
-      }
-      call(Type::float16, start, token, 143, 1e30f);  // a query
-    }
-  }
-}
-
-TEST(attention_calls_that_do_not) {
-  using A = Attention&;
-  check_refused(
-      "attention",
-      {
-          wrong("no tokens", [](A a) { a.qkv = floats({0, 240}), a.out = floats({0, 144}); }),
-          wrong("a width that heads do not divide", [](A a) { a.qkv = floats({3, 241}); }),
-          wrong("qkv float16", [](A a) { a.qkv = {Type::float16, {3, 240}}; }),
-          wrong("no width", [](A a) { a.qkv = floats({3, 0}), a.out = floats({3, 0}); }),
-          wrong("heads too wide",
-                [](A a) { a.qkv = floats({3, 10 * 257}), a.out = floats({3, 6 * 257}); }),
-          wrong("7 heads over 2", [](A a) { a.heads = 7; }),
-          wrong("no heads", [](A a) { a.heads = 0; }),
-          wrong("-6 heads", [](A a) { a.heads = -6; }),
-          wrong("no key/value heads", [](A a) { a.kv_heads = 0; }),
-          wrong("-2 key/value heads", [](A a) { a.kv_heads = -2; }),
-          wrong("too many heads", [](A a) { a.heads = INT64_MAX / 2 * 2, a.kv_heads = 2; }),
-          wrong("too many key/value heads", [](A a) { a.heads = a.kv_heads = INT64_MAX; }),
-          wrong("a window of -1", [](A a) { a.window = -1; }),
-          wrong("cos too wide", [](A a) { a.cos = a.sin = floats({40, 13}); }),
-          wrong("sin too narrow", [](A a) { a.sin = floats({40, 11}); }),
-          wrong("sin too short", [](A a) { a.sin = floats({39, 12}); }),
-          wrong("cos of one dimension", [](A a) { a.cos = floats({480}); }),
-          wrong("keys of another type", [](A a) { a.keys = {Type::float16, {2, 3, 512}}; }),
-          wrong("caches int64", [](A a) { a.keys = a.values = {Type::int64, {2, 3, 512}}; }),
-          wrong("caches of 3 heads", [](A a) { a.keys = a.values = floats({3, 3, 512}); }),
-          wrong("caches with other blocks", [](A a) { a.keys = a.values = floats({2, 3, 511}); }),
-          wrong("int8 without steps", [](A a) { a.keys = a.values = {Type::int8, {2, 3, 512}}; }),
-          wrong("fewer values", [](A a) { a.values = floats({2, 2, 512}); }),
-          wrong("caches of two dimensions", [](A a) { a.keys = a.values = floats({2, 1536}); }),
-          wrong("an empty cache", [](A a) { a.keys = a.values = floats({2, 0, 512}); }),
-          wrong(
-              "a short cache",
-              [](A a) { a.keys = a.values = floats({2, 1, 512}), a.start = integers({1}, {14}); }),
-          wrong("a position past the end", [](A a) { a.start = integers({1}, {38}); }),
-          wrong("the largest position", [](A a) { a.start = integers({1}, {INT64_MAX}); }),
-          wrong("position -1", [](A a) { a.start = integers({1}, {-1}); }),
-          wrong("the least position", [](A a) { a.start = integers({1}, {INT64_MIN}); }),
-          wrong("a float position", [](A a) { a.start = floats({1}); }),
-          wrong("two positions", [](A a) { a.start = integers({2}, {0, 1}); }),
-          wrong("out too narrow", [](A a) { a.out = floats({3, 143}); }),
-          wrong("out too short", [](A a) { a.out = floats({2, 144}); }),
       });
 }
 

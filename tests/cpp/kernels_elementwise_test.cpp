@@ -1,5 +1,6 @@
-// rms_norm, silu_mul, gelu_mul and add against double precision.
+// rms_norm, gate_mul and add against double precision.
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/lowbit.h"
@@ -7,6 +8,7 @@
 #include "tests/cpp/kernel_isas.h"
 
 using namespace kernel_test;
+using lowbit::Activation;
 
 namespace {
 
@@ -42,17 +44,15 @@ std::vector<float> gates(Random& random, int64_t width) {
   return x;
 }
 
-using Gate = void (*)(lowbit::Host&, const float*, int64_t, int64_t, float*);
-
 template <typename Argument>
-void check_gate(Gate gate, const char* what, double argument_error, Argument argument) {
+void check_gate(Activation gate, const char* what, double argument_error, Argument argument) {
   Random random(8);
   Hash hash;
   SerialHost host;
   for (const int64_t width : kWidths) {
     const auto x = gates(random, width);
     auto out = unwritten(kTokens * width);
-    gate(host, x.data(), kTokens, width, out.data());
+    lowbit::gate_mul(host, gate, x.data(), kTokens, width, 0, out.data());
     Worst worst;
     for (int64_t i = 0; i < kTokens * width; ++i) {
       const double g = x[static_cast<size_t>(i / width * 2 * width + i % width)];
@@ -70,22 +70,101 @@ void check_gate(Gate gate, const char* what, double argument_error, Argument arg
 }  // namespace
 
 TEST(silu) {
-  check_gate(lowbit::silu_mul, "silu_mul", 0, [](double x) { return x; });
+  check_gate(Activation::silu, "silu_mul", 0, [](double x) { return x; });
 }
 
 // gelu's argument is a sum of two terms of one sign: 3 roundings for x^3 and its factor, one for
 // the sum, 2 for the factor in front and the product with it.
-TEST(gelu) {
-  check_gate(lowbit::gelu_mul, "gelu_mul", 6 * kUnit,
+TEST(gelu_tanh) {
+  check_gate(Activation::gelu_tanh, "gelu_mul", 6 * kUnit,
              [](double x) { return 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x); });
 }
 
-TEST(gelu_is_of_the_tanh_form) {
+TEST(both_forms_of_gelu) {
   SerialHost host;
   const float gate_up[] = {1, 1};
   float out = 0;
-  lowbit::gelu_mul(host, gate_up, 1, 1, &out);
-  CHECK(std::fabs(out - 0.8411919906) < 1e-6);  // the exact form gives 0.8413447
+  lowbit::gate_mul(host, Activation::gelu_tanh, gate_up, 1, 1, 0, &out);
+  CHECK(std::fabs(out - 0.8411919906) < 1e-6);
+  lowbit::gate_mul(host, Activation::gelu, gate_up, 1, 1, 0, &out);
+  CHECK(std::fabs(out - 0.8413447461) < 1e-6);
+}
+
+// The fit is off by 2e-8; exp's relative error, 2e-7 and x^2 / 2 times its argument's two
+// roundings, counts by |x| exp(-x^2 / 2) / 2, at most 0.31, x^2 times that at most 0.6; the rest
+// are 3 roundings of the result and those of t and P.
+TEST(gelu) {
+  Random random(43);
+  Hash hash;
+  SerialHost host;
+  double largest = 0;
+  for (const int64_t width : kWidths) {
+    auto x = gates(random, width);
+    for (int64_t i = 0; i < width; ++i) {
+      x[static_cast<size_t>(2 * width + i)] =
+          static_cast<float>(i) * 12 / static_cast<float>(width) - 6;
+    }
+    auto out = unwritten(kTokens * width);
+    lowbit::gate_mul(host, Activation::gelu, x.data(), kTokens, width, 0, out.data());
+    Worst worst;
+    for (int64_t i = 0; i < kTokens * width; ++i) {
+      const double g = x[static_cast<size_t>(i / width * 2 * width + i % width)];
+      const double up = x[static_cast<size_t>(i / width * 2 * width + width + i % width)];
+      const double y = g / 2 * std::erfc(-g / std::sqrt(2.0)) * up;
+      worst.see(i, out[static_cast<size_t>(i)], y, std::fabs(up) * 3e-7 + 4 * kUnit * std::fabs(y));
+      if (std::fabs(g) < 6 && up != 0) {
+        largest = std::max(
+            largest, std::fabs(out[static_cast<size_t>(i)] - y) / std::max(1.0, std::fabs(up)));
+      }
+    }
+    check_worst(worst, "gelu_mul", width);
+    hash.add(out);
+  }
+  CHECK(largest < 1e-6);
+  report("gelu_mul, exact", hash);
+}
+
+TEST(squared_relu) {
+  Random random(44);
+  Hash hash;
+  SerialHost host;
+  for (const int64_t width : kWidths) {
+    const auto x = gates(random, width);
+    auto out = unwritten(kTokens * width);
+    lowbit::gate_mul(host, Activation::relu2, x.data(), kTokens, width, 0, out.data());
+    Worst worst;
+    for (int64_t i = 0; i < kTokens * width; ++i) {
+      const double g = x[static_cast<size_t>(i / width * 2 * width + i % width)];
+      const double up = x[static_cast<size_t>(i / width * 2 * width + width + i % width)];
+      const double y = g > 0 ? g * g * up : 0;
+      worst.see(i, out[static_cast<size_t>(i)], y, 2.1 * kUnit * std::fabs(y));
+    }
+    check_worst(worst, "relu2_mul", width);
+    hash.add(out);
+  }
+  report("relu2_mul", hash);
+}
+
+// A limit gives the bits of what was cut before.
+TEST(limited_gates) {
+  Random random(45);
+  SerialHost host;
+  constexpr int64_t kWidth = 100;
+  constexpr float kLimit = 0.75f;
+  const auto x = gates(random, kWidth);
+  auto cut = x;
+  for (size_t i = 0; i < cut.size(); ++i) {
+    const bool up = i / kWidth % 2 == 1;
+    cut[i] = std::min(cut[i], kLimit);
+    if (up) cut[i] = std::max(cut[i], -kLimit);
+  }
+  CHECK(cut != x);
+  for (const auto& [activation, name] : kActivations) {
+    auto out = unwritten(kTokens * kWidth), expected = out;
+    lowbit::gate_mul(host, activation, x.data(), kTokens, kWidth, kLimit, out.data());
+    lowbit::gate_mul(host, activation, cut.data(), kTokens, kWidth, 0, expected.data());
+    if (!same_bits(out, expected)) check::fail(__FILE__, __LINE__, name);
+  }
 }
 
 // The squares are added in 16 lanes and a tree of 4 levels: width / 16 + 4 roundings, then those of

@@ -150,7 +150,7 @@ bool stack_taken(const Bytes& bytes) {
   SerialHost host;
   const int64_t last = rows - 1;
   std::vector<float> row(static_cast<size_t>(stack.columns()));
-  CHECK(lowbit::embedding(host, &last, 1, stack.weights(), row.data()));
+  CHECK(lowbit::embedding(host, &last, 1, stack.weights(), 1, row.data()));
   return true;
 }
 

@@ -190,6 +190,11 @@ TEST(embedding_rows) {
       CHECK(same_bits(&out[static_cast<size_t>(t * kColumns)], row, kColumns));
     }
     hash.add(out);
+    auto scaled = unwritten(n_tokens * kColumns);
+    CHECK(lowbit::embedding(host, tokens.data(), n_tokens, std::span(&w.packed, 1), 33.3f,
+                            scaled.data()));
+    for (size_t i = 0; i < out.size(); ++i) out[i] *= 33.3f;
+    CHECK(same_bits(scaled, out));
   }
   report("embedding", hash);
 }

@@ -74,18 +74,21 @@ void check_extremes(const std::string& what, Compute compute) {
 }
 
 // A window that begins and ends within blocks of 16 positions.
-Scene clean_scene(CacheType type) {
+Scene clean_scene(CacheType type, bool rich = false) {
   Random random(26);
-  return Scene(random, {3, 1, 40, 40, false, 30}, type, 70);
+  if (!rich) return Scene(random, {3, 1, 40, 40, false, 30}, type, 70);
+  return Scene(random, {3, 1, 40, 40, false, 30, 0, 4, true}, type, 70,
+               {Norm::by_head, Norm::by_head, true});
 }
 
-// The first index of the query, the key or the value of a token; one query head of three.
-enum Part { kQuery = 40, kKey = 120, kValue = 160 };
+// The first index of the query, the key, the value or the gate of a token; one query head of three.
+enum Part { kQuery = 40, kKey = 120, kValue = 160, kGate = 240 };
 
 // Tokens before `token` come out as if nothing was wrong; so do those that look back less far.
-void check_poisoned(CacheType type, Part part, float bad, int64_t token, bool at_once, Hash& hash) {
+void check_poisoned(CacheType type, bool rich, Part part, float bad, int64_t token, bool at_once,
+                    Hash& hash) {
   SerialHost host;
-  Scene clean = clean_scene(type), scene = clean_scene(type);
+  Scene clean = clean_scene(type, rich), scene = clean_scene(type, rich);
   scene.token(token)[part + 13] = bad;
   clean.run(host, 0, clean.positions);
   if (at_once) {
@@ -95,7 +98,7 @@ void check_poisoned(CacheType type, Part part, float bad, int64_t token, bool at
   }
   const int64_t width = clean.out_width();
   int64_t affected_end = token + 1;
-  if (part != kQuery) affected_end = token + scene.shape.window;
+  if (part == kKey || part == kValue) affected_end = token + scene.shape.window;
   std::string wrong;
   for (int64_t t = 0; t < scene.positions; ++t) {
     const float* row = &scene.out[static_cast<size_t>(t * width)];
@@ -104,7 +107,8 @@ void check_poisoned(CacheType type, Part part, float bad, int64_t token, bool at
   }
   // The token itself: all of the head whose query is bad; at least the element that is bad.
   const float* own = &scene.out[static_cast<size_t>(token * width)];
-  const bool shows = part == kQuery ? none_finite(own + 40, 40)
+  const bool shows = part == kQuery  ? none_finite(own + 40, 40)
+                     : part == kGate ? none_finite(own + 40 + 13, 1)
                      : part == kValue
                          ? none_finite(own + 13, 1)
                          : none_finite(own, 1) || bad == -kInfinity || bad == kInfinity;
@@ -118,13 +122,13 @@ void check_poisoned(CacheType type, Part part, float bad, int64_t token, bool at
   hash.add(scene.out);
 }
 
-void check_attention(Part part, const char* what) {
+void check_attention(Part part, const char* what, bool rich = false) {
   for (const CacheType type : kCacheTypes) {
     Hash one_by_one, at_once;
     for (const float bad : kBad) {
       for (const int64_t token : {0, 20, 69}) {
-        check_poisoned(type, part, bad, token, true, at_once);
-        check_poisoned(type, part, bad, token, false, one_by_one);
+        check_poisoned(type, rich, part, bad, token, true, at_once);
+        check_poisoned(type, rich, part, bad, token, false, one_by_one);
       }
     }
     CHECK_EQ(one_by_one.value(), at_once.value());
@@ -189,7 +193,6 @@ TEST(linear_fp) {
 }
 
 TEST(norm_and_gates) {
-  using Gate = void (*)(lowbit::Host&, const float*, int64_t, int64_t, float*);
   SerialHost host;
   Random random(30);
   const auto clean = random.values(kTokens * 2 * kColumns), weight = random.values(kColumns);
@@ -216,15 +219,23 @@ TEST(norm_and_gates) {
   check("rms_norm", kColumns, [&](const float* x, float* out) {
     lowbit::rms_norm(host, x, kTokens, kColumns, weight.data(), 1e-5f, out);
   });
-  for (const Gate gate : {lowbit::silu_mul, lowbit::gelu_mul}) {
-    check("a gate", 2 * kColumns,
-          [&](const float* x, float* out) { gate(host, x, kTokens, kColumns, out); });
+  for (const auto& [activation, name] : kActivations) {
+    check(name, 2 * kColumns, [&, gate = activation](const float* x, float* out) {
+      lowbit::gate_mul(host, gate, x, kTokens, kColumns, 0, out);
+    });
   }
 }
 
 TEST(attention_with_a_bad_query) { check_attention(kQuery, "attention with a bad query"); }
 TEST(attention_with_a_bad_key) { check_attention(kKey, "attention with a bad key"); }
 TEST(attention_with_a_bad_value) { check_attention(kValue, "attention with a bad value"); }
+
+TEST(attention_with_all_its_parts) {
+  check_attention(kQuery, "rich attention with a bad query", true);
+  check_attention(kKey, "rich attention with a bad key", true);
+  check_attention(kValue, "rich attention with a bad value", true);
+  check_attention(kGate, "rich attention with a bad gate", true);
+}
 
 // A value beyond float16, as some models have them: infinite in that cache.
 TEST(attention_with_a_value_beyond_float16) {

@@ -56,6 +56,10 @@ const std::vector<Scene>& whole_scenes() {
         Scene& scene = result.emplace_back(random, c.shape, type, c.positions);
         run_in_parts(scene, 0, scene.positions, [&](int64_t) { return scene.positions; });
       }
+      for (const RichCase& c : kRichCases) {
+        Scene& scene = result.emplace_back(random, c.shape, type, c.positions, c.extras);
+        run_in_parts(scene, 0, scene.positions, [&](int64_t) { return scene.positions; });
+      }
     }
     return result;
   }();

@@ -127,12 +127,11 @@ TEST(norm_gates_and_sums) {
     lowbit::rms_norm(host, x.data(), kTokens, kWidth, weight.data(), 1e-5f,
                      more(out, kTokens * kWidth));
   });
-  check_threads("silu_mul", [&](lowbit::Host& host, std::vector<float>& out) {
-    lowbit::silu_mul(host, x.data(), kTokens, kWidth, more(out, kTokens * kWidth));
-  });
-  check_threads("gelu_mul", [&](lowbit::Host& host, std::vector<float>& out) {
-    lowbit::gelu_mul(host, x.data(), kTokens, kWidth, more(out, kTokens * kWidth));
-  });
+  for (const auto& [activation, name] : kActivations) {
+    check_threads(name, [&, gate = activation](lowbit::Host& host, std::vector<float>& out) {
+      lowbit::gate_mul(host, gate, x.data(), kTokens, kWidth, 0, more(out, kTokens * kWidth));
+    });
+  }
   check_threads("add", [&](lowbit::Host& host, std::vector<float>& out) {
     const float* other = x.data() + kTokens * kWidth;
     lowbit::add(host, x.data(), other, kTokens * kWidth, more(out, kTokens * kWidth));
@@ -168,6 +167,25 @@ TEST(attention) {
             }
           });
     }
+  }
+}
+
+TEST(attention_with_all_its_parts) {
+  for (const CacheType type : kCacheTypes) {
+    Random random(42);
+    std::vector<Scene> scenes;
+    for (const RichCase& c : kRichCases) {
+      scenes.emplace_back(random, c.shape, type, c.positions, c.extras);
+    }
+    check_threads(std::string("attention with all its parts, ") + name_of(type) + " cache",
+                  [&](lowbit::Host& host, std::vector<float>& out) {
+                    for (Scene& scene : scenes) {
+                      scene.clear(0);
+                      scene.run(host, 0, scene.positions - 3);
+                      for (int64_t i = 3; i > 0; --i) scene.run(host, scene.positions - i, 1);
+                      out.insert(out.end(), scene.out.begin(), scene.out.end());
+                    }
+                  });
   }
 }
 

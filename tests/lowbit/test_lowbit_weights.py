@@ -304,7 +304,7 @@ class TestWidthsByRow:
         assert matrix.bits == (16 * 8 + 48 * 5 + 36 * 2) / 100
         assert matrix.text().startswith("8 bits, 5 bits from row 16, 2 bits from row 64, groups of 32")
         ids = torch.tensor([[0, 15, 16, 63, 64, 99]])
-        assert torch.equal(torch.ops.lowbit.embedding(packed, ids, 72), dequantize(q)[ids[0]])
+        assert torch.equal(torch.ops.lowbit.embedding(packed, ids, 72, 1.0), dequantize(q)[ids[0]])
         x, bias = torch.randn(3, 72, generator=torch.manual_seed(1)), torch.arange(100.0)
         products = torch.ops.lowbit.linear_a8wx(x, packed, bias, 100, False)
         apart = [

@@ -76,14 +76,14 @@ def _linear(edit: "_Edit", bits: int, a: dict) -> Call:
 
 def _shared_embedding(edit: "_Edit", bits: int, a: dict) -> Call:
     weight, _ = edit.packed_linear(a["packed_weights"])
-    return torch.ops.lowbit.embedding.default, (weight, edit.row(a["indices"]), a["k"])
+    return torch.ops.lowbit.embedding.default, (weight, edit.row(a["indices"]), a["k"], 1.0)
 
 
 def _embedding(edit: "_Edit", bits: int, a: dict) -> Call:
     sources = [a["packed_weight_qvals"], a["weight_scales"], a["weight_zeros"]]
     width = a["embedding_dim"]
     weight = edit.constant(sources, "weight", partial(_pack_table, bits, width))
-    return torch.ops.lowbit.embedding.default, (weight, edit.row(a["indices"]), width)
+    return torch.ops.lowbit.embedding.default, (weight, edit.row(a["indices"]), width, 1.0)
 
 
 _REWRITERS = {LINEAR: _linear, EMBEDDING: _embedding, SHARED_EMBEDDING: _shared_embedding}

@@ -1,5 +1,6 @@
 #include "model/metadata.h"
 
+#include "kernels/bindings/calls.h"
 #include "system/error.h"
 #include "tests/cpp/check.h"
 
@@ -43,12 +44,13 @@ StringMap good() {
           {"executorch_version", "1"},
           {"checkpoint_digest", "ab"},
           {"kernel_layout_version", "1"},
+          {"operators_version", std::to_string(lowbit::kInterfaceVersion)},
           {"delegate", "lowbit"},
           {"runtime", "lean"},
           {"targets", R"([{"name": "x86-64-v3", "machine": "x86_64", "cpu_features": ["avx2", "fma"],
                            "folder": "model"}])"},
           {"host_functions", R"(["aoti_torch_get_dim"])"},
-          {"host_interface", "2.13/1"},
+          {"host_interface", "2.13/2"},
           {"weights", R"([{"name": "w", "dtype": "float16", "shape": [3, 5], "offset": 64}])"},
           {"key_cache_shape", "[2, 8, 64]"},
           {"value_cache_shape", "[2, 64, 8]"},
@@ -112,6 +114,9 @@ TEST(executorch_needs_no_cache_form) {
     map.erase(key);
   }
   CHECK_EQ(parse(map, "executorch").vocab_size, 300);
+  map["delegate"] = "stock";  // calls no operators of ours
+  map.erase("operators_version");
+  CHECK_EQ(parse(map, "executorch").vocab_size, 300);
 }
 
 TEST(versions_and_backend) {
@@ -120,6 +125,10 @@ TEST(versions_and_backend) {
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "newer",
                "up to 4");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "x"), "kernel_layout_version", "'x'");
+  CHECK_THROWS(Error, parse_with("operators_version", "1"), "operators of version 1",
+               "export the model again");
+  CHECK_THROWS(Error, parse_with("operators_version", "99"), "operators of version 99");
+  CHECK_THROWS(Error, parse_with("operators_version", ""), "operators_version", "''");
   CHECK_THROWS(Error, parse_with("backend", "executorch"), "'executorch'", "'aoti'");
   StringMap newer = {{"schema_version", "7"}};  // of which nothing else is known
   CHECK_THROWS(Error, parse(newer), "newer");

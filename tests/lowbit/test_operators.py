@@ -1,0 +1,189 @@
+"""`torch.ops.lowbit`, made from `kernels/bindings/operators.txt`: what tracing, AOTInductor and callers see.
+
+The kernels themselves are tested in C++ (`tests/cpp/kernels_*`); here new arguments are held against
+PyTorch's own functions in double precision, through the binding.
+"""
+
+import re
+
+import pytest
+import tiny
+import torch
+from native import ROOT, export, run, runner_of
+from torch.nn import functional
+
+from exporter.lowbit import ops
+from exporter.lowbit.decoder import score_scale
+from exporter.model.config import AttentionSpec
+
+HEADS, KV_HEADS, WIDTH, TOKENS, CONTEXT = 6, 2, 24, 5, 48
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded():
+    ops.load()
+
+
+def lowbit(name: str):
+    return getattr(torch.ops.lowbit, name).default
+
+
+def attention_arguments(seed: int = 0, **changes: object) -> dict[str, object]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, generator=generator)
+
+    angles = random(CONTEXT, WIDTH // 4) * 3
+    cache = torch.zeros(KV_HEADS, CONTEXT // 16, 16 * 32)
+    return {
+        "qkv": random(TOKENS, (2 * HEADS + 2 * KV_HEADS) * WIDTH),
+        "cos": angles.cos(), "sin": angles.sin(),
+        "key_cache": cache, "value_cache": cache.clone(), "start_pos": torch.tensor([0]),
+        "q_norm": random(WIDTH), "k_norm": random(KV_HEADS * WIDTH), "sinks": random(HEADS),
+        "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": WIDTH, "window": 3,
+        "interleaved": True, "gated": True, "norm_eps": 1e-6, "scale": 0.3, "softcap": 2.5,
+    } | changes  # fmt: skip
+
+
+def samples() -> dict[str, dict[str, object]]:
+    """Arguments of each operator of the table."""
+    x, gate_up = torch.randn(3, 40), torch.randn(3, 80)
+    floats = lowbit("pack_float")(torch.randn(17, 40), torch.float32)
+    integers = lowbit("pack_integer")(
+        torch.randint(0, 16, (17, 40), dtype=torch.uint8), torch.rand(17, 2), None, 4, 32, "none", False
+    )
+    linear = {"x": x, "weight": integers, "bias": torch.randn(17), "out_features": 17}
+    gate = {"gate_up": gate_up, "limit": 7.0}
+    return {
+        "linear_a8wx": linear | {"token_scales": False},
+        "linear_wx": linear | {"bias": None},
+        "linear_fp": linear | {"weight": floats},
+        "embedding": {"weight": floats, "tokens": torch.tensor([[3, 16]]), "width": 40, "scale": 2.0},
+        "rms_norm": {"x": x, "weight": torch.randn(40), "eps": 1e-5},
+        "silu_mul": gate, "gelu_mul": gate, "gelu_tanh_mul": gate, "relu2_mul": gate,
+        "add": {"a": x, "b": x + 1},
+        "select_rows": {"x": x, "rows": torch.tensor([2, 0, 0, 1])},
+        "attention": attention_arguments(),
+    }  # fmt: skip
+
+
+def test_every_operator_has_a_sample():
+    assert samples().keys() == ops.table().keys()
+
+
+@pytest.mark.parametrize("name", sorted(
+    re.findall(r"^(\w+)\(", (ROOT / "kernels/bindings/operators.txt").read_text(), re.M)
+))  # fmt: skip
+def test_schema_tracing_and_out_form(name):
+    arguments = samples()[name]
+    torch.library.opcheck(
+        lowbit(name), (), arguments,
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )  # fmt: skip
+    expected = lowbit(name)(**arguments)
+    out = torch.empty_like(expected)
+    assert getattr(torch.ops.lowbit, name).out(**arguments, out=out) is out
+    assert torch.equal(out, expected)
+    with pytest.raises(RuntimeError, match=f"lowbit::{name}: out has shape"):
+        getattr(torch.ops.lowbit, name).out(**arguments, out=torch.empty(1, 1))
+
+
+def test_c_declarations():
+    (declaration,) = ops.c_shims()[lowbit("linear_a8wx")]
+    assert declaration == (
+        "AOTITorchError aoti_torch_cpu_linear_a8wx(AtenTensorHandle x, AtenTensorHandle weight, "
+        "AtenTensorHandle* bias, int64_t out_features, int32_t token_scales, AtenTensorHandle* ret0)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "gate"),
+    [
+        ("silu_mul", functional.silu),
+        ("gelu_mul", functional.gelu),
+        ("gelu_tanh_mul", lambda x: functional.gelu(x, approximate="tanh")),
+        ("relu2_mul", lambda x: functional.relu(x) ** 2),
+    ],
+)
+@pytest.mark.parametrize("limit", [0.0, 1.5])
+def test_gates(name, gate, limit):
+    gate_up = torch.randn(50, 2 * 300) * 3
+    gates, up = gate_up.double().chunk(2, dim=-1)
+    if limit:
+        gates, up = gates.clamp(max=limit), up.clamp(-limit, limit)
+    result = lowbit(name)(gate_up, limit).double()  # kernels_elementwise_test.cpp has the bounds
+    assert torch.allclose(result, gate(gates) * up, rtol=1e-6, atol=1e-5)
+
+
+def reference(a: dict[str, object]) -> torch.Tensor:
+    """What `attention` is to compute, in double precision, of a prompt from position 0 on."""
+    h, k, d = a["heads"], a["kv_heads"], a["head_dim"]
+    parts = a["qkv"].double().split([h * d, k * d, k * d, h * d if a["gated"] else 0], dim=-1)
+    q, keys, values, gate = parts
+    tokens = q.shape[0]
+
+    def heads(x: torch.Tensor, weight: torch.Tensor | None, n: int) -> torch.Tensor:
+        if weight is not None:
+            x = x.view(tokens, -1, len(weight))
+            x = functional.rms_norm(x, (len(weight),), weight.double(), a["norm_eps"])
+        return rotated(x.reshape(tokens, n, d))
+
+    def rotated(x: torch.Tensor) -> torch.Tensor:
+        if a["cos"] is None:
+            return x
+        half = a["cos"].shape[1]
+        cos, sin = (a[name][:tokens].double()[:, None] for name in ("cos", "sin"))
+        one, other = (
+            (x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2]) if a["interleaved"]
+            else (x[..., :half], x[..., half : 2 * half])
+        )  # fmt: skip
+        turned = [one * cos - other * sin, other * cos + one * sin]
+        pairs = torch.stack(turned, -1).flatten(-2) if a["interleaved"] else torch.cat(turned, -1)
+        return torch.cat([pairs, x[..., 2 * half :]], -1)
+
+    q, keys = heads(q, a["q_norm"], h), heads(keys, a["k_norm"], k)
+    keys, values = (x.reshape(tokens, k, d).repeat_interleave(h // k, dim=1) for x in (keys, values))
+    scores = torch.einsum("qhd,khd->hqk", q, keys) * a["scale"]
+    if a["softcap"]:
+        scores = a["softcap"] * torch.tanh(scores / a["softcap"])
+    back = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    hidden = (back < 0) | ((back >= a["window"]) if a["window"] else torch.tensor(False))
+    scores = scores.masked_fill(hidden, -torch.inf)
+    if a["sinks"] is not None:
+        sinks = a["sinks"].double()[:, None, None].expand(h, tokens, 1)
+        weights = torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    out = torch.einsum("hqk,khd->qhd", weights, values).reshape(tokens, h * d)
+    return out * gate.sigmoid() if a["gated"] else out
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"q_norm": None, "sinks": None}, {"cos": None, "sin": None}, {"interleaved": False},
+    {"softcap": 0.0, "window": 0}, {"k_norm": torch.rand(WIDTH), "q_norm": torch.rand(HEADS * WIDTH)},
+])  # fmt: skip
+def test_attention(changes):
+    arguments = attention_arguments(1, **changes)
+    expected = reference(arguments)
+    assert torch.allclose(lowbit("attention")(**arguments).double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("version", ["1", "99"])
+def test_artifacts_of_other_operators_are_refused(version, tmp_path, monkeypatch):
+    folder, pte, package = tmp_path / "tiny", tmp_path / "m.pte", tmp_path / "m.pt2"
+    tiny.make_hf(folder, "llama3")
+    monkeypatch.setattr(ops, "interface_version", lambda: version)
+    export(folder, "--max-seq-length", 32, "--output-pte", pte, "--output-aoti-package", package)
+    for path in (pte, package):
+        result = run(runner_of(path), path, "-i", "Hi", "-n", 2)
+        assert result.status == 1
+        line = result.error_line()
+        assert f"operators of version {version}" in line and "export the model again" in line
+
+
+def test_the_usual_scale():
+    scales = {d: score_scale(AttentionSpec(1, 1, d, None)) for d in range(1, 513)}
+    assert scales[64] == 0.125
+    assert all(abs(scale * d**0.5 - 1) < 2e-7 for d, scale in scales.items())
+    assert score_scale(AttentionSpec(1, 1, 64, None, scale=0.25)) == 0.25
