@@ -11,22 +11,22 @@ from collections import Counter
 from pathlib import Path
 
 from exporter.artifact.contents import (
-    CODE,
-    METADATA,
+    CODE_PART,
+    METADATA_PART,
     PT2,
     SO,
-    TOKENIZER,
+    TOKENIZER_PART,
     Artifact,
     Damaged,
     StoredTensor,
     all_names,
     canonical,
-    recipe_in,
+    recipe_in_metadata,
     stored,
     summed,
 )
 from exporter.artifact.metadata import TOKENIZER_KEY, sidecar_of
-from exporter.recipe.schemes import LOWBIT
+from exporter.recipe.schemes import LOWBIT, TOKEN_SCALE_SCHEMES
 
 _METADATA = "/data/aotinductor/model/model_metadata.json"
 _WEIGHTS = "/data/aotinductor/model/model_weights.blob"
@@ -34,8 +34,6 @@ _TABLE = "/tokenizer/table"
 _LOCAL_HEADER = 30
 _WIDTHS = {"bool": 1, "uint8": 1, "int8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "int32": 4,
            "float32": 4, "int64": 8, "float64": 8}  # fmt: skip
-# Schemes whose activations have a scale a token.
-TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")
 
 
 def read_pt2(path: Path, data: memoryview) -> Artifact:
@@ -58,7 +56,7 @@ def read_pt2(path: Path, data: memoryview) -> Artifact:
         if name.endswith(".so") and name.startswith("/data/aotinductor/")
     )  # fmt: skip
     weights = _weights(metadata, blob, blob_at)
-    parts = Counter({TOKENIZER: len(tokenizer), CODE: code})
+    parts = Counter({TOKENIZER_PART: len(tokenizer), CODE_PART: code})
     return _artifact(path, PT2, len(data), metadata, tokenizer, parts, weights)
 
 
@@ -98,7 +96,8 @@ def read_so(path: Path, data: memoryview) -> Artifact:
     blob, blob_at = _library_weights(data)
     weights = _weights(metadata, blob, blob_at)
     parts = Counter({
-        TOKENIZER: len(encoded), CODE: len(data) - len(blob), METADATA: len(said) - len(encoded)
+        TOKENIZER_PART: len(encoded), CODE_PART: len(data) - len(blob),
+        METADATA_PART: len(said) - len(encoded),
     })  # fmt: skip
     return _artifact(path, SO, len(data) + len(said), metadata, tokenizer, parts, weights)
 
@@ -130,7 +129,7 @@ def _artifact(
         operators=operators,
         delegates={},
         targets=tuple(_json_list(metadata, "targets")),
-        token_scales=any(key in TOKEN_SCALES for key in recipe_in(metadata)),
+        token_scales=any(key in TOKEN_SCALE_SCHEMES for key in recipe_in_metadata(metadata)),
         cache_shape=shape or None,
         cache_dtype=metadata.get("cache_dtype"),
         planned_bytes=None,

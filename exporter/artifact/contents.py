@@ -17,10 +17,10 @@ from exporter.formats.packed_header import PackedMatrix, is_packed, read_matrix
 
 PTE, PT2, SO = KINDS = ("pte", "pt2", "so")
 
-LINEAR, EMBEDDING, OTHER = "linear weights", "embedding", "other constants"
-CODE, DELEGATES = "code", "delegates' weights and code"
-TOKENIZER, METADATA = "tokenizer", "metadata, padding and the rest"
-PARTS = (LINEAR, EMBEDDING, OTHER, DELEGATES, CODE, TOKENIZER, METADATA)
+LINEAR_PART, EMBEDDING_PART, OTHER_PART = "linear weights", "embedding", "other constants"
+CODE_PART, DELEGATES_PART = "code", "delegates' weights and code"
+TOKENIZER_PART, METADATA_PART = "tokenizer", "metadata, padding and the rest"
+PARTS = (LINEAR_PART, EMBEDDING_PART, OTHER_PART, DELEGATES_PART, CODE_PART, TOKENIZER_PART, METADATA_PART)
 
 UNNAMED = "constant "  # before a number, of what has no name
 SHARED = ("output", "table")  # of the one tensor that is both
@@ -49,8 +49,8 @@ class StoredTensor:
     def part(self) -> str:
         """The part of the file's size that it counts to; a shared table is the embedding's."""
         if "table" in self.names:
-            return EMBEDDING
-        return OTHER if self.packed is None else LINEAR
+            return EMBEDDING_PART
+        return OTHER_PART if self.packed is None else LINEAR_PART
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Artifact:
 
     def linear_bits(self) -> float | None:
         """Bits a weight of the linear layers, scales and zeros included; of all but the table."""
-        linear = [t for t in self.packed() if t.part() == LINEAR]
+        linear = [t for t in self.packed() if t.part() == LINEAR_PART]
         count = sum(t.packed.rows * t.packed.columns for t in linear)
         return 8 * sum(len(t.data) for t in linear) / count if count else None
 
@@ -135,29 +135,29 @@ def summed(size: int, parts: Mapping[str, int]) -> dict[str, int]:
     rest = size - sum(parts.values())
     if rest < 0:
         raise Damaged("its parts are larger than the file")
-    whole = {**parts, METADATA: parts.get(METADATA, 0) + rest}
+    whole = {**parts, METADATA_PART: parts.get(METADATA_PART, 0) + rest}
     return {part: whole[part] for part in PARTS if whole.get(part)}
 
 
-def number(metadata: Mapping[str, str], key: str) -> int | None:
+def whole_number(metadata: Mapping[str, str], key: str) -> int | None:
     """A whole number of the metadata, None where there is none."""
     text = metadata.get(key, "")
     return int(text) if text.lstrip("-").isdigit() and text.isascii() else None
 
 
-def recipe_of(artifact: Artifact) -> dict[str, object]:
+def stored_recipe(artifact: Artifact) -> dict[str, object]:
     """The metadata's recipe; empty for a float model.
 
     Raises ValueError with a line that names the file where it is damaged.
     """
     try:
-        return recipe_in(artifact.metadata)
+        return recipe_in_metadata(artifact.metadata)
     except Damaged as error:
         raise ValueError(f"{artifact.path} is damaged: {error}; export it again") from None
 
 
-def recipe_in(metadata: Mapping[str, str]) -> dict[str, object]:
-    """As `recipe_of`. Raises Damaged."""
+def recipe_in_metadata(metadata: Mapping[str, str]) -> dict[str, object]:
+    """As `stored_recipe`. Raises Damaged."""
     text = metadata.get("quantization") or "{}"
     try:
         recipe = json.loads(text)

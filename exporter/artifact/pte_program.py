@@ -42,7 +42,7 @@ class PlanTensor:
 
 
 @dataclass(frozen=True)
-class Call:
+class Instruction:
     """An instruction: an operator's name, or a delegate's with `delegate`; indices of values."""
 
     name: str
@@ -166,7 +166,7 @@ class Plan:
         kind, value = self._value(index)
         return kind == _BOOL and value.number(0, numbers.BoolFlags, False)
 
-    def calls(self) -> Iterator[Call]:
+    def calls(self) -> Iterator[Instruction]:
         """The instructions in order that call something."""
         operators = [node.text(0) + _overload(node.text(1)) for node in self._node.nodes(6)]
         delegates = [node.text(0) for node in self._node.nodes(7)]
@@ -180,7 +180,7 @@ class Plan:
                 index = call.number(0, numbers.Int32Flags)
                 if not 0 <= index < len(names):
                     raise Damaged(f"number {index} of {len(names)} operators is called")
-                yield Call(names[index], kind == _DELEGATE_CALL, call.numbers(1, "i"))
+                yield Instruction(names[index], kind == _DELEGATE_CALL, call.numbers(1, "i"))
 
     def _only_output(self) -> int:
         outputs = self.outputs()

@@ -4,22 +4,22 @@ from collections import Counter
 from pathlib import Path
 
 from exporter.artifact.contents import (
-    CODE,
-    DELEGATES,
-    EMBEDDING,
-    LINEAR,
-    METADATA,
+    CODE_PART,
+    DELEGATES_PART,
+    EMBEDDING_PART,
+    LINEAR_PART,
+    METADATA_PART,
     PTE,
-    TOKENIZER,
+    TOKENIZER_PART,
     UNNAMED,
     Artifact,
     Damaged,
     StoredTensor,
     all_names,
     canonical,
-    number,
     stored,
     summed,
+    whole_number,
 )
 from exporter.artifact.metadata import TOKENIZER_KEY
 from exporter.artifact.pte_program import Plan, PlanTensor, PteProgram
@@ -27,10 +27,11 @@ from exporter.artifact.pte_program import Plan, PlanTensor, PteProgram
 _LOWBIT_LINEAR = ("lowbit::linear_a8wx.out", "lowbit::linear_wx.out", "lowbit::linear_fp.out")
 # Of stock kernels: operator -> which argument is a weight.
 _STOCK = {
-    "aten::linear.out": (1, LINEAR), "aten::addmm.out": (2, LINEAR), "aten::mm.out": (1, LINEAR),
-    "aten::embedding.out": (0, EMBEDDING),
-    "quantized_decomposed::embedding_byte.out": (0, EMBEDDING),
-    "quantized_decomposed::embedding_4bit.out": (0, EMBEDDING),
+    "aten::linear.out": (1, LINEAR_PART), "aten::addmm.out": (2, LINEAR_PART),
+    "aten::mm.out": (1, LINEAR_PART),
+    "aten::embedding.out": (0, EMBEDDING_PART),
+    "quantized_decomposed::embedding_byte.out": (0, EMBEDDING_PART),
+    "quantized_decomposed::embedding_4bit.out": (0, EMBEDDING_PART),
 }  # fmt: skip
 
 
@@ -52,14 +53,14 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
     calls = list(forward.calls())
     lowbit = any(call.name in _LOWBIT_LINEAR for call in calls)
     weights = _weights(forward, constants, lowbit)
-    parts = Counter({TOKENIZER: len(tokenizer), METADATA: _strings(metadata)})
+    parts = Counter({TOKENIZER_PART: len(tokenizer), METADATA_PART: _strings(metadata)})
     if lowbit:
         for tensor in weights:
             parts[tensor.part()] += len(tensor.data)
     else:
-        parts.update(_stock_parts(forward, calls, constants, number(metadata, "head_dim")))
-    parts[DELEGATES] = _delegate_bytes(program)
-    parts[CODE] = max(0, program.size - _strings(metadata))
+        parts.update(_stock_parts(forward, calls, constants, whole_number(metadata, "head_dim")))
+    parts[DELEGATES_PART] = _delegate_bytes(program)
+    parts[CODE_PART] = max(0, program.size - _strings(metadata))
     attention = next((call for call in calls if call.name == "lowbit::attention.out"), None)
     cache = forward.tensor(attention.arguments[3]) if attention else None
     linear = [call for call in calls if call.name == "lowbit::linear_a8wx.out"]
@@ -78,7 +79,7 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
         cache_shape=cache.shape if cache else None,
         cache_dtype=cache.dtype if cache else metadata.get("dtype"),
         planned_bytes=sum(forward.planned_bytes()),
-        unknown=() if lowbit else _not_ours(bool(parts[DELEGATES])),
+        unknown=() if lowbit else _not_ours(bool(parts[DELEGATES_PART])),
     )
 
 
@@ -150,7 +151,7 @@ def _stock_parts(
         rotary = tensor is not None and tensor.shape == (head_dim, head_dim)
         if tensor is not None and tensor.constant and not rotary:
             kinds[tensor.constant] = part
-            scales = forward.tensor(call.arguments[1]) if part == EMBEDDING else None
+            scales = forward.tensor(call.arguments[1]) if part == EMBEDDING_PART else None
             if scales is not None and scales.constant:
                 kinds[scales.constant] = part
     parts, seen = Counter(), set()

@@ -4,16 +4,17 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact.contents import EMBEDDING, Artifact, number
+from exporter.artifact.contents import EMBEDDING_PART, Artifact, whole_number
 from exporter.artifact.memory import cache_bytes
 from exporter.artifact.reader import read_artifact
 from exporter.bench.worker import DECODE, PREFILL
 from exporter.recipe.recipe import Recipe, parse_recipe
 from exporter.recipe.schemes import LOWBIT
+from exporter.util.progress import Report
 
 READY = ("q2", "q3", "q4", "q5", "q6", "q8")
 WORKER = (sys.executable, "-m", "exporter.bench.worker")
@@ -86,7 +87,7 @@ def plan(prompts: Sequence[int], steps: Sequence[int], depths: Sequence[int]) ->
 
 def check_fits(path: Path, artifact: Artifact, tests: Sequence[Trial]) -> None:
     """Raise ValueError for a test that needs more positions than the artifact's context has."""
-    context = number(artifact.metadata, "context_length")
+    context = whole_number(artifact.metadata, "context_length")
     for test in tests:
         needed = test.count + test.depth
         if context is not None and needed > context:
@@ -101,7 +102,7 @@ def bench(
     tests: Sequence[Trial],
     threads: Sequence[int],
     repetitions: int,
-    report: Callable[[str], None],
+    report: Report,
     worker: Sequence[str] = WORKER,
 ) -> Iterator[Row]:
     """The rows as they are measured, a process for each artifact and number of threads (0: as many
@@ -125,7 +126,7 @@ def measure(
     tests: Sequence[Trial],
     threads: int,
     repetitions: int,
-    report: Callable[[str], None],
+    report: Report,
     worker: Sequence[str] = WORKER,
 ) -> Measured:
     """Raises ValueError with the process's last words where it fails."""
@@ -203,13 +204,13 @@ def weight_bytes(artifact: Artifact) -> int | None:
     return sum(
         len(tensor.data)
         for tensor in packed
-        if tensor.part() != EMBEDDING or "output" in tensor.names
+        if tensor.part() != EMBEDDING_PART or "output" in tensor.names
     )
 
 
 def position_bytes(artifact: Artifact) -> float:
     """Of one position in all layers' keys and values; 0 where the artifact does not tell."""
-    context = number(artifact.metadata, "context_length")
+    context = whole_number(artifact.metadata, "context_length")
     return (cache_bytes(artifact, context) or 0) / context if context else 0.0
 
 

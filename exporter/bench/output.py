@@ -40,7 +40,7 @@ def as_json(rows: Sequence[Row]) -> str:
     return json.dumps([_record(row) for row in rows], indent=1)
 
 
-FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
+WRITERS: dict[str, Callable[[Sequence[Row]], str]] = {
     "md": markdown,
     "csv": as_csv,
     "json": as_json,

@@ -37,7 +37,7 @@ def work(order: dict) -> None:
     from exporter.runners import native
 
     before = resident_bytes("VmRSS", native.peak_rss_bytes)
-    model = native.load_model(order["path"], threads=order["threads"])
+    model = native.load_artifact(order["path"], threads=order["threads"])
     say(threads=model.threads, isa=model.isa)
     for kind, count, depth in order["tests"]:
         measure = model.time_prefill if kind == PREFILL else model.time_decode

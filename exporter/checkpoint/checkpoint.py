@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from exporter.checkpoint.find import find_checkpoint, find_tokenizer
 from exporter.checkpoint.known_models import model_name
 from exporter.checkpoint.weights import (
-    Progress,
-    Source,
+    CheckpointDescription,
     Weights,
     at_most_once_a_second,
     check_names_and_shapes,
@@ -25,6 +24,7 @@ from exporter.formats.adapter import refuse_adapter
 from exporter.formats.file_kind import check_content
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
+from exporter.util.progress import Report
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ class Checkpoint:
     tokenizer_path: Path | None
     generation: Mapping[str, object]
     weights: Weights
-    progress: Progress = _ignore
+    progress: Report = _ignore
     token_ids: Mapping[str, object] = field(default_factory=dict)
 
     def state_dict(
@@ -98,7 +98,7 @@ def open_checkpoint(
     model: str,
     checkpoint: Path | None = None,
     tokenizer: Path | None = None,
-    progress: Progress = _ignore,
+    progress: Report = _ignore,
 ) -> Checkpoint:
     """Finds the model, reads its config and where its weights lie.
 
@@ -126,7 +126,7 @@ def open_checkpoint(
     )
 
 
-def _read(path: Path) -> Source:
+def _read(path: Path) -> CheckpointDescription:
     """Reads a checkpoint whose format is told by its files' names."""
     if path.is_dir():
         return _read_folder(path)
@@ -145,7 +145,7 @@ def _read(path: Path) -> Source:
     )
 
 
-def _read_folder(folder: Path) -> Source:
+def _read_folder(folder: Path) -> CheckpointDescription:
     refuse_adapter(folder)
     if (folder / "config.json").is_file():
         return _read_hf(folder)
@@ -166,19 +166,19 @@ def _read_folder(folder: Path) -> Source:
 # is nothing to read.
 
 
-def _read_hf(folder: Path) -> Source:
+def _read_hf(folder: Path) -> CheckpointDescription:
     from exporter.checkpoint.hf import read_hf
 
     return read_hf(folder)
 
 
-def _read_meta(path: Path) -> Source:
+def _read_meta(path: Path) -> CheckpointDescription:
     from exporter.checkpoint.meta import read_meta
 
     return read_meta(path)
 
 
-def _read_gguf(path: Path) -> Source:
+def _read_gguf(path: Path) -> CheckpointDescription:
     from exporter.checkpoint.gguf import read_checkpoint_gguf
 
     return read_checkpoint_gguf(path)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.checkpoint.weights import TOKENIZERS, Read, Source, Weights, first_existing, read_json
+from exporter.checkpoint.weights import (
+    TOKENIZERS,
+    CheckpointDescription,
+    Read,
+    Weights,
+    first_existing,
+    read_json,
+)
 from exporter.families.sources.family import TensorNames
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.registry import hf_family
@@ -15,12 +22,12 @@ from exporter.formats.torch_file import read_torch_file
 from exporter.model.config import ModelConfig
 from exporter.model.generation_settings import BEGIN_AND_END, from_config
 
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+HF_EMBEDDING, HF_OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.ot", "*.mlmodel")
 
 
-def read_hf(folder: Path) -> Source:
+def read_hf(folder: Path) -> CheckpointDescription:
     """Reads the folder's config and maps its weights.
 
     Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
@@ -36,7 +43,7 @@ def read_hf(folder: Path) -> Source:
     tensors = _directory(files)
     weights = _weights(files, tensors, family.names)
     generation_path = folder / "generation_config.json"
-    return Source(
+    return CheckpointDescription(
         config=config,
         weights=_tied(weights, config, tensors, config_path),
         tokenizer_path=first_existing(folder, TOKENIZERS),
@@ -129,13 +136,13 @@ def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) ->
 def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:
     """`weights` where one tensor is both embedding and output layer: files hold it under the one name, the
     other, or both."""
-    if not config.tied_embeddings or OUTPUT not in tensors:
+    if not config.tied_embeddings or HF_OUTPUT not in tensors:
         return weights
-    if EMBEDDING not in tensors:
-        return weights.renamed("tok_embeddings", OUTPUT.removesuffix(".weight"))
-    if tensors[EMBEDDING].dtype in FLOATS and not same_bits(tensors[EMBEDDING], tensors[OUTPUT]):
+    if HF_EMBEDDING not in tensors:
+        return weights.renamed("tok_embeddings", HF_OUTPUT.removesuffix(".weight"))
+    if tensors[HF_EMBEDDING].dtype in FLOATS and not same_bits(tensors[HF_EMBEDDING], tensors[HF_OUTPUT]):
         raise ValueError(
-            f"{config_path}: tie_word_embeddings is true, but {OUTPUT} differs from {EMBEDDING}: "
+            f"{config_path}: tie_word_embeddings is true, but {HF_OUTPUT} differs from {HF_EMBEDDING}: "
             "set it to false to use both"
         )
-    return weights.without(OUTPUT)
+    return weights.without(HF_OUTPUT)

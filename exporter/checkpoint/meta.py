@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from exporter.checkpoint.weights import Read, Source, Weights, first_existing, read_json
+from exporter.checkpoint.weights import CheckpointDescription, Read, Weights, first_existing, read_json
 from exporter.families.sources.meta import MetaConfig
 from exporter.families.sources.registry import meta_family
 from exporter.formats.file_tensor import Directory, FileTensor, same_bits
@@ -14,7 +14,7 @@ from exporter.formats.torch_file import read_torch_file
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
 
-EMBEDDING, OUTPUT, GATE = (
+META_EMBEDDING, META_OUTPUT, META_GATE = (
     "tok_embeddings.weight",
     "output.weight",
     "layers.0.feed_forward.w1.weight",
@@ -22,7 +22,7 @@ EMBEDDING, OUTPUT, GATE = (
 COMPILED_PREFIX = "_orig_mod."  # left by torch.compile in llama2.c's files
 
 
-def read_meta(path: Path) -> Source:
+def read_meta(path: Path) -> CheckpointDescription:
     """Reads a folder of consolidated.*.pth and params.json, or one .pt or .pth file.
 
     Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
@@ -39,11 +39,11 @@ def read_meta(path: Path) -> Source:
         params = read_json(params_path)
     config = _config(params, params_path, shards, files[0])
     weights = _weights(config, shards, files)
-    if all(same_bits(shard[EMBEDDING], shard[OUTPUT]) for shard in shards):
+    if all(same_bits(shard[META_EMBEDDING], shard[META_OUTPUT]) for shard in shards):
         config = replace(config, tied_embeddings=True)
-        weights = weights.without(OUTPUT)
+        weights = weights.without(META_OUTPUT)
     beside = [first_existing(place, ("tokenizer.model",)) for place in (folder, folder.parent)]
-    return Source(config, weights, beside[0] or beside[1], generation={})
+    return CheckpointDescription(config, weights, beside[0] or beside[1], generation={})
 
 
 def _open(files: Sequence[Path]) -> tuple[Mapping[str, object] | None, list[Directory]]:
@@ -66,15 +66,15 @@ def _config(
     params: Mapping[str, object], params_path: Path, shards: Sequence[Directory], first_file: Path
 ) -> ModelConfig:
     first = shards[0]
-    for name in (EMBEDDING, OUTPUT, GATE):
+    for name in (META_EMBEDDING, META_OUTPUT, META_GATE):
         if name not in first or len(first[name].shape) != 2:
             raise ValueError(
                 f"{first_file} has no matrix {name}: give a checkpoint of the Llama family in Meta's format"
             )
     try:
         # In every release w1 and output are split by rows.
-        rows = {name: first[name].shape[0] * len(shards) for name in (OUTPUT, GATE)}
-        return meta_family().meta.read(MetaConfig(params, rows[OUTPUT], rows[GATE]))
+        rows = {name: first[name].shape[0] * len(shards) for name in (META_OUTPUT, META_GATE)}
+        return meta_family().meta.read(MetaConfig(params, rows[META_OUTPUT], rows[META_GATE]))
     except ValueError as error:
         raise ValueError(f"{params_path}: {error}") from error
 

@@ -18,12 +18,12 @@ from exporter.formats.file_kind import check_content
 from exporter.formats.quantized_names import refuse_other_types, refuse_quantized
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
+from exporter.util.progress import Report
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Progress = Callable[[str], None]
 Read = Callable[[str, "torch.dtype"], "Tensor"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -74,7 +74,7 @@ def _layer_of(canonical: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointDescription:
     """What a format's reader found."""
 
     config: ModelConfig
@@ -144,7 +144,7 @@ def first_existing(folder: Path, names: Iterable[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def at_most_once_a_second(progress: Progress) -> Progress:
+def at_most_once_a_second(progress: Report) -> Report:
     """Drops messages that come within a second of the start or of the last one let through."""
     last = time.monotonic()
 

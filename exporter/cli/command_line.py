@@ -104,7 +104,7 @@ def not_negative_list(text: str) -> list[int]:
     return [not_negative(part) for part in text.split(",")]
 
 
-def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+def number_between(least: float, most: float = math.inf) -> Callable[[str], float]:
     """A type of finite numbers from `least` to `most`, for argparse."""
     limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
 

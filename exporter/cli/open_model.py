@@ -36,9 +36,9 @@ def open_model(options: argparse.Namespace) -> "Model":
     threads = options.threads or 0
     if is_artifact(options.model):
         _refuse_model_flags(options)
-        from exporter.runners.native import load_model
+        from exporter.runners.native import load_artifact
 
-        return load_model(options.model, threads)
+        return load_artifact(options.model, threads)
     request = model_request(options.model, options)
     from exporter.pipeline.prepare import prepare
     from exporter.runners.eager import eager_model

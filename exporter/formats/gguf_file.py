@@ -18,7 +18,7 @@ from gguf.quants import dequantize
 
 from exporter.formats.file_kind import check_content
 
-MAGIC = b"GGUF"
+GGUF_MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
@@ -133,7 +133,7 @@ def _scalar_format(kind: int) -> str:
 
 
 def _read_header(cursor: _Cursor) -> tuple[dict[str, object], dict[str, GGUFTensor]]:
-    if bytes(cursor.data[:4]) != MAGIC:
+    if bytes(cursor.data[:4]) != GGUF_MAGIC:
         raise ValueError("not a GGUF file: give a .gguf file")
     cursor.at = 4
     version = cursor.value("I")

@@ -3,12 +3,12 @@
 import struct
 from dataclasses import dataclass, replace
 
-MAGIC, STACK_MAGIC = b"LOWBITW\0", b"LOWBITS\0"
+WEIGHT_MAGIC, STACK_MAGIC = b"LOWBITW\0", b"LOWBITS\0"
 LAYOUT_VERSION, STACK_VERSION = 4, 3
 MOST_PARTS = 8  # of a stack
 HEADER_BYTES = 64
 ROW_BLOCK, COLUMN_BLOCK = 16, 32
-KINDS = ("integer", "float32", "float16", "bfloat16")
+WEIGHT_KINDS = ("integer", "float32", "float16", "bfloat16")
 ZEROS = ("none", "integer", "real", "between")
 SCALES = ("float16", "int8")
 TWO_LEVELS = "levels -1 and +1"  # in a header's text, times the scale
@@ -20,8 +20,9 @@ _STACK_HEADER = struct.Struct("<8s2I3Q24x")
 
 @dataclass(frozen=True)
 class PackedHeader:
-    """What a packed weight is: `kind` of KINDS, `zeros` of ZEROS, [rows, columns] weights; one of several
-    where rows have several formats: `version` is its own, `at` where it begins, `first_row` its first.
+    """What a packed weight is: `kind` of WEIGHT_KINDS, `zeros` of ZEROS, [rows, columns] weights; one of
+    several where rows have several formats: `version` is its own, `at` where it begins, `first_row` its
+    first.
 
     `group_size` is 0 for the float kinds. `panel_bytes` a panel of 16 rows; in an integer panel
     the scales [groups][16], `scale_dtype` of SCALES, lie at `scales_at`, the integers at `data_at`;
@@ -102,7 +103,7 @@ class PackedMatrix:
 
 def is_packed(data: memoryview | bytes) -> bool:
     """Whether the bytes begin as packed weights do."""
-    return bytes(data[: len(MAGIC)]) in (MAGIC, STACK_MAGIC)
+    return bytes(data[: len(WEIGHT_MAGIC)]) in (WEIGHT_MAGIC, STACK_MAGIC)
 
 
 def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
@@ -110,7 +111,7 @@ def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
 
     Raises ValueError that names the matrix and says what is wrong.
     """
-    if bytes(data[: len(MAGIC)]) != STACK_MAGIC or len(data) < HEADER_BYTES:
+    if bytes(data[: len(WEIGHT_MAGIC)]) != STACK_MAGIC or len(data) < HEADER_BYTES:
         return PackedMatrix((read_header(data, name),))
     _, version, count, rows, columns, size = _STACK_HEADER.unpack_from(data)
     if version != STACK_VERSION:
@@ -136,7 +137,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
 
     Raises ValueError that names the matrix and says what is wrong.
     """
-    if len(data) < HEADER_BYTES or bytes(data[: len(MAGIC)]) != MAGIC:
+    if len(data) < HEADER_BYTES or bytes(data[: len(WEIGHT_MAGIC)]) != WEIGHT_MAGIC:
         raise ValueError(f"{name} is not a packed weight")
     _, version, kind, bits, group_size, zeros, exponent, rows, columns, size, scales, _ = (
         _HEADER.unpack_from(data)
@@ -146,7 +147,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
             f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}"
         )
     integer = kind == 0
-    good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]
+    good_bits = 1 <= bits <= 8 if integer else kind < len(WEIGHT_KINDS) and bits == (32, 16, 16)[kind - 1]
     good_group = group_size > 0 and group_size % 16 == 0 if integer else group_size == 0
     known = zeros < len(ZEROS) and scales < len(SCALES)
     good_zeros = known and (ZEROS[zeros] != "between" or integer and bits == 1)
@@ -156,7 +157,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
             and version == _version(ZEROS[zeros], SCALES[scales])):  # fmt: skip
         raise ValueError(f"{name} has a damaged header")
     header = laid_out(
-        KINDS[kind], bits, group_size, ZEROS[zeros], SCALES[scales], exponent, rows, columns
+        WEIGHT_KINDS[kind], bits, group_size, ZEROS[zeros], SCALES[scales], exponent, rows, columns
     )
     if not header.bytes == size == len(data):
         raise ValueError(f"{name} has {len(data)} bytes where its header means {header.bytes}")

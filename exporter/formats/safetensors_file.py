@@ -11,7 +11,7 @@ from exporter.formats.file_kind import check_content
 from exporter.formats.file_tensor import Directory, FileTensor, contiguous_strides
 
 LENGTH_BYTES = 8  # of the header's length, little-endian, with which the file begins
-METADATA = "__metadata__"
+METADATA_KEY = "__metadata__"
 
 
 def read_directory(path: Path) -> Directory:
@@ -31,7 +31,7 @@ def read_directory(path: Path) -> Directory:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         header = json.loads(file.read(length))
     file_bytes = path.stat().st_size
-    shared = header.pop(METADATA, None) or {}
+    shared = header.pop(METADATA_KEY, None) or {}
     tensors = {
         name: FileTensor(
             path, file_bytes, entry["dtype"], tuple(entry["shape"]),

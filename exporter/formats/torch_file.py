@@ -18,7 +18,7 @@ from pathlib import Path
 
 from exporter.formats.file_kind import check_content
 from exporter.formats.file_tensor import FileTensor
-from exporter.formats.quantized_names import REMEDY
+from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.formats.tensor_types import ITEM_BYTES, TORCH_NAMES
 
 MEMBER_HEADER_BYTES = 30  # before a member's name; its last four are the lengths of name and extra field
@@ -33,7 +33,7 @@ PLAIN_CLASSES = (
     ("torch", "Size"), ("torch", "device"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter"),
 )  # fmt: skip
 QUANTIZED_MODULES = ("torchao.", "torch.ao.", "hqq.", "optimum.quanto", "bitsandbytes.")
-DTYPES = {name: kind for kind, name in TORCH_NAMES.items()}
+SAFETENSORS_TYPES = {name: kind for kind, name in TORCH_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,10 @@ class _Unpickler(pickle.Unpickler):
             return _REBUILD[name]
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
+        if module == "torch" and name in SAFETENSORS_TYPES:
+            return SAFETENSORS_TYPES[name]
         if module.startswith(QUANTIZED_MODULES):
-            raise pickle.UnpicklingError(f"holds weights quantized as {module}.{name}: {REMEDY}")
+            raise pickle.UnpicklingError(f"holds weights quantized as {module}.{name}: {QUANTIZED_REMEDY}")
         raise pickle.UnpicklingError(
             f"holds objects of {module}.{name}, not only tensors: save its state_dict alone, or convert it "
             "to safetensors"

@@ -16,7 +16,6 @@ from exporter.lowbit import ops
 from exporter.lowbit.pack import (
     PackedLinear,
     PackOptions,
-    Report,
     float_copy,
     pack_head,
     pack_linear,
@@ -27,6 +26,7 @@ from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig, Rope
 from exporter.model.decoder import Block, Transformer
 from exporter.model.matrices import layer_vectors
 from exporter.model.rotary import rope_angles
+from exporter.util.progress import Report
 
 BLOCK = 16  # positions in a block of the cache
 MAX_HEAD_DIM = 256  # of the attention operator

@@ -14,7 +14,7 @@ from exporter.recipe.schemes import Scheme
 # Mean KL in nats of SmolLM2-135M rounded to nearest in groups of 32, its embedding of 8 bits, and the share
 # of positions at which the top token stays: with the levels -scale and +scale (381 positions of the Jargon
 # File), and with 0 and one scale (2,040).
-MEASURED = {"between": (11.3, 0.0), "integer": (16.4, 0.0)}
+ONE_BIT_MEASURED = {"between": (11.3, 0.0), "integer": (16.4, 0.0)}
 ROWS = 16  # of a matrix that are looked at
 SPREAD = 2.0**-8  # of magnitudes within a group that bfloat16 makes of equal ones
 
@@ -32,7 +32,7 @@ def one_bit_warning(recipe: Recipe, model: Transformer) -> str | None:
     lossy = [scheme for scheme, weight in looked_at if not has_two_levels(weight[:ROWS], scheme)]
     if not lossy:
         return None
-    kl, top1 = MEASURED[weight_format(lossy[0], model.config.dim).zeros]
+    kl, top1 = ONE_BIT_MEASURED[weight_format(lossy[0], model.config.dim).zeros]
     return (
         f"1 bit is for models that were trained for the levels -scale and +scale in each group, which "
         f"these weights are not: rounded so, SmolLM2-135M had a KL of {kl:.1f} nats from its float model and "

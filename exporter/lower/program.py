@@ -20,16 +20,16 @@ MAX_ROWS = MAX_CHUNK  # logits of a whole chunk, for scoring; memory is taken as
 
 
 @dataclass(frozen=True)
-class Limits:
+class ForwardLimits:
     """The largest T and R of one forward."""
 
     max_chunk: int
     max_rows: int
 
 
-def limits(model: Decoder) -> Limits:
+def forward_limits(model: Decoder) -> ForwardLimits:
     max_chunk = min(MAX_CHUNK, model.max_seq_length)
-    return Limits(max_chunk, min(MAX_ROWS, max_chunk))
+    return ForwardLimits(max_chunk, min(MAX_ROWS, max_chunk))
 
 
 class BufferCaches(nn.Module):
@@ -60,7 +60,7 @@ class InputCaches(nn.Module):
 
 def export_buffer_caches(model: Decoder) -> ExportedProgram:
     """The program whose KV caches, in the model's dtype, are mutable buffers."""
-    return _export(torch.export.export, BufferCaches(model), limits(model), ())
+    return _export(torch.export.export, BufferCaches(model), forward_limits(model), ())
 
 
 def export_functional(model: LowbitTransformer) -> ExportedProgram:
@@ -71,18 +71,18 @@ def export_functional(model: LowbitTransformer) -> ExportedProgram:
     from torch.export._trace import _export as trace_export
 
     trace = functools.partial(trace_export, pre_dispatch=False)
-    return _export(trace, BufferCaches(model), limits(model), ())
+    return _export(trace, BufferCaches(model), forward_limits(model), ())
 
 
 def export_input_caches(model: Decoder) -> ExportedProgram:
     """The program whose KV caches, in the model's dtype, are inputs."""
-    return _export(torch.export.export, InputCaches(model), limits(model), tuple(model.new_caches()))
+    return _export(torch.export.export, InputCaches(model), forward_limits(model), tuple(model.new_caches()))
 
 
 def _export(
     trace: Callable[..., ExportedProgram],
     module: nn.Module,
-    bounds: Limits,
+    bounds: ForwardLimits,
     caches: tuple[Tensor, ...],
 ) -> ExportedProgram:
     example_chunk, example_rows = min(8, bounds.max_chunk), min(3, bounds.max_rows)

@@ -16,7 +16,7 @@ from exporter.util.progress import note, stage
 
 
 @dataclass(frozen=True)
-class Outputs:
+class OutputPaths:
     """Where to write; None = not asked for."""
 
     pte: Path | None = None
@@ -45,7 +45,7 @@ class Request:
     """What the command line asked for."""
 
     model: ModelRequest
-    outputs: Outputs
+    outputs: OutputPaths
     target: str | None = None  # None: the baseline of this machine; native for stock operators
     runtime: str = "auto"
     max_autotune: bool = False
@@ -78,7 +78,7 @@ def run(request: Request) -> None:
         prepared.work.remove()
 
 
-def _write_recipe(prepared: Prepared, outputs: Outputs) -> None:
+def _write_recipe(prepared: Prepared, outputs: OutputPaths) -> None:
     """The fitted recipe beside the first output, as `--quantize` takes it, with what became of it."""
     path = outputs.recipe()
     sizes = {file.name: file.stat().st_size for file in outputs.paths()}

@@ -220,11 +220,11 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
     """Measure sensitivities, choose formats, quantize, and measure what came out; where a KL was
     asked for and missed, once more with the prediction corrected."""
     from exporter.quality.calibrated import transform
-    from exporter.quality.fit import fit, recipe_of, report_of
+    from exporter.quality.fit import fit, fit_report, fitted_recipe
 
     budget, weights, expected = goal.budget, goal.weights, goal.expected
     base = job.request.recipe
-    # `recipe_of` gives both one format: whether there is one table is the model's affair.
+    # `fitted_recipe` gives both one format: whether there is one table is the model's affair.
     shared = model.output.weight is model.tok_embeddings.weight
     units = _sensitivities(job, model, shared, calibration)
     most, fixed = budget.most_bytes(weights), _fixed_bytes(job, model)
@@ -235,12 +235,12 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
             None if most is None else most - fixed,
             None if budget.kl is None else budget.kl / factor,
         )
-        recipe = recipe_of(found, base, shared)
+        recipe = fitted_recipe(found, base, shared)
         quantized, work = _by_method(job, model, recipe, calibration)
         lowbit = _pack(job, model, recipe, quantized)
         with stage("measuring"):
             measured = expected.kl_of(lowbit)
-        report = report_of(found, budget, weights, fixed, factor, measured)
+        report = fit_report(found, budget, weights, fixed, factor, measured)
         note(f"  KL predicted {report['predicted_kl']:.4f}, measured {measured:.4f} nats")
         if budget.kl is None or measured <= budget.kl:
             return lowbit, recipe, work, report

@@ -152,7 +152,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         from exporter.checkpoint.load import load_model
         from exporter.checkpoint.streamed import stream_model
         from exporter.lowbit.decoder import layout_version
-        from exporter.lower.program import limits
+        from exporter.lower.program import forward_limits
 
     lowbit = request.delegate == LOWBIT
     context = context_of(request, described)
@@ -179,7 +179,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
                 from exporter.contrib.torchao.quantize import quantize
 
                 quantize(model, recipe, lambda line: note(f"  warning: {line}"))
-    bounds = limits(model)
+    bounds = forward_limits(model)
     metadata = {
         **versions(
             __version__,

@@ -39,12 +39,12 @@ from exporter.quality.transforms import (
     smooth_block,
     smoothquant_factors,
 )
-from exporter.quality.windows import Positions, embedded, float_weights, rms_norm
+from exporter.quality.windows import RotaryTables, embedded, float_weights, rms_norm
 from exporter.recipe.methods import parse_method
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
+from exporter.util.progress import Report
 
-Report = Callable[[str], None]
-Factors = dict[str, Tensor]  # [K] of each packed matrix
+ColumnFactors = dict[str, Tensor]  # [K] of each packed matrix
 # Of a matrix: quantized inputs [B, T, K], and float inputs [B, T, K] or outputs [B, T, N].
 Pair = tuple[Tensor, Tensor]
 # Of the difference between the streams that a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1
@@ -117,7 +117,7 @@ class _Run:
         self.model, self.config, self.method = model, model.config, parse_method(linear.method)
         self.by_gptq = any(method.rounding == "gptq" for method in linear.methods())
         self.linear, self.embedding, self.report, self.work = linear, embedding, report, work
-        self.positions = Positions(self.config, tokens_BT.shape[1])
+        self.positions = RotaryTables(self.config, tokens_BT.shape[1])
         self.tokens = tokens_BT
 
     def all(self) -> dict[str, QuantizedWeight]:
@@ -241,7 +241,7 @@ class _Run:
         for name in block.matrices:
             sizes[name] = self._sizes(name, weights[name][0].shape[1], exact)
         exact.x = before
-        factors: Factors = {}
+        factors: ColumnFactors = {}
 
         def choose(name: str, weight: Tensor) -> Tensor:
             known = sizes[name]
@@ -289,7 +289,7 @@ def table_moment(hessian: Tensor) -> Tensor:
     return hessian + EMBEDDING_SHARE * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
-def _scale(factors: dict[int, Factors], block: Block, i: int) -> None:
+def _scale(factors: dict[int, ColumnFactors], block: Block, i: int) -> None:
     """Scale a block that is read again as it was scaled."""
     if i in factors:
         smooth_block(block, lambda name, _: factors[i][name])

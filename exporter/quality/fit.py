@@ -106,7 +106,7 @@ def _use_up(units: list[Unit], chosen: dict[str, Choice], room: float) -> None:
         chosen[name], room = choice, room + left
 
 
-def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
+def fitted_recipe(found: Fit, base: Recipe, shared: bool) -> Recipe:
     """The recipe, as `--quantize` takes it: what most matrices have, and under "layers" the others."""
     schemes = {
         name: scheme_of(base.linear, choice)
@@ -125,7 +125,7 @@ def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
     return replace(base, linear=replace(most, layers=layers), embedding=embedding)
 
 
-def report_of(
+def fit_report(
     found: Fit, budget: Budget, weights: int, fixed: int, factor: float, measured: float
 ) -> dict[str, object]:
     """What was predicted, the file with `fixed` bytes beside the weights and the KL times `factor`, and

@@ -21,7 +21,7 @@ from torch import Tensor
 from exporter.lowbit.search import SMALLEST, stored_scales
 from exporter.lowbit.weights import NOT_FINITE, QuantizedWeight, WeightFormat, rounded
 
-BLOCK = 32  # columns whose errors are moved on together
+COLUMNS_AT_ONCE = 32  # columns whose errors are moved on together
 ROWS_AT_ONCE = 4096  # less where their systems of equations for the scales take more than
 SYSTEMS_BYTES = 2**28
 
@@ -222,8 +222,8 @@ def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
     W, K = W[order], len(W)
     levels, groups = torch.empty_like(W), grid.groups()
     of_column = (order // grid.size).tolist()
-    for start in range(0, K, BLOCK):
-        end = min(start + BLOCK, K)
+    for start in range(0, K, COLUMNS_AT_ONCE):
+        end = min(start + COLUMNS_AT_ONCE, K)
         errors, found = torch.empty_like(W[start:end]), levels[start:end].unbind()
         before = factor[start:end, start:end].t().contiguous()
         for j, value in enumerate(W[start:end].unbind()):
@@ -260,8 +260,8 @@ def _descend(HW: Tensor, H: Tensor, levels: Tensor, grid: _Grid) -> Tensor:
     Q = grid.over_columns(grid.scales).mul_(levels)
     R = torch.addmm(HW, H, Q, alpha=-1)
     levels, K, groups = torch.empty_like(levels), len(levels), grid.groups()
-    for start in range(0, K, BLOCK):
-        end = min(start + BLOCK, K)
+    for start in range(0, K, COLUMNS_AT_ONCE):
+        end = min(start + COLUMNS_AT_ONCE, K)
         around, was = H[start:end, start:end], Q[start:end]
         pivots = around.diagonal()[:, None]
         before = around.tril(-1) / pivots

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 136  # windows whose caches are held
 STEPS = 32  # positions between lines of progress, and between one state on disk and the next
-SEED = 1
+TEXT_SEED = 1
 NOTHING = -1  # where no token is yet
 
 
@@ -43,9 +43,9 @@ def own_text(
     Raises ValueError when the model computes values that are not finite, and OSError with the remedy when
     the disk is full.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(TEXT_SEED)
     tokens = torch.full((count, length), NOTHING)
-    found = None if kept is None else read_text(kept)
+    found = None if kept is None else read_kept_text(kept)
     if found is not None and _alike(found, Written(tokens, generator.get_state())):
         tokens = found.tokens
         generator.set_state(found.generator)
@@ -103,7 +103,7 @@ def keep_text(path: Path, written: Written) -> None:
         save_file(written._asdict(), part)
 
 
-def read_text(path: Path) -> Written | None:
+def read_kept_text(path: Path) -> Written | None:
     """What `keep_text` kept; None where there is nothing that can be read."""
     try:
         return Written(**load_file(path))

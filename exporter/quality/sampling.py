@@ -11,7 +11,7 @@ from exporter.model.decoder import Block, Transformer
 from exporter.quality.layerwise import over_parts
 from exporter.quality.windows import (
     Cache,
-    Positions,
+    RotaryTables,
     WindowOperations,
     embedded,
     float_weights,
@@ -25,7 +25,7 @@ class BatchDecoder:
     def __init__(self, model: Transformer, batch: int, length: int):
         self.model, self.position = model, 0
         self.blocks = list(model.layers)  # read once, not at each step
-        self.positions = Positions(model.config, length)
+        self.positions = RotaryTables(model.config, length)
         self.caches = []
         for layer in model.config.layers:
             shape = (batch, layer.attention.n_kv_heads, length, layer.attention.head_dim)

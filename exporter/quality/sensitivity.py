@@ -45,7 +45,7 @@ from exporter.quality.layerwise import (
 )
 from exporter.quality.windows import (
     Known,
-    Positions,
+    RotaryTables,
     WindowOperations,
     embedded,
     float_weights,
@@ -53,15 +53,15 @@ from exporter.quality.windows import (
 )
 from exporter.recipe.methods import PLAIN, ROUNDINGS, parse_method
 from exporter.recipe.schemes import LinearScheme
+from exporter.util.progress import Report
 
-Report = Callable[[str], None]
-WINDOWS = 16  # whose gradients are taken
-MOMENT_WINDOWS = 2 * WINDOWS
-ROWS_AT_ONCE = 256  # of logits
+GRADIENT_WINDOWS = 16  # whose gradients are taken
+MOMENT_WINDOWS = 2 * GRADIENT_WINDOWS
+LOGIT_ROWS = 256  # of logits
 SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
 LEAST_ERROR = 1e-6  # of a format, of that at ANCHOR; less is rounding
 TABLE_BLOCKS = 48  # of a table's rows
-SEED = 1
+LABEL_SEED = 1
 # KL measured of a whole model over the sum of its matrices', on the same kind of text: of two fits of
 # SmolLM2 to 4.5 bits, one by HQQ and one nearly all by GPTQ. Activations rounded to int8 are in it. GPTQ's is
 # smaller as each layer makes up for those before it, which one matrix alone does not show.
@@ -71,7 +71,7 @@ SENSITIVITY_VERSION = 6  # of how they are measured: what another measured is no
 
 def windows_needed() -> int:
     """Windows of calibration text that `sensitivities` wants."""
-    return MOMENT_WINDOWS + WINDOWS
+    return MOMENT_WINDOWS + GRADIENT_WINDOWS
 
 
 @torch.no_grad()
@@ -87,7 +87,7 @@ def sensitivities(
     and GPTQ where the method of `base` has it.
 
     `calibration` has `windows_needed()` windows or more. The inputs' second moments are of
-    MOMENT_WINDOWS of them, gradients of WINDOWS others: on text that GPTQ has seen errors would look
+    MOMENT_WINDOWS of them, gradients of GRADIENT_WINDOWS others: on text that GPTQ has seen errors would look
     too small. Held in memory: a block and what each rounding changes of it, the inputs of all blocks
     for the second (bfloat16), and every matrix as GPTQ rounds it (a byte a weight).
     """
@@ -124,9 +124,9 @@ class _Sensitivity:
         self.roundings = ROUNDINGS if parse_method(base.method).rounding == "gptq" else PLAIN
         places = torch.arange(windows_needed())
         chosen = calibration.tokens[places * len(calibration.tokens) // windows_needed()]
-        measured = places % (windows_needed() // WINDOWS) == 0  # here and there, of all texts
+        measured = places % (windows_needed() // GRADIENT_WINDOWS) == 0  # here and there, of all texts
         self.text, self.tokens = chosen[~measured], chosen[measured]
-        self.positions = Positions(self.config, self.tokens.shape[1])
+        self.positions = RotaryTables(self.config, self.tokens.shape[1])
 
     def units(self) -> list[Unit]:
         forward = self._forward()
@@ -210,7 +210,7 @@ class _Sensitivity:
         return {form: math.exp(total / count) for form, total in logs.items()}
 
     def _top(self, x_BTD: Tensor) -> _Top:
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator().manual_seed(LABEL_SEED)
         output = self.model.output.weight
         hidden, log_z, gradients = [], [], []
         for window in x_BTD:
@@ -219,7 +219,7 @@ class _Sensitivity:
                 read = last_hidden(self.model, x)
             hidden.append(read.detach())
             of_read = []
-            for rows in hidden[-1].split(ROWS_AT_ONCE):
+            for rows in hidden[-1].split(LOGIT_ROWS):
                 logits = F.linear(rows, output)
                 log_z.append(logits.logsumexp(-1))
                 p = torch.softmax(logits, -1)

@@ -135,10 +135,10 @@ def _set_head(model: Transformer, weight: Tensor) -> None:
     model.head.weight = _parameter(weight)
 
 
-Factors = Callable[[str, Tensor], Tensor]
+ChooseFactors = Callable[[str, Tensor], Tensor]
 
 
-def smooth_block(block: Block, factors: Factors) -> None:
+def smooth_block(block: Block, factors: ChooseFactors) -> None:
     """Divide the inputs of each matrix by `factors(name, weight [N, K])` float32 [K] and multiply its
     columns; the values' factors are one for all heads that read them. Inputs that nothing can divide stay:
     those that are the residual stream itself, and products of a second factor within limits."""

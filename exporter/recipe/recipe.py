@@ -39,7 +39,7 @@ DTYPES = {
 }  # fmt: skip
 ACCELERATORS = ("fast", "cpu", "cuda", "mps")
 REPORT_KEY = "fit"  # what a fit predicted and measured: for people
-KEYS = ("executor", "precision")
+OTHER_KEYS = ("executor", "precision")
 SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
 # Our kernels take groups of any multiple of 16; the others' want 32.
 GROUPSIZE_UNIT, OTHERS_GROUPSIZE_UNIT = 16, 32
@@ -112,8 +112,8 @@ def _unknown_key(key: str) -> str:
     answer = quantization_answer(key.split(":")[-1])
     if answer is not None and answer.startswith('{"'):
         return f'recipe key "{key}" is another project\'s: what serves here is {answer}'
-    near = hint(key, (*KEYS, *SCHEME_KEYS))
-    return f'unknown recipe key "{key}"{near}; use {", ".join(KEYS)} or one of {scheme_names()}'
+    near = hint(key, (*OTHER_KEYS, *SCHEME_KEYS))
+    return f'unknown recipe key "{key}"{near}; use {", ".join(OTHER_KEYS)} or one of {scheme_names()}'
 
 
 def check_supported(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: str) -> None:

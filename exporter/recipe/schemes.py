@@ -15,6 +15,8 @@ LOWBIT, XNNPACK, STOCK = DELEGATES = ("lowbit", "xnnpack", "stock")
 DEFAULT_METHOD = ROUNDINGS[0]
 # How packed weights store their groups' scales; the first where a recipe does not say.
 SCALE_DTYPES = ("float16", "int8")
+# Their activations are quantized as torchao does it, with a scale a token.
+TOKEN_SCALE_SCHEMES = ("linear:a8w4dq", "linear:a8wxdq")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The native runners in this process: their core, built as one Python library a backend.
 
-`load_model` gives a `Model` of either library; both have the same methods (runner/python/module.cpp):
+`load_artifact` gives a `Model` of either library; both have the same methods (runner/python/module.cpp):
 
     metadata, threads, isa, backend       what it is; `metadata` maps every key as it was written
     tokenizer                             encode, decode, n_pieces, bos_id, eos_id, add_bos, table
@@ -39,7 +39,7 @@ ZIP_MAGIC, ELF_MAGIC = b"PK\x03\x04", b"\x7fELF"
 EXECUTORCH_MAGIC_AT, EXECUTORCH_MAGIC = 4, b"ET"
 
 
-def load_model(path: Path | str, threads: int = 0, metadata_only: bool = False) -> Model:
+def load_artifact(path: Path | str, threads: int = 0, metadata_only: bool = False) -> Model:
     """The model of the artifact `path` (.pte, .pt2 or .so).
 
     Args:
@@ -60,7 +60,7 @@ def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: in
     Args:
         metadata: the keys of an artifact, with the tokenizer's table in base64 (`Prepared.metadata`).
         forward: forward(tokens int64 [T], start_pos, rows int64 [R]) -> float32 [R, vocab].
-        threads: of the native code around it (0: as `load_model`), not of the callable.
+        threads: of the native code around it (0: as `load_artifact`), not of the callable.
 
     Raises FileNotFoundError when neither library is built, ValueError for a key that is missing or
     wrong.

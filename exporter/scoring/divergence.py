@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
     from exporter.lowbit.decoder import Decoder
 
-BLOCK = 256  # targets whose logits are held at once: float32 [256, V]
+TARGETS_AT_ONCE = 256  # targets whose logits are held at once: float32 [256, V]
 COMPARED = 1 << 18  # logits compared at once: small enough for a core's cache
 PERCENTILE = 99
 
@@ -32,11 +32,11 @@ class WindowLogits(Protocol):
     """A model whose logits of a window's targets can be had."""
 
     def blocks(self, window: Window) -> Iterator[Tensor]:
-        """Float32 logits [R, V] of the targets in order, R = BLOCK but for the last."""
+        """Float32 logits [R, V] of the targets in order, R = TARGETS_AT_ONCE but for the last."""
 
 
 @dataclass(frozen=True)
-class Positions:
+class Divergences:
     """Of each position: KL in nats float64 [R], whether the most likely token is the same, and
     what takes the model's logits to log-probabilities."""
 
@@ -50,7 +50,7 @@ class Comparison:
     """What two models gave a window: `positions`, and the log-probabilities of the targets by the
     model and by the reference, in nats, float32 [targets]."""
 
-    positions: Positions
+    positions: Divergences
     log_probs: np.ndarray
     reference_log_probs: np.ndarray
 
@@ -85,7 +85,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(-1)
 
 
-def divergence(log_p: Tensor, logits: Tensor) -> Positions:
+def divergence(log_p: Tensor, logits: Tensor) -> Divergences:
     """KL(p || softmax(logits)) of each row.
 
     Args:
@@ -110,7 +110,7 @@ def divergence(log_p: Tensor, logits: Tensor) -> Positions:
         same[rows] = p.numpy().argmax(1) == q.numpy().argmax(1)  # ten times as fast as torch's
     if not bool(torch.isfinite(kl).all()):
         raise ValueError("the logits are not finite: the model is broken; export it again")
-    return Positions(kl.numpy(), same, log_sum.numpy())
+    return Divergences(kl.numpy(), same, log_sum.numpy())
 
 
 def _compare(log_p: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,7 @@ def _compare(log_p: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def target_log_probabilities(
-    logits: Tensor, targets: Sequence[int], positions: Positions
+    logits: Tensor, targets: Sequence[int], positions: Divergences
 ) -> np.ndarray:
     """Of each row's target in nats, float32 [R], from `divergence`'s result for the same logits."""
     chosen = logits.numpy()[np.arange(len(targets)), np.asarray(targets)]
@@ -182,7 +182,7 @@ class DecoderLogits:
 
     def blocks(self, window: Window) -> Iterator[Tensor]:
         tokens = torch.tensor([window.tokens])
-        for start, end, wanted in passes(window, BLOCK, BLOCK):
+        for start, end, wanted in passes(window, TARGETS_AT_ONCE, TARGETS_AT_ONCE):
             rows = torch.arange(end - start) if wanted else torch.tensor([end - start - 1])
             with torch.inference_mode():
                 logits = self.decoder(
@@ -219,7 +219,7 @@ class RunnerLogits:
                 continue
             held.append(logits)
             rows_held += len(logits)
-            if rows_held >= BLOCK or end == len(window.tokens) - 1:
+            if rows_held >= TARGETS_AT_ONCE or end == len(window.tokens) - 1:
                 yield torch.cat(held) if len(held) > 1 else logits
                 held, rows_held = [], 0
 
@@ -227,7 +227,7 @@ class RunnerLogits:
 def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[int, int, bool]]:
     """The forwards that give a window's targets: start, end, and whether logits are wanted.
 
-    Every pass with logits ends at a multiple of BLOCK targets or before; the last target is never
+    Every pass with logits ends at a multiple of TARGETS_AT_ONCE targets or before; the last target is never
     read.
     """
     start = 0
@@ -236,9 +236,9 @@ def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[i
         yield start, end, False
         start = end
     last = len(window.tokens) - 1
-    step = min(most_rows, BLOCK)
+    step = min(most_rows, TARGETS_AT_ONCE)
     while start < last:
-        left = BLOCK - (start - (window.first - 1)) % BLOCK
+        left = TARGETS_AT_ONCE - (start - (window.first - 1)) % TARGETS_AT_ONCE
         end = min(start + min(step, left), last)
         yield start, end, True
         start = end
@@ -254,7 +254,7 @@ def reference_logits(checkpoint: Checkpoint, context: int) -> DecoderLogits:
     return DecoderLogits(load_model(checkpoint, torch.float32, context))
 
 
-def compare(reference: WindowLogits, model: WindowLogits, window: Window) -> Comparison:
+def compare_window(reference: WindowLogits, model: WindowLogits, window: Window) -> Comparison:
     """Both read the window."""
     parts, scores, expected_scores, done = [], [], [], window.first
     for expected, actual in zip(reference.blocks(window), model.blocks(window), strict=True):
@@ -264,7 +264,7 @@ def compare(reference: WindowLogits, model: WindowLogits, window: Window) -> Com
         scores.append(target_log_probabilities(actual, targets, parts[-1]))
         expected_scores.append(log_p.numpy()[np.arange(len(targets)), np.asarray(targets)])
         done += len(actual)
-    positions = Positions(
+    positions = Divergences(
         np.concatenate([part.kl for part in parts]),
         np.concatenate([part.same_top for part in parts]),
         np.concatenate([part.log_sum for part in parts]),
@@ -291,7 +291,7 @@ def compared_scores(
     score = Score()
     for window in windows:
         start = time.monotonic()
-        found = compare(reference, model, window)
+        found = compare_window(reference, model, window)
         size = target_bytes(model.model.tokenizer, window)
         score = score.plus(window, found.log_probs, size, time.monotonic() - start)
         receive(found)

@@ -215,7 +215,7 @@ def scores(model: Scorer, windows: Sequence[Window]) -> Iterator[Score]:
         yield score
 
 
-class Progress:
+class ProgressLine:
     """One line on stderr that is written over at a terminal, and else a line now and then."""
 
     def __init__(self) -> None:

@@ -3,10 +3,11 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 HEARTBEAT_SECONDS = 10
+Report = Callable[[str], None]  # takes a line for people, as `note` does
 
 
 @contextmanager

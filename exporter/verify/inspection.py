@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from exporter.artifact.contents import SO, Artifact, StoredTensor, recipe_of
+from exporter.artifact.contents import SO, Artifact, StoredTensor, stored_recipe
 from exporter.artifact.memory import Memory
 from exporter.artifact.metadata import TOKEN_SOURCES_KEY, source_lines
 from exporter.recipe.schemes import LOWBIT
@@ -136,7 +136,7 @@ def differences(a: tuple[Artifact, Memory], b: tuple[Artifact, Memory]) -> dict[
 def scheme(artifact: Artifact) -> str:
     """The recipe in words: `linear:a8wx bitwidth 4, groupsize 32, has_weight_zeros; ...`."""
     try:
-        recipe = recipe_of(artifact)
+        recipe = stored_recipe(artifact)
     except ValueError:
         return f"unreadable: {artifact.metadata['quantization']!r}"
     parts = []

@@ -4,7 +4,7 @@ Both read the same tokens (teacher forcing), so that a difference at one positio
 those after it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from exporter.model.decoder import Transformer
 from exporter.scoring.divergence import divergence, log_probabilities
+from exporter.util.progress import Report
 from exporter.verify.checks import Check, check
 from exporter.verify.limits import Limits
 
 _ROWS = 64  # of logits held at once
 
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Positions:
+class ComparedPositions:
     """Of each position of all prompts in order, arrays [P]: KL(float || artifact) in nats, cosine
     of the logits, the likeliest tokens of both. `broken` are positions whose logits are not all
     finite; they have no KL."""
@@ -73,9 +73,9 @@ def native_logits(native, ids: Sequence[int]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def compare(
+def compare_prompts(
     model: Transformer, native, prompts: Sequence[Prompt], report: Report
-) -> Positions:
+) -> ComparedPositions:
     """Both over every prompt, each from an empty context.
 
     Raises ValueError where the vocabularies differ.
@@ -96,7 +96,7 @@ def compare(
             start += len(expected)
         done += len(prompt.ids)
         report(f"  compared {done} of {total} positions")
-    return Positions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return ComparedPositions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
@@ -129,7 +129,7 @@ def greedy(model: Transformer, native, prompt: Sequence[int], steps: int) -> Gre
     return Greedy(tuple(expected), first, None if first is None else int(chosen[first]))
 
 
-def logit_checks(found: Positions, limits: Limits) -> Iterator[Check]:
+def logit_checks(found: ComparedPositions, limits: Limits) -> Iterator[Check]:
     """Whether every number is finite, and mean KL, agreement and cosine are within `limits`."""
     count = int(found.broken.sum())
     yield check("finite logits", not count, f"{len(found.kl) - count} of {len(found.kl)} positions",

@@ -8,18 +8,19 @@ embedding tables (Procrustes).
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from exporter.artifact.contents import Artifact, StoredTensor, recipe_of
+from exporter.artifact.contents import Artifact, StoredTensor, stored_recipe
 from exporter.lowbit.decoder import LowbitBlock, LowbitOperations, cache_shape, embed, rope_names
 from exporter.lowbit.pack import PackedLinear, linear_kind
 from exporter.model.block import BRANCHES, run_branch
 from exporter.model.decoder import Transformer
 from exporter.model.matrices import layer_matrices, layer_vectors
+from exporter.util.progress import Report
 from exporter.verify.checks import Check, check
 from exporter.verify.weights import as_bytes, transforms_of, unpack
 
@@ -27,8 +28,6 @@ _WEIGHTS_ONLY = ("linear:int4", "linear:int8")  # schemes of the operator linear
 # A part stands out when its error is so many times the median's and not small, or its result has
 # another length.
 OUTLIER, SMALL_ERROR, GAIN = 4.0, 0.15, (0.5, 1.6)
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class _Rebuilt:
 
         ops.load()
         self._artifact, self._config = artifact, model.config
-        self._weights_only = any(key in _WEIGHTS_ONLY for key in recipe_of(artifact))
+        self._weights_only = any(key in _WEIGHTS_ONLY for key in stored_recipe(artifact))
         self._turn = _rotation(artifact, model)
         self._cache_dtype = getattr(torch, artifact.cache_dtype or "float32")
 

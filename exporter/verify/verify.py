@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.artifact.aoti_reader import TOKEN_SCALES
-from exporter.artifact.contents import Artifact, recipe_of
+from exporter.artifact.contents import Artifact, stored_recipe
 from exporter.artifact.reader import read_artifact
 from exporter.checkpoint.known_models import MODELS
 from exporter.pipeline.model_request import ModelRequest
 from exporter.pipeline.prepare import Described, describe
+from exporter.recipe.schemes import TOKEN_SCALE_SCHEMES
 from exporter.util.progress import note, stage
 from exporter.util.text_file import read_text
 from exporter.verify.checks import Check, skipped, told, verdict_line
@@ -19,11 +19,11 @@ from exporter.verify.limits import Limits, limits_for, with_sampling_error
 from exporter.verify.texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
 
 if TYPE_CHECKING:
-    from exporter.verify.logits import Greedy, Positions, Prompt
+    from exporter.verify.logits import ComparedPositions, Greedy, Prompt
     from exporter.verify.trace import PartError
     from exporter.verify.weights import WeightError
 
-WINDOW = 256  # tokens of one prompt read from a file
+PROMPT_WINDOW = 256  # tokens of one prompt read from a file
 TRACE_TOKENS = 96
 # A scheme's bits where the artifact does not show them.
 _SCHEME_BITS = {"linear:a8w4dq": 4, "linear:int4": 4, "linear:int8": 8}
@@ -61,7 +61,7 @@ class Verification:
     isa: str
     checks: tuple[Check, ...]
     prompts: "tuple[Prompt, ...]"
-    positions: "Positions"
+    positions: "ComparedPositions"
     greedy: "Greedy"
     greedy_text: str
     choices: Mapping[int, str]  # texts of the tokens that either model prefers somewhere
@@ -76,7 +76,7 @@ class Verification:
 
 
 def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
-    """Runs every check. `load` is exporter.runners.native's load_model where it is not given.
+    """Runs every check. `load` is exporter.runners.native's load_artifact where it is not given.
 
     Raises ValueError or OSError with a line that names the value and the remedy when something
     needed cannot be read; what is read and wrong is a failed check.
@@ -107,20 +107,20 @@ def _verify(
     from exporter.checkpoint.load import load_model
     from exporter.checkpoint.weights import at_most_once_a_second
     from exporter.verify.identity import identity_checks
-    from exporter.verify.logits import compare, greedy, logit_checks
+    from exporter.verify.logits import compare_prompts, greedy, logit_checks
 
-    recipe, lowbit = recipe_of(artifact), bool(artifact.packed())
+    recipe, lowbit = stored_recipe(artifact), bool(artifact.packed())
     with stage("tokenizer, chat format, metadata"):
         identity = list(identity_checks(described, native))
     context = _context(artifact, described)
     prompts = _prompts(described, texts, request.positions, context)
-    window = max(*(len(p.ids) for p in prompts), TRACE_TOKENS, GREEDY_TOKENS + WINDOW)
+    window = max(*(len(p.ids) for p in prompts), TRACE_TOKENS, GREEDY_TOKENS + PROMPT_WINDOW)
     window = min(window, described.checkpoint.config.context_length)
     with stage("reading the checkpoint's weights"):
         model = load_model(described.checkpoint, torch.float32, window)
     bits = effective_bits(artifact)
     with stage("probabilities beside the float model's"):
-        positions = compare(model, native, prompts, at_most_once_a_second(note))
+        positions = compare_prompts(model, native, prompts, at_most_once_a_second(note))
     limits = _limits(request, artifact, recipe, bits, len(positions.kl))
     logits = list(logit_checks(positions, limits))
     with stage("greedy continuation"):
@@ -187,7 +187,7 @@ def effective_bits(artifact: Artifact) -> float:
         total = sum(t.packed.bits * n for t, n in zip(packed, counts, strict=True))
         bits = min(total / sum(counts), artifact.weight("table").packed.bits)
     else:
-        recipe = recipe_of(artifact)
+        recipe = stored_recipe(artifact)
         known = [_SCHEME_BITS.get(key, options.get("bitwidth", 32) if isinstance(options, dict)
                                   else 32) for key, options in recipe.items()]  # fmt: skip
         bits = min([*known, _DTYPE_BITS.get(artifact.metadata.get("dtype", ""), 32)])
@@ -195,9 +195,9 @@ def effective_bits(artifact: Artifact) -> float:
 
 
 def _load(path: Path, threads: int):
-    from exporter.runners.native import load_model
+    from exporter.runners.native import load_artifact
 
-    return load_model(path, threads)
+    return load_artifact(path, threads)
 
 
 def _greedy_told(found: "Greedy", described: Described) -> Check:
@@ -212,7 +212,7 @@ def _greedy_told(found: "Greedy", described: Described) -> Check:
 def _limits(
     request: VerifyRequest, artifact: Artifact, recipe: Mapping, bits: float, positions: int
 ) -> Limits:
-    by_token = artifact.token_scales or any(key in TOKEN_SCALES for key in recipe)
+    by_token = artifact.token_scales or any(key in TOKEN_SCALE_SCHEMES for key in recipe)
     limits = with_sampling_error(limits_for(bits, by_token), positions)
     given = {"mean_kl": request.mean_kl, "top1": request.top1, "cosine": request.cosine}
     return replace(limits, **{key: value for key, value in given.items() if value is not None})
@@ -236,7 +236,7 @@ def _prompts(
 
     if texts is not None:
         ids = _with_bos(described, texts)[:positions]
-        size = min(WINDOW, context)
+        size = min(PROMPT_WINDOW, context)
         cut = [ids[i : i + size] for i in range(0, len(ids), size)]
     else:
         whole = [_with_bos(described, text) for text in PROMPTS]
@@ -256,7 +256,7 @@ def _shown(described: Described, token: int) -> str:
     return pieces[token].decode(errors="replace").replace("\u2581", " ")
 
 
-def _choices(described: Described, positions: "Positions") -> dict[int, str]:
+def _choices(described: Described, positions: "ComparedPositions") -> dict[int, str]:
     found = {int(i) for i in (*positions.expected, *positions.actual)}
     return {i: _shown(described, i) for i in sorted(found)}
 

@@ -4,7 +4,7 @@ A packed weight is unpacked by the kernels' own code and compared with the matri
 of. What rounding costs follows from the stored scales: an error of scale / sqrt(12) a weight
 where nothing is clipped. On SmolLM2 with `linear:a8wx` (`rtn` and `hqq`) and `linear:a8wxdq`
 it is at most 1.2 times that, with one bit 1.9 times. ERROR_FACTOR times is allowed, and the part of
-a weight that points along the original must be between GAIN's bounds times as long, in every panel
+a weight that points along the original must be between WEIGHT_GAIN's bounds times as long, in every panel
 of 16 rows too: doubled scales give 2. One bit that has 0 for a level keeps half of the length, or nothing.
 With the levels -scale and +scale the best scale is the mean magnitude (exporter/lowbit/search.py), whatever
 the weights: the gain is the scales' own, of that, and the error follows from the scales without a factor.
@@ -30,7 +30,7 @@ from exporter.verify.checks import Check, check, skipped
 
 ERROR_FACTOR = {1: 4.0, 2: 3.0, 3: 2.5}  # few bits clip; others OTHER_FACTOR
 OTHER_FACTOR = 2.0
-GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
+WEIGHT_GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
 ONE_BIT_GAIN, ONE_BIT_PANEL_GAIN = (-0.1, 0.8), (-0.1, 1.0)
 COMPENSATING_FACTOR = 2.5  # of methods that move weights to make up for others' rounding
 _FLOAT_ERROR = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}  # relative, a weight's rounding
@@ -61,7 +61,7 @@ class WeightError:
         if not math.isfinite(self.error):
             return "holds values that are not finite"
         one_bit = self.format.startswith("1 bit") and TWO_LEVELS not in self.format
-        low, high = ONE_BIT_GAIN if one_bit else GAIN
+        low, high = ONE_BIT_GAIN if one_bit else WEIGHT_GAIN
         if not low <= self.gain <= high:
             return f"{self.gain:.2f} times the checkpoint's, error {self.error:.3g}"
         if self.error > self.limit:

@@ -32,7 +32,7 @@ from exporter.quality.layerwise import (
     sum_over_parts,
 )
 from exporter.quality.sensitivity import WHOLE, sensitivities, windows_needed
-from exporter.quality.windows import Positions, float_weights, last_hidden
+from exporter.quality.windows import RotaryTables, float_weights, last_hidden
 from exporter.recipe.methods import PLAIN
 from exporter.recipe.schemes import LinearScheme
 from exporter.scoring.divergence import divergence, log_probabilities
@@ -116,7 +116,7 @@ def kl_of(model, tokens, changed: dict[str, torch.Tensor]) -> float:
     logits = []
     for other in ({}, changed):
         x = F.embedding(tokens, other.get("embedding", model.tok_embeddings.weight))
-        positions = Positions(model.config, tokens.shape[1])
+        positions = RotaryTables(model.config, tokens.shape[1])
         for i, block in enumerate(model.layers):
             known = {name: (other.get(f"layers.{i}.{name}", weight), bias)
                      for name, (weight, bias) in float_weights(block).items()}  # fmt: skip

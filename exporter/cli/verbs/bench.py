@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Raises UsageError, ValueError or OSError with one line that names the remedy."""
     from exporter.bench.bench import bench, plan
-    from exporter.bench.output import FORMATS
+    from exporter.bench.output import WRITERS
     from exporter.util.progress import note
 
     tests = plan(options.n_prompt, options.n_gen, options.n_depth)
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
             rows.append(row)
     except KeyboardInterrupt:
         if rows:
-            note(FORMATS["md"](rows))
+            note(WRITERS["md"](rows))
         raise
-    print(FORMATS[options.output](rows))
+    print(WRITERS[options.output](rows))
     return 0

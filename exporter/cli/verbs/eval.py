@@ -16,7 +16,7 @@ from exporter.cli.command_line import EXIT_INTERRUPTED, UsageError, positive
 from exporter.cli.open_model import add_runnable_options, open_model
 from exporter.scoring.perplexity import (
     SMALLEST_WINDOW,
-    Progress,
+    ProgressLine,
     Score,
     Window,
     progress_line,
@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Raises UsageError, ValueError or OSError with one line that names the remedy."""
-    check(options)
+    check_flags(options)
     text = None if options.text is None else read_text(options.text, "--text")
     if options.tasks is not None:
         _require_lm_eval()
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def check(options: argparse.Namespace) -> None:
+def check_flags(options: argparse.Namespace) -> None:
     """Raise UsageError for flags that do not go together."""
     if options.compile != options.compile_prefill and options.tasks is None:
         raise UsageError(
@@ -122,7 +122,7 @@ def _evaluate(
     model, windows: list[Window], reference, options: argparse.Namespace
 ) -> tuple[dict[str, object], int]:
     """The figures of the text, printed unless --json, and the exit status."""
-    progress, last, compared = Progress(), Score(), []
+    progress, last, compared = ProgressLine(), Score(), []
     try:
         steps = _steps(model, windows, reference, compared)
         start = time.monotonic()

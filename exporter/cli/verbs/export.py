@@ -9,7 +9,7 @@ from exporter.checkpoint.known_models import model_name
 from exporter.cli.command_line import UsageError, one_of
 from exporter.cli.model_options import add_model_options, model_request
 from exporter.lower.targets import RUNTIMES, TARGETS, find_targets
-from exporter.pipeline.export import Outputs, Request
+from exporter.pipeline.export import OutputPaths, Request
 from exporter.pipeline.export import run as run_export
 
 SUMMARY = "a MODEL to artifacts; the same as without a verb"
@@ -51,7 +51,7 @@ def request(options: argparse.Namespace) -> Request:
     def path(value: str | None, suffix: str) -> Path | None:
         return None if value is None else Path(value or f"{stem}{suffix}")
 
-    outputs = Outputs(
+    outputs = OutputPaths(
         pte=path(options.output_pte, ".pte"),
         package=path(options.output_aoti_package, ".pt2"),
         library=path(options.output_dso, ".so"),
@@ -89,7 +89,7 @@ def _model(options: argparse.Namespace) -> str:
     raise UsageError(f"MODEL is missing: {what}; see python -m exporter --help")
 
 
-def _refuse_collisions(outputs: Outputs) -> None:
+def _refuse_collisions(outputs: OutputPaths) -> None:
     files = [path.resolve() for path in outputs.files()]
     for path in files:
         if files.count(path) > 1:

@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from exporter.cli.command_line import EXIT_FAILURE, UsageError, number, positive
+from exporter.cli.command_line import EXIT_FAILURE, UsageError, number_between, positive
 
 SUMMARY = "compare an ARTIFACT with the checkpoint it was made from"
 DEFAULT_POSITIONS = 384
@@ -35,9 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--report", type=Path, action="append", default=[], metavar="PATH",
         help="write a report, .md, .json or .html by its name; can be repeated")  # fmt: skip
     add("--json", action="store_true", help="the report as JSON on standard output, on one line")
-    add("--max-kl", type=number(0), metavar="NATS", help="largest mean KL, instead of the table's")
-    add("--min-top1", type=number(0, 1), metavar="SHARE", help="least top-1 agreement, 0 to 1")
-    add("--min-cosine", type=number(0, 1), metavar="C",
+    add("--max-kl", type=number_between(0), metavar="NATS", help="largest mean KL, instead of the table's")
+    add("--min-top1", type=number_between(0, 1), metavar="SHARE", help="least top-1 agreement, 0 to 1")
+    add("--min-cosine", type=number_between(0, 1), metavar="C",
         help="least mean cosine of the logits, 0 to 1")  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 torchao's wheels for Linux hold no kernels for its opaque weights, so that
 `Int8DynamicActivationIntxWeightConfig(intx_packing_format="opaque_torchao_auto")` and its embedding
-counterparts fail with "TorchAO kernel library is not loaded". After `load()` they work, and
+counterparts fail with "TorchAO kernel library is not loaded". After `load_aliases()` they work, and
 `rewrite` turns programs that hold them into programs on `lowbit::*`.
 """
 
@@ -26,7 +26,7 @@ SHARED_EMBEDDING = "_shared_embedding_{}bit"
 ALL = (PACK_WEIGHT, LINEAR, PACK_EMBEDDING, EMBEDDING, SHARED_EMBEDDING)
 
 
-def load() -> bool:
+def load_aliases() -> bool:
     """Make torchao's operators available; False when a library of torchao's has them already.
 
     Then that library stays in use: names cannot be registered twice. Further calls do nothing.

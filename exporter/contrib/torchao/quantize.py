@@ -1,12 +1,13 @@
 """Recipe → quantized modules, through torchao 0.18's `quantize_` with one config a scheme."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from exporter.recipe.recipe import EmbeddingScheme, LinearScheme, Recipe
+from exporter.util.progress import Report
 
 # torchao looks for CUDA libraries that a CPU build lacks and says so on every import.
 with warnings.catch_warnings():
@@ -20,7 +21,6 @@ with warnings.catch_warnings():
         quantize_,
     )
 
-Report = Callable[[str], None]
 # What torchao packs for torch's CPU kernel `_weight_int4pack_mm_for_cpu`, largest first.
 INT4_GROUPSIZES = (128, 64, 32)
 

@@ -31,7 +31,7 @@ from exporter.contrib.torchao.aliases import (
 )
 from exporter.lowbit import ops
 
-CHUNK_ELEMENTS = 1 << 22  # of an embedding that is unpacked at a time
+TABLE_CHUNK_ELEMENTS = 1 << 22  # of an embedding that is unpacked at a time
 
 
 def rewrite(program: ExportedProgram) -> ExportedProgram:
@@ -65,21 +65,21 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
 
 # --- The operators --------------------------------------------------------------------------------
 
-Call = tuple[OpOverload, tuple]
+OperatorCall = tuple[OpOverload, tuple]
 
 
-def _linear(edit: "_Edit", bits: int, a: dict) -> Call:
+def _linear(edit: "_Edit", bits: int, a: dict) -> OperatorCall:
     weight, bias = edit.packed_linear(a["packed_weights"])
     x = edit.contiguous(a["activations"])
     return torch.ops.lowbit.linear_a8wx.default, (x, weight, bias, a["n"], True)
 
 
-def _shared_embedding(edit: "_Edit", bits: int, a: dict) -> Call:
+def _shared_embedding(edit: "_Edit", bits: int, a: dict) -> OperatorCall:
     weight, _ = edit.packed_linear(a["packed_weights"])
     return torch.ops.lowbit.embedding.default, (weight, edit.row(a["indices"]), a["k"])
 
 
-def _embedding(edit: "_Edit", bits: int, a: dict) -> Call:
+def _embedding(edit: "_Edit", bits: int, a: dict) -> OperatorCall:
     sources = [a["packed_weight_qvals"], a["weight_scales"], a["weight_zeros"]]
     width = a["embedding_dim"]
     weight = edit.constant(sources, "weight", partial(_pack_table, bits, width))
@@ -103,7 +103,7 @@ def _pack_table(bits: int, columns: int, packed: Tensor, scales: Tensor, zeros: 
     lookup = getattr(torch.ops.torchao, EMBEDDING.format(bits))
     ones, none, middle = torch.ones_like(scales), torch.zeros_like(zeros), 2 ** (bits - 1)
     values = torch.empty(rows, columns, dtype=torch.uint8)
-    step = max(1, CHUNK_ELEMENTS // columns)
+    step = max(1, TABLE_CHUNK_ELEMENTS // columns)
     for part in torch.arange(rows).split(step):
         values[part] = (lookup(packed, rows, columns, ones, none, part) + middle).to(torch.uint8)
     unsigned_zeros = zeros.float() + middle if zeros.any() else None
@@ -119,7 +119,7 @@ def _split(packed: Tensor) -> list[Tensor]:
     if not is_loaded():
         raise ValueError(
             "the weights were packed by torchao's own library, for itself only; quantize and "
-            "export where torchao has none and exporter.contrib.torchao.aliases.load() is true"
+            "export where torchao has none and exporter.contrib.torchao.aliases.load_aliases() is true"
         )
     return torch.ops.lowbit.split_torchao(packed.detach())
 
