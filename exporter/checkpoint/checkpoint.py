@@ -17,14 +17,13 @@ from exporter.checkpoint.known_models import model_name
 from exporter.checkpoint.weights import (
     CheckpointDescription,
     Weights,
-    at_most_once_a_second,
     check_names_and_shapes,
 )
 from exporter.formats.adapter import refuse_adapter
 from exporter.formats.file_kind import check_content
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
-from exporter.util.progress import Report
+from exporter.util.progress import Report, at_most_once_a_second
 
 if TYPE_CHECKING:
     import torch

@@ -10,12 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.weights import Read, Weights, at_most_once_a_second
+from exporter.checkpoint.weights import Read, Weights
 from exporter.formats.file_tensor import FileTensor
 from exporter.formats.gguf_file import GGUFFile
 from exporter.formats.tensor_types import TORCH_NAMES
 from exporter.model.config import ModelConfig
-from exporter.util.progress import Report
+from exporter.util.progress import Report, at_most_once_a_second
 
 READERS = 2  # tensors converted at a time; more would hold more memory for little gain
 VALUES_AT_ONCE = 1 << 24  # float32 values of a GGUF tensor dequantized at a time: 64 MiB

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -18,7 +17,6 @@ from exporter.formats.file_kind import check_content
 from exporter.formats.quantized_names import refuse_other_types, refuse_quantized
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
-from exporter.util.progress import Report
 
 if TYPE_CHECKING:
     import torch
@@ -142,17 +140,3 @@ def read_json(path: Path) -> dict[str, object]:
 
 def first_existing(folder: Path, names: Iterable[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def at_most_once_a_second(progress: Report) -> Report:
-    """Drops messages that come within a second of the start or of the last one let through."""
-    last = time.monotonic()
-
-    def report(text: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 1.0:
-            last = now
-            progress(text)
-
-    return report

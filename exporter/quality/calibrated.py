@@ -8,7 +8,6 @@ Held in memory: one layer's weights, both streams, one matrix's second moments (
 columns are scaled), one a thread while they are summed, and its inputs, as far as layerwise.MOST_HELD.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -42,7 +41,7 @@ from exporter.quality.transforms import (
 from exporter.quality.windows import RotaryTables, embedded, float_weights, rms_norm
 from exporter.recipe.methods import parse_method
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
-from exporter.util.progress import Report
+from exporter.util.progress import Progress, Report
 
 ColumnFactors = dict[str, Tensor]  # [K] of each packed matrix
 # Of a matrix: quantized inputs [B, T, K], and float inputs [B, T, K] or outputs [B, T, N].
@@ -132,7 +131,7 @@ class _Run:
         if scaled:
             self.factors = {i: self.work.factors(i) for i in range(first)}
             layers.then(partial(_scale, self.factors))
-        start = time.monotonic()
+        progress = Progress(len(layers), first)
         for i in range(first, len(layers)):
             block = layers[i]
             if scaled:
@@ -140,9 +139,7 @@ class _Run:
             made = self._layer(i, block, quantized, exact)
             found.update(made)
             self.work.keep(i, made, (quantized.x, exact.x))
-            done, spent = i + 1 - first, time.monotonic() - start
-            left = spent / done * (len(layers) - i - 1)
-            self.report(f"calibrating: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+            self.report(progress.line("calibrating: layer", i + 1))
             del block  # before the next one is read
         if self._rounding("output") == "gptq":
             found["output"] = self._output(quantized, exact)

@@ -1,6 +1,5 @@
 """Text that the float model writes by itself, kept on disk as it grows."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +13,7 @@ from exporter.lowbit.weights import NOT_FINITE
 from exporter.model.decoder import Transformer
 from exporter.quality.sampling import BatchDecoder
 from exporter.util.files import written_whole
-from exporter.util.progress import note
+from exporter.util.progress import Progress, note
 
 if TYPE_CHECKING:
     from exporter.tokenizer.tokenizer import Tokenizer
@@ -50,12 +49,11 @@ def own_text(
         tokens = found.tokens
         generator.set_state(found.generator)
         note(f"  the model's own text as {kept} has it: {_done(tokens)} of {tokens.numel()} tokens")
-    before, begun = _done(tokens), time.monotonic()
+    progress = Progress(tokens.numel(), _done(tokens))
 
     def after_some() -> None:
-        done, spent = _done(tokens), time.monotonic() - begun
-        left = spent / (done - before) * (tokens.numel() - done)
-        note(f"  writing calibration text: {done} of {tokens.numel()} tokens, {left:.0f} s left")
+        done = _done(tokens)
+        note(f"  writing calibration text: {done} of {progress.total} tokens, {progress.left(done)}")
         if kept is not None:
             keep_text(kept, Written(tokens, generator.get_state()))
 

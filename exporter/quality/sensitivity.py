@@ -8,7 +8,6 @@ different positions are taken as independent of each other, as are those of diff
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +52,7 @@ from exporter.quality.windows import (
 )
 from exporter.recipe.methods import PLAIN, ROUNDINGS, parse_method
 from exporter.recipe.schemes import LinearScheme
-from exporter.util.progress import Report
+from exporter.util.progress import Progress, Report
 
 GRADIENT_WINDOWS = 16  # whose gradients are taken
 MOMENT_WINDOWS = 2 * GRADIENT_WINDOWS
@@ -132,12 +131,12 @@ class _Sensitivity:
         forward = self._forward()
         top = self._top(forward.last)
         layers, gradient, units = self.model.layers, top.gradient, []
-        start = time.monotonic()
+        progress = Progress(len(layers))
         for i in reversed(range(len(layers))):
             gradient, made = self._block(i, layers[i], forward, gradient)
             units[:0] = made
-            left = (time.monotonic() - start) / (len(layers) - i) * i
-            self.report(f"measuring sensitivity: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+            left = progress.left(len(layers) - i)
+            self.report(f"measuring sensitivity: layer {i + 1} of {len(layers)}, {left}")
         return units + self._tables(top, gradient, forward)
 
     def _forward(self) -> _Forward:
@@ -145,7 +144,7 @@ class _Sensitivity:
         text, x = self._stream(self.text), self._stream(self.tokens).x
         inputs, by_gptq, shape = [], {}, {}
         middle, with_gptq = len(layers) // 2, "gptq" in self.roundings
-        start = time.monotonic()
+        progress = Progress(len(layers))
         for i in range(len(layers)):
             block = layers[i]
             inputs.append(x.bfloat16())
@@ -167,8 +166,7 @@ class _Sensitivity:
                     weight = known[name][0]
                     by_gptq[f"layers.{i}.{name}"] = self._quantized(weight, moments[name], "gptq")
             del block, known, moments  # before the next ones are read
-            left = (time.monotonic() - start) / (i + 1) * (len(layers) - i - 1)
-            self.report(f"reading text: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+            self.report(progress.line("reading text: layer", i + 1))
         moment = None
         if with_gptq:
             moment = self._moment(

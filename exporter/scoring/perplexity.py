@@ -8,18 +8,18 @@ window is left out. Sliding windows are those of Hugging Face's guide
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from exporter.util.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
 
 LARGEST_EXPONENT = 700.0  # whose exp float64 holds
 SMALLEST_WINDOW = 3  # the smallest with a target
-LINE_SECONDS = 5  # between lines of progress where stderr is no terminal
 
 
 class Tokenizer(Protocol):
@@ -215,40 +215,10 @@ def scores(model: Scorer, windows: Sequence[Window]) -> Iterator[Score]:
         yield score
 
 
-class ProgressLine:
-    """One line on stderr that is written over at a terminal, and else a line now and then."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._last = time.monotonic()
-        self._width = 0
-
-    def show(self, text: str) -> None:
-        now = time.monotonic()
-        if self._terminal:
-            print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
-            self._width = len(text)
-        elif now - self._last >= LINE_SECONDS:
-            print(text, file=sys.stderr, flush=True)
-            self._last = now
-
-    def close(self) -> None:
-        """End the line, so that others begin on one of their own."""
-        if self._terminal and self._width:
-            print(file=sys.stderr, flush=True)
-            self._width = 0
-
-
-def progress_line(score: Score, total: int, elapsed: float) -> str:
-    """`elapsed` seconds for the windows so far, of `total`."""
-    left = elapsed / score.windows * (total - score.windows)
+def progress_line(score: Score, progress: Progress) -> str:
+    """Say how far a text is scored, `progress` counting its windows, and what was found so far."""
+    speed = score.tokens / progress.elapsed if progress.elapsed else 0
     return (
-        f"window {score.windows} of {total}: perplexity {score.perplexity:.4f}, "
-        f"{score.tokens / elapsed if elapsed else 0:.0f} tokens/s, {duration(left)} left"
+        f"window {score.windows} of {progress.total}: perplexity {score.perplexity:.4f}, "
+        f"{speed:.0f} tokens/s, {progress.left(score.windows)}"
     )
-
-
-def duration(seconds: float) -> str:
-    """`12 s` or `3 min 05 s`."""
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02} s"

@@ -12,7 +12,7 @@ from exporter.checkpoint.known_models import MODELS
 from exporter.pipeline.model_request import ModelRequest
 from exporter.pipeline.prepare import Described, describe
 from exporter.recipe.schemes import TOKEN_SCALE_SCHEMES
-from exporter.util.progress import note, stage
+from exporter.util.progress import at_most_once_a_second, note, stage
 from exporter.util.text_file import read_text
 from exporter.verify.checks import Check, skipped, told, verdict_line
 from exporter.verify.limits import Limits, limits_for, with_sampling_error
@@ -105,7 +105,6 @@ def _verify(
     import torch
 
     from exporter.checkpoint.load import load_model
-    from exporter.checkpoint.weights import at_most_once_a_second
     from exporter.verify.identity import identity_checks
     from exporter.verify.logits import compare_prompts, greedy, logit_checks
 

@@ -9,21 +9,19 @@ import argparse
 import importlib.util
 import json
 import math
-import time
 from pathlib import Path
 
 from exporter.cli.command_line import EXIT_INTERRUPTED, UsageError, positive
 from exporter.cli.open_model import add_runnable_options, open_model
 from exporter.scoring.perplexity import (
     SMALLEST_WINDOW,
-    ProgressLine,
     Score,
     Window,
     progress_line,
     scores,
     text_windows,
 )
-from exporter.util.progress import note, stage
+from exporter.util.progress import Progress, ProgressLine, note, stage
 from exporter.util.text_file import read_text
 
 SUMMARY = "perplexity, divergence from the float model, and lm-eval's tasks"
@@ -122,22 +120,22 @@ def _evaluate(
     model, windows: list[Window], reference, options: argparse.Namespace
 ) -> tuple[dict[str, object], int]:
     """The figures of the text, printed unless --json, and the exit status."""
-    progress, last, compared = ProgressLine(), Score(), []
+    line, last, compared = ProgressLine(), Score(), []
     try:
         steps = _steps(model, windows, reference, compared)
-        start = time.monotonic()
+        progress = Progress(len(windows))
         for last in steps:
-            progress.show(progress_line(last, len(windows), time.monotonic() - start))
+            line.show(progress_line(last, progress))
     except KeyboardInterrupt:
-        progress.close()
+        line.close()
         if not last.windows:
             raise
         note(f"interrupted after {last.windows} of {len(windows)} windows; so far:")
-        for line in _lines(last, compared):
-            note(f"  {line}")
+        for text in _lines(last, compared):
+            note(f"  {text}")
         return {}, EXIT_INTERRUPTED
     finally:
-        progress.close()
+        line.close()
     figures: dict[str, object] = dict(last.figures())
     if compared:
         from exporter.scoring.divergence import summarize
