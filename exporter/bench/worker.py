@@ -9,6 +9,7 @@ that the memory is the model's: what the process holds at its peak, less what it
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from exporter.util.errors import first_line
@@ -51,7 +52,7 @@ def work(order: dict) -> None:
     say(bandwidth=native.read_bandwidth(model.threads, BANDWIDTH_SECONDS))
 
 
-def resident_bytes(field: str, otherwise) -> int:
+def resident_bytes(field: str, otherwise: Callable[[], int]) -> int:
     """A field of Linux's own account of this process in bytes; elsewhere `otherwise()`.
 
     The peak of `getrusage` begins with that of the parent process, VmHWM does not.

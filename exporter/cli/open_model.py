@@ -8,7 +8,7 @@ from exporter.cli.command_line import UsageError
 from exporter.cli.model_options import add_model_options, model_request
 
 if TYPE_CHECKING:
-    from exporter.runners.native import Model
+    from exporter.artifact.runner_interface import RunnerModel
 
 SUFFIXES = (".pte", ".pt2", ".so")
 
@@ -27,7 +27,7 @@ def is_artifact(name: str) -> bool:
     return Path(name).suffix in SUFFIXES and not Path(name).is_dir()
 
 
-def open_model(options: argparse.Namespace) -> "Model":
+def open_model(options: argparse.Namespace) -> "RunnerModel":
     """The artifact `options.model`, or the model of that name run by PyTorch.
 
     `options` are those of `add_runnable_options`, with model and threads. Raises UsageError for a

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.artifact.metadata import sidecar_of
 from exporter.lower.aoti_options import AotiOptions, check_options
@@ -13,6 +14,9 @@ from exporter.recipe.recipe import REPORT_KEY, check_supported, resolve_dtype
 from exporter.recipe.schemes import AOTI, EXECUTORCH, LOWBIT
 from exporter.util.files import check_writable, written_whole
 from exporter.util.progress import note, stage
+
+if TYPE_CHECKING:
+    from exporter.lowbit.decoder import Decoder
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def _write_recipe(prepared: Prepared, outputs: OutputPaths) -> None:
     note(f"wrote {path}: --quantize takes it")
 
 
-def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path) -> None:
+def _to_executorch(model: "Decoder", request: Request, metadata: dict[str, str], path: Path) -> None:
     from exporter.lower.program import export_buffer_caches, export_functional
 
     with stage("torch.export with cache buffers"):
@@ -107,7 +111,7 @@ def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path
     _announce(path)
 
 
-def _to_aoti(model, metadata: dict[str, str], options: AotiOptions) -> None:
+def _to_aoti(model: "Decoder", metadata: dict[str, str], options: AotiOptions) -> None:
     from exporter.lower.program import export_input_caches
     from exporter.lower.to_aoti import lower
 

@@ -112,7 +112,15 @@ def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
 
 
 class _Run:
-    def __init__(self, model, linear, embedding, tokens_BT, work, report):
+    def __init__(
+        self,
+        model: Transformer,
+        linear: LinearScheme,
+        embedding: EmbeddingScheme | None,
+        tokens_BT: Tensor,
+        work: Work,
+        report: Report,
+    ):
         self.model, self.config, self.method = model, model.config, parse_method(linear.method)
         self.by_gptq = any(method.rounding == "gptq" for method in linear.methods())
         self.linear, self.embedding, self.report, self.work = linear, embedding, report, work

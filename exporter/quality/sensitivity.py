@@ -117,7 +117,14 @@ class _Top:
 
 
 class _Sensitivity:
-    def __init__(self, model, base, shared, calibration, report):
+    def __init__(
+        self,
+        model: Transformer,
+        base: LinearScheme,
+        shared: bool,
+        calibration: Calibration,
+        report: Report,
+    ):
         self.model, self.config, self.base = model, model.config, base.plain()
         self.shared, self.report = shared, report
         self.roundings = ROUNDINGS if parse_method(base.method).rounding == "gptq" else PLAIN

@@ -20,6 +20,7 @@ from torch import Tensor
 from exporter.scoring.perplexity import Score, Window, perplexity, standard_error, target_bytes
 
 if TYPE_CHECKING:
+    from exporter.artifact.runner_interface import RunnerModel
     from exporter.checkpoint.checkpoint import Checkpoint
     from exporter.lowbit.decoder import Decoder
 
@@ -199,7 +200,7 @@ class DecoderLogits:
 class RunnerLogits:
     """`WindowLogits` of a model of `exporter.runners.native` or `exporter.runners.eager`."""
 
-    def __init__(self, model):
+    def __init__(self, model: RunnerModel):
         self.model = model
         self._most_tokens = int(model.metadata["max_chunk"])
         self._most_rows = min(self._most_tokens, int(model.metadata["max_rows"]))

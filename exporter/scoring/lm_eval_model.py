@@ -15,6 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, make_table
 
+from exporter.artifact.runner_interface import RunnerModel
 from exporter.util.progress import note, stage
 
 DEFAULT_NEW_TOKENS = 256  # of a task that does not say; lm-eval's own default
@@ -29,7 +30,7 @@ class TaskResults:
 
 
 def run_tasks(
-    model, tasks: Sequence[str], limit: int | None, include_path: Path | None
+    model: RunnerModel, tasks: Sequence[str], limit: int | None, include_path: Path | None
 ) -> TaskResults:
     """lm-eval's results of `tasks`, the first `limit` questions of each.
 
@@ -60,7 +61,7 @@ class RunnerLM(TemplateLM):
     answers of a multiple-choice question share their question's forwards.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: RunnerModel):
         super().__init__()
         self.model = model
         self.context = int(model.metadata["context_length"])

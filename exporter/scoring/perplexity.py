@@ -11,8 +11,9 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from exporter.artifact.runner_interface import RunnerModel, RunnerTokenizer
 from exporter.util.progress import Progress
 
 if TYPE_CHECKING:
@@ -20,27 +21,6 @@ if TYPE_CHECKING:
 
 LARGEST_EXPONENT = 700.0  # whose exp float64 holds
 SMALLEST_WINDOW = 3  # the smallest with a target
-
-
-class Tokenizer(Protocol):
-    """Of `exporter.runners.native`."""
-
-    bos_id: int
-    add_bos: bool
-
-    def encode(self, text: str, add_bos: bool = ..., parse_special: bool = ...) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
-class Scorer(Protocol):
-    """A model of `exporter.runners.native` or `exporter.runners.eager`."""
-
-    metadata: dict[str, str]
-    tokenizer: Tokenizer
-
-    def score(self, tokens: Sequence[int], first: int) -> "np.ndarray":
-        """Log-probability in nats of each token from `first` on, float32 [len(tokens) - first]."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +126,7 @@ def standard_error(total: float, squares: float, count: int) -> float:
 
 
 def text_windows(
-    tokenizer: Tokenizer, text: str, window: int, stride: int | None, context: int
+    tokenizer: RunnerTokenizer, text: str, window: int, stride: int | None, context: int
 ) -> list[Window]:
     """The windows of `text`: disjoint ones, or sliding by `stride` tokens.
 
@@ -197,14 +177,14 @@ def sliding_windows(ids: Sequence[int], window: int, stride: int) -> list[Window
     return windows
 
 
-def target_bytes(tokenizer: Tokenizer, window: Window) -> int:
+def target_bytes(tokenizer: RunnerTokenizer, window: Window) -> int:
     """UTF-8 bytes of the targets' text; a character cut by the window's edges may count as one more
     or less."""
     before = tokenizer.decode(window.tokens[: window.first])
     return len(tokenizer.decode(window.tokens).encode()) - len(before.encode())
 
 
-def scores(model: Scorer, windows: Sequence[Window]) -> Iterator[Score]:
+def scores(model: RunnerModel, windows: Sequence[Window]) -> Iterator[Score]:
     """The sums after each window."""
     score = Score()
     for window in windows:

@@ -3,7 +3,7 @@
 import base64
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from exporter.artifact.metadata import (
     TOKEN_SOURCES_KEY,
@@ -11,6 +11,7 @@ from exporter.artifact.metadata import (
     shape_metadata,
     source_lines,
 )
+from exporter.artifact.runner_interface import RunnerModel
 from exporter.chat.template import Template
 from exporter.pipeline.prepare import Described
 from exporter.tokenizer.sample import SAMPLE
@@ -18,7 +19,7 @@ from exporter.verify.checks import Check, check, equal, skipped
 from exporter.verify.texts import CONVERSATIONS, PROMPTS
 
 
-def identity_checks(described: Described, native) -> Iterator[Check]:
+def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check]:
     """`native` is a model of `exporter.runners.native`, `described` what the checkpoint says."""
     metadata = native.metadata
     yield _digest(described, metadata)
@@ -35,7 +36,7 @@ def identity_checks(described: Described, native) -> Iterator[Check]:
     yield _chat_prompts(described, native)
 
 
-def _digest(described: Described, metadata) -> Check:
+def _digest(described: Described, metadata: Mapping[str, str]) -> Check:
     said, found = metadata.get("checkpoint_digest", ""), described.checkpoint.digest
     return check(
         "checkpoint digest", said == found, said[:16] or "none", f"equal to {found[:16]}",
@@ -43,7 +44,7 @@ def _digest(described: Described, metadata) -> Check:
     )  # fmt: skip
 
 
-def _shape(described: Described, metadata) -> Check:
+def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
     config = described.checkpoint.config
     shape = shape_metadata(config)
     wrong = [
@@ -57,7 +58,7 @@ def _shape(described: Described, metadata) -> Check:
     return check("model shape", not wrong, found or f"{len(shape) + 1} values", "equal", found)
 
 
-def _table(described: Described, native) -> Check:
+def _table(described: Described, native: RunnerModel) -> Check:
     expected = base64.b64decode(described.metadata[TOKENIZER_KEY])
     actual = bytes(native.tokenizer.table)
     at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), None)
@@ -70,7 +71,7 @@ def _table(described: Described, native) -> Check:
     return check("tokenizer table", not broken, f"{len(actual)} bytes", "equal bytes", broken)
 
 
-def _encoding(described: Described, native) -> Check:
+def _encoding(described: Described, native: RunnerModel) -> Check:
     """By the checkpoint's own library, on the exporter's sample and the prompts."""
     texts = (*SAMPLE, *PROMPTS)
     wrong = [t for t in texts if native.tokenizer.encode(t) != described.tokenizer.encode(t)]
@@ -80,7 +81,7 @@ def _encoding(described: Described, native) -> Check:
     )  # fmt: skip
 
 
-def _decoding(native) -> Check:
+def _decoding(native: RunnerModel) -> Check:
     """Of prompts without odd white space, which some tokenizers rightly change."""
     wrong = []
     for text in PROMPTS:
@@ -92,7 +93,7 @@ def _decoding(native) -> Check:
                  f"{len(PROMPTS)} texts", "the same text back", unknown)  # fmt: skip
 
 
-def _stops(described: Described, metadata) -> Check:
+def _stops(described: Described, metadata: Mapping[str, str]) -> Check:
     expected = json.loads(described.metadata["stop_ids"])
     actual = _json(metadata.get("stop_ids"))
     pieces = described.tokenizer.source.pieces
@@ -111,7 +112,7 @@ def _stops(described: Described, metadata) -> Check:
                  f"{named(actual)} instead of {named(expected)}")  # fmt: skip
 
 
-def _sources(described: Described, metadata) -> Check:
+def _sources(described: Described, metadata: Mapping[str, str]) -> Check:
     """Which file named each token that begins a text or ends a generation."""
     name, actual = "sources of these tokens", _json(metadata.get(TOKEN_SOURCES_KEY))
     if actual is None:
@@ -120,7 +121,7 @@ def _sources(described: Described, metadata) -> Check:
     return check(name, not wrong, "; ".join(source_lines(actual)), "equal", "; ".join(wrong))
 
 
-def _chat_format(described: Described, metadata) -> Check:
+def _chat_format(described: Described, metadata: Mapping[str, str]) -> Check:
     expected, actual = json.loads(described.metadata["chat"]), _json(metadata.get("chat"))
     if isinstance(actual, dict):
         actual = _of_schema_3(actual)
@@ -170,7 +171,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _chat_prompts(described: Described, native) -> Check:
+def _chat_prompts(described: Described, native: RunnerModel) -> Check:
     """Ids of whole conversations: the artifact's against the template's text, tokenized."""
     name, chat = "chat prompts", json.loads(described.metadata["chat"])
     if not chat["reducible"]:

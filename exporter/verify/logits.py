@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.artifact.runner_interface import RunnerModel
 from exporter.model.decoder import Transformer
 from exporter.scoring.divergence import divergence, log_probabilities
 from exporter.util.progress import Report
@@ -63,8 +64,8 @@ def float_logits(model: Transformer, ids: Sequence[int]) -> Iterator[Tensor]:
             yield model(part, torch.tensor([start]), torch.arange(part.shape[1]), caches)
 
 
-def native_logits(native, ids: Sequence[int]) -> np.ndarray:
-    """Float32 logits [len(ids), V] of a model of `exporter.runners.native`."""
+def native_logits(native: RunnerModel, ids: Sequence[int]) -> np.ndarray:
+    """Float32 logits [len(ids), V] of what the artifact gives for `ids`."""
     step = min(int(native.metadata["max_chunk"]), int(native.metadata["max_rows"]))
     parts = []
     for start in range(0, len(ids), step):
@@ -74,7 +75,7 @@ def native_logits(native, ids: Sequence[int]) -> np.ndarray:
 
 
 def compare_prompts(
-    model: Transformer, native, prompts: Sequence[Prompt], report: Report
+    model: Transformer, native: RunnerModel, prompts: Sequence[Prompt], report: Report
 ) -> ComparedPositions:
     """Both over every prompt, each from an empty context.
 
@@ -112,7 +113,7 @@ def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
     return kl.numpy(), cosine.numpy(), *tokens, broken.numpy()
 
 
-def greedy(model: Transformer, native, prompt: Sequence[int], steps: int) -> Greedy:
+def greedy(model: Transformer, native: RunnerModel, prompt: Sequence[int], steps: int) -> Greedy:
     """The float model's greedy continuation; the artifact reads the same tokens."""
     caches, ids = model.new_caches(), list(prompt)
     part, start = ids, 0

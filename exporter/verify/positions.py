@@ -35,5 +35,5 @@ def worst_positions(result: Verification) -> list[dict]:
     return sorted(listed, key=lambda p: -(math.inf if p["kl"] is None else p["kl"]))[:WORST]
 
 
-def finite(value) -> float | None:
+def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None

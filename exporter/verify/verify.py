@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.artifact.contents import Artifact, stored_recipe
 from exporter.artifact.reader import read_artifact
+from exporter.artifact.runner_interface import RunnerModel
 from exporter.checkpoint.known_models import MODELS
 from exporter.pipeline.model_request import ModelRequest
 from exporter.pipeline.prepare import Described, describe
@@ -19,6 +20,7 @@ from exporter.verify.limits import Limits, limits_for, with_sampling_error
 from exporter.verify.texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
 
 if TYPE_CHECKING:
+    from exporter.model.decoder import Transformer
     from exporter.verify.logits import ComparedPositions, Greedy, Prompt
     from exporter.verify.trace import PartError
     from exporter.verify.weights import WeightError
@@ -29,7 +31,7 @@ TRACE_TOKENS = 96
 _SCHEME_BITS = {"linear:a8w4dq": 4, "linear:int4": 4, "linear:int8": 8}
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
 
-Load = Callable[[Path, int], Any]  # of exporter.runners.native: path, threads -> Model
+Load = Callable[[Path, int], RunnerModel]  # path, threads: as exporter.runners.native.load_artifact
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
 
 
 def _verify(
-    request: VerifyRequest, artifact: Artifact, described: Described, native: Any,
+    request: VerifyRequest, artifact: Artifact, described: Described, native: RunnerModel,
     texts: str | None, start: float,
 ) -> Verification:  # fmt: skip
     import torch
@@ -193,7 +195,7 @@ def effective_bits(artifact: Artifact) -> float:
     return min(bits, _DTYPE_BITS.get(artifact.cache_dtype or "", 32))
 
 
-def _load(path: Path, threads: int):
+def _load(path: Path, threads: int) -> RunnerModel:
     from exporter.runners.native import load_artifact
 
     return load_artifact(path, threads)
@@ -291,7 +293,9 @@ def _moved(artifact: Artifact) -> bool:
     return transformed(artifact) is not None
 
 
-def _weights(artifact: Artifact, model, described: Described) -> "tuple[list[Check], Sequence]":
+def _weights(
+    artifact: Artifact, model: "Transformer", described: Described
+) -> "tuple[list[Check], Sequence[WeightError]]":
     from exporter.lowbit import ops
     from exporter.verify.weights import constant_checks, transformed, weight_checks, weight_errors
 

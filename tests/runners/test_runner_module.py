@@ -14,6 +14,7 @@ import pytest
 import tiny
 from native import ROOT, export, generate, logits
 
+from exporter.artifact import runner_interface
 from exporter.cli import main as cli
 from exporter.cli import model_options
 from exporter.cli.command_line import Parser
@@ -55,6 +56,22 @@ def log_probabilities(model, tokens: list[int]) -> np.ndarray:
     rows -= rows.max(axis=1, keepdims=True)
     rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
     return rows[np.arange(len(tokens) - 1), tokens[1:]]
+
+
+@pytest.mark.parametrize("backend", _runner.MODULES)
+@pytest.mark.parametrize(
+    ("interface", "built"),
+    [("RunnerModel", "Model"), ("RunnerTokenizer", "Tokenizer"), ("Generated", "Generated"),
+     ("RunnerSampler", "Sampler")],
+)  # fmt: skip
+def test_the_interface_names_what_the_modules_have(backend, interface, built):
+    module = _runner._library(backend)
+    assert _public(getattr(module, built)) == _public(getattr(runner_interface, interface))
+    assert _public(runner_interface.RunnerModule) <= _public(module)
+
+
+def _public(thing: object) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
 
 
 def test_metadata_and_tokenizer(folder, artifact):

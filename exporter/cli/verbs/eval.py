@@ -9,7 +9,9 @@ import argparse
 import importlib.util
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exporter.cli.command_line import EXIT_INTERRUPTED, UsageError, positive
 from exporter.cli.open_model import add_runnable_options, open_model
@@ -23,6 +25,11 @@ from exporter.scoring.perplexity import (
 )
 from exporter.util.progress import Progress, ProgressLine, note, stage
 from exporter.util.text_file import read_text
+
+if TYPE_CHECKING:
+    from exporter.artifact.runner_interface import RunnerModel
+    from exporter.checkpoint.checkpoint import Checkpoint
+    from exporter.scoring.divergence import Comparison
 
 SUMMARY = "perplexity, divergence from the float model, and lm-eval's tasks"
 DEFAULT_WINDOW = 512
@@ -117,7 +124,7 @@ def _require_lm_eval() -> None:
 
 
 def _evaluate(
-    model, windows: list[Window], reference, options: argparse.Namespace
+    model: "RunnerModel", windows: list[Window], reference: "Checkpoint | None", options: argparse.Namespace
 ) -> tuple[dict[str, object], int]:
     """The figures of the text, printed unless --json, and the exit status."""
     line, last, compared = ProgressLine(), Score(), []
@@ -146,8 +153,10 @@ def _evaluate(
     return figures, 0
 
 
-def _steps(model, windows: list[Window], reference, compared: list):
-    """The sums after each window; with a reference, a Checkpoint, `compared` grows by the window's
+def _steps(
+    model: "RunnerModel", windows: list[Window], reference: "Checkpoint | None", compared: "list[Comparison]"
+) -> Iterator[Score]:
+    """Yield the sums after each window; with a reference `compared` grows by the window's
     Comparison."""
     if reference is None:
         return scores(model, windows)
@@ -158,7 +167,7 @@ def _steps(model, windows: list[Window], reference, compared: list):
     return compared_scores(float_model, RunnerLogits(model), windows, compared.append)
 
 
-def _lines(score: Score, compared: list) -> list[str]:
+def _lines(score: Score, compared: "list[Comparison]") -> list[str]:
     lines = [
         f"perplexity       {score.perplexity:.4f} ± {score.perplexity_error:.4f}",
         f"nll per token    {score.nll:.5f} ± {score.nll_error:.5f} nats",

@@ -13,7 +13,7 @@ from exporter.model.generation_settings import MOST_BIAS, NUMBERS, NumberSetting
 from exporter.util.progress import note, stage
 
 if TYPE_CHECKING:
-    from exporter.runners.native import Model
+    from exporter.artifact.runner_interface import Generated, RunnerModel
 
 SUMMARY = "text after a prompt, by an ARTIFACT or by a MODEL before its export"
 SAMPLING = (*(setting.name for setting in NUMBERS), "logit_bias", "stop_strings", "seed")
@@ -95,7 +95,7 @@ def _biases(text: str) -> list[tuple[int, float]]:
     return biases
 
 
-def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
+def _prompt(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
     ids, context = _encoded(model, options), int(model.metadata["context_length"])
     if len(ids) > context:
         raise ValueError(
@@ -105,7 +105,7 @@ def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
     return ids
 
 
-def _check_biases(model: "Model", options: argparse.Namespace) -> None:
+def _check_biases(model: "RunnerModel", options: argparse.Namespace) -> None:
     """Raise ValueError for a token that there is not, before anything is written."""
     last = int(model.metadata["vocab_size"]) - 1
     for token, _ in options.logit_bias or []:
@@ -115,7 +115,7 @@ def _check_biases(model: "Model", options: argparse.Namespace) -> None:
             )
 
 
-def _encoded(model: "Model", options: argparse.Namespace) -> list[int]:
+def _encoded(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
     if options.chat:
         system = [] if options.system is None else [("system", options.system)]
         return model.chat_prompt([*system, ("user", options.prompt)])
@@ -128,7 +128,7 @@ def _encoded(model: "Model", options: argparse.Namespace) -> list[int]:
     return ids
 
 
-def _sample(model: "Model", ids: list[int], index: int, options: argparse.Namespace) -> None:
+def _sample(model: "RunnerModel", ids: list[int], index: int, options: argparse.Namespace) -> None:
     chosen = {name: getattr(options, name) for name in SAMPLING}
     if chosen["logit_bias"] is not None:
         chosen["logit_bias"] = dict(chosen["logit_bias"])
@@ -151,7 +151,7 @@ def _sample(model: "Model", ids: list[int], index: int, options: argparse.Namesp
         note(f"  {ran}, {model.threads} threads, peak memory {peak_rss_bytes() / 1e6:.0f} MB")
 
 
-def _speed(result) -> str:
+def _speed(result: "Generated") -> str:
     def rate(count: int, seconds: float) -> str:
         return f"{count / seconds:.1f}/s" if count and seconds else "-"
 
