@@ -77,6 +77,27 @@ class Artifact:
     planned_bytes: int | None
     unknown: tuple[str, ...]
 
+    def number(self, key: str) -> int | None:
+        """Return the metadata's whole number `key`, such as `context_length`; None where there is none."""
+        return whole_number(self.metadata, key)
+
+    @property
+    def context_length(self) -> int | None:
+        return self.number("context_length")
+
+    @property
+    def model_name(self) -> str | None:
+        return self.metadata.get("model_name")
+
+    @property
+    def delegate(self) -> str | None:
+        return self.metadata.get("delegate")
+
+    @property
+    def dtype(self) -> str | None:
+        """The type of unquantized weights."""
+        return self.metadata.get("dtype")
+
     def weight(self, name: str) -> StoredTensor:
         """Raises KeyError for a name that is not there."""
         for tensor in self.weights:
@@ -140,7 +161,7 @@ def summed(size: int, parts: Mapping[str, int]) -> dict[str, int]:
 
 
 def whole_number(metadata: Mapping[str, str], key: str) -> int | None:
-    """A whole number of the metadata, None where there is none."""
+    """Return a whole number of the metadata, None where there is none."""
     text = metadata.get(key, "")
     return int(text) if text.lstrip("-").isdigit() and text.isascii() else None
 

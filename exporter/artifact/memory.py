@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from exporter.artifact.contents import PTE, Artifact, whole_number
+from exporter.artifact.contents import PTE, Artifact
+from exporter.recipe.schemes import LOWBIT
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 _BLOCK = 16  # positions in a block of the lowbit cache
@@ -36,7 +37,7 @@ def estimate(artifact: Artifact, context: int | None = None) -> Memory:
 
     Raises ValueError when that is outside the artifact's context.
     """
-    largest = whole_number(artifact.metadata, "context_length")
+    largest = artifact.context_length
     if context is None:
         context = largest or 0
     elif largest is not None and not 1 <= context <= largest:
@@ -55,15 +56,15 @@ def estimate(artifact: Artifact, context: int | None = None) -> Memory:
 
 def cache_bytes(artifact: Artifact, context: int) -> int | None:
     """Keys and values of `context` positions, in whole blocks where the kernels are ours."""
-    layers, width = whole_number(artifact.metadata, "n_layers"), _WIDTHS.get(artifact.cache_dtype or "")
+    layers, width = artifact.number("n_layers"), _WIDTHS.get(artifact.cache_dtype or "")
     if layers is None or width is None:
         return None
     shape = artifact.cache_shape
-    if artifact.metadata.get("delegate") == "lowbit":
+    if artifact.delegate == LOWBIT:
         if shape is None or len(shape) != 3:
             return None
         return 2 * layers * -(-context // _BLOCK) * shape[0] * shape[2] * width
-    heads, head = (whole_number(artifact.metadata, key) for key in ("n_kv_heads", "head_dim"))
+    heads, head = artifact.number("n_kv_heads"), artifact.number("head_dim")
     if heads is None or head is None:
         return None
     return 2 * layers * context * heads * head * width
@@ -75,9 +76,7 @@ def _activations(artifact: Artifact, context: int | None) -> int | None:
         if artifact.planned_bytes is None or caches is None:
             return None
         return max(0, artifact.planned_bytes - caches)
-    chunk, vocabulary, dim = (
-        whole_number(artifact.metadata, key) for key in ("max_chunk", "vocab_size", "dim")
-    )
+    chunk, vocabulary, dim = (artifact.number(key) for key in ("max_chunk", "vocab_size", "dim"))
     try:
         hidden = artifact.weight("layers.0.down").packed.columns
     except (KeyError, AttributeError):

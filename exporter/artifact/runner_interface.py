@@ -8,6 +8,7 @@ calls waiting, and an interrupt ends it between two forwards.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -162,6 +163,25 @@ class RunnerModel(Protocol):
 
     def time_decode(self, n_tokens: int, depth: int = 0) -> float:
         """Return the seconds that `n_tokens` forwards of one token take after a prompt of `depth`."""
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """How much a loaded model takes, as its metadata has it."""
+
+    context_length: int
+    vocab_size: int
+    max_chunk: int  # tokens of one forward
+    max_rows: int  # positions whose logits one forward gives
+
+    @classmethod
+    def of(cls, model: RunnerModel) -> RunLimits:
+        """Read the limits of `model`."""
+        said = model.metadata
+        context, vocabulary, chunk, rows = (
+            int(said[key]) for key in ("context_length", "vocab_size", "max_chunk", "max_rows")
+        )
+        return cls(context, vocabulary, chunk, min(chunk, rows))
 
 
 class RunnerSampler(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact.contents import EMBEDDING_PART, Artifact, whole_number
+from exporter.artifact.contents import EMBEDDING_PART, Artifact
 from exporter.artifact.memory import cache_bytes
 from exporter.artifact.reader import read_artifact
 from exporter.bench.worker import DECODE, PREFILL
@@ -87,7 +87,7 @@ def plan(prompts: Sequence[int], steps: Sequence[int], depths: Sequence[int]) ->
 
 def check_fits(path: Path, artifact: Artifact, tests: Sequence[Trial]) -> None:
     """Raise ValueError for a test that needs more positions than the artifact's context has."""
-    context = whole_number(artifact.metadata, "context_length")
+    context = artifact.context_length
     for test in tests:
         needed = test.count + test.depth
         if context is not None and needed > context:
@@ -170,7 +170,7 @@ def row(
     samples = tuple(test.count / one for one in seconds)
     return Row(
         file=path.name,
-        model=artifact.metadata.get("model_name", path.stem),
+        model=artifact.model_name or path.stem,
         scheme=scheme_name(artifact.metadata),
         backend=backend_name(artifact.metadata),
         isa=measured.isa,
@@ -210,7 +210,7 @@ def weight_bytes(artifact: Artifact) -> int | None:
 
 def position_bytes(artifact: Artifact) -> float:
     """Of one position in all layers' keys and values; 0 where the artifact does not tell."""
-    context = whole_number(artifact.metadata, "context_length")
+    context = artifact.context_length
     return (cache_bytes(artifact, context) or 0) / context if context else 0.0
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exporter.cli.command_line import UsageError, one_of, positive
-from exporter.pipeline.model_request import ModelRequest
+from exporter.pipeline.model_request import CalibrationRequest, ModelForm, ModelRequest, ModelSource
 from exporter.quality.budget import parse_budget
 from exporter.recipe.methods import CALIBRATED
 from exporter.recipe.recipe import (
@@ -76,19 +76,19 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
             f"{given[0]}: the recipe's method looks at no text; leave it out, or use a method with "
             f"{', '.join(CALIBRATED)}"
         )
-    return ModelRequest(
-        model=model,
+    form = ModelForm(
         recipe=recipe,
-        checkpoint=options.checkpoint,
-        tokenizer=options.tokenizer,
         dtype=options.dtype,
         max_seq_length=options.max_seq_length,
         delegate=options.delegate,
         cache_dtype=cache_dtype,
         fit=options.fit,
-        calibrate=tuple(None if word == OWN else Path(word) for word in options.calibrate),
-        calibration_tokens=options.calibration_tokens,
     )
+    calibration = CalibrationRequest(
+        texts=tuple(None if word == OWN else Path(word) for word in options.calibrate),
+        tokens=options.calibration_tokens,
+    )
+    return ModelRequest(ModelSource(model, options.checkpoint, options.tokenizer), form, calibration)
 
 
 def _to_fit(recipe: Recipe, options: argparse.Namespace) -> Recipe:

@@ -5,21 +5,20 @@ the C interface alone, we compile it for each target, and the weights lie beside
 other program is compiled and linked by AOTInductor, and needs libtorch. docs/aoti.md says more.
 """
 
-import base64
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from exporter.artifact.metadata import TOKENIZER_KEY, sidecar_of
+from exporter.artifact.metadata import TOKENIZER_KEY, CodeMetadata, Metadata, sidecar_of
 from exporter.lowbit import ops
 from exporter.lower.aoti_compile import Compiled, compile_targets, link
 from exporter.lower.aoti_functions import called_functions, not_covered
@@ -39,17 +38,17 @@ from exporter.util.progress import note
 _WEIGHT_ALIGNMENT = 64  # of the container's own loader, AOTI_CONST_ALIGNMENT
 
 
-def lower(program: ExportedProgram, metadata: Mapping[str, str], options: AotiOptions) -> None:
+def lower(program: ExportedProgram, metadata: Metadata, options: AotiOptions) -> None:
     """Compile `program` and write the package (.pt2), the library (.so, .so.json) or both.
 
-    Adds what docs/artifact.md lists for AOTInductor to `metadata`. Raises ValueError when the lean
+    Adds what the code is to `metadata`. Raises ValueError when the lean
     runtime is asked for and cannot run the program.
     """
     with tempfile.TemporaryDirectory(prefix="exporter-") as name, without_spaces(Path(name)) as folder:
         with disk_full_named(f"{tempfile.gettempdir()} (set TMPDIR to a folder with room)"):
             build = _build_lean if options.lowbit else _build_stock
             built = build(program, options, folder)
-            metadata = {**metadata, **_added_metadata(built, options)}
+            metadata = replace(metadata, code=_code_metadata(built, options))
             if options.library is not None:
                 _write_library(built, options.library, metadata, folder)
         if options.package is not None:
@@ -170,7 +169,7 @@ def _compiling_in(folder: Path) -> Iterator[None]:
             os.environ[INDUCTOR_CACHE] = before
 
 
-def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
+def _code_metadata(built: _Built, options: AotiOptions) -> CodeMetadata:
     called = sorted({name for library in built.libraries for name in called_functions(library)})
     missing = not_covered(called)
     lean = built.compiled and not missing  # AOTInductor's own library has libtorch beside it
@@ -194,14 +193,14 @@ def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
         }
         for target in built.targets
     ]
-    return {
-        "runtime": runtime,
-        "targets": json.dumps(targets),
+    return CodeMetadata(
+        runtime=runtime,
+        targets=targets,
         # Those that the host must have; libtorch has more than one could list.
-        "host_functions": json.dumps(called if runtime == LEAN else missing),
-        "host_interface": _interface_version(),
-        "weights": json.dumps(index),
-    }
+        host_functions=called if runtime == LEAN else missing,
+        host_interface=_interface_version(),
+        weights=index,
+    )
 
 
 def _interface_version() -> str:
@@ -215,11 +214,12 @@ def _folder(built: _Built, target: Target) -> str:
     return MODEL if target == built.targets[0] else f"{MODEL}-{target.name}"
 
 
-def _write_package(built: _Built, package: Path, metadata: Mapping[str, str]) -> None:
-    stated = {k: v for k, v in metadata.items() if k != TOKENIZER_KEY} | dict(built.torch_metadata)
+def _write_package(built: _Built, package: Path, metadata: Metadata) -> None:
+    strings = metadata.to_strings()
+    stated = {k: v for k, v in strings.items() if k != TOKENIZER_KEY} | dict(built.torch_metadata)
     with written_whole(package) as part, Pt2Writer(part) as writer:
         writer.metadata(json.dumps(stated))
-        writer.tokenizer(base64.b64decode(metadata[TOKENIZER_KEY]))
+        writer.tokenizer(metadata.text.table)
         for target, library in zip(built.targets, built.libraries, strict=True):
             writer.file(_folder(built, target), "model.so", library)
         for path in built.beside:
@@ -229,9 +229,7 @@ def _write_package(built: _Built, package: Path, metadata: Mapping[str, str]) ->
             writer.weights(_stored_bytes(built.weights), pieces)
 
 
-def _write_library(
-    built: _Built, library: Path, metadata: Mapping[str, str], folder: Path
-) -> None:
+def _write_library(built: _Built, library: Path, metadata: Metadata, folder: Path) -> None:
     """A library that is mapped as it lies, and its metadata beside it."""
     blob = folder / "weights.blob"
     if built.compiled:
@@ -244,4 +242,4 @@ def _write_library(
         else:
             shutil.copyfile(built.libraries[0], part)
     with written_whole(sidecar_of(library)) as part:
-        part.write_text(json.dumps(dict(metadata), indent=1) + "\n")
+        part.write_text(json.dumps(metadata.to_strings(), indent=1) + "\n")

@@ -1,11 +1,11 @@
 """One export, from a model's name to the files: each stage's value is the next one's input."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exporter.artifact.metadata import sidecar_of
+from exporter.artifact.metadata import CacheMetadata, Metadata, sidecar_of
 from exporter.lower.aoti_options import AotiOptions, check_options
 from exporter.lower.targets import NATIVE, baseline, find_targets
 from exporter.pipeline.model_request import ModelRequest
@@ -58,11 +58,12 @@ class Request:
 def run(request: Request) -> None:
     """Export. Raises ValueError or OSError with a line that names the value and the remedy."""
     backends = request.outputs.backends()
-    recipe, delegate = request.model.recipe, request.model.delegate
-    check_supported(recipe, backends, resolve_dtype(request.model.dtype, recipe, backends), delegate)
-    lowbit = delegate == LOWBIT
+    form = request.model.form
+    dtype = resolve_dtype(form.dtype, form.recipe, backends)
+    check_supported(form.recipe, backends, dtype, form.delegate)
+    lowbit = form.delegate == LOWBIT
     targets = find_targets(request.target or (baseline() if lowbit else NATIVE))
-    recipe_file = [] if request.model.fit is None else [request.outputs.recipe()]
+    recipe_file = [] if form.fit is None else [request.outputs.recipe()]
     for path in request.outputs.files() + recipe_file:
         check_writable(path)
     if AOTI in backends:
@@ -73,7 +74,7 @@ def run(request: Request) -> None:
         check_options(aoti)
     prepared = prepare(request.model, backends)
     if request.outputs.pte is not None:
-        _to_executorch(prepared.model, request, prepared.metadata, request.outputs.pte)
+        _to_executorch(prepared.model, prepared.metadata, request.outputs.pte)
     if AOTI in backends:
         _to_aoti(prepared.model, prepared.metadata, aoti)
     if prepared.fit:
@@ -91,41 +92,39 @@ def _write_recipe(prepared: Prepared, outputs: OutputPaths) -> None:
         if most is not None and size > most:
             note(f"warning: {name} has {size / 1e6:.2f} MB, more than the budget's {most / 1e6:.2f}")
     report = {**prepared.fit, "file_bytes": sizes}
-    recipe = {**json.loads(prepared.recipe.to_json()), REPORT_KEY: report}
+    recipe = {**json.loads(prepared.metadata.recipe.to_json()), REPORT_KEY: report}
     with written_whole(path) as part:
         part.write_text(json.dumps(recipe, indent=1) + "\n")
     note(f"wrote {path}: --quantize takes it")
 
 
-def _to_executorch(model: "Decoder", request: Request, metadata: dict[str, str], path: Path) -> None:
+def _to_executorch(model: "Decoder", metadata: Metadata, path: Path) -> None:
     from exporter.lower.program import export_buffer_caches, export_functional
 
     with stage("torch.export with cache buffers"):
-        lowbit = request.model.delegate == LOWBIT
+        lowbit = metadata.delegate == LOWBIT
         program = export_functional(model) if lowbit else export_buffer_caches(model)
     with stage("lowering to ExecuTorch"):
         from exporter.lower.to_executorch import lower
 
-        asked, metadata = request.model, {**metadata, "backend": EXECUTORCH}
-        lower(program, asked.recipe, asked.delegate, metadata, path)
+        lower(program, replace(metadata, backend=EXECUTORCH), path)
     _announce(path)
 
 
-def _to_aoti(model: "Decoder", metadata: dict[str, str], options: AotiOptions) -> None:
+def _to_aoti(model: "Decoder", metadata: Metadata, options: AotiOptions) -> None:
     from exporter.lower.program import export_input_caches
     from exporter.lower.to_aoti import lower
 
     with stage("torch.export with cache inputs"):
         program = export_input_caches(model)
     keys, values = model.new_caches()[:2]
-    metadata = {
-        **metadata,
-        "backend": AOTI,
-        "n_caches": str(2 * model.config.n_layers),
-        "key_cache_shape": json.dumps(list(keys.shape)),
-        "value_cache_shape": json.dumps(list(values.shape)),
-        "cache_dtype": str(keys.dtype).removeprefix("torch."),
-    }
+    caches = CacheMetadata(
+        count=2 * model.config.n_layers,
+        key_shape=tuple(keys.shape),
+        value_shape=tuple(values.shape),
+        dtype=str(keys.dtype).removeprefix("torch."),
+    )
+    metadata = replace(metadata, backend=AOTI, caches=caches)
     with stage("compiling with AOTInductor"):
         lower(program, metadata, options)
     for path in (options.package, options.library):

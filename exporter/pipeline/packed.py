@@ -58,7 +58,7 @@ def packed(job: Job) -> Packed:
 
     Raises ValueError where the model does not allow the recipe or the budget.
     """
-    recipe = job.request.recipe
+    recipe = job.request.form.recipe
     with stage("reading the embedding"):
         model = job.load()
     linear = recipe.linear
@@ -67,12 +67,12 @@ def packed(job: Job) -> Packed:
     warning = one_bit_warning(recipe, model)
     if warning is not None:
         note(f"warning: {warning}")
-    if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
+    if job.request.form.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
         return _pack(job, model, recipe, {}), recipe, None, {}
-    if job.request.fit is not None:
+    if job.request.form.fit is not None:
         _check_room(job, model)
     calibration = _calibration(job, model)
-    goal = None if job.request.fit is None else _goal(job, model, calibration)
+    goal = None if job.request.form.fit is None else _goal(job, model, calibration)
     with stage(f'changing the weights by "{linear.method}"'):
         from exporter.quality.calibrated import transform
 
@@ -123,19 +123,18 @@ def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTr
 
 def _calibration(job: Job, model: Transformer) -> "Calibration | None":
     """The text that the method looks at, of the float model as it is."""
-    request = job.request
-    if request.fit is None and not request.recipe.linear.needs_calibration():
+    form, asked = job.request.form, job.request.calibration
+    if form.fit is None and not form.recipe.linear.needs_calibration():
         return None
     from exporter.quality import calibration
 
     with stage("reading the calibration text"):
-        if not request.calibrate:
+        if not asked.texts:
             note("  no --calibrate FILE: calibrating with text that the model writes")
         own_text = _own_text(job)
         try:
             found = calibration.calibration_of(
-                _sources(job), model, job.tokenizer, model.max_seq_length,
-                request.calibration_tokens, own_text,
+                asked.sources(), model, job.tokenizer, model.max_seq_length, asked.tokens, own_text,
             )  # fmt: skip
         except KeyboardInterrupt:
             if own_text.is_file():
@@ -155,9 +154,9 @@ def _by_method(
     digest = _digest(job, recipe.to_json(), calibration)
     tokens = None if calibration is None else calibration.tokens
     # A fit keeps the text with its sensitivities, for the next budget.
-    writes = tokens is not None and None in _sources(job) and job.request.fit is None
+    writes = tokens is not None and None in job.request.calibration.sources() and job.request.form.fit is None
     work = Work(
-        job.request.work_folder / f".calibration-{digest}", _own_text(job) if writes else None
+        job.request.calibration.work_folder / f".calibration-{digest}", _own_text(job) if writes else None
     )
     try:
         with stage(f'quantizing by "{recipe.linear.method}"'):
@@ -187,13 +186,13 @@ def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
     if len(calibration.tokens) < windows_needed():
         needed = windows_needed() * calibration.tokens.shape[1]
         raise ValueError(
-            f"--fit {job.request.fit}: {calibration.tokens.numel()} tokens of calibration text are too few "
-            f"to measure with; give a text of {needed + needed // PER_HELD_OUT:,} tokens or more, and "
+            f"--fit {job.request.form.fit}: {calibration.tokens.numel()} tokens of calibration text are too "
+            f"few to measure with; give a text of {needed + needed // PER_HELD_OUT:,} tokens or more, and "
             f"--calibration-tokens {needed} or more, or none"
         )
     with stage("the float model's answers"):
         expected = Expected(model, calibration.held_out)
-    return Goal(parse_budget(job.request.fit), _weights(model.config), expected)
+    return Goal(parse_budget(job.request.form.fit), _weights(model.config), expected)
 
 
 def _check_room(job: Job, model: Transformer) -> None:
@@ -202,12 +201,12 @@ def _check_room(job: Job, model: Transformer) -> None:
     from exporter.quality.choices import smallest_bytes
     from exporter.quality.fit import check_room
 
-    most = parse_budget(job.request.fit).most_bytes(_weights(model.config))
+    most = parse_budget(job.request.form.fit).most_bytes(_weights(model.config))
     if most is None:
         return
     shapes = _packed_shapes(model.config)
     tied = model.output.weight is model.tok_embeddings.weight
-    retied = "retie" in parse_method(job.request.recipe.linear.method).transforms
+    retied = "retie" in parse_method(job.request.form.recipe.linear.method).transforms
     table = () if tied or retied else (shapes["output"],)  # the embedding's own
     check_room(smallest_bytes((*shapes.values(), *table)), most - _fixed_bytes(job, model))
 
@@ -223,7 +222,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
     from exporter.quality.fit import fit, fit_report, fitted_recipe
 
     budget, weights, expected = goal.budget, goal.weights, goal.expected
-    base = job.request.recipe
+    base = job.request.form.recipe
     # `fitted_recipe` gives both one format: whether there is one table is the model's affair.
     shared = model.output.weight is model.tok_embeddings.weight
     units = _sensitivities(job, model, shared, calibration)
@@ -261,9 +260,9 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
     from exporter.quality.choices import read_units, write_units
     from exporter.quality.sensitivity import SENSITIVITY_VERSION, sensitivities
 
-    linear = job.request.recipe.linear
+    linear = job.request.form.recipe.linear
     digest = _digest(job, f"{SENSITIVITY_VERSION} {linear.method}", calibration)
-    path = job.request.work_folder / f".sensitivity-{digest}.json"
+    path = job.request.calibration.work_folder / f".sensitivity-{digest}.json"
     units = read_units(path)
     if units is not None:
         note(f"sensitivities as {path} has them")
@@ -274,17 +273,12 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
     return units
 
 
-def _sources(job: Job) -> tuple[Path | None, ...]:
-    """The calibration's; None: what the model writes."""
-    return job.request.calibrate or (None,)
-
-
 def _own_text(job: Job) -> Path:
     """Where what the model writes is kept, of one vocabulary, number of windows and length."""
-    request, tokenizer = job.request, job.tokenizer
-    shape = (len(_sources(job)), request.calibration_tokens, request.max_seq_length)
+    asked, tokenizer = job.request.calibration, job.tokenizer
+    shape = (len(asked.sources()), asked.tokens, job.request.form.max_seq_length)
     digest = _digest(job, f"text {tokenizer.n_pieces} {tokenizer.bos_id} {shape}", None)
-    return job.request.work_folder / f".calibration-text-{digest}.safetensors"
+    return asked.work_folder / f".calibration-text-{digest}.safetensors"
 
 
 def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:

@@ -45,7 +45,7 @@ def eager_model(
         if compile_prefill:
             many = _compiled(decoder, compiler, dynamic=True)
     forward = _forward(one, many, caches)
-    return make_python_model(prepared.metadata, forward, threads)
+    return make_python_model(prepared.metadata.to_strings(), forward, threads)
 
 
 def _compiled(

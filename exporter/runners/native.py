@@ -41,7 +41,7 @@ def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: in
     """Make a model whose forward is a Python callable.
 
     Args:
-        metadata: the keys of an artifact, with the tokenizer's table in base64 (`Prepared.metadata`).
+        metadata: the keys of an artifact, with the tokenizer's table in base64 (`Metadata.to_strings`).
         forward: forward(tokens int64 [T], start_pos, rows int64 [R]) -> float32 [R, vocab].
         threads: of the native code around it (0: as `load_artifact`), not of the callable.
 

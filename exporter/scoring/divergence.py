@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.artifact.runner_interface import RunLimits
 from exporter.scoring.perplexity import Score, Window, perplexity, standard_error, target_bytes
 
 if TYPE_CHECKING:
@@ -202,17 +203,16 @@ class RunnerLogits:
 
     def __init__(self, model: RunnerModel):
         self.model = model
-        self._most_tokens = int(model.metadata["max_chunk"])
-        self._most_rows = min(self._most_tokens, int(model.metadata["max_rows"]))
+        self._limits = RunLimits.of(model)
 
     @property
     def vocab_size(self) -> int:
-        return int(self.model.metadata["vocab_size"])
+        return self._limits.vocab_size
 
     def blocks(self, window: Window) -> Iterator[Tensor]:
         held: list[Tensor] = []
         rows_held = 0
-        for start, end, wanted in passes(window, self._most_tokens, self._most_rows):
+        for start, end, wanted in passes(window, self._limits.max_chunk, self._limits.max_rows):
             part = window.tokens[start:end]
             rows = list(range(len(part))) if wanted else [len(part) - 1]
             logits = torch.from_numpy(self.model.forward(part, start, rows))

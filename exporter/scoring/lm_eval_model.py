@@ -15,7 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, make_table
 
-from exporter.artifact.runner_interface import RunnerModel
+from exporter.artifact.runner_interface import RunLimits, RunnerModel
 from exporter.util.progress import note, stage
 
 DEFAULT_NEW_TOKENS = 256  # of a task that does not say; lm-eval's own default
@@ -64,9 +64,8 @@ class RunnerLM(TemplateLM):
     def __init__(self, model: RunnerModel):
         super().__init__()
         self.model = model
-        self.context = int(model.metadata["context_length"])
-        self._chunk = int(model.metadata["max_chunk"])
-        self._rows = min(self._chunk, int(model.metadata["max_rows"]))
+        limits = RunLimits.of(model)
+        self.context, self._chunk, self._rows = limits.context_length, limits.max_chunk, limits.max_rows
         self._cached: list[int] = []
 
     @property

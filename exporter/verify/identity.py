@@ -1,14 +1,12 @@
 """Whether an artifact's metadata, tokenizer and chat format are its checkpoint's."""
 
-import base64
 import datetime
 import json
 from collections.abc import Iterator, Mapping
 
 from exporter.artifact.metadata import (
     TOKEN_SOURCES_KEY,
-    TOKENIZER_KEY,
-    shape_metadata,
+    shape_strings,
     source_lines,
 )
 from exporter.artifact.runner_interface import RunnerModel
@@ -21,7 +19,7 @@ from exporter.verify.texts import CONVERSATIONS, PROMPTS
 
 def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check]:
     """`native` is a model of `exporter.runners.native`, `described` what the checkpoint says."""
-    metadata = native.metadata
+    metadata, expected = native.metadata, described.text.to_strings()
     yield _digest(described, metadata)
     yield _shape(described, metadata)
     yield _table(described, native)
@@ -29,7 +27,7 @@ def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check
     yield _decoding(native)
     for name, key in (("beginning of text", "bos_id"), ("end of text", "eos_id"),
                       ("add_bos", "add_bos")):  # fmt: skip
-        yield equal(name, described.metadata[key], metadata.get(key))
+        yield equal(name, expected[key], metadata.get(key))
     yield _stops(described, metadata)
     yield _sources(described, metadata)
     yield _chat_format(described, metadata)
@@ -46,7 +44,7 @@ def _digest(described: Described, metadata: Mapping[str, str]) -> Check:
 
 def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
     config = described.checkpoint.config
-    shape = shape_metadata(config)
+    shape = shape_strings(config)
     wrong = [
         f"{key} {metadata.get(key)} instead of {value}"
         for key, value in shape.items() if metadata.get(key) != value
@@ -59,7 +57,7 @@ def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
 
 
 def _table(described: Described, native: RunnerModel) -> Check:
-    expected = base64.b64decode(described.metadata[TOKENIZER_KEY])
+    expected = described.text.table
     actual = bytes(native.tokenizer.table)
     at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), None)
     if expected == actual:
@@ -94,7 +92,7 @@ def _decoding(native: RunnerModel) -> Check:
 
 
 def _stops(described: Described, metadata: Mapping[str, str]) -> Check:
-    expected = json.loads(described.metadata["stop_ids"])
+    expected = list(described.text.stop_ids)
     actual = _json(metadata.get("stop_ids"))
     pieces = described.tokenizer.source.pieces
 
@@ -117,12 +115,12 @@ def _sources(described: Described, metadata: Mapping[str, str]) -> Check:
     name, actual = "sources of these tokens", _json(metadata.get(TOKEN_SOURCES_KEY))
     if actual is None:
         return skipped(name, "not recorded: the artifact is of an older exporter")
-    wrong = list(_differing(json.loads(described.metadata[TOKEN_SOURCES_KEY]), actual))
+    wrong = list(_differing(described.text.token_sources, actual))
     return check(name, not wrong, "; ".join(source_lines(actual)), "equal", "; ".join(wrong))
 
 
 def _chat_format(described: Described, metadata: Mapping[str, str]) -> Check:
-    expected, actual = json.loads(described.metadata["chat"]), _json(metadata.get("chat"))
+    expected, actual = dict(described.text.chat), _json(metadata.get("chat"))
     if isinstance(actual, dict):
         actual = _of_schema_3(actual)
         today, then = expected.pop("date", None), actual.pop("date", None)
@@ -173,7 +171,7 @@ def _short(value: object) -> str:
 
 def _chat_prompts(described: Described, native: RunnerModel) -> Check:
     """Ids of whole conversations: the artifact's against the template's text, tokenized."""
-    name, chat = "chat prompts", json.loads(described.metadata["chat"])
+    name, chat = "chat prompts", described.text.chat
     if not chat["reducible"]:
         return skipped(name, f"the checkpoint's template is not reducible: {chat['reason']}")
     if "date" in chat:

@@ -22,7 +22,7 @@ def facts(artifact: Artifact, memory: Memory) -> dict:
     return {
         "file": str(artifact.path),
         "kind": artifact.kind,
-        "model": artifact.metadata.get("model_name"),
+        "model": artifact.model_name,
         "scheme": scheme(artifact),
         "size": artifact.size,
         "weights": count,
@@ -74,14 +74,14 @@ def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
     if count:
         size += f": {count / 1e6:.1f} M weights, {8 * artifact.size / count:.2f} bits a weight"
         size += f", {linear:.2f} in the linear layers" if linear else ""
-    yield f"{artifact.metadata.get('model_name') or 'a model without a name'}  {artifact.path}"
+    yield f"{artifact.model_name or 'a model without a name'}  {artifact.path}"
     yield ""
     for name, value in (
         ("scheme", scheme(artifact)),
         ("size", size),
         ("memory", _memory(memory)),
         ("runs on", cpu(artifact)),
-        ("delegate", artifact.metadata.get("delegate") or "not recorded"),
+        ("delegate", artifact.delegate or "not recorded"),
     ):
         yield f"  {name:9} {value}"
     for line in artifact.unknown:
@@ -144,7 +144,7 @@ def scheme(artifact: Artifact) -> str:
         options = options if isinstance(options, dict) else {"": options}
         said = (_option(name, value) for name, value in options.items() if value is not False)
         parts.append(f"{key} {', '.join(said)}".strip())
-    return "; ".join(parts) or f"none: {artifact.metadata.get('dtype', 'float')} weights"
+    return "; ".join(parts) or f"none: {artifact.dtype or 'float'} weights"
 
 
 def _option(name: str, value: object) -> str:
@@ -160,7 +160,7 @@ def cpu(artifact: Artifact) -> str:
             f"{t.get('machine')} with {' '.join(t['cpu_features'])}" if t.get("cpu_features")
             else f"any {t.get('machine')}" for t in artifact.targets
         )  # fmt: skip
-    if artifact.metadata.get("delegate") == LOWBIT or artifact.delegates or artifact.operators:
+    if artifact.delegate == LOWBIT or artifact.delegates or artifact.operators:
         return "any CPU of the runner's: its kernels choose the instruction set"
     return "not recorded"
 

@@ -50,6 +50,19 @@ class Limits:
     cosine: float
 
 
+@dataclass(frozen=True)
+class GivenLimits:
+    """Limits that the user sets; None: the scheme's."""
+
+    mean_kl: float | None = None
+    top1: float | None = None
+    cosine: float | None = None
+
+    def instead_of(self, limits: Limits) -> Limits:
+        """Return `limits` with what is given in its place."""
+        return replace(limits, **{name: value for name, value in vars(self).items() if value is not None})
+
+
 def limits_for(bits: float, by_token: bool = False) -> Limits:
     """For a model of so many bits a linear weight, scales not counted, the mean of its layers;
     `by_token`: its activations have a scale a token."""

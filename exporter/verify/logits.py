@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exporter.artifact.runner_interface import RunnerModel
+from exporter.artifact.runner_interface import RunLimits, RunnerModel
 from exporter.model.decoder import Transformer
 from exporter.scoring.divergence import divergence, log_probabilities
 from exporter.util.progress import Report
@@ -66,7 +66,7 @@ def float_logits(model: Transformer, ids: Sequence[int]) -> Iterator[Tensor]:
 
 def native_logits(native: RunnerModel, ids: Sequence[int]) -> np.ndarray:
     """Float32 logits [len(ids), V] of what the artifact gives for `ids`."""
-    step = min(int(native.metadata["max_chunk"]), int(native.metadata["max_rows"]))
+    step = RunLimits.of(native).max_rows
     parts = []
     for start in range(0, len(ids), step):
         part = list(ids[start : start + step])

@@ -18,14 +18,14 @@ def to_html(result: Verification) -> str:
     """One file: no scripts, nothing from outside; every text is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    listed = list(positions(result))
+    listed = list(positions(result.readings))
     scale = _Scale([p["kl"] for p in listed])
     return template.render(
         result=result,
-        scheme=scheme(result.artifact),
-        plot=_plot(listed, scale, result.limits.mean_kl),
+        scheme=scheme(result.subject.artifact),
+        plot=_plot(listed, scale, result.readings.limits.mean_kl),
         prompts=_texts(listed, scale),
-        worst=worst_positions(result),
+        worst=worst_positions(result.readings),
         parts=_bars([(part.name, part.error) for part in result.parts]),
         weights=_bars([(e.name, e.error / e.limit) for e in result.weights]),
     )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,13 @@ from exporter.artifact.contents import Artifact, stored_recipe
 from exporter.artifact.reader import read_artifact
 from exporter.artifact.runner_interface import RunnerModel
 from exporter.checkpoint.known_models import MODELS
-from exporter.pipeline.model_request import ModelRequest
+from exporter.pipeline.model_request import ModelSource
 from exporter.pipeline.prepare import Described, describe
 from exporter.recipe.schemes import TOKEN_SCALE_SCHEMES
 from exporter.util.progress import at_most_once_a_second, note, stage
 from exporter.util.text_file import read_text
 from exporter.verify.checks import Check, skipped, told, verdict_line
-from exporter.verify.limits import Limits, limits_for, with_sampling_error
+from exporter.verify.limits import GivenLimits, Limits, limits_for, with_sampling_error
 from exporter.verify.texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ Load = Callable[[Path, int], RunnerModel]  # path, threads: as exporter.runners.
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What to verify and how. `limits` are those given instead of the scheme's; None: the
-    scheme's."""
+    """What to verify and how."""
 
     artifact: Path
     checkpoint: str | None = None  # path or model; None: the artifact's model_name
@@ -46,30 +45,50 @@ class VerifyRequest:
     positions: int = 384
     threads: int = 0
     trace: bool = False
-    mean_kl: float | None = None
-    top1: float | None = None
-    cosine: float | None = None
+    limits: GivenLimits = GivenLimits()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was compared, and on what it ran."""
+
+    artifact: Artifact
+    checkpoint: str
+    threads: int
+    isa: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What both models made of the prompts, and what they may differ by; `choices` are the texts of the
+    tokens that either prefers somewhere."""
+
+    prompts: "tuple[Prompt, ...]"
+    positions: "ComparedPositions"
+    choices: Mapping[int, str]
+    bits: float
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The float model's greedy continuation beside the artifact's, and its text."""
+
+    tokens: "Greedy"
+    text: str
 
 
 @dataclass(frozen=True)
 class Verification:
     """The result; `line` is the verdict."""
 
-    artifact: Artifact
-    checkpoint: str
-    bits: float
-    limits: Limits
-    threads: int
-    isa: str
-    checks: tuple[Check, ...]
-    prompts: "tuple[Prompt, ...]"
-    positions: "ComparedPositions"
-    greedy: "Greedy"
-    greedy_text: str
-    choices: Mapping[int, str]  # texts of the tokens that either model prefers somewhere
+    subject: Subject
+    readings: Readings
+    greedy: Continuation
     weights: "tuple[WeightError, ...]"
-    parts: "tuple[PartError, ...]"
-    seconds: float
+    parts: "tuple[PartError, ...]"  # of the trace; none without it
+    checks: tuple[Check, ...]
     line: str
 
     @property
@@ -91,7 +110,7 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
             "leave --trace out"
         )
     texts = None if request.prompts is None else read_text(request.prompts, "--prompts")
-    described = describe(ModelRequest(checkpoint_of(request, artifact), tokenizer=request.tokenizer))
+    described = describe(ModelSource(checkpoint_of(request, artifact), tokenizer=request.tokenizer))
     with stage(f"loading {request.artifact}"):
         native = (load or _load)(request.artifact, request.threads)
     with stage("loading torch"):
@@ -146,21 +165,14 @@ def _verify(
         traced = list(trace_checks(parts))
     causes_first = (*weights, *identity, *traced, *logits)
     return Verification(
-        artifact=artifact,
-        checkpoint=checkpoint_of(request, artifact),
-        bits=bits,
-        limits=limits,
-        threads=native.threads,
-        isa=native.isa,
-        checks=(*identity, *logits, *weights, *traced),
-        prompts=tuple(prompts),
-        positions=positions,
-        greedy=continued,
-        greedy_text=described.tokenizer.decode(list(continued.expected)),
-        choices=_choices(described, positions),
+        subject=Subject(
+            artifact, checkpoint_of(request, artifact), native.threads, native.isa, time.monotonic() - start
+        ),
+        readings=Readings(tuple(prompts), positions, _choices(described, positions), bits, limits),
+        greedy=Continuation(continued, described.tokenizer.decode(list(continued.expected))),
         weights=tuple(errors),
         parts=tuple(parts),
-        seconds=time.monotonic() - start,
+        checks=(*identity, *logits, *weights, *traced),
         line=verdict_line(causes_first, _summary(request.artifact, causes_first)),
     )
 
@@ -170,7 +182,7 @@ def checkpoint_of(request: VerifyRequest, artifact: Artifact) -> str:
     here."""
     if request.checkpoint is not None:
         return request.checkpoint
-    name = artifact.metadata.get("model_name", "")
+    name = artifact.model_name or ""
     if name in MODELS or name and Path(name).exists():
         return name
     raise ValueError(
@@ -191,7 +203,7 @@ def effective_bits(artifact: Artifact) -> float:
         recipe = stored_recipe(artifact)
         known = [_SCHEME_BITS.get(key, options.get("bitwidth", 32) if isinstance(options, dict)
                                   else 32) for key, options in recipe.items()]  # fmt: skip
-        bits = min([*known, _DTYPE_BITS.get(artifact.metadata.get("dtype", ""), 32)])
+        bits = min([*known, _DTYPE_BITS.get(artifact.dtype or "", 32)])
     return min(bits, _DTYPE_BITS.get(artifact.cache_dtype or "", 32))
 
 
@@ -214,15 +226,12 @@ def _limits(
     request: VerifyRequest, artifact: Artifact, recipe: Mapping, bits: float, positions: int
 ) -> Limits:
     by_token = artifact.token_scales or any(key in TOKEN_SCALE_SCHEMES for key in recipe)
-    limits = with_sampling_error(limits_for(bits, by_token), positions)
-    given = {"mean_kl": request.mean_kl, "top1": request.top1, "cosine": request.cosine}
-    return replace(limits, **{key: value for key, value in given.items() if value is not None})
+    return request.limits.instead_of(with_sampling_error(limits_for(bits, by_token), positions))
 
 
 def _context(artifact: Artifact, described: Described) -> int:
-    text = artifact.metadata.get("context_length", "")
-    largest = described.checkpoint.config.context_length
-    return min(int(text), largest) if text.isdigit() and int(text) else largest
+    stored, largest = artifact.context_length, described.checkpoint.config.context_length
+    return min(stored, largest) if stored and stored > 0 else largest
 
 
 def _prompts(

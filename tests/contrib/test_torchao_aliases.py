@@ -387,8 +387,7 @@ def test_lowers_to_executorch():
     from executorch.exir import ExecutorchBackendConfig
 
     program = rewrite(exported(tied_model(), TOKENS))
-    metadata = {to_executorch.TOKENIZER_KEY: "AAAA"}
-    edge = to_executorch._to_edge(program, metadata, xnnpack=False)
+    edge = to_executorch._to_edge(program, {}, xnnpack=False)
     lowered = edge.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True))
     plan = lowered.executorch_program.execution_plan[0]
     names = {operator.name for operator in plan.operators}

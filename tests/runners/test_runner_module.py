@@ -279,7 +279,7 @@ def test_compiled_models(folder, delegate, prefill):
 
 
 def test_a_python_model(folder):
-    metadata = dict(prepared(folder).metadata)
+    metadata = prepared(folder).metadata.to_strings()
     turn = {"prefix": "<s>", "suffix": "</s>", "strip": False}
     system = {**turn, "placement": "none", "default": None}
     metadata["chat"] = json.dumps(

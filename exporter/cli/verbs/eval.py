@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exporter.artifact.runner_interface import RunLimits
 from exporter.cli.command_line import EXIT_INTERRUPTED, UsageError, positive
 from exporter.cli.open_model import add_runnable_options, open_model
 from exporter.scoring.perplexity import (
@@ -73,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
     report: dict[str, object] = {"model": options.model}
     status = 0
     if text is not None:
-        context = int(model.metadata["context_length"])
+        context = RunLimits.of(model).context_length
         with stage("tokenizing"):
             windows = text_windows(model.tokenizer, text, options.window, options.stride, context)
         figures, status = _evaluate(

@@ -67,8 +67,9 @@ def request(options: argparse.Namespace) -> Request:
     except ValueError as error:
         raise UsageError(str(error)) from error
     model = model_request(name, options)
+    calibration = replace(model.calibration, work_folder=outputs.paths()[0].parent)
     return Request(
-        model=replace(model, work_folder=outputs.paths()[0].parent),
+        model=replace(model, calibration=calibration),
         outputs=outputs,
         target=options.target,
         runtime=options.runtime,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from exporter.artifact.runner_interface import RunLimits
 from exporter.cli.command_line import UsageError, positive, seed
 from exporter.cli.open_model import add_runnable_options, open_model
 from exporter.model.generation_settings import MOST_BIAS, NUMBERS, NumberSetting
@@ -96,7 +97,7 @@ def _biases(text: str) -> list[tuple[int, float]]:
 
 
 def _prompt(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
-    ids, context = _encoded(model, options), int(model.metadata["context_length"])
+    ids, context = _encoded(model, options), RunLimits.of(model).context_length
     if len(ids) > context:
         raise ValueError(
             f"the prompt has {len(ids)} tokens, the context of {options.model} holds {context}; "
@@ -107,7 +108,7 @@ def _prompt(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
 
 def _check_biases(model: "RunnerModel", options: argparse.Namespace) -> None:
     """Raise ValueError for a token that there is not, before anything is written."""
-    last = int(model.metadata["vocab_size"]) - 1
+    last = RunLimits.of(model).vocab_size - 1
     for token, _ in options.logit_bias or []:
         if token > last:
             raise ValueError(

@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     for path in options.report:
         check_writable(path)
 
+    from exporter.verify.limits import GivenLimits
     from exporter.verify.report import to_dict, write_report
     from exporter.verify.verify import VerifyRequest, verify
 
@@ -62,9 +63,7 @@ def run(options: argparse.Namespace) -> int:
         positions=options.positions,
         threads=options.threads,
         trace=options.trace,
-        mean_kl=options.max_kl,
-        top1=options.min_top1,
-        cosine=options.min_cosine,
+        limits=GivenLimits(options.max_kl, options.min_top1, options.min_cosine),
     ))  # fmt: skip
     for path in options.report:
         write_report(result, path)
