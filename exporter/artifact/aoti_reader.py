@@ -1,4 +1,4 @@
-"""A `.pt2` or a `.so` with its `.so.json` as `contents.Artifact`."""
+"""Read a `.pt2`, or a `.so` with its `.so.json`, as `contents.Artifact`."""
 
 import base64
 import binascii
@@ -37,7 +37,7 @@ _WIDTHS = {"bool": 1, "uint8": 1, "int8": 1, "int16": 2, "float16": 2, "bfloat16
 
 
 def read_pt2(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged."""
+    """Read the `.pt2` at `path`, whose bytes are `data`. Raises Damaged."""
     entries, said, tokenizer = _members(data)
     metadata = _strings(said)
     blob, blob_at = memoryview(b""), 0
@@ -61,7 +61,7 @@ def read_pt2(path: Path, data: memoryview) -> Artifact:
 
 
 def _members(data: memoryview) -> tuple[dict[str, zipfile.ZipInfo], bytes, bytes]:
-    """The archive's directory by inner names, and the bytes of the metadata and the tokenizer.
+    """Return the archive's directory by inner names, and the bytes of the metadata and the tokenizer.
 
     Raises Damaged for what zipfile raises where bytes are not what they were.
     """
@@ -80,7 +80,8 @@ def _members(data: memoryview) -> tuple[dict[str, zipfile.ZipInfo], bytes, bytes
 
 
 def read_so(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged, and OSError without the file beside it."""
+    """Read the `.so` at `path`, whose bytes are `data`. Raises Damaged, and OSError without the file beside
+    it."""
     sidecar = sidecar_of(path)
     if not sidecar.is_file():
         raise FileNotFoundError(
@@ -138,7 +139,7 @@ def _artifact(
 
 
 def _inner(name: str) -> str:
-    """The name without the archive's root folder, which PyTorch calls as the file was called."""
+    """Return the name without the archive's root folder, which PyTorch calls as the file was called."""
     return "/" + name.partition("/")[2]
 
 
@@ -182,7 +183,8 @@ def _weights(metadata: dict[str, str], blob: memoryview, at: int) -> tuple[Store
 
 
 def _is_weight(entry: object) -> bool:
-    """Whether it has what the list of weights says of each."""
+    """Tell whether an entry of the list of weights has the name, type, shape and offset that each must
+    have."""
     if not isinstance(entry, dict) or not isinstance(entry.get("shape"), list):
         return False
     sizes = (*entry["shape"], entry.get("offset"))
@@ -192,7 +194,7 @@ def _is_weight(entry: object) -> bool:
 
 
 def _library_weights(data: memoryview) -> tuple[memoryview, int]:
-    """What lies between the symbols of a lean library, and its offset; empty for others."""
+    """Return what lies between the symbols of a lean library, and its offset; empty for others."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
@@ -216,7 +218,7 @@ def _library_weights(data: memoryview) -> tuple[memoryview, int]:
 
 
 class _Mapped(io.RawIOBase):
-    """A file over a view, which is not copied."""
+    """A file over a view of memory, which is not copied."""
 
     def __init__(self, data: memoryview):
         self._data, self._at = data, 0

@@ -47,7 +47,7 @@ class StoredTensor:
         return self.names[0]
 
     def part(self) -> str:
-        """The part of the file's size that it counts to; a shared table is the embedding's."""
+        """Return the part of the file's size that it counts to; a shared table is the embedding's."""
         if "table" in self.names:
             return EMBEDDING_PART
         return OTHER_PART if self.packed is None else LINEAR_PART
@@ -99,35 +99,36 @@ class Artifact:
         return self.metadata.get("dtype")
 
     def weight(self, name: str) -> StoredTensor:
-        """Raises KeyError for a name that is not there."""
+        """Return the weight of that canonical name. Raises KeyError where there is none."""
         for tensor in self.weights:
             if name in tensor.names:
                 return tensor
         raise KeyError(name)
 
     def packed(self) -> list[StoredTensor]:
-        """The packed weights in the program's order."""
+        """Return the packed weights in the program's order."""
         return [tensor for tensor in self.weights if tensor.packed is not None]
 
     def weight_count(self) -> int | None:
-        """Stored weights of matrices; None where they are not ours and cannot be counted."""
+        """Count the stored weights of matrices; None where they are not ours and cannot be counted."""
         return sum(t.packed.rows * t.packed.columns for t in self.packed()) or None
 
     def linear_bits(self) -> float | None:
-        """Bits a weight of the linear layers, scales and zeros included; of all but the table."""
+        """Return the bits a weight that the linear layers take, scales and zeros included; all packed weights
+        but the table count."""
         linear = [t for t in self.packed() if t.part() == LINEAR_PART]
         count = sum(t.packed.rows * t.packed.columns for t in linear)
         return 8 * sum(len(t.data) for t in linear) / count if count else None
 
 
 class Damaged(Exception):
-    """What is wrong with the file, without its name."""
+    """A file that cannot be read: the text says what is wrong, without the file's name."""
 
 
 def stored(
     names: tuple[str, ...], dtype: str, shape: tuple[int, ...], data: memoryview, offset: int
 ) -> StoredTensor:
-    """The tensor, its header read where it is a packed weight: bytes that have a name are.
+    """Make a StoredTensor, its header read where it is a packed weight: bytes that have a name are.
 
     Raises Damaged when a weight is none, or its header is wrong.
     """
@@ -141,18 +142,20 @@ def stored(
 
 
 def canonical(name: str) -> str:
-    """`model.layers.3.wqkv.weight`, as the program names it, to `layers.3.wqkv`."""
+    """Turn `model.layers.3.wqkv.weight`, as the program names it, into `layers.3.wqkv`."""
     return re.sub(r"\.weight$", "", re.sub(r"^model\.", "", name))
 
 
 def all_names(name: str, of_program: Collection[str]) -> tuple[str, ...]:
-    """The canonical names of a constant; of a program with one table for embedding and output, both."""
+    """Return the canonical names of a constant; of a program with one table for embedding and output,
+    both."""
     shared = name in SHARED and not set(SHARED) <= set(of_program)
     return SHARED if shared else (name,)
 
 
 def summed(size: int, parts: Mapping[str, int]) -> dict[str, int]:
-    """`parts` in the order of PARTS, without empty ones; what is left of `size` is the rest."""
+    """Return the sizes `parts` in the order of PARTS, without empty ones; what is left of `size` is the
+    rest."""
     rest = size - sum(parts.values())
     if rest < 0:
         raise Damaged("its parts are larger than the file")
@@ -167,7 +170,7 @@ def whole_number(metadata: Mapping[str, str], key: str) -> int | None:
 
 
 def stored_recipe(artifact: Artifact) -> dict[str, object]:
-    """The metadata's recipe; empty for a float model.
+    """Return the recipe in an artifact's metadata; empty for a float model.
 
     Raises ValueError with a line that names the file where it is damaged.
     """
@@ -178,7 +181,7 @@ def stored_recipe(artifact: Artifact) -> dict[str, object]:
 
 
 def recipe_in_metadata(metadata: Mapping[str, str]) -> dict[str, object]:
-    """As `stored_recipe`. Raises Damaged."""
+    """Return the recipe in `metadata`; empty for a float model. Raises Damaged."""
     text = metadata.get("quantization") or "{}"
     try:
         recipe = json.loads(text)

@@ -1,4 +1,4 @@
-"""How much memory a runner takes for an artifact, by arithmetic."""
+"""Estimate how much memory a runner takes for an artifact, by arithmetic."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Memory:
 
 
 def estimate(artifact: Artifact, context: int | None = None) -> Memory:
-    """For `context` positions, the artifact's own context where None.
+    """Estimate the memory that `context` positions take; None: the artifact's whole context.
 
     Raises ValueError when that is outside the artifact's context.
     """
@@ -55,7 +55,8 @@ def estimate(artifact: Artifact, context: int | None = None) -> Memory:
 
 
 def cache_bytes(artifact: Artifact, context: int) -> int | None:
-    """Keys and values of `context` positions, in whole blocks where the kernels are ours."""
+    """Return the bytes of keys and values of `context` positions, in whole blocks where the kernels are ours;
+    None where unknown."""
     layers, width = artifact.number("n_layers"), _WIDTHS.get(artifact.cache_dtype or "")
     if layers is None or width is None:
         return None

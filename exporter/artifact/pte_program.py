@@ -1,4 +1,4 @@
-"""A `.pte`'s flatbuffer, read in place: only what is asked for is looked at.
+"""Read a `.pte`'s flatbuffer in place: only what is asked for is looked at.
 
 `executorch.exir`'s own reader makes Python objects of every table and copies the constants, and
 importing it takes seconds. Source of the slots: ExecuTorch 1.5.1, `schema/program.fbs`; of the
@@ -51,7 +51,8 @@ class Instruction:
 
 
 def _damage_named(read: Callable) -> Callable:
-    """`read`, raising Damaged where it raises what flatbuffers and struct do for bytes that are no table."""
+    """Wrap `read` so that it raises Damaged where it raises what flatbuffers and struct do for bytes that are
+    no table."""
 
     @functools.wraps(read)
     def named(*arguments):
@@ -100,7 +101,7 @@ class _Node:
 
     @_damage_named
     def numbers(self, field: int, letter: str) -> tuple[int, ...]:
-        """A vector of scalars, `letter` as struct writes them."""
+        """Return a vector of scalars, whose type `letter` is struct's."""
         count, offset = self.count(field), self._offset(field)
         if not count:
             return ()
@@ -133,14 +134,14 @@ class Plan:
         return self._node.numbers(4, "i")
 
     def planned_bytes(self) -> tuple[int, ...]:
-        """Sizes of the planned buffers; the first is reserved."""
+        """Return the sizes of the planned buffers; the first is reserved."""
         return self._node.numbers(8, "q")
 
     def value_count(self) -> int:
         return self._node.count(2)
 
     def constant_string(self) -> str | None:
-        """What a method that returns a string returns; None for others."""
+        """Return the string that the method returns; None for one that returns something else."""
         kind, value = self._value(self._only_output())
         return value.text(0) if kind == _STRING else None
 
@@ -148,7 +149,7 @@ class Plan:
         return self.tensor(self._only_output())
 
     def tensor(self, index: int) -> PlanTensor | None:
-        """The value as a tensor; None where it is something else."""
+        """Return the value `index` as a tensor; None where it is something else."""
         kind, value = self._value(index)
         if kind != _TENSOR:
             return None
@@ -167,7 +168,7 @@ class Plan:
         return kind == _BOOL and value.number(0, numbers.BoolFlags, False)
 
     def calls(self) -> Iterator[Instruction]:
-        """The instructions in order that call something."""
+        """Yield the instructions that call an operator or a delegate, in order."""
         operators = [node.text(0) + _overload(node.text(1)) for node in self._node.nodes(6)]
         delegates = [node.text(0) for node in self._node.nodes(7)]
         for chain in self._node.nodes(5):
@@ -192,7 +193,7 @@ class Plan:
 
 
 class PteProgram:
-    """The program over the bytes of a `.pte`. Raises Damaged where they are."""
+    """The program in the bytes of a `.pte`. Raises Damaged where they are damaged."""
 
     def __init__(self, data: memoryview):
         self.size = self.segments_at = 0
@@ -210,13 +211,13 @@ class PteProgram:
         return map(Plan, self._node.nodes(1))
 
     def segments(self) -> list[tuple[int, int]]:
-        """(offset in the file, size) of each segment."""
+        """Return each segment's offset in the file and its size."""
         kind = numbers.Uint64Flags
         return [(self.segments_at + node.number(0, kind), node.number(1, kind))
                 for node in self._node.nodes(4)]  # fmt: skip
 
     def constant_offsets(self) -> tuple[int, tuple[int, ...]]:
-        """The segment of the constants, -1 for none, and each constant's offset in it."""
+        """Return the segment of the constants, -1 for none, and each constant's offset in it."""
         node = self._node.node(5)
         if node is None:
             return -1, ()

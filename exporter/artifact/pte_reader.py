@@ -1,4 +1,4 @@
-"""A `.pte` as `contents.Artifact`. Its constants carry the names that the program has for them."""
+"""Read a `.pte` as `contents.Artifact`. Its constants carry the names that the program has for them."""
 
 from collections import Counter
 from pathlib import Path
@@ -36,7 +36,7 @@ _STOCK = {
 
 
 def read_pte(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged."""
+    """Read the `.pte` at `path`, whose bytes are `data`. Raises Damaged."""
     program = PteProgram(data)
     metadata, forward, table = {}, None, None
     for plan in program.plans():
@@ -84,7 +84,8 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
 
 
 def _plain(name: str) -> str:
-    """Ours as AOTInductor's artifacts have them; an overload tells nothing there."""
+    """Name an operator as AOTInductor's artifacts do: our own without their overload, which is always the
+    same."""
     return name.removesuffix(".out") if name.startswith("lowbit::") else name
 
 
@@ -109,7 +110,7 @@ class _Constants:
             raise Damaged("it ends before its constants do")
 
     def bytes_of(self, tensor: PlanTensor) -> tuple[memoryview, int]:
-        """A view of the constant and its offset in the file."""
+        """Return a view of the constant and its offset in the file."""
         if tensor.constant >= len(self._offsets):
             raise Damaged(f"it has {len(self._offsets)} constants where number {tensor.constant} is wanted")
         offset = self._offsets[tensor.constant]
@@ -120,8 +121,8 @@ class _Constants:
 
 
 def _weights(forward: Plan, constants: _Constants, lowbit: bool) -> tuple[StoredTensor, ...]:
-    """The constants that `forward` uses, a stored one once, in the program's order; those of our operators
-    under canonical names."""
+    """Return the constants that `forward` uses, a stored one once, in the program's order; those of our
+    operators under canonical names."""
     merged: dict[int, tuple[PlanTensor, list[str]]] = {}
     for index in range(forward.value_count()):
         tensor = forward.tensor(index)
@@ -141,7 +142,7 @@ def _weights(forward: Plan, constants: _Constants, lowbit: bool) -> tuple[Stored
 def _stock_parts(
     forward: Plan, calls: list, constants: _Constants, head_dim: int | None
 ) -> Counter:
-    """Bytes of the constants by part, as far as the operators that take them tell."""
+    """Count the bytes of the constants by part, as far as the operators that take them tell."""
     kinds: dict[int, str] = {}
     for call in calls:
         place, part = _STOCK.get(call.name, (None, ""))
@@ -166,7 +167,7 @@ def _stock_parts(
 
 
 def _delegate_bytes(program: PteProgram) -> int:
-    """Of the segments that are delegates' own: all but the constants'."""
+    """Count the bytes of the delegates' segments: all but the constants'."""
     constants, _ = program.constant_offsets()
     return sum(size for i, (_, size) in enumerate(program.segments()) if i != constants)
 

@@ -1,4 +1,4 @@
-"""Reads any artifact without running it, told apart by content.
+"""Read any artifact without running it, told apart by content.
 
 Neither torch nor ExecuTorch is imported. The file is mapped: a weight's bytes are a view, and what
 nobody looks at is not read.
@@ -12,7 +12,7 @@ from exporter.artifact.contents import Artifact, Damaged
 
 
 def read_artifact(path: Path | str) -> Artifact:
-    """Reads `path`, a `.pte`, a `.pt2` or a `.so` with its `.so.json`; told apart by content.
+    """Read `path`, a `.pte`, a `.pt2` or a `.so` with its `.so.json`; told apart by content.
 
     Raises ValueError or OSError with one line that names the file and what to do.
     """
@@ -37,7 +37,7 @@ def read_artifact(path: Path | str) -> Artifact:
 
 
 def map_file(path: Path) -> memoryview:
-    """The file's bytes, mapped read-only. Raises OSError or ValueError that names the file."""
+    """Map a file's bytes, read-only. Raises OSError or ValueError that names the file."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
     if path.is_dir():

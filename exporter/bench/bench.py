@@ -1,4 +1,4 @@
-"""Speed and memory of artifacts, as llama-bench measures: the tests, the processes, the rows."""
+"""Measure speed and memory of artifacts as llama-bench does: the tests, the processes, the rows."""
 
 import json
 import statistics
@@ -66,7 +66,7 @@ class Row:
 
     @property
     def achieved(self) -> float | None:
-        """Bytes a second."""
+        """The bytes a second that the decoded tokens read; None where unknown."""
         return None if self.bytes_a_token is None else self.bytes_a_token * self.speed
 
     @property
@@ -75,7 +75,7 @@ class Row:
 
 
 def plan(prompts: Sequence[int], steps: Sequence[int], depths: Sequence[int]) -> list[Trial]:
-    """The tests; a count of 0 leaves its test out."""
+    """List the tests of all combinations; a count of 0 leaves its test out."""
     return [
         Trial(kind, count, depth)
         for depth in depths
@@ -105,7 +105,7 @@ def bench(
     report: Report,
     worker: Sequence[str] = WORKER,
 ) -> Iterator[Row]:
-    """The rows as they are measured, a process for each artifact and number of threads (0: as many
+    """Measure the artifacts and yield the rows, a process for each artifact and number of threads (0: as many
     as the runner chooses). `report` takes a line of progress.
 
     Raises ValueError or OSError for files that are missing or damaged and tests that do not fit,
@@ -129,7 +129,8 @@ def measure(
     report: Report,
     worker: Sequence[str] = WORKER,
 ) -> Measured:
-    """Raises ValueError with the process's last words where it fails."""
+    """Measure the tests of one artifact in a process of its own. Raises ValueError with the process's last
+    words where it fails."""
     order = {
         "path": str(path),
         "threads": threads,
@@ -167,6 +168,7 @@ def measure(
 def row(
     path: Path, artifact: Artifact, test: Trial, seconds: Sequence[float], measured: Measured
 ) -> Row:
+    """Make the row of one test from the `seconds` of its repetitions."""
     samples = tuple(test.count / one for one in seconds)
     return Row(
         file=path.name,
@@ -188,8 +190,8 @@ def row(
 
 
 def bytes_a_token(artifact: Artifact, test: Trial) -> float | None:
-    """What a decoded token reads: each linear layer's weights once, and the cache up to the mean
-    position. None for prompts, where weights serve many tokens, and where sizes are not known."""
+    """Return the bytes that a decoded token reads: each linear layer's weights once, and the cache up to the
+    mean position. None for prompts, where weights serve many tokens, and where sizes are not known."""
     weights = weight_bytes(artifact)
     if test.kind != DECODE or weights is None:
         return None
@@ -197,7 +199,8 @@ def bytes_a_token(artifact: Artifact, test: Trial) -> float | None:
 
 
 def weight_bytes(artifact: Artifact) -> int | None:
-    """Of the linear layers, the output among them, even where it is the embedding's table too."""
+    """Return the bytes of the linear layers' weights, the output among them, even where it is the embedding's
+    table too."""
     packed = artifact.packed()
     if not packed:
         return None
@@ -209,13 +212,13 @@ def weight_bytes(artifact: Artifact) -> int | None:
 
 
 def position_bytes(artifact: Artifact) -> float:
-    """Of one position in all layers' keys and values; 0 where the artifact does not tell."""
+    """Return the bytes of one position in all layers' keys and values; 0 where the artifact does not tell."""
     context = artifact.context_length
     return (cache_bytes(artifact, context) or 0) / context if context else 0.0
 
 
 def scheme_name(metadata: Mapping[str, str]) -> str:
-    """`q4`, `linear:a8w4dq, embedding`, or the dtype where nothing is quantized."""
+    """Name the scheme: `q4`, `linear:a8w4dq, embedding`, or the dtype where nothing is quantized."""
     text = metadata.get("quantization", "{}")
     try:
         recipe = parse_recipe(text)
@@ -238,6 +241,6 @@ def _described(recipe: Recipe) -> str:
 
 
 def backend_name(metadata: Mapping[str, str]) -> str:
-    """The backend, and the delegate where it is not our own."""
+    """Name the backend, and the delegate where it is not our own."""
     backend, delegate = metadata.get("backend", ""), metadata.get("delegate", LOWBIT)
     return backend if delegate == LOWBIT else f"{backend}, {delegate}"

@@ -1,4 +1,4 @@
-"""Measures one artifact with one number of threads in a process of its own:
+"""Measure one artifact with one number of threads in a process of its own:
 
     python -m exporter.bench.worker '{"path": ..., "threads": ..., "tests": [[KIND, N, DEPTH], ...],
                                       "repetitions": ...}'
@@ -20,6 +20,7 @@ STATUS = Path("/proc/self/status")
 
 
 def main(arguments: list[str]) -> int:
+    """Measure what the first argument orders; returns the exit status."""
     try:
         work(json.loads(arguments[0]))
     except KeyboardInterrupt:
@@ -53,7 +54,7 @@ def work(order: dict) -> None:
 
 
 def resident_bytes(field: str, otherwise: Callable[[], int]) -> int:
-    """A field of Linux's own account of this process in bytes; elsewhere `otherwise()`.
+    """Read a field of Linux's own account of this process, in bytes; elsewhere return `otherwise()`.
 
     The peak of `getrusage` begins with that of the parent process, VmHWM does not.
     """
@@ -66,7 +67,8 @@ def resident_bytes(field: str, otherwise: Callable[[], int]) -> int:
 
 
 def reason(error: Exception) -> str:
-    """In one line; with the type's name where a defect of ours or of a library is likely."""
+    """Say in one line what `error` is, with the type's name where a defect of ours or of a library is
+    likely."""
     if isinstance(error, MemoryError):
         return ("out of memory; end other programs, or export with fewer bits or a smaller "
                 "--max-seq-length")  # fmt: skip
@@ -76,6 +78,7 @@ def reason(error: Exception) -> str:
 
 
 def say(**what: object) -> None:
+    """Print one line of JSON for the process that started this one."""
     print(json.dumps(what), flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Opens a checkpoint of any supported format: Hugging Face, Meta, llama2.c, GGUF.
+"""Open a checkpoint of any supported format: Hugging Face, Meta, llama2.c, GGUF.
 
 Opening reads all but the tensors themselves, and does it without torch, which takes seconds to load.
 """
@@ -60,7 +60,7 @@ class Checkpoint:
     def state_dict(
         self, dtype: torch.dtype, names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Parameters by their canonical names in `dtype`, on the CPU; every one, or `names` of them.
+        """Read parameters by their canonical names in `dtype`, on the CPU; every one, or `names` of them.
 
         Tensors that are stored in `dtype` and in the model's row order are views of the mapped
         files, which stay mapped as long as one of a call's does; the others are converted one at a
@@ -99,7 +99,7 @@ def open_checkpoint(
     tokenizer: Path | None = None,
     progress: Report = _ignore,
 ) -> Checkpoint:
-    """Finds the model, reads its config and where its weights lie.
+    """Find the model, read its config and where its weights lie.
 
     `model` is an alias, a path or a hub id, tried in this order; with `checkpoint`, the path of the
     weights, it is only a name. `tokenizer` replaces the checkpoint's own.
@@ -126,7 +126,7 @@ def open_checkpoint(
 
 
 def _read(path: Path) -> CheckpointDescription:
-    """Reads a checkpoint whose format is told by its files' names."""
+    """Read a checkpoint whose format is told by its files' names."""
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".gguf":
@@ -184,7 +184,7 @@ def _read_gguf(path: Path) -> CheckpointDescription:
 
 
 def _expected(folder: Path) -> str:
-    """What a folder without a checkpoint lacks, told by what it holds."""
+    """Say what a folder without a checkpoint lacks, told by what it holds."""
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return "it is empty"

@@ -1,4 +1,4 @@
-"""GGUF files."""
+"""Read checkpoints that are GGUF files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GGUF_EMBEDDING = "token_embd.weight"
 
 
 def read_checkpoint_gguf(path: Path) -> CheckpointDescription:
-    """Reads the file's fields and maps its weights; the tokenizer is in the file itself.
+    """Read the file's fields and map its weights; the tokenizer is in the file itself.
 
     Raises ValueError or OSError for a file that is unreadable, damaged or unsupported.
     """

@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json, safetensors or pytorch_model.bin, single or sharded."""
+"""Read Hugging Face folders: config.json, safetensors or pytorch_model.bin, single or sharded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.ot", "*.ml
 
 
 def read_hf(folder: Path) -> CheckpointDescription:
-    """Reads the folder's config and maps its weights.
+    """Read the folder's config and map its weights.
 
     Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
     """
@@ -53,7 +53,7 @@ def read_hf(folder: Path) -> CheckpointDescription:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold the weights: the first whole one of transformers' order.
+    """Find the files that hold the weights: the first whole one of transformers' order.
 
     A single file goes before an index, which may be left from a copy that was sharded otherwise.
     Raises FileNotFoundError that says what is missing, ValueError for an index that is none.
@@ -84,7 +84,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _instead(folder: Path) -> str:
-    """What weights of other frameworks the folder holds, for an error's text."""
+    """Say which weights of other frameworks the folder holds, for an error's text."""
     others = [p.name for pattern in OTHER_FRAMEWORKS for p in sorted(folder.glob(pattern))]
     return f", not {others[0]}" if others else ""
 
@@ -97,7 +97,7 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 
 
 def _directory(files: tuple[Path, ...]) -> Directory:
-    """The tensors of all shards; a name in two of them is an error."""
+    """Return the tensors of all shards. Raises ValueError for a name in two of them."""
     tensors: dict[str, FileTensor] = {}
     for path in files:
         found = _tensors(path)
@@ -134,8 +134,8 @@ def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) ->
 
 
 def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:
-    """`weights` where one tensor is both embedding and output layer: files hold it under the one name, the
-    other, or both."""
+    """Return `weights` of a model whose embedding and output layer may be one tensor: files hold it under the
+    one name, the other, or both."""
     if not config.tied_embeddings or HF_OUTPUT not in tensors:
         return weights
     if HF_EMBEDDING not in tensors:

@@ -1,4 +1,4 @@
-"""Meta folders (consolidated.*.pth, params.json) and Karpathy's llama2.c files (stories15M.pt)."""
+"""Read Meta folders (consolidated.*.pth, params.json) and Karpathy's llama2.c files (stories15M.pt)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPILED_PREFIX = "_orig_mod."  # left by torch.compile in llama2.c's files
 
 
 def read_meta(path: Path) -> CheckpointDescription:
-    """Reads a folder of consolidated.*.pth and params.json, or one .pt or .pth file.
+    """Read a folder of consolidated.*.pth and params.json, or one .pt or .pth file.
 
     Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
     """
@@ -47,7 +47,7 @@ def read_meta(path: Path) -> CheckpointDescription:
 
 
 def _open(files: Sequence[Path]) -> tuple[Mapping[str, object] | None, list[Directory]]:
-    """The parameters that the only file holds itself, or None, and the tensors of all."""
+    """Read the parameters that the only file holds itself, or None, and the tensors of all files."""
     contents = [read_torch_file(file) for file in files]
     if all(isinstance(contents[0].get(key), Mapping) for key in ("model", "model_args")):
         return contents[0]["model_args"], [_tensors(contents[0]["model"])]
@@ -80,7 +80,7 @@ def _config(
 
 
 def _weights(config: ModelConfig, shards: Sequence[Directory], files: tuple[Path, ...]) -> Weights:
-    """The shards joined, each tensor when it is read."""
+    """Return the weights with their shards joined, each tensor when it is read."""
     expected = parameter_shapes(config)
     split_dims = {
         name: _split_dim(tensor.shape, expected.get(name), len(shards))
@@ -113,7 +113,7 @@ def _weights(config: ModelConfig, shards: Sequence[Directory], files: tuple[Path
 
 
 def _split_dim(shape: tuple[int, ...], whole: tuple[int, ...] | None, n_shards: int) -> int | None:
-    """The dimension along which shards of `shape` make up `whole`; None where each is the whole.
+    """Return the dimension along which shards of `shape` make up `whole`; None where each is the whole.
 
     Meta splits wq, wk, wv, w1, w3 and output by rows, wo and w2 by columns, and the embedding by
     columns in Llama 2 and by rows in Llama 3. The norms are repeated.

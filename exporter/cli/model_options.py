@@ -1,4 +1,4 @@
-"""The flags that say which model is meant and what it is to become."""
+"""Define the flags that say which model is meant and what it is to become."""
 
 import argparse
 from dataclasses import replace
@@ -23,7 +23,7 @@ OWN = "self"  # instead of a file: what the model writes
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--quantize` and what else decides the model that MODEL becomes."""
+    """Add `--quantize` and what else decides the model that MODEL becomes."""
     add = parser.add_argument
     add("--quantize", metavar="JSON|FILE|NAME",
         help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
@@ -53,7 +53,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
-    """What `add_model_options`' flags ask of `model`. Raises UsageError for what cannot be."""
+    """Read from `add_model_options`' flags what is asked of `model`. Raises UsageError for what cannot be."""
     cache_dtype = CACHE_DTYPES[options.cache_dtype]
     if cache_dtype is not None and options.delegate != LOWBIT:
         raise UsageError(
@@ -92,7 +92,7 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
 
 
 def _to_fit(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """What `--fit` starts from. Raises UsageError for what it cannot start from."""
+    """Return the recipe that `--fit` starts from. Raises UsageError for one that it cannot start from."""
     try:
         parse_budget(options.fit)
     except ValueError as error:

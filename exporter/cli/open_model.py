@@ -1,4 +1,4 @@
-"""ARTIFACT|MODEL: an artifact in its native runner, or a model run by PyTorch, behind one interface."""
+"""Open ARTIFACT|MODEL: an artifact in its native runner, or a model run by PyTorch, behind one interface."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ SUFFIXES = (".pte", ".pt2", ".so")
 
 
 def add_runnable_options(parser: argparse.ArgumentParser) -> None:
-    """`--compile`, `--compile-prefill` and `add_model_options`' flags, all for a MODEL."""
+    """Add `--compile`, `--compile-prefill` and `add_model_options`' flags, all for a MODEL."""
     parser.add_argument("--compile", action="store_true",
         help="MODEL: compile the forward of one token")  # fmt: skip
     parser.add_argument("--compile-prefill", action="store_true",
@@ -23,12 +23,12 @@ def add_runnable_options(parser: argparse.ArgumentParser) -> None:
 
 
 def is_artifact(name: str) -> bool:
-    """Whether `name` means an artifact's file, be it there or not, and not a model."""
+    """Tell whether `name` means an artifact's file, be it there or not, and not a model."""
     return Path(name).suffix in SUFFIXES and not Path(name).is_dir()
 
 
 def open_model(options: argparse.Namespace) -> "RunnerModel":
-    """The artifact `options.model`, or the model of that name run by PyTorch.
+    """Open the artifact `options.model`, or the model of that name run by PyTorch.
 
     `options` are those of `add_runnable_options`, with model and threads. Raises UsageError for a
     flag that an artifact cannot follow, ValueError or OSError for the rest.

@@ -1,4 +1,4 @@
-"""Adapters (LoRA), which change a base model: this version does not merge them."""
+"""Refuse adapters (LoRA), which change a base model: this version does not merge them."""
 
 from __future__ import annotations
 

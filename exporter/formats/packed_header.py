@@ -1,4 +1,4 @@
-"""The headers of a packed weight: `kernels/layout.h`'s, read without torch or the kernels."""
+"""Read the headers of packed weights, which kernels/layout.h defines, without torch or the kernels."""
 
 import struct
 from dataclasses import dataclass, replace
@@ -51,7 +51,7 @@ class PackedHeader:
         return -(-self.rows // ROW_BLOCK)
 
     def text(self) -> str:
-        """`4 bits, groups of 32, zeros` or `bfloat16`."""
+        """Describe the format: `4 bits, groups of 32, zeros` or `bfloat16`."""
         if self.kind != "integer":
             return self.kind
         groups = "a group a row" if self.groups == 1 else f"groups of {self.group_size}"
@@ -87,12 +87,12 @@ class PackedMatrix:
 
     @property
     def bits(self) -> float:
-        """A weight's, scales and zeros apart: the mean."""
+        """The mean bits of a weight, scales and zeros apart."""
         return sum(part.bits * part.rows for part in self.parts) / self.rows
 
     def text(self) -> str:
-        """As a header's, and what changes at which row: `6 bits, 5 bits from row 1024, groups of 32, no
-        zeros`."""
+        """Describe the format as a header does, and what changes at which row: `6 bits, 5 bits from row 1024,
+        groups of 32, no zeros`."""
         first, *others = self.parts
         width, comma, rest = first.text().partition(", ")
         changes = [
@@ -102,12 +102,12 @@ class PackedMatrix:
 
 
 def is_packed(data: memoryview | bytes) -> bool:
-    """Whether the bytes begin as packed weights do."""
+    """Tell whether the bytes begin as packed weights do."""
     return bytes(data[: len(WEIGHT_MAGIC)]) in (WEIGHT_MAGIC, STACK_MAGIC)
 
 
 def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
-    """The headers of the packed matrix `name`, checked against themselves and the bytes' length.
+    """Read the headers of the packed matrix `name`, checked against themselves and the bytes' length.
 
     Raises ValueError that names the matrix and says what is wrong.
     """
@@ -133,7 +133,8 @@ def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
 
 
 def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
-    """The header of one packed weight of the matrix `name`, checked against itself and the bytes' length.
+    """Read the header of one packed weight of the matrix `name`, checked against itself and the bytes'
+    length.
 
     Raises ValueError that names the matrix and says what is wrong.
     """
@@ -168,7 +169,8 @@ def laid_out(
     kind: str, bits: int, group_size: int, zeros: str, scale_dtype: str, exponent: int, rows: int,
     columns: int,
 ) -> PackedHeader:  # fmt: skip
-    """Where everything lies; the same arithmetic as `layout_of` in kernels/layout.cpp."""
+    """Compute where everything lies in a packed weight; the same arithmetic as `layout_of` in
+    kernels/layout.cpp."""
     panels = -(-rows // ROW_BLOCK)
     if kind != "integer":
         groups, panel = 0, _aligned(columns * ROW_BLOCK * bits // 8)
@@ -191,7 +193,8 @@ def laid_out(
 
 
 def _version(zeros: str, scale_dtype: str) -> int:
-    """The first of the layout that reads such a weight; `layout_version` in kernels/layout.cpp."""
+    """Return the first version of the layout that reads such a weight; `layout_version` in
+    kernels/layout.cpp."""
     if zeros == "between":
         return 4
     return 2 if scale_dtype == "int8" else 1

@@ -1,4 +1,4 @@
-"""Which method quantized a checkpoint, told by the names that it gives its tensors.
+"""Tell which method quantized a checkpoint by the names that it gives its tensors.
 
 Sources: the serialized forms of AutoGPTQ and AutoAWQ, bitsandbytes, compressed-tensors, HQQ, quanto, MLX,
 and the scales beside 8-bit floats of DeepSeek's and transformers' checkpoints.

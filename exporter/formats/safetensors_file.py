@@ -1,4 +1,4 @@
-"""Which tensors a safetensors file holds, and where, read from its header without torch."""
+"""Read from the header of a safetensors file which tensors it holds, and where, without torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ METADATA_KEY = "__metadata__"
 
 
 def read_directory(path: Path) -> Directory:
-    """The file's tensors by name; those that `safetensors.torch.save_model` left out because they share
-    another's memory are there under both names.
+    """Return the file's tensors by name; those that `safetensors.torch.save_model` left out because they
+    share another's memory are there under both names.
 
     Raises ValueError for a file that is empty, damaged or something else, OSError for one that cannot be
     read.

@@ -1,4 +1,4 @@
-"""What one bit a weight does to a model, said before it is done."""
+"""Warn of what one bit a weight does to a model, before it is done."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,9 +41,9 @@ def one_bit_warning(recipe: Recipe, model: Transformer) -> str | None:
 
 
 def has_two_levels(rows: Tensor, scheme: Scheme) -> bool:
-    """Whether each group of rows [R, K], as `scheme` has them, holds one magnitude only, so that the levels
-    of its one bit are the weights'. With stored zeros one of the levels is 0, and nothing is kept; nor is it
-    by a method that changes weights first."""
+    """Tell whether each group of rows [R, K], as `scheme` has them, holds one magnitude only, so that the
+    levels of its one bit are the weights'. With stored zeros one of the levels is 0, and nothing is kept; nor
+    is it by a method that changes weights first."""
     form = weight_format(scheme, rows.shape[1])
     if form.zeros != "between" or parse_method(scheme.method).transforms:
         return False
@@ -54,7 +54,8 @@ def has_two_levels(rows: Tensor, scheme: Scheme) -> bool:
 
 
 def _of_one_bit(scheme: Scheme | None) -> Iterator[Scheme]:
-    """The scheme and those of its layers that give all rows one bit, or some: of those rows."""
+    """Yield the scheme and its layers' schemes that give all rows one bit, or some: as schemes of those
+    rows."""
     layers = getattr(scheme, "layers", ())
     for own in () if scheme is None else (scheme, *(own for _, own in layers)):
         if 1 in (own.bitwidth, *(bits for _, bits in own.bitwidth_from_row)):

@@ -1,4 +1,4 @@
-"""The decoder as `ExportedProgram`s of dynamic length, one for each cache form.
+"""Export the decoder as `ExportedProgram`s of dynamic length, one for each cache form.
 
 Both take `tokens int64 [1, T]`, `start_pos int64 [1]` and `rows int64 [R]`, and return float32
 logits `[R, vocab]` of the chunk's positions `rows`. The form with cache inputs takes
@@ -28,6 +28,7 @@ class ForwardLimits:
 
 
 def forward_limits(model: Decoder) -> ForwardLimits:
+    """Return the largest T and R that programs of `model` take."""
     max_chunk = min(MAX_CHUNK, model.max_seq_length)
     return ForwardLimits(max_chunk, min(MAX_ROWS, max_chunk))
 
@@ -59,12 +60,13 @@ class InputCaches(nn.Module):
 
 
 def export_buffer_caches(model: Decoder) -> ExportedProgram:
-    """The program whose KV caches, in the model's dtype, are mutable buffers."""
+    """Export the program whose KV caches, in the model's dtype, are mutable buffers."""
     return _export(torch.export.export, BufferCaches(model), forward_limits(model), ())
 
 
 def export_functional(model: LowbitTransformer) -> ExportedProgram:
-    """As `export_buffer_caches`, in functional form: what `run_decompositions({})` would make of it.
+    """Export the program of `export_buffer_caches` in functional form: what `run_decompositions({})` would
+    make of it.
 
     torch 2.13's `_export` traces once for that, where the public way traces twice.
     """
@@ -75,7 +77,7 @@ def export_functional(model: LowbitTransformer) -> ExportedProgram:
 
 
 def export_input_caches(model: Decoder) -> ExportedProgram:
-    """The program whose KV caches, in the model's dtype, are inputs."""
+    """Export the program whose KV caches, in the model's dtype, are inputs."""
     return _export(torch.export.export, InputCaches(model), forward_limits(model), tuple(model.new_caches()))
 
 
@@ -104,5 +106,5 @@ def _export(
 
 
 def _dynamic(dim: int, name: str, most: int) -> dict[int, Dim]:
-    """A dimension of 1 to `most`; a context of one position has nothing that could vary."""
+    """Make a dimension of 1 to `most`; a context of one position has nothing that could vary."""
     return {dim: Dim(name, min=1, max=most)} if most > 1 else {}

@@ -1,4 +1,4 @@
-"""`ExportedProgram` → `.pt2` package and bare `.so`, with AOTInductor of torch 2.13.
+"""Lower an `ExportedProgram` to a `.pt2` package and a bare `.so`, with AOTInductor of torch 2.13.
 
 A program of our operators is compiled for the runner's own host: AOTInductor writes C++ that calls
 the C interface alone, we compile it for each target, and the weights lie beside the code. Any
@@ -57,7 +57,7 @@ def lower(program: ExportedProgram, metadata: Metadata, options: AotiOptions) ->
 
 @dataclass(frozen=True)
 class _Built:
-    """Code for each target, in their order, and the weights where they are not in the code."""
+    """The code for each target, in their order, and the weights where they are not in the code."""
 
     targets: tuple[Target, ...]
     libraries: tuple[Path, ...]
@@ -140,8 +140,8 @@ def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -
 
 
 def _inductor(program: ExportedProgram, folder: Path, target: Target, configs: dict) -> list:
-    """The files that AOTInductor writes for a package, under `folder`; a dict of weights with them
-    where the options ask for it."""
+    """Run AOTInductor; returns the files that it writes for a package, under `folder`, and a dict of weights
+    with them where the options ask for it."""
     arguments, keywords = program.example_inputs
     compiler = InductorCompiler.make(find_compiler(target), folder)
     options = {"aot_inductor.package": True, "aot_inductor.metadata": {}, **compiler.options(), **configs}
@@ -157,7 +157,7 @@ def _inductor(program: ExportedProgram, folder: Path, target: Target, configs: d
 
 @contextmanager
 def _compiling_in(folder: Path) -> Iterator[None]:
-    """Inductor's generated sources and objects go to `folder` instead of staying behind."""
+    """Let Inductor's generated sources and objects go to `folder` instead of staying behind."""
     before = os.environ.get(INDUCTOR_CACHE)
     os.environ[INDUCTOR_CACHE] = str(folder / "inductor")
     try:
@@ -204,13 +204,14 @@ def _code_metadata(built: _Built, options: AotiOptions) -> CodeMetadata:
 
 
 def _interface_version() -> str:
-    """Of what a model and its host call of each other, as `runner/backends/aoti_host/container.h` says it."""
+    """Name the version of what a model and its host call of each other, as
+    `runner/backends/aoti_host/container.h` says it."""
     major, minor = torch.__version__.split(".")[:2]
     return f"{major}.{minor}/{ops.C_INTERFACE_VERSION}"
 
 
 def _folder(built: _Built, target: Target) -> str:
-    """PyTorch's loader takes the first target's code."""
+    """Name the archive's folder of a target's code; PyTorch's loader takes the first target's."""
     return MODEL if target == built.targets[0] else f"{MODEL}-{target.name}"
 
 
@@ -230,7 +231,7 @@ def _write_package(built: _Built, package: Path, metadata: Metadata) -> None:
 
 
 def _write_library(built: _Built, library: Path, metadata: Metadata, folder: Path) -> None:
-    """A library that is mapped as it lies, and its metadata beside it."""
+    """Write a library that is mapped as it lies, and its metadata beside it."""
     blob = folder / "weights.blob"
     if built.compiled:
         with blob.open("wb") as out:

@@ -1,4 +1,4 @@
-"""`ExportedProgram` → `.pte`, with ExecuTorch 1.5.1.
+"""Lower an `ExportedProgram` to a `.pte`, with ExecuTorch 1.5.1.
 
 A model on the project's own operators has nothing to delegate and nothing to decompose. With the
 delegate `stock`, unquantized models run on ExecuTorch's optimized CPU kernels: lowering to XNNPACK would
@@ -55,7 +55,7 @@ def lower(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
 
 
 def _undelegated(program: ExportedProgram, methods: Mapping[str, object]):
-    """What `to_edge` gives, without its passes, each of which traces the whole graph again: they
+    """Make what `to_edge` gives, without its passes, each of which traces the whole graph again: they
     decompose, convert and tag PyTorch's operators, of which there are none."""
     from executorch.exir import EdgeCompileConfig, EdgeProgramManager
 
@@ -102,8 +102,8 @@ def _passes(quantized_embedding: bool) -> list:
 
 
 def _planner():
-    """The pass that plans memory. It is the last that sees the program's signature, and so it also names the
-    constants in the file, as the program calls them."""
+    """Make the pass that plans memory. It is the last that sees the program's signature, and so it also names
+    the constants in the file, as the program calls them."""
     from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation

@@ -1,4 +1,4 @@
-"""One export, from a model's name to the files: each stage's value is the next one's input."""
+"""Run one export, from a model's name to the files: each stage's value is the next one's input."""
 
 import json
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputPaths:
-    """Where to write; None = not asked for."""
+    """The paths to write to; None: not asked for."""
 
     pte: Path | None = None
     package: Path | None = None
@@ -35,18 +35,18 @@ class OutputPaths:
         return [path for path in (self.pte, self.package, self.library) if path is not None]
 
     def files(self) -> list[Path]:
-        """Every file that will be written: a library has its metadata beside it."""
+        """List every file that will be written: a library has its metadata beside it."""
         sidecar = [] if self.library is None else [sidecar_of(self.library)]
         return self.paths() + sidecar
 
     def recipe(self) -> Path:
-        """Where a fitted recipe is written."""
+        """Return the path of the fitted recipe."""
         return self.paths()[0].with_suffix(".recipe.json")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for."""
+    """An export as the command line asks for it."""
 
     model: ModelRequest
     outputs: OutputPaths
@@ -56,7 +56,8 @@ class Request:
 
 
 def run(request: Request) -> None:
-    """Export. Raises ValueError or OSError with a line that names the value and the remedy."""
+    """Export what is asked for. Raises ValueError or OSError with a line that names the value and the
+    remedy."""
     backends = request.outputs.backends()
     form = request.model.form
     dtype = resolve_dtype(form.dtype, form.recipe, backends)
@@ -84,7 +85,7 @@ def run(request: Request) -> None:
 
 
 def _write_recipe(prepared: Prepared, outputs: OutputPaths) -> None:
-    """The fitted recipe beside the first output, as `--quantize` takes it, with what became of it."""
+    """Write the fitted recipe beside the first output, as `--quantize` takes it, with what became of it."""
     path = outputs.recipe()
     sizes = {file.name: file.stat().st_size for file in outputs.paths()}
     most = prepared.fit["most_bytes"]

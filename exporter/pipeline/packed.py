@@ -1,4 +1,4 @@
-"""The decoder packed by a recipe: its method's transforms and rounding, and the fit to a budget."""
+"""Pack the decoder by a recipe: its method's transforms and rounding, and the fit to a budget."""
 
 import hashlib
 import math
@@ -39,7 +39,7 @@ FIT_MARGIN = 1.05
 
 @dataclass(frozen=True)
 class Job:
-    """What is packed: `load` opens the float model anew, of `stream_model`."""
+    """A model to be packed, and how: `load` opens the float model anew, of `stream_model`."""
 
     request: "ModelRequest"
     tokenizer: "Tokenizer"
@@ -54,7 +54,8 @@ Packed = tuple[LowbitTransformer, Recipe, "Work | None", dict]
 
 
 def packed(job: Job) -> Packed:
-    """The packed decoder, the recipe that it has, its calibration's folder, and a fit's report.
+    """Pack the model of a job; returns the decoder, the recipe that it has, its calibration's folder, and a
+    fit's report.
 
     Raises ValueError where the model does not allow the recipe or the budget.
     """
@@ -111,7 +112,7 @@ def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
 
 
 def _packed_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Rows and columns of the packed matrices, `output` among them."""
+    """Return rows and columns of the packed matrices, `output` among them."""
     return {name: matrix.shape for name, matrix in model_matrices(config).items()}
 
 
@@ -122,7 +123,8 @@ def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTr
 
 
 def _calibration(job: Job, model: Transformer) -> "Calibration | None":
-    """The text that the method looks at, of the float model as it is."""
+    """Get the text that the method looks at, by the float model as it is; None for a method that looks at
+    none."""
     form, asked = job.request.form, job.request.calibration
     if form.fit is None and not form.recipe.linear.needs_calibration():
         return None
@@ -147,7 +149,8 @@ def _calibration(job: Job, model: Transformer) -> "Calibration | None":
 def _by_method(
     job: Job, model: Transformer, recipe: Recipe, calibration: "Calibration | None"
 ) -> tuple[dict, "Work"]:
-    """The matrices that the recipe's method rounds, and where its unfinished work is kept."""
+    """Quantize the matrices that the recipe's method rounds; returns them, and where unfinished work is
+    kept."""
     from exporter.quality.calibrated import apply_method
     from exporter.quality.checkpointing import Work
 
@@ -177,7 +180,8 @@ class Goal:
 
 
 def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
-    """Of the float model as it is. Raises ValueError where the text is too short to hold some out."""
+    """Return the goal of a fit, measured of the float model as it is. Raises ValueError where the text is too
+    short to hold some out."""
     from exporter.quality.budget import parse_budget
     from exporter.quality.calibration import PER_HELD_OUT
     from exporter.quality.measured import Expected
@@ -256,7 +260,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
 
 
 def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Calibration"):
-    """Measured, or as an earlier fit of the same model, method and text measured them."""
+    """Measure the sensitivities, or read what an earlier fit of the same model, method and text measured."""
     from exporter.quality.choices import read_units, write_units
     from exporter.quality.sensitivity import SENSITIVITY_VERSION, sensitivities
 
@@ -274,7 +278,7 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
 
 
 def _own_text(job: Job) -> Path:
-    """Where what the model writes is kept, of one vocabulary, number of windows and length."""
+    """Name the file that keeps what the model writes, of one vocabulary, number of windows and length."""
     asked, tokenizer = job.request.calibration, job.tokenizer
     shape = (len(asked.sources()), asked.tokens, job.request.form.max_seq_length)
     digest = _digest(job, f"text {tokenizer.n_pieces} {tokenizer.bos_id} {shape}", None)
@@ -282,7 +286,7 @@ def _own_text(job: Job) -> Path:
 
 
 def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
-    """Names work on one checkpoint, `what`, one text and one version of ours."""
+    """Name work on one checkpoint, `what`, one text and one version of ours."""
     from exporter.quality.gptq import GptqOptions
 
     text = "" if calibration is None else calibration.digest
@@ -291,18 +295,18 @@ def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
 
 
 def _fixed_bytes(job: Job, model: Transformer) -> int:
-    """Of the largest of the files, beside the packed matrices."""
+    """Estimate the bytes of the largest output file beside the packed matrices."""
     return len(job.tokenizer.table) + _program_bytes(job, model) + _float_bytes(model)
 
 
 def _program_bytes(job: Job, model: Transformer) -> int:
-    """Of the largest of the files."""
+    """Estimate the bytes of code and metadata in the largest output file."""
     code = (PROGRAM_BYTES[backend] for backend in job.backends)
     return max(fixed + a_layer * model.config.n_layers for fixed, a_layer in code)
 
 
 def _float_bytes(model: Transformer) -> int:
-    """Of the norms, the rotary tables and the small matrix before the output."""
+    """Count the bytes of the norms, the rotary tables and the small matrix before the output."""
     config = model.config
     norms = 4 * sum(vector.size for vector in model_vectors(config).values())
     rope = 4 * model.max_seq_length * sum(rope.width for rope in config.ropes())

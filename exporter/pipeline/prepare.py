@@ -1,4 +1,4 @@
-"""From a model's name to the decoder that is exported or run eagerly, and what is said of it."""
+"""Make the decoder that is exported or run eagerly from a model's name, and describe it."""
 
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -117,7 +117,7 @@ def _check_name(path: str | Path | None) -> None:
 
 
 def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
-    """The decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
+    """Make the decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """

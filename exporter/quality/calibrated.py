@@ -1,4 +1,4 @@
-"""A model's matrices quantized one layer after another, each for the inputs that reach it.
+"""Quantize a model's matrices one layer after another, each for the inputs that reach it.
 
 Two streams of activations go through the calibration text side by side: one of the float model, one
 of the model as far as it is quantized. A matrix is rounded for the inputs of the second, and aims at
@@ -57,8 +57,9 @@ EMBEDDING_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a matrix: `hessian` H = E[q q^T], float32 [K, K]; `cross` of its float inputs, E[x q^T] [K, K],
-    or, with `by_outputs`, of its float outputs but for the bias, E[W x q^T] [N, K]."""
+    """Second moments of a matrix's inputs: `hessian` H = E[q q^T], float32 [K, K]; `cross` with its float
+    inputs, E[x q^T] [K, K], or, with `by_outputs`, with its float outputs but for the bias, E[W x q^T] [N,
+    K]."""
 
     hessian: Tensor
     cross: Tensor
@@ -67,7 +68,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the float model's inputs of a matrix: E[x x^T] [K, K], E|x| and max |x| [K]."""
+    """The sizes of a matrix's inputs in the float model: E[x x^T] [K, K], E|x| and max |x| [K]."""
 
     hessian: Tensor
     mean: Tensor
@@ -154,7 +155,7 @@ class _Run:
         return found
 
     def _embedded(self) -> tuple[Tensor, Tensor]:
-        """The streams [B, T, D] at the first layer: quantized, float."""
+        """Return the streams [B, T, D] at the first layer: quantized, float."""
         table, scale = self.model.tok_embeddings.weight, self.config.embedding_scale
         exact = embedded(self.model, self.tokens)
         if self.embedding is None or not self.by_gptq:
@@ -184,8 +185,9 @@ class _Run:
         return made
 
     def _moments(self, name: str, weight: Tensor, quantized: Stream, exact: Stream) -> Moments:
-        """Of a matrix [N, K], past which `exact` has been moved then. The float outputs of a branch's last
-        one are at hand, and no wider than its inputs, as a rule: they take the place of those."""
+        """Sum the moments of a matrix [N, K], past which `exact` has been moved then. The float outputs of
+        a branch's last one are at hand, and no wider than its inputs, as a rule: they take the place of
+        those."""
         quantized.hold(name)
         by_outputs, (N, K) = exact.ends_branch(name), weight.shape
 
@@ -198,7 +200,7 @@ class _Run:
         return Moments(hessian, cross, by_outputs)
 
     def _moments_of(self, pair: Callable[[slice], Pair], K: int, M: int) -> tuple[Tensor, Tensor]:
-        """E[q q^T] [K, K] and E[y q^T] [M, K] of what `pair(windows)` makes."""
+        """Return E[q q^T] [K, K] and E[y q^T] [M, K] of what `pair(windows)` makes."""
 
         def add(made: Pair, total: Tensor) -> None:
             q, y = (values.flatten(0, 1) for values in made)
@@ -209,7 +211,7 @@ class _Run:
         return mirrored(total[:K]), total[K:]
 
     def _sizes(self, name: str, K: int, exact: Stream) -> Sizes:
-        """Of the inputs of a matrix, past which `exact` has been moved then."""
+        """Measure the inputs of a matrix, past which `exact` has been moved then."""
         largest = []
 
         def inputs(windows: slice) -> Tensor:
@@ -230,7 +232,7 @@ class _Run:
     def _rounded(
         self, i: int, name: str, weight: Tensor, quantized: Stream, exact: Stream
     ) -> QuantizedWeight:
-        """The matrix for its streams; moves `exact` past it."""
+        """Round a matrix for its streams; moves `exact` past it."""
         scheme = self.linear.for_layer(f"layers.{i}.{name}")
         if self._rounding(f"layers.{i}.{name}") != "gptq":
             exact.go_on(name)
@@ -265,7 +267,7 @@ class _Run:
         self.factors[i] = factors
 
     def _output(self, quantized: Stream, exact: Stream) -> QuantizedWeight:
-        """The output layer. The matrix before it, where there is one, makes up for what the last layers
+        """Round the output layer. The matrix before it, where there is one, makes up for what the last layers
         got wrong; a table that is the embedding, too, stays as it is."""
         self.report("calibrating: the output layer")
         model, eps = self.model, self.config.norm_eps
@@ -289,8 +291,8 @@ class _Run:
 
 
 def table_moment(hessian: Tensor) -> Tensor:
-    """What a table that is embedding and output at once is rounded for, of the second moment [K, K] of
-    the output's inputs."""
+    """Return the second moment [K, K] that a table that is embedding and output at once is rounded for, of
+    that of the output's inputs."""
     return hessian + EMBEDDING_SHARE * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
@@ -301,7 +303,7 @@ def _scale(factors: dict[int, ColumnFactors], block: Block, i: int) -> None:
 
 
 def corrected(weight: Tensor, moments: Moments) -> Tensor:
-    """The target [N, K] for quantized inputs that comes nearer to the float model's outputs.
+    """Return the target [N, K] for quantized inputs that comes nearer to the float model's outputs.
 
     Raises SingularHessian when the second moment has values that are not finite.
     """
@@ -312,7 +314,7 @@ def corrected(weight: Tensor, moments: Moments) -> Tensor:
 
 
 def _correction(difference: Tensor, hessian: Tensor) -> Tensor:
-    """CORRECTION difference H^-1 [M, K]; in float64, H being nearly singular."""
+    """Return CORRECTION difference H^-1 [M, K]; in float64, H being nearly singular."""
     H = hessian.double()
     H.diagonal().add_(CORRECTION_DAMPING * H.diagonal().mean().clamp(min=1e-12))
     moved = torch.cholesky_solve(difference.double().t(), cholesky(H)).t()

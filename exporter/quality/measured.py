@@ -1,4 +1,4 @@
-"""How far a packed decoder is from the float model on text held out from calibration."""
+"""Measure how far a packed decoder is from the float model on text held out from calibration."""
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ class Expected:
         self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in hidden]
 
     def kl_of(self, model: LowbitTransformer) -> float:
-        """Mean KL in nats a position."""
+        """Measure the mean KL of `model` from the float model, in nats a position."""
         total = count = 0
         logits = DecoderLogits(model)
         with torch.no_grad():

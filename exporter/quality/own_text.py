@@ -1,4 +1,4 @@
-"""Text that the float model writes by itself, kept on disk as it grows."""
+"""Let the float model write text, kept on disk as it grows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +25,8 @@ NOTHING = -1  # where no token is yet
 
 
 class Written(NamedTuple):
-    """`tokens` int64 [B, T], NOTHING where none is yet, and the state of the generator that goes on."""
+    """Text that is being written: `tokens` int64 [B, T], NOTHING where none is yet, and the state of the
+    generator that goes on."""
 
     tokens: Tensor
     generator: Tensor
@@ -35,7 +36,7 @@ class Written(NamedTuple):
 def own_text(
     model: Transformer, tokenizer: "Tokenizer", count: int, length: int, kept: Path | None
 ) -> Tensor:
-    """`count` windows [B, length], sampled at temperature 1 from a fixed seed.
+    """Sample `count` windows [B, length] at temperature 1 from a fixed seed.
 
     Each begins with the token that begins a text, or with one drawn from all. `kept`: where they are kept,
     finished or not, and read again by the next run, which goes on where the last one was.
@@ -96,13 +97,13 @@ def _write(model: Transformer, tokenizer: "Tokenizer", tokens_BT: Tensor, genera
 
 
 def keep_text(path: Path, written: Written) -> None:
-    """Whole or not at all. Raises OSError with the remedy when the disk is full."""
+    """Write the text to `path`, whole or not at all. Raises OSError with the remedy when the disk is full."""
     with written_whole(path) as part:
         save_file(written._asdict(), part)
 
 
 def read_kept_text(path: Path) -> Written | None:
-    """What `keep_text` kept; None where there is nothing that can be read."""
+    """Read what `keep_text` kept; None where there is nothing that can be read."""
     try:
         return Written(**load_file(path))
     except (OSError, ValueError, TypeError, SafetensorError):

@@ -1,4 +1,4 @@
-"""Many texts decoded side by side, a token each a step."""
+"""Decode many texts side by side, a token each a step."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ class BatchDecoder:
             self.caches.append((torch.empty(shape), torch.empty(shape)))
 
     def read(self, tokens_BT: Tensor) -> None:
-        """Be where as many steps with these tokens lead to: the first ones."""
+        """Take the first tokens of all sequences, as if each had been a step."""
         T = tokens_BT.shape[1]
         if not T:
             return
@@ -47,7 +47,7 @@ class BatchDecoder:
         self.position = T
 
     def step(self, tokens_B: Tensor) -> Tensor:
-        """Logits [B, V] after `tokens_B` at the next position."""
+        """Return logits [B, V] after `tokens_B` at the next position."""
         x = embedded(self.model, tokens_B[:, None])
         for i, block in enumerate(self.blocks):
 

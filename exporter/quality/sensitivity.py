@@ -1,4 +1,4 @@
-"""How much KL each matrix of a model adds, rounded alone at ANCHOR by each rounding.
+"""Measure how much KL each matrix of a model adds, rounded alone at ANCHOR by each rounding.
 
 To second order the KL of a small change of the logits is that of their Fisher information, which is
 E[g g^T] of the gradient g of the loss of labels drawn from the model's own distribution (Martens,
@@ -69,7 +69,7 @@ SENSITIVITY_VERSION = 6  # of how they are measured: what another measured is no
 
 
 def windows_needed() -> int:
-    """Windows of calibration text that `sensitivities` wants."""
+    """Count the windows of calibration text that `sensitivities` wants."""
     return MOMENT_WINDOWS + GRADIENT_WINDOWS
 
 
@@ -81,9 +81,9 @@ def sensitivities(
     calibration: Calibration,
     report: Report,
 ) -> list[Unit]:
-    """Every matrix of `model` with its choices, in the order of the model; last `output`, and
-    `embedding` where the two do not share one table. The roundings are those that look at no text,
-    and GPTQ where the method of `base` has it.
+    """Measure every matrix of `model`; returns each with its choices, in the order of the model; last
+    `output`, and `embedding` where the two do not share one table. The roundings are those that look at no
+    text, and GPTQ where the method of `base` has it.
 
     `calibration` has `windows_needed()` windows or more. The inputs' second moments are of
     MOMENT_WINDOWS of them, gradients of GRADIENT_WINDOWS others: on text that GPTQ has seen errors would look
@@ -95,9 +95,10 @@ def sensitivities(
 
 @dataclass
 class _Forward:
-    """Of the gradients' windows: every block's inputs [B, T, D] and the last one's output. Of the others:
-    GPTQ's matrices by name, the second moment of the output's inputs (without GPTQ none), the formats'
-    errors. Inputs and matrices are taken away, the last first, once they are read."""
+    """What the pass forward leaves. Of the gradients' windows: every block's inputs [B, T, D] and the last
+    one's output. Of the others: GPTQ's matrices by name, the second moment of the output's inputs (without
+    GPTQ none), the formats' errors. Inputs and matrices are taken away, the last first, once they are
+    read."""
 
     inputs: list[Tensor]
     last: Tensor
@@ -108,8 +109,9 @@ class _Forward:
 
 @dataclass(frozen=True)
 class _Top:
-    """Of the gradients' windows: what the output layer reads [n, D], the logarithms of its softmax's
-    denominators [n], and the loss's gradient [B, T, D] at the last block's output."""
+    """What the pass back begins with, of the gradients' windows: what the output layer reads [n, D], the
+    logarithms of its softmax's denominators [n], and the loss's gradient [B, T, D] at the last block's
+    output."""
 
     hidden: Tensor
     log_z: Tensor
@@ -185,14 +187,14 @@ class _Sensitivity:
         return Stream(embedded(self.model, tokens), self.config, self.positions)
 
     def _moment(self, K: int, inputs: Callable[[slice], Tensor]) -> Tensor:
-        """E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
+        """Return E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
         total = sum_over_parts(
             lambda windows: inputs(windows).flatten(0, 1), add_second_moment, (K, K), len(self.text)
         )
         return mirrored(total / self.text.numel())
 
     def _shape(self, known: Known, moments: dict[str, Tensor]) -> Shape:
-        """The geometric mean over the matrices of one block."""
+        """Return each format's error beside ANCHOR's, the geometric mean over the matrices of one block."""
         return {rounding: self._shape_of(rounding, known, moments) for rounding in self.roundings}
 
     def _shape_of(
@@ -237,8 +239,8 @@ class _Sensitivity:
     def _block(
         self, i: int, block: Block, forward: _Forward, gradient: Tensor
     ) -> tuple[Tensor, list[Unit]]:
-        """The gradient at the block's input, of that at its output, and its units; takes what `forward`
-        has of it."""
+        """Measure one block: returns the gradient at its input, of that at its output, and its units; takes
+        what `forward` has of it."""
         inputs, known = forward.inputs.pop(), float_weights(block)
         changes = {}
         for name in block.matrices:
@@ -280,7 +282,7 @@ class _Sensitivity:
         return torch.cat([at_input for at_input, _ in results]), units
 
     def _tables(self, top: _Top, gradient: Tensor, forward: _Forward) -> list[Unit]:
-        """The output layer, and the embedding, together where they share a table; `gradient` at the
+        """Measure the output layer and the embedding, together where they share a table; `gradient` at the
         embedding's rows."""
         output, table = self.model.output.weight.detach(), self.model.tok_embeddings.weight.detach()
         self.report("measuring sensitivity: the embedding and the output")
@@ -335,10 +337,10 @@ class _Sensitivity:
 
 
 def _half_square(gradient: Tensor, change: Tensor) -> Tensor:
-    """The sum of (g . d)^2 / 2 over all positions [..., N]."""
+    """Return the sum of (g . d)^2 / 2 over all positions [..., N]."""
     return (gradient * change).sum(-1).double().square().sum() / 2
 
 
 def _kl_of_logits(spread: Tensor, change: Tensor) -> float:
-    """Mean over tokens of the sum of p (1 - p) d^2 / 2 over logits, both [n, rows]."""
+    """Return the mean over tokens of the sum of p (1 - p) d^2 / 2 over logits, both [n, rows]."""
     return float((spread * change.square()).sum()) / (2 * len(change))

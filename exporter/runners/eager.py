@@ -1,4 +1,4 @@
-"""A prepared decoder run by PyTorch, behind the interface of the native runners.
+"""Run a prepared decoder by PyTorch, behind the interface of the native runners.
 
 `--compile` compiles the forward of one token, `--compile-prefill` that of a chunk too, of dynamic
 length (gpt-fast's and torchchat's meaning of them).

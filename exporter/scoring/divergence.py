@@ -1,4 +1,4 @@
-"""How far a model's next-token probabilities are from a float model's.
+"""Measure how far a model's next-token probabilities are from a float model's.
 
 Kullback-Leibler divergence KL(reference || model) in nats a position and whether both prefer the
 same token, as `llama-perplexity --kl-divergence` has them, but without its 16-bit reference:
@@ -34,13 +34,13 @@ class WindowLogits(Protocol):
     """A model whose logits of a window's targets can be had."""
 
     def blocks(self, window: Window) -> Iterator[Tensor]:
-        """Float32 logits [R, V] of the targets in order, R = TARGETS_AT_ONCE but for the last."""
+        """Yield float32 logits [R, V] of the targets in order, R = TARGETS_AT_ONCE but for the last."""
 
 
 @dataclass(frozen=True)
 class Divergences:
-    """Of each position: KL in nats float64 [R], whether the most likely token is the same, and
-    what takes the model's logits to log-probabilities."""
+    """What divides two models at each of R positions: KL in nats float64 [R], whether the most likely token
+    is the same, and what takes the model's logits to log-probabilities."""
 
     kl: np.ndarray
     same_top: np.ndarray  # bool [R]
@@ -59,7 +59,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Summary:
-    """Over all positions; KL in nats."""
+    """Figures over all positions; KL in nats."""
 
     positions: int
     perplexity: float  # the reference's
@@ -74,12 +74,12 @@ class Summary:
     top1_error: float
 
     def figures(self) -> dict[str, float | int]:
-        """For JSON."""
+        """Return the figures for JSON."""
         return asdict(self)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Natural logarithms of the probabilities, float32 [R, V], of logits [R, V].
+    """Return the natural logarithms of the probabilities, float32 [R, V], of logits [R, V].
 
     Kept as float16 they cost `divergence` less than 1e-6 nats in the mean, since it makes the
     probabilities sum to one again; the most likely of tokens a thousandth apart may then change.
@@ -88,7 +88,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 def divergence(log_p: Tensor, logits: Tensor) -> Divergences:
-    """KL(p || softmax(logits)) of each row.
+    """Compute KL(p || softmax(logits)) of each row.
 
     Args:
         log_p: the reference's log-probabilities [R, V], float32 or float16.
@@ -116,7 +116,7 @@ def divergence(log_p: Tensor, logits: Tensor) -> Divergences:
 
 
 def _compare(log_p: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """KL and the logarithm of the sum of exp(logits), float64 [R].
+    """Return KL and the logarithm of the sum of exp(logits), float64 [R].
 
     Everything large is taken off before it is summed: the terms are of the size of the logits'
     differences, so that float32 sums are good to 1e-7 of them.
@@ -134,13 +134,14 @@ def _compare(log_p: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 def target_log_probabilities(
     logits: Tensor, targets: Sequence[int], positions: Divergences
 ) -> np.ndarray:
-    """Of each row's target in nats, float32 [R], from `divergence`'s result for the same logits."""
+    """Return the log-probability of each row's target in nats, float32 [R], from `divergence`'s result for
+    the same logits."""
     chosen = logits.numpy()[np.arange(len(targets)), np.asarray(targets)]
     return (chosen - positions.log_sum).astype(np.float32)
 
 
 def summarize(parts: Sequence[Comparison]) -> Summary:
-    """Of all positions of `parts`; errors are those of means of independent positions.
+    """Sum up all positions of `parts`; errors are those of means of independent positions.
 
     The ratio's is that of the targets' differences, to first order: where both models find the same
     tokens hard, far less than that of either perplexity.
@@ -194,7 +195,7 @@ class DecoderLogits:
                 yield logits
 
     def logits(self, window: Window) -> Tensor:
-        """Float32 [targets, V], of all targets at once."""
+        """Return float32 logits [targets, V] of all targets at once."""
         return torch.cat(list(self.blocks(window)))
 
 
@@ -226,7 +227,7 @@ class RunnerLogits:
 
 
 def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[int, int, bool]]:
-    """The forwards that give a window's targets: start, end, and whether logits are wanted.
+    """Yield the forwards that give a window's targets: start, end, and whether logits are wanted.
 
     Every pass with logits ends at a multiple of TARGETS_AT_ONCE targets or before; the last target is never
     read.
@@ -246,7 +247,7 @@ def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[i
 
 
 def reference_logits(checkpoint: Checkpoint, context: int) -> DecoderLogits:
-    """The eager float32 decoder of `checkpoint`, for windows of at most `context` tokens.
+    """Load the eager float32 decoder of `checkpoint`, for windows of at most `context` tokens.
 
     Raises ValueError or OSError with a line that names the remedy.
     """
@@ -256,7 +257,7 @@ def reference_logits(checkpoint: Checkpoint, context: int) -> DecoderLogits:
 
 
 def compare_window(reference: WindowLogits, model: WindowLogits, window: Window) -> Comparison:
-    """Both read the window."""
+    """Let both models read the window, and compare what they give its targets."""
     parts, scores, expected_scores, done = [], [], [], window.first
     for expected, actual in zip(reference.blocks(window), model.blocks(window), strict=True):
         log_p = log_probabilities(expected)
@@ -279,8 +280,8 @@ def compared_scores(
     windows: Sequence[Window],
     receive: Callable[[Comparison], None],
 ) -> Iterator[Score]:
-    """The model's `Score` after each window, whose Comparison `receive` is given; the time is that
-    of both models.
+    """Yield the model's `Score` after each window, whose Comparison `receive` is given; the time is that of
+    both models.
 
     Raises ValueError where the two have different vocabularies.
     """

@@ -1,4 +1,4 @@
-"""Perplexity of a text: its windows, their scores, the figures and the progress line.
+"""Measure the perplexity of a text: its windows, their scores, the figures and the progress line.
 
 Disjoint windows are llama.cpp's (`tools/perplexity/perplexity.cpp`): of each window of n tokens the
 targets n // 2 + 1 to n - 1 are scored, its first token is replaced by bos where the tokenizer
@@ -48,7 +48,7 @@ class Score:
     seconds: float = 0.0
 
     def plus(self, window: Window, log_probs: "np.ndarray", size: int, seconds: float) -> "Score":
-        """With a window's `log_probs` [targets], its targets' `size` in bytes, and its time.
+        """Return the sums with a window's `log_probs` [targets], its targets' `size` in bytes, and its time.
 
         Raises ValueError where a log-probability is not finite.
         """
@@ -71,7 +71,7 @@ class Score:
 
     @property
     def nll(self) -> float:
-        """The mean, in nats a token."""
+        """The mean negative log-probability, in nats a token."""
         return self.total / self.targets
 
     @property
@@ -97,7 +97,7 @@ class Score:
         return self.tokens / self.seconds if self.seconds else math.nan
 
     def figures(self) -> dict[str, float | int]:
-        """For JSON."""
+        """Return the figures for JSON."""
         return {
             "perplexity": self.perplexity,
             "perplexity_error": self.perplexity_error,
@@ -113,12 +113,14 @@ class Score:
 
 
 def perplexity(nll: float) -> float:
-    """Of a mean negative log-probability in nats; infinite where float64 cannot hold it."""
+    """Return the perplexity of a mean negative log-probability in nats; infinite where float64 cannot hold
+    it."""
     return math.exp(nll) if nll < LARGEST_EXPONENT else math.inf
 
 
 def standard_error(total: float, squares: float, count: int) -> float:
-    """Of a mean, from the sums over `count` values and their squares; NaN for fewer than two."""
+    """Return the standard error of a mean, from the sums over `count` values and their squares; NaN for fewer
+    than two."""
     if count < 2:
         return math.nan
     variance = squares / count - (total / count) ** 2
@@ -128,7 +130,7 @@ def standard_error(total: float, squares: float, count: int) -> float:
 def text_windows(
     tokenizer: RunnerTokenizer, text: str, window: int, stride: int | None, context: int
 ) -> list[Window]:
-    """The windows of `text`: disjoint ones, or sliding by `stride` tokens.
+    """Cut `text` into windows: disjoint ones, or sliding by `stride` tokens.
 
     Raises ValueError for a window that does not fit the context, and a text shorter than one.
     """
@@ -153,7 +155,7 @@ def text_windows(
 
 
 def disjoint_windows(ids: Sequence[int], window: int, bos_id: int | None) -> list[Window]:
-    """Windows of `window` ids whose second halves are the targets; `bos_id` begins each."""
+    """Cut `ids` into windows of `window` ids whose second halves are the targets; `bos_id` begins each."""
     first = window // 2 + 1
     windows = []
     for start in range(0, len(ids) - window + 1, window):
@@ -165,8 +167,8 @@ def disjoint_windows(ids: Sequence[int], window: int, bos_id: int | None) -> lis
 
 
 def sliding_windows(ids: Sequence[int], window: int, stride: int) -> list[Window]:
-    """Windows `stride` ids apart, in which what no earlier one held is scored: every id but the
-    first is a target once."""
+    """Cut `ids` into windows `stride` ids apart, in which what no earlier one held is scored: every id but
+    the first is a target once."""
     windows, scored = [], 1
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))
@@ -178,14 +180,14 @@ def sliding_windows(ids: Sequence[int], window: int, stride: int) -> list[Window
 
 
 def target_bytes(tokenizer: RunnerTokenizer, window: Window) -> int:
-    """UTF-8 bytes of the targets' text; a character cut by the window's edges may count as one more
+    """Count the UTF-8 bytes of the targets' text; a character cut by the window's edges may count as one more
     or less."""
     before = tokenizer.decode(window.tokens[: window.first])
     return len(tokenizer.decode(window.tokens).encode()) - len(before.encode())
 
 
 def scores(model: RunnerModel, windows: Sequence[Window]) -> Iterator[Score]:
-    """The sums after each window."""
+    """Score the windows, and yield the sums after each."""
     score = Score()
     for window in windows:
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Whether an artifact's metadata, tokenizer and chat format are its checkpoint's."""
+"""Check whether an artifact's metadata, tokenizer and chat format are its checkpoint's."""
 
 import datetime
 import json
@@ -18,7 +18,8 @@ from exporter.verify.texts import CONVERSATIONS, PROMPTS
 
 
 def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check]:
-    """`native` is a model of `exporter.runners.native`, `described` what the checkpoint says."""
+    """Check what the artifact `native` says of itself and of text against what the checkpoint says,
+    `described`."""
     metadata, expected = native.metadata, described.text.to_strings()
     yield _digest(described, metadata)
     yield _shape(described, metadata)
@@ -70,7 +71,7 @@ def _table(described: Described, native: RunnerModel) -> Check:
 
 
 def _encoding(described: Described, native: RunnerModel) -> Check:
-    """By the checkpoint's own library, on the exporter's sample and the prompts."""
+    """Check encoding against the checkpoint's own library, on the exporter's sample and the prompts."""
     texts = (*SAMPLE, *PROMPTS)
     wrong = [t for t in texts if native.tokenizer.encode(t) != described.tokenizer.encode(t)]
     return check(
@@ -80,7 +81,7 @@ def _encoding(described: Described, native: RunnerModel) -> Check:
 
 
 def _decoding(native: RunnerModel) -> Check:
-    """Of prompts without odd white space, which some tokenizers rightly change."""
+    """Check that prompts come back: those without odd white space, which some tokenizers rightly change."""
     wrong = []
     for text in PROMPTS:
         back = native.tokenizer.decode(native.tokenizer.encode(text))
@@ -111,7 +112,7 @@ def _stops(described: Described, metadata: Mapping[str, str]) -> Check:
 
 
 def _sources(described: Described, metadata: Mapping[str, str]) -> Check:
-    """Which file named each token that begins a text or ends a generation."""
+    """Check which file named each token that begins a text or ends a generation."""
     name, actual = "sources of these tokens", _json(metadata.get(TOKEN_SOURCES_KEY))
     if actual is None:
         return skipped(name, "not recorded: the artifact is of an older exporter")
@@ -132,7 +133,8 @@ def _chat_format(described: Described, metadata: Mapping[str, str]) -> Check:
 
 
 def _of_schema_3(chat: dict) -> dict:
-    """`chat` as schema 3 writes it, where it is of an older one: docs/artifact.md says the difference."""
+    """Rewrite `chat` as schema 3 writes it, where it is of an older one: docs/artifact.md says the
+    difference."""
     def newer(role: object) -> object:
         if not isinstance(role, dict) or not isinstance(role.get("strip"), bool):
             return role
@@ -144,7 +146,7 @@ def _of_schema_3(chat: dict) -> dict:
 
 
 def _dated(chat: dict, today: str, then: str) -> dict:
-    """`chat` as it would have been on the day `then`, for the ways templates write a day."""
+    """Rewrite `chat` as it would have been on the day `then`, for the ways templates write a day."""
     text = json.dumps(chat)
     try:
         days = [datetime.date.fromisoformat(day) for day in (today, then)]
@@ -170,7 +172,7 @@ def _short(value: object) -> str:
 
 
 def _chat_prompts(described: Described, native: RunnerModel) -> Check:
-    """Ids of whole conversations: the artifact's against the template's text, tokenized."""
+    """Check the ids of whole conversations: the artifact's against the template's text, tokenized."""
     name, chat = "chat prompts", described.text.chat
     if not chat["reducible"]:
         return skipped(name, f"the checkpoint's template is not reducible: {chat['reason']}")

@@ -1,4 +1,4 @@
-"""What `inspect` says of an artifact: as one JSON object, as text, and as differences of two."""
+"""Say what `inspect` says of an artifact: as one JSON object, as text, and as differences of two."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ MISSING = "(none)"
 
 
 def facts(artifact: Artifact, memory: Memory) -> dict:
-    """Everything `inspect` knows, as JSON has it. Sizes are bytes."""
+    """Return everything `inspect` knows, as JSON has it. Sizes are bytes."""
     count = artifact.weight_count()
     return {
         "file": str(artifact.path),
@@ -68,7 +68,7 @@ def facts(artifact: Artifact, memory: Memory) -> dict:
 
 
 def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
-    """The lines a person reads: the summary first, then each part."""
+    """Yield the lines a person reads: the summary first, then each part."""
     count, linear = artifact.weight_count(), artifact.linear_bits()
     size = f"{_mb(artifact.size)}" + (" with its .so.json" if artifact.kind == SO else "")
     if count:
@@ -114,7 +114,7 @@ def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
 
 
 def differences(a: tuple[Artifact, Memory], b: tuple[Artifact, Memory]) -> dict[str, list]:
-    """What `facts` says otherwise of the two, by path of keys; and the weights whose bytes differ.
+    """Return what `facts` says otherwise of the two, by path of keys; and the weights whose bytes differ.
 
     Values are pairs; MISSING where one has none. What one of them cannot tell is no difference.
     """
@@ -134,7 +134,7 @@ def differences(a: tuple[Artifact, Memory], b: tuple[Artifact, Memory]) -> dict[
 
 
 def scheme(artifact: Artifact) -> str:
-    """The recipe in words: `linear:a8wx bitwidth 4, groupsize 32, has_weight_zeros; ...`."""
+    """Write the recipe in words: `linear:a8wx bitwidth 4, groupsize 32, has_weight_zeros; ...`."""
     try:
         recipe = stored_recipe(artifact)
     except ValueError:
@@ -154,7 +154,7 @@ def _option(name: str, value: object) -> str:
 
 
 def cpu(artifact: Artifact) -> str:
-    """The CPUs it runs on."""
+    """Name the CPUs that the artifact runs on."""
     if artifact.targets:
         return "; ".join(
             f"{t.get('machine')} with {' '.join(t['cpu_features'])}" if t.get("cpu_features")
@@ -166,12 +166,12 @@ def cpu(artifact: Artifact) -> str:
 
 
 def shared(artifact: Artifact) -> bool:
-    """Whether embedding and output layer are one stored table."""
+    """Tell whether embedding and output layer are one stored table."""
     return any({"table", "output"} <= set(tensor.names) for tensor in artifact.weights)
 
 
 def formats(artifact: Artifact) -> dict[str, str]:
-    """Folded names of the packed weights, and each one's format and shape."""
+    """Return folded names of the packed weights, and each one's format and shape."""
     groups: dict[tuple[str, str], list[str]] = {}
     for tensor in artifact.packed():
         name = " = ".join(sorted(tensor.names, reverse=True))
@@ -182,7 +182,7 @@ def formats(artifact: Artifact) -> dict[str, str]:
 
 
 def _token_sources(artifact: Artifact) -> object:
-    """What named the tokens that begin and end; None in older artifacts."""
+    """Return what named the tokens that begin and end; None in older artifacts."""
     try:
         return json.loads(artifact.metadata.get(TOKEN_SOURCES_KEY, "null"))
     except ValueError:
@@ -190,7 +190,7 @@ def _token_sources(artifact: Artifact) -> object:
 
 
 def fold(names: list[str]) -> list[str]:
-    """`layers.0.wo`, `layers.1.wo`, `layers.4.wo` to `layers.0-1,4.wo`."""
+    """Fold `layers.0.wo`, `layers.1.wo`, `layers.4.wo` to `layers.0-1,4.wo`."""
     numbers: dict[tuple[str, str], list[int]] = {}
     for name in names:
         before, digits, after = re.fullmatch(r"(\D*)(\d*)(.*)", name).groups()
@@ -259,7 +259,7 @@ def _flat(value: object, path: str = "") -> dict[str, object]:
 
 
 def _same_bytes(a: Artifact, b: Artifact) -> Iterator[tuple[str, bool]]:
-    """Of each tensor that both have in one format, whether the bytes are equal."""
+    """Yield each tensor that both artifacts have in one format, and whether its bytes are equal."""
     theirs: dict[str, StoredTensor] = {name: t for t in b.weights for name in t.names}
     for tensor in a.weights:
         other = theirs.get(tensor.name)

@@ -1,4 +1,4 @@
-"""What an artifact may differ from its float model by: one table, by bits a linear weight.
+"""Say how much an artifact may differ from its float model: one table, by bits a linear weight.
 
 Measured with `verify`'s own prompts (382 positions) on SmolLM2-135M as it comes and on a copy off
 the 4-bit grid that it is stored on (its residual stream rotated), the worse of both: `q2` to `q8`;
@@ -42,8 +42,8 @@ MEASURED_BY_TOKEN = MEASURED | {
 
 @dataclass(frozen=True)
 class Limits:
-    """Mean KL in nats at the most; share of positions with the same top token, mean cosine of the
-    logits, both at the least."""
+    """Limits of a comparison: mean KL in nats at the most; share of positions with the same top token, mean
+    cosine of the logits, both at the least."""
 
     mean_kl: float
     top1: float
@@ -64,8 +64,8 @@ class GivenLimits:
 
 
 def limits_for(bits: float, by_token: bool = False) -> Limits:
-    """For a model of so many bits a linear weight, scales not counted, the mean of its layers;
-    `by_token`: its activations have a scale a token."""
+    """Return the limits of a model of so many bits a linear weight, scales not counted, the mean of its
+    layers; `by_token`: its activations have a scale a token."""
     table = MEASURED_BY_TOKEN if by_token else MEASURED
     known = sorted(table)
     bits = min(max(bits, known[0]), known[-1])
@@ -83,6 +83,6 @@ def _short_of_one(measured: float) -> float:
 
 
 def with_sampling_error(limits: Limits, positions: int) -> Limits:
-    """`limits` for a sample of so many positions."""
+    """Loosen `limits` for a sample of so many positions."""
     error = math.sqrt(limits.top1 * (1 - limits.top1) / max(1, positions))
     return replace(limits, top1=max(0.0, limits.top1 - STANDARD_ERRORS * error))

@@ -1,4 +1,4 @@
-"""The artifact's next-token probabilities beside the float model's, position by position.
+"""Compare the artifact's next-token probabilities with the float model's, position by position.
 
 Both read the same tokens (teacher forcing), so that a difference at one position does not hide
 those after it.
@@ -24,7 +24,7 @@ _ROWS = 64  # of logits held at once
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens that both models read, and what a report shows of each."""
+    """The tokens that both models read, and what a report shows of each."""
 
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
@@ -32,9 +32,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class ComparedPositions:
-    """Of each position of all prompts in order, arrays [P]: KL(float || artifact) in nats, cosine
-    of the logits, the likeliest tokens of both. `broken` are positions whose logits are not all
-    finite; they have no KL."""
+    """What both models give at each of P positions of all prompts in order, arrays [P]: KL(float || artifact)
+    in nats, cosine of the logits, the likeliest tokens of both. `broken` are positions whose logits are not
+    all finite; they have no KL."""
 
     kl: np.ndarray  # float64
     cosine: np.ndarray  # float64
@@ -56,7 +56,7 @@ class Greedy:
 
 
 def float_logits(model: Transformer, ids: Sequence[int]) -> Iterator[Tensor]:
-    """Float32 logits [at most _ROWS, V] of every position."""
+    """Yield float32 logits [at most _ROWS, V] of every position."""
     caches = model.new_caches()
     for start in range(0, len(ids), _ROWS):
         part = torch.tensor([ids[start : start + _ROWS]])
@@ -65,7 +65,7 @@ def float_logits(model: Transformer, ids: Sequence[int]) -> Iterator[Tensor]:
 
 
 def native_logits(native: RunnerModel, ids: Sequence[int]) -> np.ndarray:
-    """Float32 logits [len(ids), V] of what the artifact gives for `ids`."""
+    """Return float32 logits [len(ids), V] of what the artifact gives for `ids`."""
     step = RunLimits.of(native).max_rows
     parts = []
     for start in range(0, len(ids), step):
@@ -77,7 +77,7 @@ def native_logits(native: RunnerModel, ids: Sequence[int]) -> np.ndarray:
 def compare_prompts(
     model: Transformer, native: RunnerModel, prompts: Sequence[Prompt], report: Report
 ) -> ComparedPositions:
-    """Both over every prompt, each from an empty context.
+    """Let both models read every prompt, each from an empty context, and compare their logits.
 
     Raises ValueError where the vocabularies differ.
     """
@@ -101,7 +101,7 @@ def compare_prompts(
 
 
 def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
-    """KL, cosine, both tokens, whether broken, of rows [R, V]."""
+    """Compare rows [R, V]: KL, cosine, both tokens, whether broken."""
     broken = ~torch.isfinite(actual).all(-1)
     kl, cosine = (torch.full((len(expected),), torch.nan, dtype=torch.float64) for _ in range(2))
     if not broken.all():
@@ -114,7 +114,7 @@ def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
 
 
 def greedy(model: Transformer, native: RunnerModel, prompt: Sequence[int], steps: int) -> Greedy:
-    """The float model's greedy continuation; the artifact reads the same tokens."""
+    """Continue a prompt greedily by the float model; the artifact reads the same tokens."""
     caches, ids = model.new_caches(), list(prompt)
     part, start = ids, 0
     with torch.inference_mode():
@@ -131,7 +131,7 @@ def greedy(model: Transformer, native: RunnerModel, prompt: Sequence[int], steps
 
 
 def logit_checks(found: ComparedPositions, limits: Limits) -> Iterator[Check]:
-    """Whether every number is finite, and mean KL, agreement and cosine are within `limits`."""
+    """Check whether every number is finite, and mean KL, agreement and cosine are within `limits`."""
     count = int(found.broken.sum())
     yield check("finite logits", not count, f"{len(found.kl) - count} of {len(found.kl)} positions",
                 "all", f"{count} positions have NaN or infinite logits")  # fmt: skip

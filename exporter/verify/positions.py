@@ -1,4 +1,4 @@
-"""The positions that a verification compared, as its reports list them."""
+"""List the positions that a verification compared, for its reports."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ WORST = 12  # positions listed
 
 
 def positions(readings: Readings) -> Iterator[dict]:
-    """Of every position: the prompt, the token read, the one predicted, KL and both choices."""
+    """Yield every position: the prompt, the token read, the one predicted, KL and both choices."""
     found, at = readings.positions, 0
     for number, prompt in enumerate(readings.prompts):
         for i, piece in enumerate(prompt.pieces):
@@ -30,10 +30,11 @@ def positions(readings: Readings) -> Iterator[dict]:
 
 
 def worst_positions(readings: Readings) -> list[dict]:
-    """The WORST positions by KL, those without one first."""
+    """List the WORST positions by KL, those without one first."""
     listed = [{**p, "at": i} for i, p in enumerate(positions(readings))]
     return sorted(listed, key=lambda p: -(math.inf if p["kl"] is None else p["kl"]))[:WORST]
 
 
 def finite(value: float) -> float | None:
+    """Return a number as JSON has it: None for one that is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""A verification as Markdown, JSON and one HTML file without anything beside it."""
+"""Write a verification as Markdown, JSON and one HTML file without anything beside it."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from exporter.verify.verify import Verification
 
 
 def write_report(result: Verification, path: Path) -> None:
-    """In the format that the name's end says: .md, .json or .html. Raises OSError."""
+    """Write the report in the format that the name's end says: .md, .json or .html. Raises OSError."""
     if path.suffix == ".json":
         text = json.dumps(to_dict(result), indent=1) + "\n"
     elif path.suffix == ".html":
@@ -26,7 +26,7 @@ def write_report(result: Verification, path: Path) -> None:
 
 
 def to_dict(result: Verification) -> dict:
-    """Everything measured, as JSON has it; numbers that are not finite are null."""
+    """Return everything measured, as JSON has it; numbers that are not finite are null."""
     subject, readings, greedy = result.subject, result.readings, result.greedy
     artifact, kl = subject.artifact, readings.positions.finite()
     return {
@@ -68,7 +68,7 @@ def to_dict(result: Verification) -> dict:
 
 
 def to_markdown(result: Verification) -> Iterator[str]:
-    """The lines of a report for people."""
+    """Yield the lines of a report for people."""
     subject = result.subject
     artifact = subject.artifact
     yield f"# {_cell(artifact.path.name)}: {'verified' if result.good else 'NOT verified'}"
@@ -102,7 +102,7 @@ def to_markdown(result: Verification) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that a Markdown table shows as it is."""
+    """Escape text so that a Markdown table shows it as it is."""
     shown = "".join(c if c.isprintable() else " " for c in text)
     for mark in "\\`*_[]<>|#":
         shown = shown.replace(mark, f"\\{mark}" if mark not in "<>" else f"&{'lg'[mark == '>']}t;")

@@ -1,4 +1,4 @@
-"""Whether an artifact is still its model: the native runner beside eager float32."""
+"""Check whether an artifact is still its model: the native runner beside eager float32."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Verification:
-    """The result; `line` is the verdict."""
+    """The result of a verification; `line` is the verdict."""
 
     subject: Subject
     readings: Readings
@@ -97,7 +97,7 @@ class Verification:
 
 
 def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
-    """Runs every check. `load` is exporter.runners.native's load_artifact where it is not given.
+    """Run every check. `load` is exporter.runners.native's load_artifact where it is not given.
 
     Raises ValueError or OSError with a line that names the value and the remedy when something
     needed cannot be read; what is read and wrong is a failed check.
@@ -178,8 +178,7 @@ def _verify(
 
 
 def checkpoint_of(request: VerifyRequest, artifact: Artifact) -> str:
-    """The model to compare with. Raises ValueError when the artifact does not name one that is
-    here."""
+    """Name the model to compare with. Raises ValueError when the artifact does not name one that is here."""
     if request.checkpoint is not None:
         return request.checkpoint
     name = artifact.model_name or ""
@@ -192,7 +191,7 @@ def checkpoint_of(request: VerifyRequest, artifact: Artifact) -> str:
 
 
 def effective_bits(artifact: Artifact) -> float:
-    """Bits a weight that decide how much the artifact may differ: the linear layers' mean, or the
+    """Return the bits a weight that decide how much the artifact may differ: the linear layers' mean, or the
     embedding's or the cache's where these have fewer."""
     packed = [t for t in artifact.packed() if t.name != "table"]
     if packed:
@@ -237,7 +236,7 @@ def _context(artifact: Artifact, described: Described) -> int:
 def _prompts(
     described: Described, texts: str | None, positions: int, context: int
 ) -> "list[Prompt]":
-    """The built-in prompts, each shortened by the same share, or windows of `texts`; all in all at
+    """Return the built-in prompts, each shortened by the same share, or windows of `texts`; all in all at
     most `positions` tokens, but at least one a prompt, by the checkpoint's own tokenizer.
 
     Raises ValueError for a text without tokens.
@@ -259,7 +258,7 @@ def _prompts(
 
 
 def _shown(described: Described, token: int) -> str:
-    """A token's text; models can have more rows than the tokenizer has pieces."""
+    """Return a token's text; models can have more rows than the tokenizer has pieces."""
     pieces = described.tokenizer.source.pieces
     if token >= len(pieces):
         return f"<{token}>"
@@ -278,7 +277,7 @@ def _with_bos(described: Described, text: str) -> list[int]:
 
 
 def _conversation(described: Described) -> list[int]:
-    """Chat turns in the template's own form; nothing where it cannot render them."""
+    """Encode chat turns in the template's own form; nothing where it cannot render them."""
     import jinja2
 
     from exporter.chat.template import Template

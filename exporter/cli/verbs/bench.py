@@ -30,7 +30,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Raises UsageError, ValueError or OSError with one line that names the remedy."""
+    """Measure the artifacts and print the rows. Raises UsageError, ValueError or OSError with one line that
+    names the remedy."""
     from exporter.bench.bench import bench, plan
     from exporter.bench.output import WRITERS
     from exporter.util.progress import note

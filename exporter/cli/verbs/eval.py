@@ -59,7 +59,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Raises UsageError, ValueError or OSError with one line that names the remedy."""
+    """Score the text, run the tasks and print the figures. Raises UsageError, ValueError or OSError with one
+    line that names the remedy."""
     check_flags(options)
     text = None if options.text is None else read_text(options.text, "--text")
     if options.tasks is not None:
@@ -127,7 +128,7 @@ def _require_lm_eval() -> None:
 def _evaluate(
     model: "RunnerModel", windows: list[Window], reference: "Checkpoint | None", options: argparse.Namespace
 ) -> tuple[dict[str, object], int]:
-    """The figures of the text, printed unless --json, and the exit status."""
+    """Score the text; returns its figures, printed unless --json, and the exit status."""
     line, last, compared = ProgressLine(), Score(), []
     try:
         steps = _steps(model, windows, reference, compared)
@@ -191,7 +192,7 @@ def _lines(score: Score, compared: "list[Comparison]") -> list[str]:
 
 
 def _finite(value: object) -> object:
-    """JSON has no NaN."""
+    """Replace numbers that are not finite by None: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""`export`, the verb where none is named: a model to artifacts."""
+"""Export a model to artifacts: the verb `export`, which is run where none is named."""
 
 import argparse
 from dataclasses import replace
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def request(options: argparse.Namespace) -> Request:
-    """What the flags ask for. Raises UsageError for what cannot be."""
+    """Read from the flags what is to be exported. Raises UsageError for what cannot be."""
     name = _model(options)
     stem = model_name(name)
 
@@ -78,7 +78,7 @@ def request(options: argparse.Namespace) -> Request:
 
 
 def _model(options: argparse.Namespace) -> str:
-    """MODEL; where it is left out, the checkpoint's own name."""
+    """Return MODEL; where it is left out, the checkpoint's own name."""
     if options.model is not None:
         return options.model
     if options.checkpoint is not None:

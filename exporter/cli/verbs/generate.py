@@ -1,4 +1,4 @@
-"""`generate`: the continuation of a prompt, by an artifact or by a model that is not exported yet."""
+"""Continue a prompt, by an artifact or by a model that is not exported yet: the verb `generate`."""
 
 import argparse
 import math
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _number(setting: NumberSetting) -> Callable[[str], float]:
-    """A type for argparse."""
+    """Make a type of a setting's numbers, for argparse."""
 
     def parse(text: str) -> float:
         try:
@@ -82,7 +82,7 @@ def _number(setting: NumberSetting) -> Callable[[str], float]:
 
 
 def _biases(text: str) -> list[tuple[int, float]]:
-    """Token ids and biases, "5=-1.5,7=-inf", for argparse."""
+    """Parse token ids and biases, "5=-1.5,7=-inf", for argparse."""
     try:
         pairs = [item.split("=") for item in text.split(",")]
         biases = [(int(token), float(bias)) for token, bias in pairs]
