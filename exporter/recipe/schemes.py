@@ -99,7 +99,7 @@ SUPPORT = (
     Support("linear:a8wxdq", _ANY_BITS, _ZEROS, 32, True, _OURS, _OURS,
             "int8 activations a token, torchao's numbers; 1 bit with zeros only"),
     Support("linear:a8w4dq", (4,), _BITS, 128, False, (LOWBIT, XNNPACK), _EITHER,
-            "the same at 4 bits without zero points"),
+            "`linear:a8wxdq` at 4 bits, without zero points"),
     Support("linear:int4", (4,), _BITS, 128, False, _OURS, _EITHER,
             "weights only; stock is fast with bf16, slow otherwise"),
     Support("linear:int8", (8,), _BITS, 0, True, _OURS, _EITHER, "weights only"),

@@ -1,4 +1,4 @@
-"""Perplexity of a text, and how far the probabilities are from the float model's.
+"""Measure the perplexity of a text, and how far the probabilities are from the float model's.
 
 ARTIFACT is a .pte, .pt2 or .so and runs in the native runner; MODEL is what the exporter takes, and
 runs eagerly, or compiled with --compile. Windows are scored as llama-perplexity does; with --stride
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
     from exporter.scoring.divergence import Comparison
 
-SUMMARY = "perplexity, divergence from the float model, and lm-eval's tasks"
+SUMMARY = "measure perplexity, divergence from the float model, and lm-eval's tasks"
 DEFAULT_WINDOW = 512
 LM_EVAL_VERSION = "0.4.13"  # of pyproject.toml's extra "tasks"
 

@@ -12,7 +12,7 @@ from exporter.lower.targets import RUNTIMES, TARGETS, find_targets
 from exporter.pipeline.export import OutputPaths, Request
 from exporter.pipeline.export import run as run_export
 
-SUMMARY = "a MODEL to artifacts; the same as without a verb"
+SUMMARY = "write a MODEL to artifacts, as is done where no verb is named"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from exporter.util.progress import note, stage
 if TYPE_CHECKING:
     from exporter.artifact.runner_interface import Generated, RunnerModel
 
-SUMMARY = "text after a prompt, by an ARTIFACT or by a MODEL before its export"
+SUMMARY = "write text after a prompt, by an ARTIFACT or by a MODEL before its export"
 SAMPLING = (*(setting.name for setting in NUMBERS), "logit_bias", "stop_strings", "seed")
 
 

@@ -1,4 +1,4 @@
-"""Whether an artifact is still the model that it was exported from.
+"""Check whether an artifact is still the model that it was exported from.
 
 The native runner and the float32 model read the same prompts; probabilities, tokenizer, chat
 format, stop tokens, metadata and every weight are compared. Exit status 1 when a check fails; the
