@@ -15,7 +15,7 @@ from pathlib import Path
 
 from exporter.formats.packed_header import PackedMatrix, is_packed, read_matrix
 
-PTE, PT2, SO = KINDS = ("pte", "pt2", "so")
+PTE, PT2, SO = "pte", "pt2", "so"
 
 LINEAR_PART, EMBEDDING_PART, OTHER_PART = "linear weights", "embedding", "other constants"
 CODE_PART, DELEGATES_PART = "code", "delegates' weights and code"

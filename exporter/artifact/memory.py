@@ -7,8 +7,9 @@ from exporter.recipe.schemes import LOWBIT
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 _BLOCK = 16  # positions in a block of the lowbit cache
-# Measured as the resident memory that is neither file, cache nor activations, with tables of 1.2
-# and 2.5 MB: the program with its libraries, and what the tokenizer builds for each table's byte.
+# Measured as the resident memory that is neither file, cache nor activations, with tokenizers' tables of
+# 1.2 MB (SmolLM2's) and 2.5 MB, 2026-11-22: the program with its libraries, and what the tokenizer builds for
+# each byte of its table.
 _PROGRAM_BYTES, _TOKENIZER_FACTOR = 6_000_000, 6
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from exporter.artifact import aoti_reader, pte_reader
 from exporter.artifact.contents import Artifact, Damaged
+from exporter.artifact.pte_program import IDENTIFIER
 
 
 def read_artifact(path: Path | str) -> Artifact:
@@ -19,7 +20,7 @@ def read_artifact(path: Path | str) -> Artifact:
     path = Path(path)
     data = map_file(path)
     start = bytes(data[:8])
-    if start[4:8] == b"ET12":
+    if start[4:8] == IDENTIFIER:
         read = pte_reader.read_pte
     elif start[:4] == b"PK\x03\x04":
         read = aoti_reader.read_pt2

@@ -46,12 +46,12 @@ from exporter.util.progress import Progress, Report
 ColumnFactors = dict[str, Tensor]  # [K] of each packed matrix
 # Of a matrix: quantized inputs [B, T, K], and float inputs [B, T, K] or outputs [B, T, N].
 Pair = tuple[Tensor, Tensor]
-# Of the difference between the streams that a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1
-# on SmolLM2 at 2 to 5 bits: all of it fits the calibration text too well.
+# How much of the difference between the streams a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1 on
+# SmolLM2-135M at 2 to 5 bits (docs/decisions.md, "Quality"): all of it fits the calibration text too well.
 CORRECTION = 0.5
 CORRECTION_DAMPING = 0.01
-# A table that is embedding and output at once: errors of its rows count by themselves, too, as this
-# share of the mean second moment of the output's inputs.
+# Of a table that is embedding and output at once, errors of rows count by themselves, too, as this share of
+# the mean second moment of the output's inputs.
 EMBEDDING_SHARE = 0.1
 
 

@@ -61,10 +61,12 @@ SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
 LEAST_ERROR = 1e-6  # of a format, of that at ANCHOR; less is rounding
 TABLE_BLOCKS = 48  # of a table's rows
 LABEL_SEED = 1
-# KL measured of a whole model over the sum of its matrices', on the same kind of text: of two fits of
-# SmolLM2 to 4.5 bits, one by HQQ and one nearly all by GPTQ. Activations rounded to int8 are in it. GPTQ's is
-# smaller as each layer makes up for those before it, which one matrix alone does not show.
-WHOLE = {"rtn": 1.42, "hqq": 1.42, "gptq": 1.05}
+# KL measured of a whole model over the sum of its matrices', on the same kind of text, by rounding. Of two
+# fits of SmolLM2-135M off every grid to 4.5 bits (docs/results/quality.md, "Fits"): `retie+gptq`, 0.0177 over
+# 0.0169 nats, and `retie+hqq`, 0.0663 over 0.0468; `rtn` is taken to be as `hqq`. Activations rounded to int8
+# are in it. GPTQ's is smaller as each layer makes up for those before it, which one matrix alone does not
+# show.
+WHOLE_MODEL_FACTOR = {"rtn": 1.42, "hqq": 1.42, "gptq": 1.05}
 SENSITIVITY_VERSION = 6  # of how they are measured: what another measured is not read
 
 
@@ -274,7 +276,7 @@ class _Sensitivity:
         total = sum(kls for _, kls in results) / self.tokens.numel()
         kls: dict[str, KLs] = {name: {} for name in block.matrices}
         for (name, rounding), kl in zip(changes, total.tolist(), strict=True):
-            kls[name][rounding] = kl * WHOLE[rounding]
+            kls[name][rounding] = kl * WHOLE_MODEL_FACTOR[rounding]
         units = [
             matrix_unit(f"layers.{i}.{name}", *known[name][0].shape, kls[name], forward.shape)
             for name in block.matrices
@@ -298,7 +300,8 @@ class _Sensitivity:
             shares.append(float(p.sum() / len(p)))
             spread = p * (1 - p)
             written.append({
-                r: WHOLE[r] * _kl_of_logits(spread, F.linear(top.hidden, dequantize(q.rows(at)) - output[at]))
+                r: WHOLE_MODEL_FACTOR[r]
+                * _kl_of_logits(spread, F.linear(top.hidden, dequantize(q.rows(at)) - output[at]))
                 for r, q in quantized.items()
             })  # fmt: skip
         if not self.shared:
@@ -312,7 +315,7 @@ class _Sensitivity:
         # A row of the embedding counts as the model expects its token: what a text of this length has of
         # rare ones says little.
         looked_up = [
-            {r: WHOLE[r] * float(kl) / self.tokens.numel() * share for r, kl in whole.items()}
+            {r: WHOLE_MODEL_FACTOR[r] * float(kl) / self.tokens.numel() * share for r, kl in whole.items()}
             for share in shares
         ]
         columns, shape = output.shape[1], forward.shape

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-PASS, FAIL, SKIP, INFO = VERDICTS = ("pass", "fail", "skip", "info")
+PASS, FAIL, SKIP, INFO = "pass", "fail", "skip", "info"
 
 
 @dataclass(frozen=True)

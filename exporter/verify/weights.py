@@ -2,12 +2,10 @@
 
 A packed weight is unpacked by the kernels' own code and compared with the matrix that it was made
 of. What rounding costs follows from the stored scales: an error of scale / sqrt(12) a weight
-where nothing is clipped. On SmolLM2 with `linear:a8wx` (`rtn` and `hqq`) and `linear:a8wxdq`
-it is at most 1.2 times that, with one bit 1.9 times. ERROR_FACTOR times is allowed, and the part of
-a weight that points along the original must be between WEIGHT_GAIN's bounds times as long, in every panel
-of 16 rows too: doubled scales give 2. One bit that has 0 for a level keeps half of the length, or nothing.
-With the levels -scale and +scale the best scale is the mean magnitude (exporter/lowbit/search.py), whatever
-the weights: the gain is the scales' own, of that, and the error follows from the scales without a factor.
+where nothing is clipped. ERROR_FACTOR times is allowed, and the part of a weight that points along the
+original must be between WEIGHT_GAIN's bounds times as long, in every panel of 16 rows too. With the levels
+-scale and +scale the best scale is the mean magnitude (exporter/lowbit/search.py), whatever the weights: the
+gain is the scales' own, of that, and the error follows from the scales without a factor.
 """
 
 import math
@@ -28,13 +26,17 @@ from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import DEFAULT_METHOD
 from exporter.verify.checks import Check, check, skipped
 
+# By bits: errors allowed, in those that follow from the stored scales. Of SmolLM2-135M by `linear:a8wx`
+# (`rtn` and `hqq`) and `linear:a8wxdq` they were at most 1.2 times those, with one bit 1.9 times.
 ERROR_FACTOR = {1: 4.0, 2: 3.0, 3: 2.5}  # few bits clip; others OTHER_FACTOR
 OTHER_FACTOR = 2.0
+COMPENSATING_FACTOR = 2.5  # further, of methods that move weights to make up for others' rounding
+# Lengths allowed along the original, of a whole weight and of a panel of 16 rows: doubled scales give 2, and
+# one bit that has 0 for a level keeps half of the length, or nothing.
 WEIGHT_GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
 ONE_BIT_GAIN, ONE_BIT_PANEL_GAIN = (-0.1, 0.8), (-0.1, 1.0)
-COMPENSATING_FACTOR = 2.5  # of methods that move weights to make up for others' rounding
 _FLOAT_ERROR = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}  # relative, a weight's rounding
-TWO_LEVELS_FACTOR = 1.2
+TWO_LEVELS_FACTOR = 1.2  # of errors that the scales determine
 _SMALL = 3e-4  # scales are float16
 _PANELS_AT_ONCE = 32  # few enough for a core's cache
 # Transforms after which stored weights are not the checkpoint's: rotated or rescaled.

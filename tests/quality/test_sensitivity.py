@@ -31,7 +31,7 @@ from exporter.quality.layerwise import (
     run_block,
     sum_over_parts,
 )
-from exporter.quality.sensitivity import WHOLE, sensitivities, windows_needed
+from exporter.quality.sensitivity import WHOLE_MODEL_FACTOR, sensitivities, windows_needed
 from exporter.quality.windows import RotaryTables, float_weights, last_hidden
 from exporter.recipe.methods import PLAIN
 from exporter.recipe.schemes import LinearScheme
@@ -158,4 +158,4 @@ def test_gradients_predict_the_kl_of_single_matrices(variation, method, tmp_path
                 measured = kl_of(model, tokens[::3], {name: changed} | both)
             # A label a position: thousands of squares of a normal variable are certain to a few
             # hundredths. The rest is that positions and logits are taken as independent.
-            assert 3 / 4 < choice.kl / WHOLE[rounding] / measured < 4 / 3, (name, rounding)
+            assert 3 / 4 < choice.kl / WHOLE_MODEL_FACTOR[rounding] / measured < 4 / 3, (name, rounding)
