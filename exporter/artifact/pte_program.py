@@ -37,7 +37,6 @@ class PlanTensor:
     shape: tuple[int, ...]
     bytes: int
     constant: int
-    planned: bool  # lies in planned memory: a cache, or a result
     name: str
 
 
@@ -161,7 +160,7 @@ class Plan:
         constant = value.number(5, numbers.Uint32Flags)
         more = value.node(9)
         name = "" if more is None else more.text(1)
-        return PlanTensor(dtype, shape, size, constant, value.node(6) is not None, name)
+        return PlanTensor(dtype, shape, size, constant, name)
 
     def boolean(self, index: int) -> bool:
         kind, value = self._value(index)
