@@ -1,5 +1,6 @@
 """The rooms of docs/architecture.md: what each file may import or include."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -19,6 +20,13 @@ WITHOUT_TORCH = (
     "checkpoint.checkpoint", "tokenizer.tokenizer", "chat.reduce", "lower.aoti_options", "artifact.reader",
     *(f"cli.verbs.{path.stem}" for path in (EXPORTER / "cli" / "verbs").glob("[a-z]*.py")),
 )  # fmt: skip
+# Names that several modules may have: what every module of a kind has.
+SHARED_NAMES = {
+    "SUMMARY", "configure", "run",  # verbs
+    "FAMILY", "from_hf", "from_gguf", "HARMLESS", "NEUTRAL",  # families and their sources
+    "lower",  # the two lowerings
+    "main",
+}  # fmt: skip
 FRAMEWORK_HEADERS = re.compile(r'#include [<"](torch|ATen|c10|caffe2|executorch)/')
 # In `runner/`: each includes itself and those before it.
 ROOMS = ("system", "text", "model", "decode", "backends", "app", "python")
@@ -43,6 +51,27 @@ def test_python_rooms():
 
 def test_the_picture_of_the_rooms_is_drawn_from_the_imports():
     assert draw_rooms.picture() in draw_rooms.DOCUMENT.read_text()
+
+
+def test_no_two_public_things_have_one_name():
+    places: dict[str, list[str]] = {}
+    for file in EXPORTER.rglob("*.py"):
+        for name in _public_names(ast.parse(file.read_text())):
+            places.setdefault(name, []).append(str(file.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+def _public_names(module: ast.Module) -> set[str]:
+    """Return what a module defines for others, but for type variables of one letter."""
+    found = set()
+    for node in module.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = (name for target in targets for name in ast.walk(target))
+            found |= {name.id for name in names if isinstance(name, ast.Name)}
+    return {name for name in found if len(name) > 1 and not name.startswith("_")} - SHARED_NAMES
 
 
 def test_inductor_is_known_to_its_lowering():

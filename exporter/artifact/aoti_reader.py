@@ -1,4 +1,4 @@
-"""A `.pt2` or a `.so` with its `.so.json` as `contents.Artifact`."""
+"""Read a `.pt2`, or a `.so` with its `.so.json`, as `contents.Artifact`."""
 
 import base64
 import binascii
@@ -11,22 +11,22 @@ from collections import Counter
 from pathlib import Path
 
 from exporter.artifact.contents import (
-    CODE,
-    METADATA,
+    CODE_PART,
+    METADATA_PART,
     PT2,
     SO,
-    TOKENIZER,
+    TOKENIZER_PART,
     Artifact,
     Damaged,
     StoredTensor,
     all_names,
     canonical,
-    recipe_in,
+    recipe_in_metadata,
     stored,
     summed,
 )
 from exporter.artifact.metadata import TOKENIZER_KEY, sidecar_of
-from exporter.recipe.schemes import LOWBIT
+from exporter.recipe.schemes import LOWBIT, TOKEN_SCALE_SCHEMES
 
 _METADATA = "/data/aotinductor/model/model_metadata.json"
 _WEIGHTS = "/data/aotinductor/model/model_weights.blob"
@@ -34,12 +34,10 @@ _TABLE = "/tokenizer/table"
 _LOCAL_HEADER = 30
 _WIDTHS = {"bool": 1, "uint8": 1, "int8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "int32": 4,
            "float32": 4, "int64": 8, "float64": 8}  # fmt: skip
-# Schemes whose activations have a scale a token.
-TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")
 
 
 def read_pt2(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged."""
+    """Read the `.pt2` at `path`, whose bytes are `data`. Raises Damaged."""
     entries, said, tokenizer = _members(data)
     metadata = _strings(said)
     blob, blob_at = memoryview(b""), 0
@@ -58,12 +56,12 @@ def read_pt2(path: Path, data: memoryview) -> Artifact:
         if name.endswith(".so") and name.startswith("/data/aotinductor/")
     )  # fmt: skip
     weights = _weights(metadata, blob, blob_at)
-    parts = Counter({TOKENIZER: len(tokenizer), CODE: code})
+    parts = Counter({TOKENIZER_PART: len(tokenizer), CODE_PART: code})
     return _artifact(path, PT2, len(data), metadata, tokenizer, parts, weights)
 
 
 def _members(data: memoryview) -> tuple[dict[str, zipfile.ZipInfo], bytes, bytes]:
-    """The archive's directory by inner names, and the bytes of the metadata and the tokenizer.
+    """Return the archive's directory by inner names, and the bytes of the metadata and the tokenizer.
 
     Raises Damaged for what zipfile raises where bytes are not what they were.
     """
@@ -82,7 +80,8 @@ def _members(data: memoryview) -> tuple[dict[str, zipfile.ZipInfo], bytes, bytes
 
 
 def read_so(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged, and OSError without the file beside it."""
+    """Read the `.so` at `path`, whose bytes are `data`. Raises Damaged, and OSError without the file beside
+    it."""
     sidecar = sidecar_of(path)
     if not sidecar.is_file():
         raise FileNotFoundError(
@@ -98,7 +97,8 @@ def read_so(path: Path, data: memoryview) -> Artifact:
     blob, blob_at = _library_weights(data)
     weights = _weights(metadata, blob, blob_at)
     parts = Counter({
-        TOKENIZER: len(encoded), CODE: len(data) - len(blob), METADATA: len(said) - len(encoded)
+        TOKENIZER_PART: len(encoded), CODE_PART: len(data) - len(blob),
+        METADATA_PART: len(said) - len(encoded),
     })  # fmt: skip
     return _artifact(path, SO, len(data) + len(said), metadata, tokenizer, parts, weights)
 
@@ -130,7 +130,7 @@ def _artifact(
         operators=operators,
         delegates={},
         targets=tuple(_json_list(metadata, "targets")),
-        token_scales=any(key in TOKEN_SCALES for key in recipe_in(metadata)),
+        token_scales=any(key in TOKEN_SCALE_SCHEMES for key in recipe_in_metadata(metadata)),
         cache_shape=shape or None,
         cache_dtype=metadata.get("cache_dtype"),
         planned_bytes=None,
@@ -139,7 +139,7 @@ def _artifact(
 
 
 def _inner(name: str) -> str:
-    """The name without the archive's root folder, which PyTorch calls as the file was called."""
+    """Return the name without the archive's root folder, which PyTorch calls as the file was called."""
     return "/" + name.partition("/")[2]
 
 
@@ -183,7 +183,8 @@ def _weights(metadata: dict[str, str], blob: memoryview, at: int) -> tuple[Store
 
 
 def _is_weight(entry: object) -> bool:
-    """Whether it has what the list of weights says of each."""
+    """Tell whether an entry of the list of weights has the name, type, shape and offset that each must
+    have."""
     if not isinstance(entry, dict) or not isinstance(entry.get("shape"), list):
         return False
     sizes = (*entry["shape"], entry.get("offset"))
@@ -193,7 +194,7 @@ def _is_weight(entry: object) -> bool:
 
 
 def _library_weights(data: memoryview) -> tuple[memoryview, int]:
-    """What lies between the symbols of a lean library, and its offset; empty for others."""
+    """Return what lies between the symbols of a lean library, and its offset; empty for others."""
     from elftools.common.exceptions import ELFError
     from elftools.elf.elffile import ELFFile
 
@@ -217,7 +218,7 @@ def _library_weights(data: memoryview) -> tuple[memoryview, int]:
 
 
 class _Mapped(io.RawIOBase):
-    """A file over a view, which is not copied."""
+    """A file over a view of memory, which is not copied."""
 
     def __init__(self, data: memoryview):
         self._data, self._at = data, 0

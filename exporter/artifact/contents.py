@@ -15,12 +15,12 @@ from pathlib import Path
 
 from exporter.formats.packed_header import PackedMatrix, is_packed, read_matrix
 
-PTE, PT2, SO = KINDS = ("pte", "pt2", "so")
+PTE, PT2, SO = "pte", "pt2", "so"
 
-LINEAR, EMBEDDING, OTHER = "linear weights", "embedding", "other constants"
-CODE, DELEGATES = "code", "delegates' weights and code"
-TOKENIZER, METADATA = "tokenizer", "metadata, padding and the rest"
-PARTS = (LINEAR, EMBEDDING, OTHER, DELEGATES, CODE, TOKENIZER, METADATA)
+LINEAR_PART, EMBEDDING_PART, OTHER_PART = "linear weights", "embedding", "other constants"
+CODE_PART, DELEGATES_PART = "code", "delegates' weights and code"
+TOKENIZER_PART, METADATA_PART = "tokenizer", "metadata, padding and the rest"
+PARTS = (LINEAR_PART, EMBEDDING_PART, OTHER_PART, DELEGATES_PART, CODE_PART, TOKENIZER_PART, METADATA_PART)
 
 UNNAMED = "constant "  # before a number, of what has no name
 SHARED = ("output", "table")  # of the one tensor that is both
@@ -47,10 +47,10 @@ class StoredTensor:
         return self.names[0]
 
     def part(self) -> str:
-        """The part of the file's size that it counts to; a shared table is the embedding's."""
+        """Return the part of the file's size that it counts to; a shared table is the embedding's."""
         if "table" in self.names:
-            return EMBEDDING
-        return OTHER if self.packed is None else LINEAR
+            return EMBEDDING_PART
+        return OTHER_PART if self.packed is None else LINEAR_PART
 
 
 @dataclass(frozen=True)
@@ -77,36 +77,58 @@ class Artifact:
     planned_bytes: int | None
     unknown: tuple[str, ...]
 
+    def number(self, key: str) -> int | None:
+        """Return the metadata's whole number `key`, such as `context_length`; None where there is none."""
+        return whole_number(self.metadata, key)
+
+    @property
+    def context_length(self) -> int | None:
+        return self.number("context_length")
+
+    @property
+    def model_name(self) -> str | None:
+        return self.metadata.get("model_name")
+
+    @property
+    def delegate(self) -> str | None:
+        return self.metadata.get("delegate")
+
+    @property
+    def dtype(self) -> str | None:
+        """The type of unquantized weights."""
+        return self.metadata.get("dtype")
+
     def weight(self, name: str) -> StoredTensor:
-        """Raises KeyError for a name that is not there."""
+        """Return the weight of that canonical name. Raises KeyError where there is none."""
         for tensor in self.weights:
             if name in tensor.names:
                 return tensor
         raise KeyError(name)
 
     def packed(self) -> list[StoredTensor]:
-        """The packed weights in the program's order."""
+        """Return the packed weights in the program's order."""
         return [tensor for tensor in self.weights if tensor.packed is not None]
 
     def weight_count(self) -> int | None:
-        """Stored weights of matrices; None where they are not ours and cannot be counted."""
+        """Count the stored weights of matrices; None where they are not ours and cannot be counted."""
         return sum(t.packed.rows * t.packed.columns for t in self.packed()) or None
 
     def linear_bits(self) -> float | None:
-        """Bits a weight of the linear layers, scales and zeros included; of all but the table."""
-        linear = [t for t in self.packed() if t.part() == LINEAR]
+        """Return the bits a weight that the linear layers take, scales and zeros included; all packed weights
+        but the table count."""
+        linear = [t for t in self.packed() if t.part() == LINEAR_PART]
         count = sum(t.packed.rows * t.packed.columns for t in linear)
         return 8 * sum(len(t.data) for t in linear) / count if count else None
 
 
 class Damaged(Exception):
-    """What is wrong with the file, without its name."""
+    """A file that cannot be read: the text says what is wrong, without the file's name."""
 
 
 def stored(
     names: tuple[str, ...], dtype: str, shape: tuple[int, ...], data: memoryview, offset: int
 ) -> StoredTensor:
-    """The tensor, its header read where it is a packed weight: bytes that have a name are.
+    """Make a StoredTensor, its header read where it is a packed weight: bytes that have a name are.
 
     Raises Damaged when a weight is none, or its header is wrong.
     """
@@ -120,44 +142,46 @@ def stored(
 
 
 def canonical(name: str) -> str:
-    """`model.layers.3.wqkv.weight`, as the program names it, to `layers.3.wqkv`."""
+    """Turn `model.layers.3.wqkv.weight`, as the program names it, into `layers.3.wqkv`."""
     return re.sub(r"\.weight$", "", re.sub(r"^model\.", "", name))
 
 
 def all_names(name: str, of_program: Collection[str]) -> tuple[str, ...]:
-    """The canonical names of a constant; of a program with one table for embedding and output, both."""
+    """Return the canonical names of a constant; of a program with one table for embedding and output,
+    both."""
     shared = name in SHARED and not set(SHARED) <= set(of_program)
     return SHARED if shared else (name,)
 
 
 def summed(size: int, parts: Mapping[str, int]) -> dict[str, int]:
-    """`parts` in the order of PARTS, without empty ones; what is left of `size` is the rest."""
+    """Return the sizes `parts` in the order of PARTS, without empty ones; what is left of `size` is the
+    rest."""
     rest = size - sum(parts.values())
     if rest < 0:
         raise Damaged("its parts are larger than the file")
-    whole = {**parts, METADATA: parts.get(METADATA, 0) + rest}
+    whole = {**parts, METADATA_PART: parts.get(METADATA_PART, 0) + rest}
     return {part: whole[part] for part in PARTS if whole.get(part)}
 
 
-def number(metadata: Mapping[str, str], key: str) -> int | None:
-    """A whole number of the metadata, None where there is none."""
+def whole_number(metadata: Mapping[str, str], key: str) -> int | None:
+    """Return a whole number of the metadata, None where there is none."""
     text = metadata.get(key, "")
     return int(text) if text.lstrip("-").isdigit() and text.isascii() else None
 
 
-def recipe_of(artifact: Artifact) -> dict[str, object]:
-    """The metadata's recipe; empty for a float model.
+def stored_recipe(artifact: Artifact) -> dict[str, object]:
+    """Return the recipe in an artifact's metadata; empty for a float model.
 
     Raises ValueError with a line that names the file where it is damaged.
     """
     try:
-        return recipe_in(artifact.metadata)
+        return recipe_in_metadata(artifact.metadata)
     except Damaged as error:
         raise ValueError(f"{artifact.path} is damaged: {error}; export it again") from None
 
 
-def recipe_in(metadata: Mapping[str, str]) -> dict[str, object]:
-    """As `recipe_of`. Raises Damaged."""
+def recipe_in_metadata(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Return the recipe in `metadata`; empty for a float model. Raises Damaged."""
     text = metadata.get("quantization") or "{}"
     try:
         recipe = json.loads(text)

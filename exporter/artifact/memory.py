@@ -1,13 +1,15 @@
-"""How much memory a runner takes for an artifact, by arithmetic."""
+"""Estimate how much memory a runner takes for an artifact, by arithmetic."""
 
 from dataclasses import dataclass
 
-from exporter.artifact.contents import PTE, Artifact, number
+from exporter.artifact.contents import PTE, Artifact
+from exporter.recipe.schemes import LOWBIT
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 _BLOCK = 16  # positions in a block of the lowbit cache
-# Measured as the resident memory that is neither file, cache nor activations, with tables of 1.2
-# and 2.5 MB: the program with its libraries, and what the tokenizer builds for each table's byte.
+# Measured as the resident memory that is neither file, cache nor activations, with tokenizers' tables of
+# 1.2 MB (SmolLM2's) and 2.5 MB, 2026-11-22: the program with its libraries, and what the tokenizer builds for
+# each byte of its table.
 _PROGRAM_BYTES, _TOKENIZER_FACTOR = 6_000_000, 6
 
 
@@ -32,11 +34,11 @@ class Memory:
 
 
 def estimate(artifact: Artifact, context: int | None = None) -> Memory:
-    """For `context` positions, the artifact's own context where None.
+    """Estimate the memory that `context` positions take; None: the artifact's whole context.
 
     Raises ValueError when that is outside the artifact's context.
     """
-    largest = number(artifact.metadata, "context_length")
+    largest = artifact.context_length
     if context is None:
         context = largest or 0
     elif largest is not None and not 1 <= context <= largest:
@@ -54,16 +56,17 @@ def estimate(artifact: Artifact, context: int | None = None) -> Memory:
 
 
 def cache_bytes(artifact: Artifact, context: int) -> int | None:
-    """Keys and values of `context` positions, in whole blocks where the kernels are ours."""
-    layers, width = number(artifact.metadata, "n_layers"), _WIDTHS.get(artifact.cache_dtype or "")
+    """Return the bytes of keys and values of `context` positions, in whole blocks where the kernels are ours;
+    None where unknown."""
+    layers, width = artifact.number("n_layers"), _WIDTHS.get(artifact.cache_dtype or "")
     if layers is None or width is None:
         return None
     shape = artifact.cache_shape
-    if artifact.metadata.get("delegate") == "lowbit":
+    if artifact.delegate == LOWBIT:
         if shape is None or len(shape) != 3:
             return None
         return 2 * layers * -(-context // _BLOCK) * shape[0] * shape[2] * width
-    heads, head = (number(artifact.metadata, key) for key in ("n_kv_heads", "head_dim"))
+    heads, head = artifact.number("n_kv_heads"), artifact.number("head_dim")
     if heads is None or head is None:
         return None
     return 2 * layers * context * heads * head * width
@@ -75,9 +78,7 @@ def _activations(artifact: Artifact, context: int | None) -> int | None:
         if artifact.planned_bytes is None or caches is None:
             return None
         return max(0, artifact.planned_bytes - caches)
-    chunk, vocabulary, dim = (
-        number(artifact.metadata, key) for key in ("max_chunk", "vocab_size", "dim")
-    )
+    chunk, vocabulary, dim = (artifact.number(key) for key in ("max_chunk", "vocab_size", "dim"))
     try:
         hidden = artifact.weight("layers.0.down").packed.columns
     except (KeyError, AttributeError):

@@ -1,23 +1,169 @@
-"""What an artifact says of itself.
+"""Describe an artifact in its metadata: typed until it is written, then one map of strings.
 
 One set of keys for every backend: constant methods of a `.pte`, the metadata map of a `.pt2`, a
-`.so.json` beside a bare `.so`. All values are strings. `runner/model/metadata.h` reads the same keys;
-`docs/artifact.md` describes them.
+`.so.json` beside a bare `.so`. `runner/model/metadata.h` reads the same keys; `docs/artifact.md` describes
+them.
 """
 
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.model.config import ModelConfig
+from exporter.recipe.recipe import Recipe
 
 SCHEMA_VERSION = "3"
 TOKENIZER_KEY = "tokenizer"
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/tokenizer/end_tokens.py writes it
 
 
-def shape_metadata(config: ModelConfig) -> dict[str, str]:
-    """The keys that describe the checkpoint's decoder; heads are those of its first layer."""
+@dataclass(frozen=True)
+class Versions:
+    """The versions of what made an artifact; "" for a library, or operators of ours, that took no part.
+
+    `kernel_layout` of kernels/layout.h is the first that reads all packed weights.
+    """
+
+    kernel_layout: int
+    operators: str
+    exporter: str
+    torch: str
+    torchao: str
+    executorch: str
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the keys of versions."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "kernel_layout_version": str(self.kernel_layout),
+            "operators_version": self.operators,
+            "exporter_version": self.exporter,
+            "torch_version": self.torch,
+            "torchao_version": self.torchao,
+            "executorch_version": self.executorch,
+        }
+
+
+@dataclass(frozen=True)
+class TextMetadata:
+    """What a runner makes texts and tokens by: the tokenizer and its `table`, ids (-1 for none), chat format
+    and sampling settings; all but the settings as docs/artifact.md has them in JSON."""
+
+    tokenizer_kind: str
+    table: bytes
+    n_pieces: int
+    bos_id: int
+    eos_id: int
+    add_bos: bool
+    stop_ids: tuple[int, ...]
+    token_sources: Mapping[str, object]
+    chat: Mapping[str, object]
+    sampling: str  # JSON already
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the keys of tokenizer, chat and sampling, the table in base64."""
+        return {
+            "tokenizer_kind": self.tokenizer_kind,
+            "tokenizer_size": str(len(self.table)),
+            "n_pieces": str(self.n_pieces),
+            "bos_id": str(self.bos_id),
+            "eos_id": str(self.eos_id),
+            "add_bos": str(self.add_bos).lower(),
+            "stop_ids": json.dumps(self.stop_ids),
+            TOKEN_SOURCES_KEY: json.dumps(self.token_sources, ensure_ascii=False),
+            "chat": json.dumps(self.chat),
+            "sampling": self.sampling,
+            TOKENIZER_KEY: base64.b64encode(self.table).decode(),
+        }
+
+
+@dataclass(frozen=True)
+class CacheMetadata:
+    """The KV caches that a program of AOTInductor takes as inputs."""
+
+    count: int
+    key_shape: tuple[int, ...]
+    value_shape: tuple[int, ...]
+    dtype: str
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the keys of caches."""
+        return {
+            "n_caches": str(self.count),
+            "key_cache_shape": json.dumps(self.key_shape),
+            "value_cache_shape": json.dumps(self.value_shape),
+            "cache_dtype": self.dtype,
+        }
+
+
+@dataclass(frozen=True)
+class CodeMetadata:
+    """What AOTInductor's code runs on, what it calls there, and where its weights lie beside it."""
+
+    runtime: str
+    targets: Sequence[Mapping[str, object]]
+    host_functions: Sequence[str]
+    host_interface: str
+    weights: Sequence[Mapping[str, object]]
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the keys of compiled code."""
+        return {
+            "runtime": self.runtime,
+            "targets": json.dumps(self.targets),
+            "host_functions": json.dumps(self.host_functions),
+            "host_interface": self.host_interface,
+            "weights": json.dumps(self.weights),
+        }
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything that an artifact says of itself; `backend` and what is for AOTInductor alone (`caches`,
+    `code`) are added when it is lowered."""
+
+    versions: Versions
+    model_name: str
+    config: ModelConfig
+    context_length: int
+    dtype: str
+    recipe: Recipe
+    delegate: str
+    max_chunk: int
+    max_rows: int
+    text: TextMetadata
+    checkpoint_digest: str
+    backend: str | None = None
+    caches: CacheMetadata | None = None
+    code: CodeMetadata | None = None
+
+    def to_strings(self) -> dict[str, str]:
+        """Return every key and its value, the tokenizer's table in base64."""
+        strings = {
+            **self.versions.to_strings(),
+            "model_name": self.model_name,
+            **shape_strings(self.config),
+            "context_length": str(self.context_length),
+            "dtype": self.dtype,
+            "quantization": self.recipe.to_json(),
+            "delegate": self.delegate,
+            "max_chunk": str(self.max_chunk),
+            "max_rows": str(self.max_rows),
+            **self.text.to_strings(),
+            "checkpoint_digest": self.checkpoint_digest,
+        }
+        if self.backend is not None:
+            strings["backend"] = self.backend
+        for part in (self.caches, self.code):
+            if part is not None:
+                strings |= part.to_strings()
+        return strings
+
+
+def shape_strings(config: ModelConfig) -> dict[str, str]:
+    """Return the keys that describe the checkpoint's decoder; heads are those of its first layer."""
     attention = config.layers[0].attention
     return {
         "model_family": config.family,
@@ -30,38 +176,13 @@ def shape_metadata(config: ModelConfig) -> dict[str, str]:
     }
 
 
-def model_metadata(
-    name: str, config: ModelConfig, context_length: int, dtype: str, quantization: str
-) -> dict[str, str]:
-    """The keys that describe the artifact's decoder."""
-    return {
-        "model_name": name,
-        **shape_metadata(config),
-        "context_length": str(context_length),
-        "dtype": dtype,
-        "quantization": quantization,
-    }
-
-
-def versions(exporter: str, kernel_layout: int, **libraries: str) -> dict[str, str]:
-    """The version keys: `kernel_layout` of kernels/layout.h is the first that reads all packed weights; a
-    library that took no part has the value ""."""
-    named = {f"{name}_version": version for name, version in libraries.items()}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "kernel_layout_version": str(kernel_layout),
-        "exporter_version": exporter,
-        **named,
-    }
-
-
 def sidecar_of(library: Path) -> Path:
-    """Where the metadata of a bare `.so` lies."""
+    """Return where the metadata of a bare `.so` lies."""
     return library.with_name(library.name + ".json")
 
 
 def source_lines(sources: object) -> Iterator[str]:
-    """The tokens of the key `token_sources`, read from JSON, each with its id, text and what named it.
+    """Describe the tokens of the key `token_sources`, read from JSON: each one's id, text and what named it.
 
     What is not as the exporter writes it has no line.
     """

@@ -1,4 +1,4 @@
-"""A `.pte`'s flatbuffer, read in place: only what is asked for is looked at.
+"""Read a `.pte`'s flatbuffer in place: only what is asked for is looked at.
 
 `executorch.exir`'s own reader makes Python objects of every table and copies the constants, and
 importing it takes seconds. Source of the slots: ExecuTorch 1.5.1, `schema/program.fbs`; of the
@@ -37,12 +37,11 @@ class PlanTensor:
     shape: tuple[int, ...]
     bytes: int
     constant: int
-    planned: bool  # lies in planned memory: a cache, or a result
     name: str
 
 
 @dataclass(frozen=True)
-class Call:
+class Instruction:
     """An instruction: an operator's name, or a delegate's with `delegate`; indices of values."""
 
     name: str
@@ -51,7 +50,8 @@ class Call:
 
 
 def _damage_named(read: Callable) -> Callable:
-    """`read`, raising Damaged where it raises what flatbuffers and struct do for bytes that are no table."""
+    """Wrap `read` so that it raises Damaged where it raises what flatbuffers and struct do for bytes that are
+    no table."""
 
     @functools.wraps(read)
     def named(*arguments):
@@ -100,7 +100,7 @@ class _Node:
 
     @_damage_named
     def numbers(self, field: int, letter: str) -> tuple[int, ...]:
-        """A vector of scalars, `letter` as struct writes them."""
+        """Return a vector of scalars, whose type `letter` is struct's."""
         count, offset = self.count(field), self._offset(field)
         if not count:
             return ()
@@ -133,14 +133,14 @@ class Plan:
         return self._node.numbers(4, "i")
 
     def planned_bytes(self) -> tuple[int, ...]:
-        """Sizes of the planned buffers; the first is reserved."""
+        """Return the sizes of the planned buffers; the first is reserved."""
         return self._node.numbers(8, "q")
 
     def value_count(self) -> int:
         return self._node.count(2)
 
     def constant_string(self) -> str | None:
-        """What a method that returns a string returns; None for others."""
+        """Return the string that the method returns; None for one that returns something else."""
         kind, value = self._value(self._only_output())
         return value.text(0) if kind == _STRING else None
 
@@ -148,7 +148,7 @@ class Plan:
         return self.tensor(self._only_output())
 
     def tensor(self, index: int) -> PlanTensor | None:
-        """The value as a tensor; None where it is something else."""
+        """Return the value `index` as a tensor; None where it is something else."""
         kind, value = self._value(index)
         if kind != _TENSOR:
             return None
@@ -160,14 +160,14 @@ class Plan:
         constant = value.number(5, numbers.Uint32Flags)
         more = value.node(9)
         name = "" if more is None else more.text(1)
-        return PlanTensor(dtype, shape, size, constant, value.node(6) is not None, name)
+        return PlanTensor(dtype, shape, size, constant, name)
 
     def boolean(self, index: int) -> bool:
         kind, value = self._value(index)
         return kind == _BOOL and value.number(0, numbers.BoolFlags, False)
 
-    def calls(self) -> Iterator[Call]:
-        """The instructions in order that call something."""
+    def calls(self) -> Iterator[Instruction]:
+        """Yield the instructions that call an operator or a delegate, in order."""
         operators = [node.text(0) + _overload(node.text(1)) for node in self._node.nodes(6)]
         delegates = [node.text(0) for node in self._node.nodes(7)]
         for chain in self._node.nodes(5):
@@ -180,7 +180,7 @@ class Plan:
                 index = call.number(0, numbers.Int32Flags)
                 if not 0 <= index < len(names):
                     raise Damaged(f"number {index} of {len(names)} operators is called")
-                yield Call(names[index], kind == _DELEGATE_CALL, call.numbers(1, "i"))
+                yield Instruction(names[index], kind == _DELEGATE_CALL, call.numbers(1, "i"))
 
     def _only_output(self) -> int:
         outputs = self.outputs()
@@ -192,7 +192,7 @@ class Plan:
 
 
 class PteProgram:
-    """The program over the bytes of a `.pte`. Raises Damaged where they are."""
+    """The program in the bytes of a `.pte`. Raises Damaged where they are damaged."""
 
     def __init__(self, data: memoryview):
         self.size = self.segments_at = 0
@@ -210,13 +210,13 @@ class PteProgram:
         return map(Plan, self._node.nodes(1))
 
     def segments(self) -> list[tuple[int, int]]:
-        """(offset in the file, size) of each segment."""
+        """Return each segment's offset in the file and its size."""
         kind = numbers.Uint64Flags
         return [(self.segments_at + node.number(0, kind), node.number(1, kind))
                 for node in self._node.nodes(4)]  # fmt: skip
 
     def constant_offsets(self) -> tuple[int, tuple[int, ...]]:
-        """The segment of the constants, -1 for none, and each constant's offset in it."""
+        """Return the segment of the constants, -1 for none, and each constant's offset in it."""
         node = self._node.node(5)
         if node is None:
             return -1, ()

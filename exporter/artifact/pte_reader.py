@@ -1,25 +1,25 @@
-"""A `.pte` as `contents.Artifact`. Its constants carry the names that the program has for them."""
+"""Read a `.pte` as `contents.Artifact`. Its constants carry the names that the program has for them."""
 
 from collections import Counter
 from pathlib import Path
 
 from exporter.artifact.contents import (
-    CODE,
-    DELEGATES,
-    EMBEDDING,
-    LINEAR,
-    METADATA,
+    CODE_PART,
+    DELEGATES_PART,
+    EMBEDDING_PART,
+    LINEAR_PART,
+    METADATA_PART,
     PTE,
-    TOKENIZER,
+    TOKENIZER_PART,
     UNNAMED,
     Artifact,
     Damaged,
     StoredTensor,
     all_names,
     canonical,
-    number,
     stored,
     summed,
+    whole_number,
 )
 from exporter.artifact.metadata import TOKENIZER_KEY
 from exporter.artifact.pte_program import Plan, PlanTensor, PteProgram
@@ -27,15 +27,16 @@ from exporter.artifact.pte_program import Plan, PlanTensor, PteProgram
 _LOWBIT_LINEAR = ("lowbit::linear_a8wx.out", "lowbit::linear_wx.out", "lowbit::linear_fp.out")
 # Of stock kernels: operator -> which argument is a weight.
 _STOCK = {
-    "aten::linear.out": (1, LINEAR), "aten::addmm.out": (2, LINEAR), "aten::mm.out": (1, LINEAR),
-    "aten::embedding.out": (0, EMBEDDING),
-    "quantized_decomposed::embedding_byte.out": (0, EMBEDDING),
-    "quantized_decomposed::embedding_4bit.out": (0, EMBEDDING),
+    "aten::linear.out": (1, LINEAR_PART), "aten::addmm.out": (2, LINEAR_PART),
+    "aten::mm.out": (1, LINEAR_PART),
+    "aten::embedding.out": (0, EMBEDDING_PART),
+    "quantized_decomposed::embedding_byte.out": (0, EMBEDDING_PART),
+    "quantized_decomposed::embedding_4bit.out": (0, EMBEDDING_PART),
 }  # fmt: skip
 
 
 def read_pte(path: Path, data: memoryview) -> Artifact:
-    """Raises Damaged."""
+    """Read the `.pte` at `path`, whose bytes are `data`. Raises Damaged."""
     program = PteProgram(data)
     metadata, forward, table = {}, None, None
     for plan in program.plans():
@@ -52,14 +53,14 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
     calls = list(forward.calls())
     lowbit = any(call.name in _LOWBIT_LINEAR for call in calls)
     weights = _weights(forward, constants, lowbit)
-    parts = Counter({TOKENIZER: len(tokenizer), METADATA: _strings(metadata)})
+    parts = Counter({TOKENIZER_PART: len(tokenizer), METADATA_PART: _strings(metadata)})
     if lowbit:
         for tensor in weights:
             parts[tensor.part()] += len(tensor.data)
     else:
-        parts.update(_stock_parts(forward, calls, constants, number(metadata, "head_dim")))
-    parts[DELEGATES] = _delegate_bytes(program)
-    parts[CODE] = max(0, program.size - _strings(metadata))
+        parts.update(_stock_parts(forward, calls, constants, whole_number(metadata, "head_dim")))
+    parts[DELEGATES_PART] = _delegate_bytes(program)
+    parts[CODE_PART] = max(0, program.size - _strings(metadata))
     attention = next((call for call in calls if call.name == "lowbit::attention.out"), None)
     cache = forward.tensor(attention.arguments[3]) if attention else None
     linear = [call for call in calls if call.name == "lowbit::linear_a8wx.out"]
@@ -78,12 +79,13 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
         cache_shape=cache.shape if cache else None,
         cache_dtype=cache.dtype if cache else metadata.get("dtype"),
         planned_bytes=sum(forward.planned_bytes()),
-        unknown=() if lowbit else _not_ours(bool(parts[DELEGATES])),
+        unknown=() if lowbit else _not_ours(bool(parts[DELEGATES_PART])),
     )
 
 
 def _plain(name: str) -> str:
-    """Ours as AOTInductor's artifacts have them; an overload tells nothing there."""
+    """Name an operator as AOTInductor's artifacts do: our own without their overload, which is always the
+    same."""
     return name.removesuffix(".out") if name.startswith("lowbit::") else name
 
 
@@ -108,7 +110,7 @@ class _Constants:
             raise Damaged("it ends before its constants do")
 
     def bytes_of(self, tensor: PlanTensor) -> tuple[memoryview, int]:
-        """A view of the constant and its offset in the file."""
+        """Return a view of the constant and its offset in the file."""
         if tensor.constant >= len(self._offsets):
             raise Damaged(f"it has {len(self._offsets)} constants where number {tensor.constant} is wanted")
         offset = self._offsets[tensor.constant]
@@ -119,8 +121,8 @@ class _Constants:
 
 
 def _weights(forward: Plan, constants: _Constants, lowbit: bool) -> tuple[StoredTensor, ...]:
-    """The constants that `forward` uses, a stored one once, in the program's order; those of our operators
-    under canonical names."""
+    """Return the constants that `forward` uses, a stored one once, in the program's order; those of our
+    operators under canonical names."""
     merged: dict[int, tuple[PlanTensor, list[str]]] = {}
     for index in range(forward.value_count()):
         tensor = forward.tensor(index)
@@ -140,7 +142,7 @@ def _weights(forward: Plan, constants: _Constants, lowbit: bool) -> tuple[Stored
 def _stock_parts(
     forward: Plan, calls: list, constants: _Constants, head_dim: int | None
 ) -> Counter:
-    """Bytes of the constants by part, as far as the operators that take them tell."""
+    """Count the bytes of the constants by part, as far as the operators that take them tell."""
     kinds: dict[int, str] = {}
     for call in calls:
         place, part = _STOCK.get(call.name, (None, ""))
@@ -150,7 +152,7 @@ def _stock_parts(
         rotary = tensor is not None and tensor.shape == (head_dim, head_dim)
         if tensor is not None and tensor.constant and not rotary:
             kinds[tensor.constant] = part
-            scales = forward.tensor(call.arguments[1]) if part == EMBEDDING else None
+            scales = forward.tensor(call.arguments[1]) if part == EMBEDDING_PART else None
             if scales is not None and scales.constant:
                 kinds[scales.constant] = part
     parts, seen = Counter(), set()
@@ -165,7 +167,7 @@ def _stock_parts(
 
 
 def _delegate_bytes(program: PteProgram) -> int:
-    """Of the segments that are delegates' own: all but the constants'."""
+    """Count the bytes of the delegates' segments: all but the constants'."""
     constants, _ = program.constant_offsets()
     return sum(size for i, (_, size) in enumerate(program.segments()) if i != constants)
 

@@ -1,4 +1,4 @@
-"""Reads any artifact without running it, told apart by content.
+"""Read any artifact without running it, told apart by content.
 
 Neither torch nor ExecuTorch is imported. The file is mapped: a weight's bytes are a view, and what
 nobody looks at is not read.
@@ -9,17 +9,18 @@ from pathlib import Path
 
 from exporter.artifact import aoti_reader, pte_reader
 from exporter.artifact.contents import Artifact, Damaged
+from exporter.artifact.pte_program import IDENTIFIER
 
 
 def read_artifact(path: Path | str) -> Artifact:
-    """Reads `path`, a `.pte`, a `.pt2` or a `.so` with its `.so.json`; told apart by content.
+    """Read `path`, a `.pte`, a `.pt2` or a `.so` with its `.so.json`; told apart by content.
 
     Raises ValueError or OSError with one line that names the file and what to do.
     """
     path = Path(path)
     data = map_file(path)
     start = bytes(data[:8])
-    if start[4:8] == b"ET12":
+    if start[4:8] == IDENTIFIER:
         read = pte_reader.read_pte
     elif start[:4] == b"PK\x03\x04":
         read = aoti_reader.read_pt2
@@ -37,7 +38,7 @@ def read_artifact(path: Path | str) -> Artifact:
 
 
 def map_file(path: Path) -> memoryview:
-    """The file's bytes, mapped read-only. Raises OSError or ValueError that names the file."""
+    """Map a file's bytes, read-only. Raises OSError or ValueError that names the file."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
     if path.is_dir():

@@ -1,19 +1,20 @@
-"""Speed and memory of artifacts, as llama-bench measures: the tests, the processes, the rows."""
+"""Measure speed and memory of artifacts as llama-bench does: the tests, the processes, the rows."""
 
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact.contents import EMBEDDING, Artifact, number
+from exporter.artifact.contents import EMBEDDING_PART, Artifact
 from exporter.artifact.memory import cache_bytes
 from exporter.artifact.reader import read_artifact
 from exporter.bench.worker import DECODE, PREFILL
 from exporter.recipe.recipe import Recipe, parse_recipe
 from exporter.recipe.schemes import LOWBIT
+from exporter.util.progress import Report
 
 READY = ("q2", "q3", "q4", "q5", "q6", "q8")
 WORKER = (sys.executable, "-m", "exporter.bench.worker")
@@ -65,7 +66,7 @@ class Row:
 
     @property
     def achieved(self) -> float | None:
-        """Bytes a second."""
+        """The bytes a second that the decoded tokens read; None where unknown."""
         return None if self.bytes_a_token is None else self.bytes_a_token * self.speed
 
     @property
@@ -74,7 +75,7 @@ class Row:
 
 
 def plan(prompts: Sequence[int], steps: Sequence[int], depths: Sequence[int]) -> list[Trial]:
-    """The tests; a count of 0 leaves its test out."""
+    """List the tests of all combinations; a count of 0 leaves its test out."""
     return [
         Trial(kind, count, depth)
         for depth in depths
@@ -86,7 +87,7 @@ def plan(prompts: Sequence[int], steps: Sequence[int], depths: Sequence[int]) ->
 
 def check_fits(path: Path, artifact: Artifact, tests: Sequence[Trial]) -> None:
     """Raise ValueError for a test that needs more positions than the artifact's context has."""
-    context = number(artifact.metadata, "context_length")
+    context = artifact.context_length
     for test in tests:
         needed = test.count + test.depth
         if context is not None and needed > context:
@@ -101,10 +102,10 @@ def bench(
     tests: Sequence[Trial],
     threads: Sequence[int],
     repetitions: int,
-    report: Callable[[str], None],
+    report: Report,
     worker: Sequence[str] = WORKER,
 ) -> Iterator[Row]:
-    """The rows as they are measured, a process for each artifact and number of threads (0: as many
+    """Measure the artifacts and yield the rows, a process for each artifact and number of threads (0: as many
     as the runner chooses). `report` takes a line of progress.
 
     Raises ValueError or OSError for files that are missing or damaged and tests that do not fit,
@@ -125,10 +126,11 @@ def measure(
     tests: Sequence[Trial],
     threads: int,
     repetitions: int,
-    report: Callable[[str], None],
+    report: Report,
     worker: Sequence[str] = WORKER,
 ) -> Measured:
-    """Raises ValueError with the process's last words where it fails."""
+    """Measure the tests of one artifact in a process of its own. Raises ValueError with the process's last
+    words where it fails."""
     order = {
         "path": str(path),
         "threads": threads,
@@ -166,10 +168,11 @@ def measure(
 def row(
     path: Path, artifact: Artifact, test: Trial, seconds: Sequence[float], measured: Measured
 ) -> Row:
+    """Make the row of one test from the `seconds` of its repetitions."""
     samples = tuple(test.count / one for one in seconds)
     return Row(
         file=path.name,
-        model=artifact.metadata.get("model_name", path.stem),
+        model=artifact.model_name or path.stem,
         scheme=scheme_name(artifact.metadata),
         backend=backend_name(artifact.metadata),
         isa=measured.isa,
@@ -187,8 +190,8 @@ def row(
 
 
 def bytes_a_token(artifact: Artifact, test: Trial) -> float | None:
-    """What a decoded token reads: each linear layer's weights once, and the cache up to the mean
-    position. None for prompts, where weights serve many tokens, and where sizes are not known."""
+    """Return the bytes that a decoded token reads: each linear layer's weights once, and the cache up to the
+    mean position. None for prompts, where weights serve many tokens, and where sizes are not known."""
     weights = weight_bytes(artifact)
     if test.kind != DECODE or weights is None:
         return None
@@ -196,25 +199,26 @@ def bytes_a_token(artifact: Artifact, test: Trial) -> float | None:
 
 
 def weight_bytes(artifact: Artifact) -> int | None:
-    """Of the linear layers, the output among them, even where it is the embedding's table too."""
+    """Return the bytes of the linear layers' weights, the output among them, even where it is the embedding's
+    table too."""
     packed = artifact.packed()
     if not packed:
         return None
     return sum(
         len(tensor.data)
         for tensor in packed
-        if tensor.part() != EMBEDDING or "output" in tensor.names
+        if tensor.part() != EMBEDDING_PART or "output" in tensor.names
     )
 
 
 def position_bytes(artifact: Artifact) -> float:
-    """Of one position in all layers' keys and values; 0 where the artifact does not tell."""
-    context = number(artifact.metadata, "context_length")
+    """Return the bytes of one position in all layers' keys and values; 0 where the artifact does not tell."""
+    context = artifact.context_length
     return (cache_bytes(artifact, context) or 0) / context if context else 0.0
 
 
 def scheme_name(metadata: Mapping[str, str]) -> str:
-    """`q4`, `linear:a8w4dq, embedding`, or the dtype where nothing is quantized."""
+    """Name the scheme: `q4`, `linear:a8w4dq, embedding`, or the dtype where nothing is quantized."""
     text = metadata.get("quantization", "{}")
     try:
         recipe = parse_recipe(text)
@@ -237,6 +241,6 @@ def _described(recipe: Recipe) -> str:
 
 
 def backend_name(metadata: Mapping[str, str]) -> str:
-    """The backend, and the delegate where it is not our own."""
+    """Name the backend, and the delegate where it is not our own."""
     backend, delegate = metadata.get("backend", ""), metadata.get("delegate", LOWBIT)
     return backend if delegate == LOWBIT else f"{backend}, {delegate}"

@@ -1,4 +1,4 @@
-"""The rows of a benchmark as Markdown, CSV and JSON."""
+"""Write the rows of a benchmark as Markdown, CSV and JSON."""
 
 import csv
 import io
@@ -19,6 +19,7 @@ NOTES = (
 
 
 def markdown(rows: Sequence[Row]) -> str:
+    """Write the rows as a table, with notes and the bandwidth below."""
     lines = [_line(HEADINGS), _line(["---"] * 4 + ["---:"] * 2 + ["---"] + ["---:"] * 4)]
     lines += [_line(_cells(row)) for row in rows]
     rates = sorted({row.bandwidth for row in rows})
@@ -27,6 +28,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
+    """Write the rows as CSV, without each repetition's sample."""
     out = io.StringIO()
     records = [_record(row) for row in rows]
     writer = csv.DictWriter(out, [key for key in records[0] if key != "samples"],
@@ -37,10 +39,11 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_json(rows: Sequence[Row]) -> str:
+    """Write the rows as a JSON list."""
     return json.dumps([_record(row) for row in rows], indent=1)
 
 
-FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
+WRITERS: dict[str, Callable[[Sequence[Row]], str]] = {
     "md": markdown,
     "csv": as_csv,
     "json": as_json,
@@ -48,7 +51,7 @@ FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
 
 
 def _record(row: Row) -> dict[str, object]:
-    """In bytes, bytes a second and tokens a second."""
+    """Return a row's figures as JSON has them: bytes, bytes a second and tokens a second."""
     return {**asdict(row), "achieved": row.achieved, "share": row.share}
 
 

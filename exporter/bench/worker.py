@@ -1,4 +1,4 @@
-"""Measures one artifact with one number of threads in a process of its own:
+"""Measure one artifact with one number of threads in a process of its own:
 
     python -m exporter.bench.worker '{"path": ..., "threads": ..., "tests": [[KIND, N, DEPTH], ...],
                                       "repetitions": ...}'
@@ -9,6 +9,7 @@ that the memory is the model's: what the process holds at its peak, less what it
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from exporter.util.errors import first_line
@@ -19,6 +20,7 @@ STATUS = Path("/proc/self/status")
 
 
 def main(arguments: list[str]) -> int:
+    """Measure what the first argument orders; returns the exit status."""
     try:
         work(json.loads(arguments[0]))
     except KeyboardInterrupt:
@@ -37,7 +39,7 @@ def work(order: dict) -> None:
     from exporter.runners import native
 
     before = resident_bytes("VmRSS", native.peak_rss_bytes)
-    model = native.load_model(order["path"], threads=order["threads"])
+    model = native.load_artifact(order["path"], threads=order["threads"])
     say(threads=model.threads, isa=model.isa)
     for kind, count, depth in order["tests"]:
         measure = model.time_prefill if kind == PREFILL else model.time_decode
@@ -51,8 +53,8 @@ def work(order: dict) -> None:
     say(bandwidth=native.read_bandwidth(model.threads, BANDWIDTH_SECONDS))
 
 
-def resident_bytes(field: str, otherwise) -> int:
-    """A field of Linux's own account of this process in bytes; elsewhere `otherwise()`.
+def resident_bytes(field: str, otherwise: Callable[[], int]) -> int:
+    """Read a field of Linux's own account of this process, in bytes; elsewhere return `otherwise()`.
 
     The peak of `getrusage` begins with that of the parent process, VmHWM does not.
     """
@@ -65,7 +67,8 @@ def resident_bytes(field: str, otherwise) -> int:
 
 
 def reason(error: Exception) -> str:
-    """In one line; with the type's name where a defect of ours or of a library is likely."""
+    """Say in one line what `error` is, with the type's name where a defect of ours or of a library is
+    likely."""
     if isinstance(error, MemoryError):
         return ("out of memory; end other programs, or export with fewer bits or a smaller "
                 "--max-seq-length")  # fmt: skip
@@ -75,6 +78,7 @@ def reason(error: Exception) -> str:
 
 
 def say(**what: object) -> None:
+    """Print one line of JSON for the process that started this one."""
     print(json.dumps(what), flush=True)
 
 

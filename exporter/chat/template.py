@@ -17,7 +17,6 @@ from jinja2.utils import Namespace
 
 # PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES
 _NAMED_TOKENS = {f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")}
-Messages = list[dict[str, str]]
 
 
 class UndefinedName(jinja2.TemplateError):

@@ -1,4 +1,4 @@
-"""Opens a checkpoint of any supported format: Hugging Face, Meta, llama2.c, GGUF.
+"""Open a checkpoint of any supported format: Hugging Face, Meta, llama2.c, GGUF.
 
 Opening reads all but the tensors themselves, and does it without torch, which takes seconds to load.
 """
@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 from exporter.checkpoint.find import find_checkpoint, find_tokenizer
 from exporter.checkpoint.known_models import model_name
 from exporter.checkpoint.weights import (
-    Progress,
-    Source,
+    CheckpointDescription,
     Weights,
-    at_most_once_a_second,
     check_names_and_shapes,
 )
 from exporter.formats.adapter import refuse_adapter
 from exporter.formats.file_kind import check_content
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
+from exporter.util.progress import Report, at_most_once_a_second
 
 if TYPE_CHECKING:
     import torch
@@ -55,13 +54,13 @@ class Checkpoint:
     tokenizer_path: Path | None
     generation: Mapping[str, object]
     weights: Weights
-    progress: Progress = _ignore
+    progress: Report = _ignore
     token_ids: Mapping[str, object] = field(default_factory=dict)
 
     def state_dict(
         self, dtype: torch.dtype, names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Parameters by their canonical names in `dtype`, on the CPU; every one, or `names` of them.
+        """Read parameters by their canonical names in `dtype`, on the CPU; every one, or `names` of them.
 
         Tensors that are stored in `dtype` and in the model's row order are views of the mapped
         files, which stay mapped as long as one of a call's does; the others are converted one at a
@@ -98,9 +97,9 @@ def open_checkpoint(
     model: str,
     checkpoint: Path | None = None,
     tokenizer: Path | None = None,
-    progress: Progress = _ignore,
+    progress: Report = _ignore,
 ) -> Checkpoint:
-    """Finds the model, reads its config and where its weights lie.
+    """Find the model, read its config and where its weights lie.
 
     `model` is an alias, a path or a hub id, tried in this order; with `checkpoint`, the path of the
     weights, it is only a name. `tokenizer` replaces the checkpoint's own.
@@ -126,8 +125,8 @@ def open_checkpoint(
     )
 
 
-def _read(path: Path) -> Source:
-    """Reads a checkpoint whose format is told by its files' names."""
+def _read(path: Path) -> CheckpointDescription:
+    """Read a checkpoint whose format is told by its files' names."""
     if path.is_dir():
         return _read_folder(path)
     if path.suffix == ".gguf":
@@ -145,7 +144,7 @@ def _read(path: Path) -> Source:
     )
 
 
-def _read_folder(folder: Path) -> Source:
+def _read_folder(folder: Path) -> CheckpointDescription:
     refuse_adapter(folder)
     if (folder / "config.json").is_file():
         return _read_hf(folder)
@@ -166,26 +165,26 @@ def _read_folder(folder: Path) -> Source:
 # is nothing to read.
 
 
-def _read_hf(folder: Path) -> Source:
+def _read_hf(folder: Path) -> CheckpointDescription:
     from exporter.checkpoint.hf import read_hf
 
     return read_hf(folder)
 
 
-def _read_meta(path: Path) -> Source:
+def _read_meta(path: Path) -> CheckpointDescription:
     from exporter.checkpoint.meta import read_meta
 
     return read_meta(path)
 
 
-def _read_gguf(path: Path) -> Source:
+def _read_gguf(path: Path) -> CheckpointDescription:
     from exporter.checkpoint.gguf import read_checkpoint_gguf
 
     return read_checkpoint_gguf(path)
 
 
 def _expected(folder: Path) -> str:
-    """What a folder without a checkpoint lacks, told by what it holds."""
+    """Say what a folder without a checkpoint lacks, told by what it holds."""
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return "it is empty"

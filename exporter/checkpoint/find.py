@@ -1,4 +1,4 @@
-"""Finds a model's files: by alias, path or hub id."""
+"""Find a model's files by alias, path or hub id."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Place:
 
 
 def find_checkpoint(model: str, checkpoint: Path | None = None) -> Place:
-    """The place of `model`, an alias, a path or a hub id, tried in this order; or, where it is only a name,
-    `checkpoint`.
+    """Find where `model` lies, an alias, a path or a hub id, tried in this order; or, where it is only a
+    name, `checkpoint`.
 
     Raises ValueError or OSError with one line that says what is wrong and how to mend it.
     """
@@ -62,7 +62,8 @@ def _locate(model: str) -> Place:
 
 
 def _sibling(path: Path) -> str:
-    """A question after what lies beside a path that does not exist and is spelled like it."""
+    """Ask whether something beside a path that does not exist was meant: ` (did you mean NAME?)`, or
+    nothing."""
     if not path.parent.is_dir():
         return ""
     return hint(path.name, (entry.name for entry in path.parent.iterdir()))
@@ -80,7 +81,7 @@ def _locate_known(known: KnownModel) -> Place:
 
 
 def _packaged_gguf(package: str) -> Path:
-    """The GGUF file in an installed package, which is not imported."""
+    """Find the GGUF file in an installed package, which is not imported."""
     spec = importlib.util.find_spec(package.replace("-", "_"))
     folders = spec.submodule_search_locations if spec else None
     files = [file for folder in folders or () for file in sorted(Path(folder).glob("*.gguf"))]
@@ -93,7 +94,7 @@ def _packaged_gguf(package: str) -> Path:
 
 
 def find_tokenizer(path: Path) -> Path:
-    """The tokenizer that the user names: a file, or the one in a folder."""
+    """Find the tokenizer that the user names: a file, or the one in a folder."""
     found = first_existing(path, TOKENIZERS) if path.is_dir() else path
     if found is None or not found.is_file():
         raise FileNotFoundError(

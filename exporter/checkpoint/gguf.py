@@ -1,21 +1,21 @@
-"""GGUF files."""
+"""Read checkpoints that are GGUF files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.checkpoint.weights import Read, Source, Weights
+from exporter.checkpoint.weights import CheckpointDescription, Read, Weights
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.names import GGUF_ROPE_FACTORS
 from exporter.families.sources.registry import gguf_family
 from exporter.formats.gguf_file import read_gguf
 from exporter.model.generation_settings import from_gguf as generation_from_gguf
 
-EMBEDDING = "token_embd.weight"
+GGUF_EMBEDDING = "token_embd.weight"
 
 
-def read_checkpoint_gguf(path: Path) -> Source:
-    """Reads the file's fields and maps its weights; the tokenizer is in the file itself.
+def read_checkpoint_gguf(path: Path) -> CheckpointDescription:
+    """Read the file's fields and map its weights; the tokenizer is in the file itself.
 
     Raises ValueError or OSError for a file that is unreadable, damaged or unsupported.
     """
@@ -27,8 +27,8 @@ def read_checkpoint_gguf(path: Path) -> Source:
         return open_gguf(file)
 
     tensors = file.tensors
-    if EMBEDDING not in tensors:
-        raise ValueError(f"{path} has no tensor {EMBEDDING}: give a whole model")
+    if GGUF_EMBEDDING not in tensors:
+        raise ValueError(f"{path} has no tensor {GGUF_EMBEDDING}: give a whole model")
     factors = None
     if GGUF_ROPE_FACTORS in tensors:
         factors = file.float_rows(GGUF_ROPE_FACTORS, 0, 1)[0].tolist()
@@ -40,4 +40,4 @@ def read_checkpoint_gguf(path: Path) -> Source:
         raise ValueError(f"{path}: {error}") from error
     weights = Weights(files=(path,), shapes=shapes, open=read, names=family.names)
     generation = generation_from_gguf(file.fields)
-    return Source(config, weights, tokenizer_path=path, generation=generation)
+    return CheckpointDescription(config, weights, tokenizer_path=path, generation=generation)

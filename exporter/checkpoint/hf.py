@@ -1,10 +1,17 @@
-"""Hugging Face folders: config.json, safetensors or pytorch_model.bin, single or sharded."""
+"""Read Hugging Face folders: config.json, safetensors or pytorch_model.bin, single or sharded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from exporter.checkpoint.weights import TOKENIZERS, Read, Source, Weights, first_existing, read_json
+from exporter.checkpoint.weights import (
+    TOKENIZERS,
+    CheckpointDescription,
+    Read,
+    Weights,
+    first_existing,
+    read_json,
+)
 from exporter.families.sources.family import TensorNames
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.registry import hf_family
@@ -15,13 +22,13 @@ from exporter.formats.torch_file import read_torch_file
 from exporter.model.config import ModelConfig
 from exporter.model.generation_settings import BEGIN_AND_END, from_config
 
-EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+HF_EMBEDDING, HF_OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "*.onnx", "*.ot", "*.mlmodel")
 
 
-def read_hf(folder: Path) -> Source:
-    """Reads the folder's config and maps its weights.
+def read_hf(folder: Path) -> CheckpointDescription:
+    """Read the folder's config and map its weights.
 
     Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
     """
@@ -36,7 +43,7 @@ def read_hf(folder: Path) -> Source:
     tensors = _directory(files)
     weights = _weights(files, tensors, family.names)
     generation_path = folder / "generation_config.json"
-    return Source(
+    return CheckpointDescription(
         config=config,
         weights=_tied(weights, config, tensors, config_path),
         tokenizer_path=first_existing(folder, TOKENIZERS),
@@ -46,7 +53,7 @@ def read_hf(folder: Path) -> Source:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold the weights: the first whole one of transformers' order.
+    """Find the files that hold the weights: the first whole one of transformers' order.
 
     A single file goes before an index, which may be left from a copy that was sharded otherwise.
     Raises FileNotFoundError that says what is missing, ValueError for an index that is none.
@@ -77,7 +84,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _instead(folder: Path) -> str:
-    """What weights of other frameworks the folder holds, for an error's text."""
+    """Say which weights of other frameworks the folder holds, for an error's text."""
     others = [p.name for pattern in OTHER_FRAMEWORKS for p in sorted(folder.glob(pattern))]
     return f", not {others[0]}" if others else ""
 
@@ -90,7 +97,7 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 
 
 def _directory(files: tuple[Path, ...]) -> Directory:
-    """The tensors of all shards; a name in two of them is an error."""
+    """Return the tensors of all shards. Raises ValueError for a name in two of them."""
     tensors: dict[str, FileTensor] = {}
     for path in files:
         found = _tensors(path)
@@ -127,15 +134,15 @@ def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) ->
 
 
 def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:
-    """`weights` where one tensor is both embedding and output layer: files hold it under the one name, the
-    other, or both."""
-    if not config.tied_embeddings or OUTPUT not in tensors:
+    """Return `weights` of a model whose embedding and output layer may be one tensor: files hold it under the
+    one name, the other, or both."""
+    if not config.tied_embeddings or HF_OUTPUT not in tensors:
         return weights
-    if EMBEDDING not in tensors:
-        return weights.renamed("tok_embeddings", OUTPUT.removesuffix(".weight"))
-    if tensors[EMBEDDING].dtype in FLOATS and not same_bits(tensors[EMBEDDING], tensors[OUTPUT]):
+    if HF_EMBEDDING not in tensors:
+        return weights.renamed("tok_embeddings", HF_OUTPUT.removesuffix(".weight"))
+    if tensors[HF_EMBEDDING].dtype in FLOATS and not same_bits(tensors[HF_EMBEDDING], tensors[HF_OUTPUT]):
         raise ValueError(
-            f"{config_path}: tie_word_embeddings is true, but {OUTPUT} differs from {EMBEDDING}: "
+            f"{config_path}: tie_word_embeddings is true, but {HF_OUTPUT} differs from {HF_EMBEDDING}: "
             "set it to false to use both"
         )
-    return weights.without(OUTPUT)
+    return weights.without(HF_OUTPUT)

@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub; the library shows progress and resumes."""
+"""Download from the Hugging Face hub; the library shows progress and resumes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNWANTED = ("*/*", "consolidated*")
 def download(
     hub_id: str, files: tuple[str, ...] = WANTED, by_hand: str = "--checkpoint DIR"
 ) -> Path:
-    """The local folder of a repository's files, downloaded where they are not cached.
+    """Return the local folder of a repository's files, downloaded where they are not cached.
 
     `by_hand` is the option that takes the files from a folder DIR instead, for the error's text.
     Raises ValueError that says what to do where the hub cannot be reached or refuses.

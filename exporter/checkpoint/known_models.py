@@ -1,4 +1,4 @@
-"""The models known by a short name."""
+"""List the models known by a short name."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ WEIGHT_SUFFIXES = (".gguf", ".pt", ".pth", ".safetensors")
 
 
 def model_name(model: str) -> str:
-    """A model's short name: the alias, or the last part of the path or hub id."""
+    """Return a model's short name: the alias, or the last part of the path or hub id."""
     if model in MODELS:
         return model
     path = Path(model).resolve()

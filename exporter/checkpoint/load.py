@@ -1,4 +1,4 @@
-"""The whole decoder of a checkpoint, read at once."""
+"""Read the whole decoder of a checkpoint at once."""
 
 import torch
 
@@ -9,8 +9,8 @@ from exporter.model.decoder import Transformer, assigned
 def load_model(
     checkpoint: Checkpoint, dtype: torch.dtype, max_seq_length: int
 ) -> Transformer:
-    """The checkpoint's decoder in `dtype`: built on `meta`, then assigned strictly, so that no
-    second copy of the weights is made.
+    """Load the checkpoint's decoder in `dtype`: built on `meta`, then assigned strictly, so that no second
+    copy of the weights is made.
 
     Raises ValueError naming the tensors that are missing, extra or misshapen.
     """

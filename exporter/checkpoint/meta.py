@@ -1,4 +1,4 @@
-"""Meta folders (consolidated.*.pth, params.json) and Karpathy's llama2.c files (stories15M.pt)."""
+"""Read Meta folders (consolidated.*.pth, params.json) and Karpathy's llama2.c files (stories15M.pt)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from exporter.checkpoint.weights import Read, Source, Weights, first_existing, read_json
+from exporter.checkpoint.weights import CheckpointDescription, Read, Weights, first_existing, read_json
 from exporter.families.sources.meta import MetaConfig
 from exporter.families.sources.registry import meta_family
 from exporter.formats.file_tensor import Directory, FileTensor, same_bits
@@ -14,7 +14,7 @@ from exporter.formats.torch_file import read_torch_file
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
 
-EMBEDDING, OUTPUT, GATE = (
+META_EMBEDDING, META_OUTPUT, META_GATE = (
     "tok_embeddings.weight",
     "output.weight",
     "layers.0.feed_forward.w1.weight",
@@ -22,8 +22,8 @@ EMBEDDING, OUTPUT, GATE = (
 COMPILED_PREFIX = "_orig_mod."  # left by torch.compile in llama2.c's files
 
 
-def read_meta(path: Path) -> Source:
-    """Reads a folder of consolidated.*.pth and params.json, or one .pt or .pth file.
+def read_meta(path: Path) -> CheckpointDescription:
+    """Read a folder of consolidated.*.pth and params.json, or one .pt or .pth file.
 
     Raises ValueError or OSError naming the file that is missing, damaged or unsupported.
     """
@@ -39,15 +39,15 @@ def read_meta(path: Path) -> Source:
         params = read_json(params_path)
     config = _config(params, params_path, shards, files[0])
     weights = _weights(config, shards, files)
-    if all(same_bits(shard[EMBEDDING], shard[OUTPUT]) for shard in shards):
+    if all(same_bits(shard[META_EMBEDDING], shard[META_OUTPUT]) for shard in shards):
         config = replace(config, tied_embeddings=True)
-        weights = weights.without(OUTPUT)
+        weights = weights.without(META_OUTPUT)
     beside = [first_existing(place, ("tokenizer.model",)) for place in (folder, folder.parent)]
-    return Source(config, weights, beside[0] or beside[1], generation={})
+    return CheckpointDescription(config, weights, beside[0] or beside[1], generation={})
 
 
 def _open(files: Sequence[Path]) -> tuple[Mapping[str, object] | None, list[Directory]]:
-    """The parameters that the only file holds itself, or None, and the tensors of all."""
+    """Read the parameters that the only file holds itself, or None, and the tensors of all files."""
     contents = [read_torch_file(file) for file in files]
     if all(isinstance(contents[0].get(key), Mapping) for key in ("model", "model_args")):
         return contents[0]["model_args"], [_tensors(contents[0]["model"])]
@@ -66,21 +66,21 @@ def _config(
     params: Mapping[str, object], params_path: Path, shards: Sequence[Directory], first_file: Path
 ) -> ModelConfig:
     first = shards[0]
-    for name in (EMBEDDING, OUTPUT, GATE):
+    for name in (META_EMBEDDING, META_OUTPUT, META_GATE):
         if name not in first or len(first[name].shape) != 2:
             raise ValueError(
                 f"{first_file} has no matrix {name}: give a checkpoint of the Llama family in Meta's format"
             )
     try:
         # In every release w1 and output are split by rows.
-        rows = {name: first[name].shape[0] * len(shards) for name in (OUTPUT, GATE)}
-        return meta_family().meta.read(MetaConfig(params, rows[OUTPUT], rows[GATE]))
+        rows = {name: first[name].shape[0] * len(shards) for name in (META_OUTPUT, META_GATE)}
+        return meta_family().meta.read(MetaConfig(params, rows[META_OUTPUT], rows[META_GATE]))
     except ValueError as error:
         raise ValueError(f"{params_path}: {error}") from error
 
 
 def _weights(config: ModelConfig, shards: Sequence[Directory], files: tuple[Path, ...]) -> Weights:
-    """The shards joined, each tensor when it is read."""
+    """Return the weights with their shards joined, each tensor when it is read."""
     expected = parameter_shapes(config)
     split_dims = {
         name: _split_dim(tensor.shape, expected.get(name), len(shards))
@@ -113,7 +113,7 @@ def _weights(config: ModelConfig, shards: Sequence[Directory], files: tuple[Path
 
 
 def _split_dim(shape: tuple[int, ...], whole: tuple[int, ...] | None, n_shards: int) -> int | None:
-    """The dimension along which shards of `shape` make up `whole`; None where each is the whole.
+    """Return the dimension along which shards of `shape` make up `whole`; None where each is the whole.
 
     Meta splits wq, wk, wv, w1, w3 and output by rows, wo and w2 by columns, and the embedding by
     columns in Llama 2 and by rows in Llama 3. The norms are repeated.

@@ -1,4 +1,4 @@
-"""The decoder whose layers are read from the checkpoint when they are asked for.
+"""Read a decoder's layers from the checkpoint when they are asked for.
 
 Held are the embedding, the last norm and the output layer. A layer belongs to whoever asked for it and goes
 with it, so that packing and calibrating hold one layer of float weights at a time.
@@ -32,7 +32,7 @@ class StreamedBlocks(nn.Module):
         return self._checkpoint.config.n_layers
 
     def __getitem__(self, i: int) -> Block:
-        """Block `i` of 0..len - 1. Raises ValueError or OSError when it cannot be read any more."""
+        """Read block `i` of 0..len - 1. Raises ValueError or OSError when it cannot be read any more."""
         if not 0 <= i < len(self):
             raise IndexError(f"layer {i} of {len(self)}")
         prefix = f"layers.{i}."
@@ -52,7 +52,7 @@ class StreamedBlocks(nn.Module):
 
 
 def stream_model(checkpoint: Checkpoint, max_seq_length: int) -> Transformer:
-    """The checkpoint's decoder in float32, its layers `StreamedBlocks`.
+    """Make the checkpoint's decoder in float32, its layers `StreamedBlocks`.
 
     Raises ValueError for a length that the model does not have.
     """

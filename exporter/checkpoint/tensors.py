@@ -1,4 +1,4 @@
-"""Reads a checkpoint's tensors into PyTorch, from mapped files of every format."""
+"""Read a checkpoint's tensors into PyTorch, from mapped files of every format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.weights import Progress, Read, Weights, at_most_once_a_second
+from exporter.checkpoint.weights import Read, Weights
 from exporter.formats.file_tensor import FileTensor
 from exporter.formats.gguf_file import GGUFFile
 from exporter.formats.tensor_types import TORCH_NAMES
 from exporter.model.config import ModelConfig
+from exporter.util.progress import Report, at_most_once_a_second
 
 READERS = 2  # tensors converted at a time; more would hold more memory for little gain
 VALUES_AT_ONCE = 1 << 24  # float32 values of a GGUF tensor dequantized at a time: 64 MiB
@@ -25,9 +26,9 @@ def canonical_state_dict(
     config: ModelConfig,
     dtype: torch.dtype,
     names: Sequence[str],
-    progress: Progress,
+    progress: Report,
 ) -> dict[str, Tensor]:
-    """The parameters `names` under these canonical names in `dtype`, a few converted at a time."""
+    """Read the parameters `names`, canonical ones, in `dtype`, a few converted at a time."""
     report = at_most_once_a_second(progress)
     read_tensor = weights.open()
 
@@ -50,7 +51,7 @@ def canonical_state_dict(
 
 
 def half_split(rows: Tensor, head_dim: int) -> Tensor:
-    """Reorders each head's rows from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2).
+    """Reorder each head's rows from pairs (2j, 2j + 1) to pairs (j, j + head_dim / 2).
 
     `rows` is the weight [heads * head_dim, dim] or bias [heads * head_dim] of wq or wk. Hugging
     Face's convert_llama_weights_to_hf.py does the same to Meta's weights, and llama.cpp's converter
@@ -61,13 +62,15 @@ def half_split(rows: Tensor, head_dim: int) -> Tensor:
 
 
 def read_tensor(tensor: FileTensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so, else a copy."""
+    """Read a tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so, else a
+    copy."""
     stored_dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
     return torch.from_numpy(tensor.bits()).view(stored_dtype).to(dtype)
 
 
 def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str, int | None]) -> Read:
-    """What reads tensors that lie in one part or, joined along the dimension in `dims`, in several."""
+    """Make a function that reads tensors that lie in one part or, joined along the dimension in `dims`, in
+    several."""
 
     def read(name: str, dtype: torch.dtype) -> Tensor:
         parts = [read_tensor(part, dtype) for part in tensors[name]]
@@ -77,12 +80,12 @@ def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str,
 
 
 def open_gguf(file: GGUFFile) -> Read:
-    """What reads tensors of a GGUF file, over a mapping of its own."""
+    """Make a function that reads tensors of a GGUF file, over a mapping of its own."""
     return partial(_read_gguf_tensor, file.mapped_again())
 
 
 def _read_gguf_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> Tensor:
-    """A tensor in `dtype`; beside the result only a block of rows is held in float32."""
+    """Read a tensor in `dtype`; beside the result only a block of rows is held in float32."""
     shape = file.tensors[name].shape
     rows, width = math.prod(shape[:-1]), shape[-1]
     step = max(1, VALUES_AT_ONCE // width)

@@ -1,4 +1,5 @@
-"""What every checkpoint format offers the loader, and what the formats share; without torch.
+"""Describe a checkpoint's weights and config whatever its format, and check the one against the other;
+without torch.
 
 `tensors` reads the tensors.
 """
@@ -6,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Progress = Callable[[str], None]
 Read = Callable[[str, "torch.dtype"], "Tensor"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -47,35 +46,36 @@ class Weights:
     types: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One tensor, of a mapping of its own."""
+        """Read one tensor, through a mapping of its own."""
         return self.open()(name, dtype)
 
     def stored_name(self, canonical: str) -> str:
-        """`layers.3.attention.wq.weight` as the files call it; a parameter that is no module's (attention's
-        sinks) is named whole in `names`."""
+        """Name `layers.3.attention.wq.weight` as the files call it; a parameter that is no module's
+        (attention's sinks) is named whole in `names`."""
         layer, pattern = _layer_of(canonical)
         modules, (module, _, suffix) = self.names.modules, pattern.rpartition(".")
         stored = modules[pattern] if pattern in modules else f"{modules[module]}.{suffix}"
         return stored.replace("{i}", layer)
 
     def renamed(self, module: str, stored: str) -> Weights:
-        """The same with another stored name for a canonical module."""
+        """Return these weights with another stored name for a canonical module."""
         return replace(self, names=replace(self.names, modules={**self.names.modules, module: stored}))
 
     def without(self, stored: str) -> Weights:
-        """The same where one stored tensor carries nothing."""
+        """Return these weights where one stored tensor carries nothing."""
         return replace(self, names=replace(self.names, ignored=(*self.names.ignored, stored)))
 
 
 def _layer_of(canonical: str) -> tuple[str, str]:
-    """The layer's number, "" outside of layers, and the name with {i} in its place."""
+    """Split a canonical name into the layer's number, "" outside of layers, and the name with {i} in its
+    place."""
     parts = canonical.split(".", 2)
     return (parts[1], f"layers.{{i}}.{parts[2]}") if parts[0] == "layers" else ("", canonical)
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a format's reader found."""
+class CheckpointDescription:
+    """What a format's reader found in a checkpoint."""
 
     config: ModelConfig
     weights: Weights
@@ -85,8 +85,8 @@ class Source:
 
 
 def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -> None:
-    """Raises ValueError naming the tensors that are missing, extra or misshapen, or no floats, and the
-    method where they are those of a quantized checkpoint."""
+    """Raise ValueError naming the tensors that are missing, extra or misshapen, or no floats, and the method
+    where they are those of a quantized checkpoint."""
     try:
         _check(weights, config)
     except ValueError as error:
@@ -125,7 +125,8 @@ def _check(weights: Weights, config: ModelConfig) -> None:
 
 
 def read_json(path: Path) -> dict[str, object]:
-    """The object in a JSON file; ValueError when it is not one, OSError when it cannot be read."""
+    """Read the object in a JSON file. Raises ValueError when it is not one, OSError when it cannot be
+    read."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: download the whole checkpoint")
     check_content(path)
@@ -141,18 +142,5 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def first_existing(folder: Path, names: Iterable[str]) -> Path | None:
+    """Find the first of `names` that is a file in `folder`."""
     return next((folder / name for name in names if (folder / name).is_file()), None)
-
-
-def at_most_once_a_second(progress: Progress) -> Progress:
-    """Drops messages that come within a second of the start or of the last one let through."""
-    last = time.monotonic()
-
-    def report(text: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= 1.0:
-            last = now
-            progress(text)
-
-    return report

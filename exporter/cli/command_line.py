@@ -1,4 +1,4 @@
-"""What the verbs' command lines share: errors of usage, number types, exit statuses."""
+"""Share what the verbs' command lines have in common: errors of usage, number types, exit statuses."""
 
 import argparse
 import math
@@ -15,11 +15,11 @@ FLAG = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
 class UsageError(Exception):
-    """What the user typed cannot be read; exit status 2."""
+    """A command line that cannot be read; exit status 2."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit; takes no abbreviated flags.
+    """A parser that raises UsageError where argparse would print and exit, and takes no abbreviated flags.
 
     Underscores in a flag are dashes, and the spellings of `other_names.SAME_FLAGS` are taken. `owners` says
     which other verbs have a flag that this parser lacks.
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
     def _spelled(self, words: Sequence[str]) -> list[str]:
-        """`words` with flags as this parser spells them. Raises UsageError for an unknown one."""
+        """Return `words` with flags as this parser spells them. Raises UsageError for an unknown one."""
         end = words.index("--") if "--" in words else len(words)
         return [*(self._flag(word) for word in words[:end]), *words[end:]]
 
@@ -59,12 +59,13 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unknown flag {name}{hint(name, flags)}")
 
     def has(self, flag: str) -> bool:
-        """Whether this parser takes `flag`, spelled as ours."""
+        """Tell whether this parser takes `flag`, spelled as ours."""
         return flag in self._option_string_actions
 
 
 def one_of(names: Collection[str]) -> Callable[[str], str]:
-    """A type of the words `names`, for argparse; a word that is none of them is answered with the nearest."""
+    """Make a type of the words `names`, for argparse; a word that is none of them is answered with the
+    nearest."""
 
     def parse(text: str) -> str:
         if text not in names:
@@ -77,17 +78,17 @@ def one_of(names: Collection[str]) -> Callable[[str], str]:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
+    """Parse a whole number of at least 1, for argparse."""
     return _at_least(text, 1)
 
 
 def not_negative(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
+    """Parse a whole number of at least 0, for argparse."""
     return _at_least(text, 0)
 
 
 def seed(text: str) -> int:
-    """A whole number from 0 below 2^63, for argparse."""
+    """Parse a whole number from 0 below 2^63, for argparse."""
     value = not_negative(text)
     if value >= 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is too large a seed: use one below 2^63")
@@ -95,17 +96,17 @@ def seed(text: str) -> int:
 
 
 def positive_list(text: str) -> list[int]:
-    """Whole numbers of at least 1 with commas between, for argparse."""
+    """Parse whole numbers of at least 1 with commas between, for argparse."""
     return [positive(part) for part in text.split(",")]
 
 
 def not_negative_list(text: str) -> list[int]:
-    """Whole numbers of at least 0 with commas between, for argparse."""
+    """Parse whole numbers of at least 0 with commas between, for argparse."""
     return [not_negative(part) for part in text.split(",")]
 
 
-def number(least: float, most: float = math.inf) -> Callable[[str], float]:
-    """A type of finite numbers from `least` to `most`, for argparse."""
+def number_between(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Make a type of finite numbers from `least` to `most`, for argparse."""
     limits = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
 
     def parse(text: str) -> float:

@@ -1,4 +1,4 @@
-"""The command line: `python -m exporter MODEL --output-pte`, and verbs."""
+"""Run the command line: `python -m exporter MODEL --output-pte`, and verbs."""
 
 import importlib
 import logging
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _without_reader() -> int | None:
-    """The exit status where stdout's reader, as `head`, has gone; None where it is there."""
+    """Return the exit status where stdout's reader, as `head`, has gone; None where it is there."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if not poll.poll(0):
@@ -67,7 +67,7 @@ def _without_reader() -> int | None:
 
 
 def _interrupt(signal_number, frame):
-    """End as an interrupt does, so that what was half-written is removed."""
+    """End the program as an interrupt does, so that what was half-written is removed."""
     raise KeyboardInterrupt
 
 
@@ -99,7 +99,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _verb(arguments: Sequence[str]) -> str | None:
-    """The verb that the first word is; None for a model, which is exported.
+    """Return the verb that the first word is; None for a model, which is exported.
 
     Raises UsageError for a word that is neither a verb, an alias nor a path, but another project's verb,
     spelled like a verb, or all that there is to go by.
@@ -127,7 +127,7 @@ def _verb(arguments: Sequence[str]) -> str | None:
 
 
 def _owners(flag: str) -> list[str]:
-    """The verbs that have `flag`."""
+    """List the verbs that have `flag`."""
     found = []
     for name in VERBS:
         parser = Parser()

@@ -1,11 +1,11 @@
-"""The flags that say which model is meant and what it is to become."""
+"""Define the flags that say which model is meant and what it is to become."""
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
 from exporter.cli.command_line import UsageError, one_of, positive
-from exporter.pipeline.model_request import ModelRequest
+from exporter.pipeline.model_request import CalibrationRequest, ModelForm, ModelRequest, ModelSource
 from exporter.quality.budget import parse_budget
 from exporter.recipe.methods import CALIBRATED
 from exporter.recipe.recipe import (
@@ -23,7 +23,7 @@ OWN = "self"  # instead of a file: what the model writes
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """`--quantize` and what else decides the model that MODEL becomes."""
+    """Add `--quantize` and what else decides the model that MODEL becomes."""
     add = parser.add_argument
     add("--quantize", metavar="JSON|FILE|NAME",
         help=f"recipe: JSON text, a file, or a ready one: {ready_recipes()}")  # fmt: skip
@@ -53,7 +53,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
-    """What `add_model_options`' flags ask of `model`. Raises UsageError for what cannot be."""
+    """Read from `add_model_options`' flags what is asked of `model`. Raises UsageError for what cannot be."""
     cache_dtype = CACHE_DTYPES[options.cache_dtype]
     if cache_dtype is not None and options.delegate != LOWBIT:
         raise UsageError(
@@ -76,23 +76,23 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
             f"{given[0]}: the recipe's method looks at no text; leave it out, or use a method with "
             f"{', '.join(CALIBRATED)}"
         )
-    return ModelRequest(
-        model=model,
+    form = ModelForm(
         recipe=recipe,
-        checkpoint=options.checkpoint,
-        tokenizer=options.tokenizer,
         dtype=options.dtype,
         max_seq_length=options.max_seq_length,
         delegate=options.delegate,
         cache_dtype=cache_dtype,
         fit=options.fit,
-        calibrate=tuple(None if word == OWN else Path(word) for word in options.calibrate),
-        calibration_tokens=options.calibration_tokens,
     )
+    calibration = CalibrationRequest(
+        texts=tuple(None if word == OWN else Path(word) for word in options.calibrate),
+        tokens=options.calibration_tokens,
+    )
+    return ModelRequest(ModelSource(model, options.checkpoint, options.tokenizer), form, calibration)
 
 
 def _to_fit(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """What `--fit` starts from. Raises UsageError for what it cannot start from."""
+    """Return the recipe that `--fit` starts from. Raises UsageError for one that it cannot start from."""
     try:
         parse_budget(options.fit)
     except ValueError as error:

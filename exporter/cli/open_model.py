@@ -1,4 +1,4 @@
-"""ARTIFACT|MODEL: an artifact in its native runner, or a model run by PyTorch, behind one interface."""
+"""Open ARTIFACT|MODEL: an artifact in its native runner, or a model run by PyTorch, behind one interface."""
 
 import argparse
 from pathlib import Path
@@ -8,13 +8,13 @@ from exporter.cli.command_line import UsageError
 from exporter.cli.model_options import add_model_options, model_request
 
 if TYPE_CHECKING:
-    from exporter.runners.native import Model
+    from exporter.artifact.runner_interface import RunnerModel
 
 SUFFIXES = (".pte", ".pt2", ".so")
 
 
 def add_runnable_options(parser: argparse.ArgumentParser) -> None:
-    """`--compile`, `--compile-prefill` and `add_model_options`' flags, all for a MODEL."""
+    """Add `--compile`, `--compile-prefill` and `add_model_options`' flags, all for a MODEL."""
     parser.add_argument("--compile", action="store_true",
         help="MODEL: compile the forward of one token")  # fmt: skip
     parser.add_argument("--compile-prefill", action="store_true",
@@ -23,12 +23,12 @@ def add_runnable_options(parser: argparse.ArgumentParser) -> None:
 
 
 def is_artifact(name: str) -> bool:
-    """Whether `name` means an artifact's file, be it there or not, and not a model."""
+    """Tell whether `name` means an artifact's file, be it there or not, and not a model."""
     return Path(name).suffix in SUFFIXES and not Path(name).is_dir()
 
 
-def open_model(options: argparse.Namespace) -> "Model":
-    """The artifact `options.model`, or the model of that name run by PyTorch.
+def open_model(options: argparse.Namespace) -> "RunnerModel":
+    """Open the artifact `options.model`, or the model of that name run by PyTorch.
 
     `options` are those of `add_runnable_options`, with model and threads. Raises UsageError for a
     flag that an artifact cannot follow, ValueError or OSError for the rest.
@@ -36,9 +36,9 @@ def open_model(options: argparse.Namespace) -> "Model":
     threads = options.threads or 0
     if is_artifact(options.model):
         _refuse_model_flags(options)
-        from exporter.runners.native import load_model
+        from exporter.runners.native import load_artifact
 
-        return load_model(options.model, threads)
+        return load_artifact(options.model, threads)
     request = model_request(options.model, options)
     from exporter.pipeline.prepare import prepare
     from exporter.runners.eager import eager_model

@@ -1,1 +1,1 @@
-"""What serves one library outside the main path."""
+"""Keep what serves one library outside the main path."""

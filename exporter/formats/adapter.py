@@ -1,4 +1,4 @@
-"""Adapters (LoRA), which change a base model: this version does not merge them."""
+"""Refuse adapters (LoRA), which change a base model: this version does not merge them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 CONFIG = "adapter_config.json"  # as peft names it
-REMEDY = (
+ADAPTER_REMEDY = (
     "adapters are not merged in this version: merge it first "
     "(peft: AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OUT), and "
     "copy the tokenizer to OUT), then export OUT"
@@ -30,6 +30,6 @@ def refuse_adapter(folder: Path) -> None:
     base = fields.get("base_model_name_or_path") or fields.get("model")
     whole = (folder / "config.json").is_file()
     raise ValueError(
-        f"{folder} holds an adapter ({CONFIG}: {kind}{f' of {base}' if base else ''}): {REMEDY}"
+        f"{folder} holds an adapter ({CONFIG}: {kind}{f' of {base}' if base else ''}): {ADAPTER_REMEDY}"
         + (f"; or remove {CONFIG} to export the base model beside it as it is" if whole else "")
     )

@@ -1,4 +1,4 @@
-"""Tells files that stand for others, or hold nothing, from files with content."""
+"""Tell files that stand for others, or hold nothing, from files with content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tensor in a file, of which only the place is known: nothing is read before it is asked for."""
+"""Describe a tensor in a file, of which only the place is known: nothing is read before it is asked for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from exporter.formats.tensor_types import ITEM_BYTES
 
 @dataclass(frozen=True)
 class FileTensor:
-    """`start` is a byte of the file, which had `file_bytes` when its directory was read; `strides` count
-    elements; `dtype` is as safetensors names it."""
+    """A tensor in a file: `start` is a byte of the file, which had `file_bytes` when its directory was read;
+    `strides` count elements; `dtype` is as safetensors names it."""
 
     path: Path
     file_bytes: int
@@ -24,7 +24,7 @@ class FileTensor:
     strides: tuple[int, ...]
 
     def bits(self) -> np.ndarray:
-        """The elements' bits as unsigned integers of `shape`, mapped privately.
+        """Map the elements' bits as unsigned integers of `shape`, privately.
 
         Raises ValueError for a file that has changed since, KeyError for a dtype not in `ITEM_BYTES`.
         """
@@ -47,7 +47,7 @@ Directory = Mapping[str, FileTensor]
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides, in elements, of a tensor whose rows follow one another."""
+    """Return the strides, in elements, of a tensor whose rows follow one another."""
     strides: list[int] = []
     step = 1
     for size in reversed(shape):
@@ -57,7 +57,7 @@ def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def same_bits(first: FileTensor, second: FileTensor) -> bool:
-    """Whether two matrices hold the same; those that differ mostly do so in the first row."""
+    """Tell whether two matrices hold the same; those that differ mostly do so in the first row."""
     if first == second:
         return True
     if (first.dtype, first.shape) != (second.dtype, second.shape):

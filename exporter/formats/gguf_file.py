@@ -1,4 +1,4 @@
-"""A GGUF file's fields and tensors, every length checked against the file's size.
+"""Read a GGUF file's fields and tensors, every length checked against the file's size.
 
 Layout: ggml's docs/gguf.md, versions 2 and 3, little-endian. `gguf.GGUFReader` reads the same, but
 takes seconds for a large vocabulary and loops for ever on some damaged files.
@@ -18,7 +18,7 @@ from gguf.quants import dequantize
 
 from exporter.formats.file_kind import check_content
 
-MAGIC = b"GGUF"
+GGUF_MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
@@ -41,17 +41,19 @@ class GGUFTensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
+    """A GGUF file's fields and tensors, and the mapped file."""
+
     path: Path
     fields: Mapping[str, object]
     tensors: Mapping[str, GGUFTensor]
     data: np.memmap
 
     def mapped_again(self) -> GGUFFile:
-        """The same with a mapping of its own, which goes with it."""
+        """Return this file with a mapping of its own, which goes with it."""
         return replace(self, data=_map(self.path))
 
     def float_rows(self, name: str, first: int, last: int) -> np.ndarray:
-        """Rows first..last-1 of a tensor as float32 [rows, width]; a vector is one row.
+        """Read rows first..last-1 of a tensor as float32 [rows, width]; a vector is one row.
 
         Raises ValueError for a tensor type that the gguf package cannot turn into floats.
         """
@@ -68,7 +70,7 @@ class GGUFFile:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Maps the file and reads its header.
+    """Map the file and read its header.
 
     Raises ValueError for a file that is not GGUF or is damaged, OSError for an unreadable one.
     """
@@ -90,7 +92,7 @@ def _map(path: Path) -> np.memmap:
 
 
 class _Cursor:
-    """Reads values one after another; past the end raises struct.error."""
+    """A reader of values one after another; past the end it raises struct.error."""
 
     def __init__(self, data: memoryview):
         self.data = data
@@ -101,7 +103,7 @@ class _Cursor:
         return struct.unpack_from(f"<{count}{code}", self.data, start)
 
     def _advance(self, size: int) -> int:
-        """Steps over `size` bytes and returns where they start."""
+        """Step over `size` bytes and return where they start."""
         if size > len(self.data) - self.at:
             raise struct.error(f"{size} bytes wanted at offset {self.at} of {len(self.data)}")
         self.at += size
@@ -133,7 +135,7 @@ def _scalar_format(kind: int) -> str:
 
 
 def _read_header(cursor: _Cursor) -> tuple[dict[str, object], dict[str, GGUFTensor]]:
-    if bytes(cursor.data[:4]) != MAGIC:
+    if bytes(cursor.data[:4]) != GGUF_MAGIC:
         raise ValueError("not a GGUF file: give a .gguf file")
     cursor.at = 4
     version = cursor.value("I")

@@ -1,14 +1,14 @@
-"""The headers of a packed weight: `kernels/layout.h`'s, read without torch or the kernels."""
+"""Read the headers of packed weights, which kernels/layout.h defines, without torch or the kernels."""
 
 import struct
 from dataclasses import dataclass, replace
 
-MAGIC, STACK_MAGIC = b"LOWBITW\0", b"LOWBITS\0"
+WEIGHT_MAGIC, STACK_MAGIC = b"LOWBITW\0", b"LOWBITS\0"
 LAYOUT_VERSION, STACK_VERSION = 4, 3
 MOST_PARTS = 8  # of a stack
 HEADER_BYTES = 64
 ROW_BLOCK, COLUMN_BLOCK = 16, 32
-KINDS = ("integer", "float32", "float16", "bfloat16")
+WEIGHT_KINDS = ("integer", "float32", "float16", "bfloat16")
 ZEROS = ("none", "integer", "real", "between")
 SCALES = ("float16", "int8")
 TWO_LEVELS = "levels -1 and +1"  # in a header's text, times the scale
@@ -20,8 +20,9 @@ _STACK_HEADER = struct.Struct("<8s2I3Q24x")
 
 @dataclass(frozen=True)
 class PackedHeader:
-    """What a packed weight is: `kind` of KINDS, `zeros` of ZEROS, [rows, columns] weights; one of several
-    where rows have several formats: `version` is its own, `at` where it begins, `first_row` its first.
+    """What a packed weight is: `kind` of WEIGHT_KINDS, `zeros` of ZEROS, [rows, columns] weights; one of
+    several where rows have several formats: `version` is its own, `at` where it begins, `first_row` its
+    first.
 
     `group_size` is 0 for the float kinds. `panel_bytes` a panel of 16 rows; in an integer panel
     the scales [groups][16], `scale_dtype` of SCALES, lie at `scales_at`, the integers at `data_at`;
@@ -50,7 +51,7 @@ class PackedHeader:
         return -(-self.rows // ROW_BLOCK)
 
     def text(self) -> str:
-        """`4 bits, groups of 32, zeros` or `bfloat16`."""
+        """Describe the format: `4 bits, groups of 32, zeros` or `bfloat16`."""
         if self.kind != "integer":
             return self.kind
         groups = "a group a row" if self.groups == 1 else f"groups of {self.group_size}"
@@ -86,12 +87,12 @@ class PackedMatrix:
 
     @property
     def bits(self) -> float:
-        """A weight's, scales and zeros apart: the mean."""
+        """The mean bits of a weight, scales and zeros apart."""
         return sum(part.bits * part.rows for part in self.parts) / self.rows
 
     def text(self) -> str:
-        """As a header's, and what changes at which row: `6 bits, 5 bits from row 1024, groups of 32, no
-        zeros`."""
+        """Describe the format as a header does, and what changes at which row: `6 bits, 5 bits from row 1024,
+        groups of 32, no zeros`."""
         first, *others = self.parts
         width, comma, rest = first.text().partition(", ")
         changes = [
@@ -101,16 +102,16 @@ class PackedMatrix:
 
 
 def is_packed(data: memoryview | bytes) -> bool:
-    """Whether the bytes begin as packed weights do."""
-    return bytes(data[: len(MAGIC)]) in (MAGIC, STACK_MAGIC)
+    """Tell whether the bytes begin as packed weights do."""
+    return bytes(data[: len(WEIGHT_MAGIC)]) in (WEIGHT_MAGIC, STACK_MAGIC)
 
 
 def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
-    """The headers of the packed matrix `name`, checked against themselves and the bytes' length.
+    """Read the headers of the packed matrix `name`, checked against themselves and the bytes' length.
 
     Raises ValueError that names the matrix and says what is wrong.
     """
-    if bytes(data[: len(MAGIC)]) != STACK_MAGIC or len(data) < HEADER_BYTES:
+    if bytes(data[: len(WEIGHT_MAGIC)]) != STACK_MAGIC or len(data) < HEADER_BYTES:
         return PackedMatrix((read_header(data, name),))
     _, version, count, rows, columns, size = _STACK_HEADER.unpack_from(data)
     if version != STACK_VERSION:
@@ -132,11 +133,12 @@ def read_matrix(data: memoryview | bytes, name: str) -> PackedMatrix:
 
 
 def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
-    """The header of one packed weight of the matrix `name`, checked against itself and the bytes' length.
+    """Read the header of one packed weight of the matrix `name`, checked against itself and the bytes'
+    length.
 
     Raises ValueError that names the matrix and says what is wrong.
     """
-    if len(data) < HEADER_BYTES or bytes(data[: len(MAGIC)]) != MAGIC:
+    if len(data) < HEADER_BYTES or bytes(data[: len(WEIGHT_MAGIC)]) != WEIGHT_MAGIC:
         raise ValueError(f"{name} is not a packed weight")
     _, version, kind, bits, group_size, zeros, exponent, rows, columns, size, scales, _ = (
         _HEADER.unpack_from(data)
@@ -146,7 +148,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
             f"{name} has the packed layout {version}, this version reads 1 to {LAYOUT_VERSION}"
         )
     integer = kind == 0
-    good_bits = 1 <= bits <= 8 if integer else kind < len(KINDS) and bits == (32, 16, 16)[kind - 1]
+    good_bits = 1 <= bits <= 8 if integer else kind < len(WEIGHT_KINDS) and bits == (32, 16, 16)[kind - 1]
     good_group = group_size > 0 and group_size % 16 == 0 if integer else group_size == 0
     known = zeros < len(ZEROS) and scales < len(SCALES)
     good_zeros = known and (ZEROS[zeros] != "between" or integer and bits == 1)
@@ -156,7 +158,7 @@ def read_header(data: memoryview | bytes, name: str) -> PackedHeader:
             and version == _version(ZEROS[zeros], SCALES[scales])):  # fmt: skip
         raise ValueError(f"{name} has a damaged header")
     header = laid_out(
-        KINDS[kind], bits, group_size, ZEROS[zeros], SCALES[scales], exponent, rows, columns
+        WEIGHT_KINDS[kind], bits, group_size, ZEROS[zeros], SCALES[scales], exponent, rows, columns
     )
     if not header.bytes == size == len(data):
         raise ValueError(f"{name} has {len(data)} bytes where its header means {header.bytes}")
@@ -167,7 +169,8 @@ def laid_out(
     kind: str, bits: int, group_size: int, zeros: str, scale_dtype: str, exponent: int, rows: int,
     columns: int,
 ) -> PackedHeader:  # fmt: skip
-    """Where everything lies; the same arithmetic as `layout_of` in kernels/layout.cpp."""
+    """Compute where everything lies in a packed weight; the same arithmetic as `layout_of` in
+    kernels/layout.cpp."""
     panels = -(-rows // ROW_BLOCK)
     if kind != "integer":
         groups, panel = 0, _aligned(columns * ROW_BLOCK * bits // 8)
@@ -190,7 +193,8 @@ def laid_out(
 
 
 def _version(zeros: str, scale_dtype: str) -> int:
-    """The first of the layout that reads such a weight; `layout_version` in kernels/layout.cpp."""
+    """Return the first version of the layout that reads such a weight; `layout_version` in
+    kernels/layout.cpp."""
     if zeros == "between":
         return 4
     return 2 if scale_dtype == "int8" else 1

@@ -1,4 +1,4 @@
-"""The little of protobuf's wire format that SentencePiece models need.
+"""Read and write the little of protobuf's wire format that SentencePiece models need.
 
 Source: protobuf.dev/programming-guides/encoding.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """(field number, value): varints as int, fixed 32 and 64 bits and messages as bytes.
+    """Yield each field's number and value: varints as int, fixed 32 and 64 bits and messages as bytes.
 
     Raises ValueError where the bytes are not a protobuf message.
     """
@@ -33,7 +33,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def field(number: int, value: int | float | bytes) -> bytes:
-    """One field: an int as varint, a float in 32 bits, bytes with their length."""
+    """Encode one field: an int as varint, a float in 32 bits, bytes with their length."""
     if isinstance(value, bytes):
         return _to_varint(number << 3 | 2) + _to_varint(len(value)) + value
     if isinstance(value, float):

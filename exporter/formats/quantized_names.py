@@ -1,4 +1,4 @@
-"""Which method quantized a checkpoint, told by the names that it gives its tensors.
+"""Tell which method quantized a checkpoint by the names that it gives its tensors.
 
 Sources: the serialized forms of AutoGPTQ and AutoAWQ, bitsandbytes, compressed-tensors, HQQ, quanto, MLX,
 and the scales beside 8-bit floats of DeepSeek's and transformers' checkpoints.
@@ -23,7 +23,7 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
 # Of the names of safetensors' types.
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 SMALL_FLOATS = ("F8_", "F6_", "F4")
-REMEDY = (
+QUANTIZED_REMEDY = (
     "quantized weights are not read in this version: use the checkpoint in its original precision, and "
     "choose a scheme with --quantize"
 )
@@ -35,7 +35,7 @@ def refuse_quantized(names: Iterable[str]) -> None:
     for method, endings in _ENDINGS:
         found = next((name for name in names if name.endswith(endings)), None)
         if found is not None:
-            raise ValueError(f"holds weights quantized by {method} ({found}): {REMEDY}")
+            raise ValueError(f"holds weights quantized by {method} ({found}): {QUANTIZED_REMEDY}")
 
 
 def refuse_other_types(types: Iterable[tuple[str, str]], expected: Collection[str]) -> None:
@@ -44,4 +44,4 @@ def refuse_other_types(types: Iterable[tuple[str, str]], expected: Collection[st
     for name, kind in types:
         if name in expected and kind not in FLOATS:
             what = "floats of less than 16 bits" if kind.startswith(SMALL_FLOATS) else "not floats"
-            raise ValueError(f"tensor {name} holds {TORCH_NAMES.get(kind, kind)}, {what}: {REMEDY}")
+            raise ValueError(f"tensor {name} holds {TORCH_NAMES.get(kind, kind)}, {what}: {QUANTIZED_REMEDY}")

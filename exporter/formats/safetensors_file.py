@@ -1,4 +1,4 @@
-"""Which tensors a safetensors file holds, and where, read from its header without torch."""
+"""Read from the header of a safetensors file which tensors it holds, and where, without torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from exporter.formats.file_kind import check_content
 from exporter.formats.file_tensor import Directory, FileTensor, contiguous_strides
 
 LENGTH_BYTES = 8  # of the header's length, little-endian, with which the file begins
-METADATA = "__metadata__"
+METADATA_KEY = "__metadata__"
 
 
 def read_directory(path: Path) -> Directory:
-    """The file's tensors by name; those that `safetensors.torch.save_model` left out because they share
-    another's memory are there under both names.
+    """Return the file's tensors by name; those that `safetensors.torch.save_model` left out because they
+    share another's memory are there under both names.
 
     Raises ValueError for a file that is empty, damaged or something else, OSError for one that cannot be
     read.
@@ -31,7 +31,7 @@ def read_directory(path: Path) -> Directory:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         header = json.loads(file.read(length))
     file_bytes = path.stat().st_size
-    shared = header.pop(METADATA, None) or {}
+    shared = header.pop(METADATA_KEY, None) or {}
     tensors = {
         name: FileTensor(
             path, file_bytes, entry["dtype"], tuple(entry["shape"]),

@@ -1,4 +1,4 @@
-"""The types of stored tensors, by the names that safetensors has for them."""
+"""Name the types of stored tensors, as safetensors and torch call them."""
 
 # What torch calls them.
 TORCH_NAMES = {

@@ -1,4 +1,4 @@
-"""Which tensors a file of `torch.save` holds, and where, read without torch and without running its code.
+"""Read which tensors a file of `torch.save` holds, and where, without torch and without running its code.
 
 The format since PyTorch 1.6 is a zip archive of stored members: `data.pkl`, a pickle in which tensors
 name their storages, and `data/KEY`, a storage's bytes (docs of torch.serialization; caffe2/serialize).
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from exporter.formats.file_kind import check_content
 from exporter.formats.file_tensor import FileTensor
-from exporter.formats.quantized_names import REMEDY
+from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.formats.tensor_types import ITEM_BYTES, TORCH_NAMES
 
 MEMBER_HEADER_BYTES = 30  # before a member's name; its last four are the lengths of name and extra field
@@ -33,7 +33,7 @@ PLAIN_CLASSES = (
     ("torch", "Size"), ("torch", "device"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter"),
 )  # fmt: skip
 QUANTIZED_MODULES = ("torchao.", "torch.ao.", "hqq.", "optimum.quanto", "bitsandbytes.")
-DTYPES = {name: kind for kind, name in TORCH_NAMES.items()}
+SAFETENSORS_TYPES = {name: kind for kind, name in TORCH_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class _Tensor:
 
 
 def read_torch_file(path: Path) -> Mapping[str, object]:
-    """What the file's dictionary holds: plain values, and a FileTensor for each tensor; dictionaries in
-    it likewise.
+    """Read the file's dictionary: plain values, and a FileTensor for each tensor; dictionaries in it
+    likewise.
 
     Raises ValueError for a file that is empty, damaged, of the older format or of other content, OSError
     for one that cannot be read.
@@ -102,7 +102,8 @@ def _unpickled(path: Path, members: Mapping[str, zipfile.ZipInfo]) -> object:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes tensors' places and plain values, and refuses whatever else a pickle may ask for."""
+    """An unpickler that makes tensors' places and plain values, and refuses whatever else a pickle may ask
+    for."""
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) == ("collections", "OrderedDict"):
@@ -113,10 +114,10 @@ class _Unpickler(pickle.Unpickler):
             return _REBUILD[name]
         if module in ("torch", "torch.storage") and name in STORAGES:
             return STORAGES[name]
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
+        if module == "torch" and name in SAFETENSORS_TYPES:
+            return SAFETENSORS_TYPES[name]
         if module.startswith(QUANTIZED_MODULES):
-            raise pickle.UnpicklingError(f"holds weights quantized as {module}.{name}: {REMEDY}")
+            raise pickle.UnpicklingError(f"holds weights quantized as {module}.{name}: {QUANTIZED_REMEDY}")
         raise pickle.UnpicklingError(
             f"holds objects of {module}.{name}, not only tensors: save its state_dict alone, or convert it "
             "to safetensors"
@@ -165,7 +166,7 @@ _REBUILD = {
 
 
 def _placed(path: Path, members: Mapping[str, zipfile.ZipInfo], content: Mapping) -> dict[str, object]:
-    """`content` with the tensors' storages found in the file."""
+    """Return `content` with the tensors' storages found in the file."""
     starts: dict[str, int] = {}
     file_bytes = path.stat().st_size
 
@@ -195,7 +196,7 @@ def _placed(path: Path, members: Mapping[str, zipfile.ZipInfo], content: Mapping
 
 
 def _data_start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a member's bytes begin: the length of its own extra field is not in the directory."""
+    """Find where a member's bytes begin: the length of its own extra field is not in the directory."""
     start = max(0, info.header_offset)  # negative where the archive's directory is damaged
     with path.open("rb") as file:
         file.seek(start)

@@ -4,7 +4,6 @@ Activations are float32. Queries, keys and values are one matrix, and so are gat
 output has the embedding's table where both ask for the same format.
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,6 @@ from exporter.lowbit import ops
 from exporter.lowbit.pack import (
     PackedLinear,
     PackOptions,
-    Report,
     float_copy,
     pack_head,
     pack_linear,
@@ -28,6 +26,7 @@ from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig, Rope
 from exporter.model.decoder import Block, Transformer
 from exporter.model.matrices import layer_vectors
 from exporter.model.rotary import rope_angles
+from exporter.util.progress import Progress, Report
 
 BLOCK = 16  # positions in a block of the cache
 MAX_HEAD_DIM = 512  # of the attention operator
@@ -94,11 +93,10 @@ class LowbitTransformer(nn.Module):
         check_widths(config)
         self.max_seq_length = model.max_seq_length
         self.cache_dtype = cache_dtype
-        layers, start = [], time.monotonic()
+        layers, progress = [], Progress(config.n_layers)
         for i in range(config.n_layers):
             layers.append(pack_block(model.layers[i], config, options, i))
-            left = (time.monotonic() - start) / (i + 1) * (config.n_layers - i - 1)
-            report(f"packing: layer {i + 1} of {config.n_layers}, {left:.0f} s left")
+            report(progress.line("packing: layer", i + 1))
         self.layers = nn.ModuleList(layers)
         self.head = None if model.head is None else pack_head(model.head, options)
         self.output, table = pack_output(model, options, report)

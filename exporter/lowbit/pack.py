@@ -4,7 +4,7 @@ Queries, keys and values are one matrix, and so are gate and up; a tied output h
 both ask for the same format.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from exporter.lowbit.weights import QuantizedWeight, can_share, quantize_embedding, quantize_linear
 from exporter.model.decoder import Transformer
 from exporter.recipe.recipe import Recipe
-from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
-
-Report = Callable[[str], None]
-TOKEN_SCALES = ("linear:a8w4dq", "linear:a8wxdq")  # activations as torchao quantizes them
+from exporter.recipe.schemes import TOKEN_SCALE_SCHEMES, EmbeddingScheme, LinearScheme
+from exporter.util.progress import Report
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def _pack(weight: Tensor, bias: Tensor | None, options: PackOptions, name: str) 
 
 
 def _module(q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: int) -> PackedLinear:
-    kind = linear_kind(True, scheme.key in ("linear:int4", "linear:int8"), scheme.key in TOKEN_SCALES)
+    kind = linear_kind(True, scheme.key in ("linear:int4", "linear:int8"), scheme.key in TOKEN_SCALE_SCHEMES)
     return kind(pack_integers(q), bias, n)
 
 

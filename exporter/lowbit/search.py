@@ -1,4 +1,4 @@
-"""Scales and zero points for groups of weights, by search.
+"""Search scales and zero points for groups of weights.
 
 Groups [size, M] lie in columns, so that every step runs along rows of M values. A weight is
 (u - zero) scale, with 0 <= u < 2^bits; without zero points the zero is 2^(bits - 1) and the scale
@@ -28,7 +28,7 @@ SMALLEST = 2.0**-100
 
 
 class Search:
-    """Quantizes many groups of one format, a few thousand at a time, in memory taken once.
+    """A quantizer of many groups of one format, a few thousand at a time, in memory taken once.
 
     `rtn` is rounding to nearest with a few scales tried for the least squared error. `hqq` goes on
     from there (Badri and Shaji, "Half-Quadratic Quantization of Large Machine Learning Models",
@@ -39,7 +39,7 @@ class Search:
     """
 
     def __init__(self, bits: int, zeros: str, method: str):
-        """`zeros`: "none", "integer" or "between", as WeightFormat has them."""
+        """Take memory for the format; `zeros` is "none", "integer" or "between", as WeightFormat has them."""
         self.bits, self.method = bits, method
         self.two_levels = zeros == "between"
         # Of one bit, scales of either sign give all there is.
@@ -49,8 +49,8 @@ class Search:
     def __call__(
         self, groups: Tensor, stored: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """For float32 groups [M, size]: u, uint8 of the same shape; scales [M], of `stored`, which
-        gives those of the format that are nearest to scales [M]; zero points [M] in 0..2^bits - 1.
+        """Quantize float32 groups [M, size]; returns u, uint8 of the same shape; scales [M], of `stored`,
+        which gives those of the format that are nearest to scales [M]; zero points [M] in 0..2^bits - 1.
 
         A group with values that are not finite gets a scale that is not.
         """
@@ -71,30 +71,30 @@ class Search:
 
 
 def to_half_precision(values: Tensor) -> Tensor:
-    """`values` rounded to the 11 significant bits of a float16, of any exponent."""
+    """Round `values` to the 11 significant bits of a float16, of any exponent."""
     spread = values * (2**13 + 1)  # Veltkamp's splitting
     return spread - (spread - values)
 
 
 def to_row_steps(scales: Tensor) -> Tensor:
-    """Scales [N, G] rounded to -127..127 steps of their row: kernels/layout.h's int8 scales. The step, of
-    11 significant bits, is the one that the row's largest scale needs."""
+    """Round scales [N, G] to -127..127 steps of their row: kernels/layout.h's int8 scales. The step, of 11
+    significant bits, is the one that the row's largest scale needs."""
     return in_steps(scales, to_half_precision(row_steps(scales)))
 
 
 def row_steps(scales: Tensor) -> Tensor:
-    """What 127 of are the largest of each row of scales [N, G]: [N, 1]."""
+    """Return the step of each row of scales [N, G], a 127th of its largest magnitude: [N, 1]."""
     return scales.abs().amax(1, keepdim=True) / 127
 
 
 def in_steps(scales: Tensor, steps: Tensor) -> Tensor:
-    """Scales [N, G] rounded to -127..127 of their row's step [N, 1]."""
+    """Round scales [N, G] to -127..127 of their row's step [N, 1]."""
     safe = torch.where(steps == 0, torch.ones_like(steps), steps)
     return torch.div(scales, safe).round_().clamp_(-127, 127).mul_(steps)
 
 
 def stored_scales(scales: Tensor, scale_dtype: str) -> Tensor:
-    """Scales [N, G] as packing keeps them: `float16` of any exponent, or `int8` steps of a row."""
+    """Round scales [N, G] as packing keeps them: `float16` of any exponent, or `int8` steps of a row."""
     return to_row_steps(scales) if scale_dtype == "int8" else to_half_precision(scales)
 
 
@@ -113,14 +113,15 @@ class _Trial:
         self.importance.add_(self.importance.mean(0))
 
     def nearest(self, scale: Tensor, zero: Tensor) -> Tensor:
-        """The nearest u, as floats [size, M], valid until the next call of any method; any u where the
+        """Return the nearest u, as floats [size, M], valid until the next call of any method; any u where the
         scale is 0."""
         inverse = torch.where(scale == 0, scale, scale.reciprocal())
         torch.addcmul(zero, self.groups, inverse, out=self._exact)
         return torch.round(self._exact, out=self._nearest).clamp_(0, self.limit)
 
     def errors(self, scale: Tensor, zero: Tensor) -> Tensor:
-        """The groups less what they become [size, M], in units of the scale; valid as long."""
+        """Return the groups less what they become [size, M], in units of the scale; valid until the next call
+        of any method."""
         return torch.sub(self._exact, self.nearest(scale, zero), out=self._exact)
 
     def squared_error(self, scale: Tensor, zero: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ class _Trial:
         return squares.mul_(self.importance).sum(0).mul_(scale * scale)
 
     def least_squares(self, scale: Tensor, zero: Tensor, target: Tensor) -> Tensor:
-        """The scale [M] that brings these levels nearest to `target` [size, M]."""
+        """Return the scale [M] that brings these levels nearest to `target` [size, M]."""
         levels = self.nearest(scale, zero).sub_(zero)
         weighted = torch.mul(levels, self.importance, out=self._exact)
         squares = levels.mul_(weighted).sum(0)
@@ -137,7 +138,7 @@ class _Trial:
 
 
 def _mean_magnitude(trial: _Trial) -> tuple[Tensor, Tensor]:
-    """Scales and zero points [M] of the levels at minus and plus each group's mean magnitude."""
+    """Return scales and zero points [M] of the levels at minus and plus each group's mean magnitude."""
     mean = trial.groups.abs().mean(0)
     return to_half_precision(2 * mean), torch.full_like(mean, 0.5)
 
@@ -159,7 +160,7 @@ def _least_squared_error(trial: _Trial, has_zeros: bool) -> tuple[Tensor, Tensor
 
 
 def _spread_extremes(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scales [C, M] of both signs that put each group's largest magnitude near its last level."""
+    """Return scales [C, M] of both signs that put each group's largest magnitude near its last level."""
     highest, lowest, middle = groups.amax(0), groups.amin(0), 2 ** (bits - 1)
     extreme = torch.where(highest > -lowest, highest, lowest)
     extreme = torch.where(extreme.abs() < SMALLEST, SMALLEST, extreme)
@@ -170,7 +171,7 @@ def _spread_extremes(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def _spread_ranges(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scales and zero points [C, M] that spread each group's range, 0 included, over the levels."""
+    """Return scales and zero points [C, M] that spread each group's range, 0 included, over the levels."""
     limit = 2**bits - 1
     highest, lowest = groups.amax(0).clamp(min=0), groups.amin(0).clamp(max=0)
     width = (highest - lowest).clamp(min=SMALLEST)
@@ -182,7 +183,8 @@ def _spread_ranges(groups: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def _half_quadratic(
     trial: _Trial, scale: Tensor, zero: Tensor, move_zeros: bool
 ) -> tuple[Tensor, Tensor]:
-    """By turns: errors shrunk so that few are large, then scale and zero for what remains."""
+    """Improve scales and zero points by turns: errors shrunk so that few are large, then scale and zero for
+    what remains."""
     best, best_norm, penalty = (scale, zero), torch.full_like(scale, torch.inf), HQQ_PENALTY
     sizes, slopes, target = (torch.empty_like(trial.groups) for _ in range(3))
     for step in range(HQQ_STEPS + 1):

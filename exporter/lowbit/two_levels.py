@@ -1,4 +1,4 @@
-"""What one bit a weight does to a model, said before it is done."""
+"""Warn of what one bit a weight does to a model, before it is done."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +11,10 @@ from exporter.recipe.methods import parse_method
 from exporter.recipe.recipe import Recipe
 from exporter.recipe.schemes import Scheme
 
-# Mean KL in nats of SmolLM2-135M rounded to nearest in groups of 32, its embedding of 8 bits, and the share
-# of positions at which the top token stays: with the levels -scale and +scale (381 positions of the Jargon
-# File), and with 0 and one scale (2,040).
-MEASURED = {"between": (11.3, 0.0), "integer": (16.4, 0.0)}
+# By the zeros of the format: mean KL in nats of SmolLM2-135M, `linear:a8wx` of 1 bit rounded to nearest in
+# groups of 32, its embedding of 8 bits, and the share of positions at which the top token stays. Measured
+# with the levels -scale and +scale on 381 positions of the Jargon File, with 0 and one scale on 2,040.
+ONE_BIT_MEASURED = {"between": (11.3, 0.0), "integer": (16.4, 0.0)}
 ROWS = 16  # of a matrix that are looked at
 SPREAD = 2.0**-8  # of magnitudes within a group that bfloat16 makes of equal ones
 
@@ -32,7 +32,7 @@ def one_bit_warning(recipe: Recipe, model: Transformer) -> str | None:
     lossy = [scheme for scheme, weight in looked_at if not has_two_levels(weight[:ROWS], scheme)]
     if not lossy:
         return None
-    kl, top1 = MEASURED[weight_format(lossy[0], model.config.dim).zeros]
+    kl, top1 = ONE_BIT_MEASURED[weight_format(lossy[0], model.config.dim).zeros]
     return (
         f"1 bit is for models that were trained for the levels -scale and +scale in each group, which "
         f"these weights are not: rounded so, SmolLM2-135M had a KL of {kl:.1f} nats from its float model and "
@@ -41,9 +41,9 @@ def one_bit_warning(recipe: Recipe, model: Transformer) -> str | None:
 
 
 def has_two_levels(rows: Tensor, scheme: Scheme) -> bool:
-    """Whether each group of rows [R, K], as `scheme` has them, holds one magnitude only, so that the levels
-    of its one bit are the weights'. With stored zeros one of the levels is 0, and nothing is kept; nor is it
-    by a method that changes weights first."""
+    """Tell whether each group of rows [R, K], as `scheme` has them, holds one magnitude only, so that the
+    levels of its one bit are the weights'. With stored zeros one of the levels is 0, and nothing is kept; nor
+    is it by a method that changes weights first."""
     form = weight_format(scheme, rows.shape[1])
     if form.zeros != "between" or parse_method(scheme.method).transforms:
         return False
@@ -54,7 +54,8 @@ def has_two_levels(rows: Tensor, scheme: Scheme) -> bool:
 
 
 def _of_one_bit(scheme: Scheme | None) -> Iterator[Scheme]:
-    """The scheme and those of its layers that give all rows one bit, or some: of those rows."""
+    """Yield the scheme and its layers' schemes that give all rows one bit, or some: as schemes of those
+    rows."""
     layers = getattr(scheme, "layers", ())
     for own in () if scheme is None else (scheme, *(own for _, own in layers)):
         if 1 in (own.bitwidth, *(bits for _, bits in own.bitwidth_from_row)):

@@ -1,4 +1,4 @@
-"""Weights → the integers, scales and zero points that `kernels/layout.h` packs."""
+"""Turn weights into the integers, scales and zero points that `kernels/layout.h` packs."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ CHUNK_ELEMENTS = 1 << 17
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """kernels/layout.h's Format of an integer weight."""
+    """The format of an integer weight: Format of kernels/layout.h."""
 
     bits: int
     group_size: int  # a multiple of 16; channelwise = the columns, rounded up
@@ -34,7 +34,8 @@ class WeightFormat:
     bits_from_row: tuple[tuple[int, int], ...] = ()
 
     def parts(self, rows: int) -> "list[tuple[slice, WeightFormat]]":
-        """The ranges of rows with one number of bits, of `rows` in all, and each one's format."""
+        """Split a weight of so many `rows` into the ranges with one number of bits, and give the format of
+        each."""
         if self.bits_from_row and self.bits_from_row[-1][0] >= rows:
             raise ValueError(f"a weight of {rows} rows has no row {self.bits_from_row[-1][0]}")
         starts = [(0, self.bits), *self.bits_from_row, (rows, 0)]
@@ -65,20 +66,20 @@ class QuantizedWeight:
     zeros: Tensor | None  # float32 [N, G]
 
     def parts(self) -> "list[QuantizedWeight]":
-        """The ranges of rows with one number of bits."""
+        """Split the weight into the ranges of rows with one number of bits."""
         return [
             replace(self.rows(rows), format=form)
             for rows, form in self.format.parts(len(self.values))
         ]
 
     def rows(self, rows: slice | Tensor) -> "QuantizedWeight":
-        """Those of its rows, in the whole weight's format."""
+        """Return some of the rows, in the whole weight's format."""
         zeros = None if self.zeros is None else self.zeros[rows]
         return QuantizedWeight(self.format, self.values[rows], self.scales[rows], zeros)
 
 
 def joined(form: WeightFormat, parts: Sequence[QuantizedWeight]) -> QuantizedWeight:
-    """The weight of format `form` whose `parts` these are."""
+    """Join `parts` to the weight of format `form` that they are of."""
     zeros = torch.cat([part.zeros for part in parts]) if form.stores_zeros else None
     return QuantizedWeight(
         form, torch.cat([part.values for part in parts]),
@@ -91,7 +92,7 @@ Quantizer = Callable[[Tensor, WeightFormat], tuple[Tensor, Tensor, Tensor | None
 
 
 def quantize_linear(weight: Tensor, scheme: LinearScheme) -> QuantizedWeight:
-    """`weight` [N, K] as `scheme` says; a last group that is not full is computed with zeros.
+    """Quantize `weight` [N, K] as `scheme` says; a last group that is not full is computed with zeros.
 
     `linear:a8wx` chooses the integers for scales that packing keeps as they are. The other schemes
     give torchao's integers and float32 scales of a float32 weight, which packing rounds to float16
@@ -102,12 +103,12 @@ def quantize_linear(weight: Tensor, scheme: LinearScheme) -> QuantizedWeight:
 
 
 def quantize_embedding(weight: Tensor, scheme: EmbeddingScheme) -> QuantizedWeight:
-    """The same for a table: `embedding:wx` is like `linear:a8wx`, `embedding` like torchao."""
+    """Quantize a table as `scheme` says: `embedding:wx` is like `linear:a8wx`, `embedding` like torchao."""
     return _quantize(weight, scheme)
 
 
 def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
-    """The format that `scheme` gives a weight of so many columns: no group is longer than a row."""
+    """Return the format that `scheme` gives a weight of so many columns: no group is longer than a row."""
     row = -(-columns // GROUP_UNIT) * GROUP_UNIT
     group_size = min(scheme.groupsize or row, row)
     if scheme.key == "linear:int4":
@@ -122,13 +123,13 @@ def weight_format(scheme: Scheme, columns: int) -> WeightFormat:
 
 
 def unstored_zeros(bits: int) -> str:
-    """The zeros of a weight without stored ones: one bit has the levels -scale and +scale, since 0 in
+    """Return the zeros of a weight without stored ones: one bit has the levels -scale and +scale, since 0 in
     the place of one of them would leave nothing but the other."""
     return "between" if bits == 1 else "none"
 
 
 def quantize_rows(table: Tensor, rows: Tensor, scheme: EmbeddingScheme) -> Tensor:
-    """`rows`, int64 ascending, of the table [N, K] quantized, and as floats again."""
+    """Quantize `rows`, int64 ascending, of the table [N, K], and return them as floats again."""
     _check_finite(table[rows], rows)
     parts = []
     for own, form in weight_format(scheme, table.shape[1]).parts(len(table)):
@@ -140,14 +141,14 @@ def quantize_rows(table: Tensor, rows: Tensor, scheme: EmbeddingScheme) -> Tenso
 
 
 def can_share(linear: LinearScheme, embedding: EmbeddingScheme, columns: int) -> bool:
-    """Whether a tied output and its embedding have one table: same format, same numbers."""
+    """Tell whether a tied output and its embedding have one table: same format, same numbers."""
     output = linear.for_layer("output")
     same_format = weight_format(output, columns) == weight_format(embedding, columns)
     return same_format and _algorithm(output) in ("gptq", _algorithm(embedding))
 
 
 def dequantize(q: QuantizedWeight) -> Tensor:
-    """float32 [N, K]."""
+    """Return a quantized weight as float32 [N, K]."""
     if q.format.bits_from_row:
         return torch.cat([dequantize(part) for part in q.parts()])
     size, columns = q.format.group_size, q.values.shape[1]
@@ -170,8 +171,8 @@ def dequantize(q: QuantizedWeight) -> Tensor:
 
 
 def rounded(q: QuantizedWeight) -> QuantizedWeight:
-    """What packing keeps of `q`: scales and real zeros as float16 times one power of two; of int8 scales
-    the rows' steps so.
+    """Round scales and real zeros of `q` to what packing keeps: float16 times one power of two; of int8
+    scales the rows' steps so.
 
     The power brings the largest magnitude to 2^13..2^14, as kernels/pack.cpp has it.
     """
@@ -187,7 +188,7 @@ def rounded(q: QuantizedWeight) -> QuantizedWeight:
 
 
 def _halves(*parts: Tensor) -> list[Tensor]:
-    """Each as float16 times one power of two."""
+    """Round each of `parts` to float16 times one power of two that all share."""
     largest = max(float(part.abs().amax()) for part in parts)
     exponent = torch.frexp(torch.tensor(largest)).exponent - 14 if largest else torch.tensor(0)
     exponent = exponent.clamp(-126, 127)
@@ -230,7 +231,7 @@ def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWe
 
 
 def _whole_groups(rows: Tensor, form: WeightFormat) -> Tensor:
-    """Rows [R, K] padded to whole groups: with zeros, or, where no level is 0, with the last group's mean
+    """Pad rows [R, K] to whole groups: with zeros, or, where no level is 0, with the last group's mean
     magnitude, which leaves that as it is."""
     last = rows.shape[1] % form.group_size
     padded = F.pad(rows, (0, form.group_size - last))
@@ -256,7 +257,7 @@ def _check_finite(values: Tensor, rows: Sequence[int]) -> None:
 
 
 def _algorithm(scheme: Scheme) -> str:
-    """What finds the numbers: `rtn`, `hqq` or `gptq` here, `affine` or `tinygemm` in torchao."""
+    """Name what finds the numbers: `rtn`, `hqq` or `gptq` here, `affine` or `tinygemm` in torchao."""
     if scheme.key in OUR_SCHEMES:
         return parse_method(scheme.method).rounding
     return "tinygemm" if scheme.key == "linear:int4" else "affine"
@@ -286,7 +287,7 @@ def _searched(
 
 
 def _affine(rows: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor, Tensor | None]:
-    """torchao's intx: symmetric without zero points, else asymmetric."""
+    """Quantize rows by torchao's intx: symmetric without zero points, else asymmetric."""
     from torchao.quantization import IntxUnpackedToInt8Tensor, MappingType
 
     q = IntxUnpackedToInt8Tensor.from_hp(
@@ -301,7 +302,7 @@ def _affine(rows: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor, Tensor | 
 
 
 def _tinygemm(rows: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor, Tensor | None]:
-    """torchao's int4: the group's range over 0..15, its zero point a weight's value."""
+    """Quantize rows by torchao's int4: the group's range over 0..15, its zero point a weight's value."""
     from torchao.quantization.quant_primitives import (
         MappingType,
         _choose_qparams_affine_tinygemm,
@@ -324,7 +325,7 @@ def _row_ranges(rows: int, columns: int) -> Iterator[slice]:
 
 @contextmanager
 def one_torch_thread() -> Iterator[int]:
-    """Operators run on their caller's thread alone; yields the number that they had.
+    """Run torch's operators on their caller's thread alone; yields the number of threads that they had.
 
     Threads of ours then share rows out: torch's spin at the end of each of thousands of short
     operators, and with a busy neighbour on the same cores take a hundred times as long.

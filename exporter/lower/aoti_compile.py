@@ -1,4 +1,4 @@
-"""The C++ that AOTInductor writes → shared libraries, one for each target.
+"""Compile the C++ that AOTInductor writes to shared libraries, one for each target.
 
 The code only calls our operators, so there is nothing in it to optimize: what it costs is the
 parsing of PyTorch's headers. No library of PyTorch is linked.

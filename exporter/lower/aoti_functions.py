@@ -1,4 +1,4 @@
-"""Which functions of PyTorch's C interface the runner's own host has, and what a library calls.
+"""List the functions of PyTorch's C interface that the runner's own host has, and those that a library calls.
 
 The host is `runner/backends/aoti_host/`; a test compares `host_functions` with what `aoti_run` exports.
 """
@@ -44,7 +44,7 @@ def host_functions() -> frozenset[str]:
 
 
 def called_functions(library: Path) -> tuple[str, ...]:
-    """The undefined symbols of a shared library that no system library brings, sorted.
+    """List the undefined symbols of a shared library that no system library brings, sorted.
 
     Those of libc, libm, libgcc and libstdc++ carry a version; PyTorch's and ours do not.
     Raises ValueError when the file is no ELF library.
@@ -71,6 +71,6 @@ def called_functions(library: Path) -> tuple[str, ...]:
 
 
 def not_covered(called: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of `called` that the runner's own host lacks."""
+    """List the functions of `called` that the runner's own host lacks."""
     known = host_functions()
     return tuple(name for name in called if name not in known)

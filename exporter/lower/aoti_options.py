@@ -1,4 +1,4 @@
-"""What the command line asks of the AOTInductor outputs, and what of it cannot be; without torch."""
+"""Check what the command line asks of the AOTInductor outputs; without torch."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The C++ compiler that generated code is compiled with, for us and for Inductor."""
+"""Find the C++ compiler for generated code, for us and for Inductor."""
 
 import atexit
 import os

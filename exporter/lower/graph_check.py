@@ -1,4 +1,4 @@
-"""What a program on the project's own operators may hold besides them."""
+"""Check that a program holds the project's own operators alone."""
 
 from torch._ops import OpOverload
 from torch.fx import GraphModule
@@ -20,7 +20,7 @@ def check_lowbit_only(module: GraphModule) -> None:
 
 
 def other_operators(module: GraphModule) -> list[str]:
-    """The names of the operators of `module` that are not `lowbit::*`, sorted."""
+    """List the operators of `module` that are not `lowbit::*`, sorted by name."""
     return sorted({
         name
         for node in module.graph.nodes
@@ -35,7 +35,8 @@ def _allowed(name: str, target) -> bool:
 
 
 def _name(target) -> str:
-    """`aten.add.Tensor`; the edge dialect of ExecuTorch wraps operators and prefixes their names."""
+    """Name an operator, `aten.add.Tensor`; the edge dialect of ExecuTorch wraps operators and prefixes their
+    names."""
     if type(target).__name__ == "EdgeOpOverload":
         target = target._op
     if isinstance(target, OpOverload):

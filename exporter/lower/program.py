@@ -1,4 +1,4 @@
-"""The decoder as `ExportedProgram`s of dynamic length, one for each cache form.
+"""Export the decoder as `ExportedProgram`s of dynamic length, one for each cache form.
 
 Both take `tokens int64 [1, T]`, `start_pos int64 [1]` and `rows int64 [R]`, and return float32
 logits `[R, vocab]` of the chunk's positions `rows`. The form with cache inputs takes
@@ -20,16 +20,17 @@ MAX_ROWS = MAX_CHUNK  # logits of a whole chunk, for scoring; memory is taken as
 
 
 @dataclass(frozen=True)
-class Limits:
+class ForwardLimits:
     """The largest T and R of one forward."""
 
     max_chunk: int
     max_rows: int
 
 
-def limits(model: Decoder) -> Limits:
+def forward_limits(model: Decoder) -> ForwardLimits:
+    """Return the largest T and R that programs of `model` take."""
     max_chunk = min(MAX_CHUNK, model.max_seq_length)
-    return Limits(max_chunk, min(MAX_ROWS, max_chunk))
+    return ForwardLimits(max_chunk, min(MAX_ROWS, max_chunk))
 
 
 class BufferCaches(nn.Module):
@@ -59,30 +60,31 @@ class InputCaches(nn.Module):
 
 
 def export_buffer_caches(model: Decoder) -> ExportedProgram:
-    """The program whose KV caches, in the model's dtype, are mutable buffers."""
-    return _export(torch.export.export, BufferCaches(model), limits(model), ())
+    """Export the program whose KV caches, in the model's dtype, are mutable buffers."""
+    return _export(torch.export.export, BufferCaches(model), forward_limits(model), ())
 
 
 def export_functional(model: LowbitTransformer) -> ExportedProgram:
-    """As `export_buffer_caches`, in functional form: what `run_decompositions({})` would make of it.
+    """Export the program of `export_buffer_caches` in functional form: what `run_decompositions({})` would
+    make of it.
 
     torch 2.13's `_export` traces once for that, where the public way traces twice.
     """
     from torch.export._trace import _export as trace_export
 
     trace = functools.partial(trace_export, pre_dispatch=False)
-    return _export(trace, BufferCaches(model), limits(model), ())
+    return _export(trace, BufferCaches(model), forward_limits(model), ())
 
 
 def export_input_caches(model: Decoder) -> ExportedProgram:
-    """The program whose KV caches, in the model's dtype, are inputs."""
-    return _export(torch.export.export, InputCaches(model), limits(model), tuple(model.new_caches()))
+    """Export the program whose KV caches, in the model's dtype, are inputs."""
+    return _export(torch.export.export, InputCaches(model), forward_limits(model), tuple(model.new_caches()))
 
 
 def _export(
     trace: Callable[..., ExportedProgram],
     module: nn.Module,
-    bounds: Limits,
+    bounds: ForwardLimits,
     caches: tuple[Tensor, ...],
 ) -> ExportedProgram:
     example_chunk, example_rows = min(8, bounds.max_chunk), min(3, bounds.max_rows)
@@ -104,5 +106,5 @@ def _export(
 
 
 def _dynamic(dim: int, name: str, most: int) -> dict[int, Dim]:
-    """A dimension of 1 to `most`; a context of one position has nothing that could vary."""
+    """Make a dimension of 1 to `most`; a context of one position has nothing that could vary."""
     return {dim: Dim(name, min=1, max=most)} if most > 1 else {}

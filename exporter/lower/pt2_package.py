@@ -1,4 +1,4 @@
-"""A `.pt2`: the zip archive that PyTorch's `aoti_load_package` reads, and our runners map.
+"""Write a `.pt2`: the zip archive that PyTorch's `aoti_load_package` reads, and our runners map.
 
 Everything is stored without compression, the weights on a page's boundary, so that the runner uses
 them where they lie. Source of the layout: torch 2.13, `torch/export/pt2_archive/`.
@@ -19,7 +19,7 @@ _LOCAL_HEADER, _ZIP64_FIELD = 30, 20
 
 
 class Pt2Writer:
-    """Writes one archive. Used in a `with` block; all but `file` once."""
+    """A writer of one archive, used in a `with` block; each method but `file` is called once."""
 
     def __init__(self, path: Path):
         self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
@@ -38,13 +38,13 @@ class Pt2Writer:
         self._write(f"{_AOTI}/{MODEL}/model_metadata.json", text.encode())
 
     def file(self, folder: str, name: str, path: Path) -> None:
-        """A file beside the code in `folder`; `model.so` is the code."""
+        """Write a file beside the code in `folder`; `model.so` is the code."""
         with path.open("rb") as file:
             pieces = iter(lambda: file.read(1 << 22), b"")
             self._stream(f"{_AOTI}/{folder}/{name}", path.stat().st_size, pieces, ALIGNMENT)
 
     def weights(self, size: int, pieces: Iterable[memoryview | bytes]) -> None:
-        """`size` bytes in all."""
+        """Write the weights, `size` bytes in all."""
         self._stream(f"{_AOTI}/{MODEL}/model_weights.blob", size, pieces, ALIGNMENT)
 
     def tokenizer(self, table: bytes) -> None:
@@ -69,7 +69,7 @@ class Pt2Writer:
 
 
 def tensor_bytes(tensors: Iterable, alignment: int) -> Iterator[memoryview | bytes]:
-    """The bytes of contiguous CPU tensors, each padded to `alignment` bytes."""
+    """Yield the bytes of contiguous CPU tensors, each padded to `alignment` bytes."""
     import torch
 
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Instruction sets that AOTInductor artifacts are compiled for, and what they run on."""
+"""Describe the instruction sets that AOTInductor artifacts are compiled for, and what they run on."""
 
 import platform
 from dataclasses import dataclass
@@ -44,19 +44,19 @@ TARGETS = (NATIVE, *(target.name for target in _KNOWN))
 
 
 def this_machine() -> str:
-    """`x86_64` or `aarch64`; what it is called elsewhere is translated."""
+    """Name this machine's architecture, `x86_64` or `aarch64`, whatever the system calls it."""
     name = platform.machine()
     return {"AMD64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 def baseline() -> str:
-    """The target that every CPU of this machine's architecture runs."""
+    """Name the target that every CPU of this machine's architecture runs."""
     machine = this_machine()
     return next((t.name for t in _KNOWN if t.machine == machine and not t.cpu_features), NATIVE)
 
 
 def find_targets(names: str) -> tuple[Target, ...]:
-    """The targets of a list such as `x86-64-v3,aarch64`.
+    """Find the targets of a list such as `x86-64-v3,aarch64`.
 
     Raises ValueError for an unknown name, one given twice, and an empty one.
     """
@@ -81,7 +81,7 @@ def _find(name: str) -> Target:
 
 
 def _this_cpu() -> frozenset[str]:
-    """The flags of /proc/cpuinfo; empty where there is none (macOS)."""
+    """Read the flags of /proc/cpuinfo; none where there is no such file (macOS)."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

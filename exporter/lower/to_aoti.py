@@ -1,25 +1,24 @@
-"""`ExportedProgram` → `.pt2` package and bare `.so`, with AOTInductor of torch 2.13.
+"""Lower an `ExportedProgram` to a `.pt2` package and a bare `.so`, with AOTInductor of torch 2.13.
 
 A program of our operators is compiled for the runner's own host: AOTInductor writes C++ that calls
 the C interface alone, we compile it for each target, and the weights lie beside the code. Any
 other program is compiled and linked by AOTInductor, and needs libtorch. docs/aoti.md says more.
 """
 
-import base64
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from exporter.artifact.metadata import TOKENIZER_KEY, sidecar_of
+from exporter.artifact.metadata import TOKENIZER_KEY, CodeMetadata, Metadata, sidecar_of
 from exporter.lowbit import ops
 from exporter.lower.aoti_compile import Compiled, compile_targets, link
 from exporter.lower.aoti_functions import called_functions, not_covered
@@ -39,17 +38,17 @@ from exporter.util.progress import note
 _WEIGHT_ALIGNMENT = 64  # of the container's own loader, AOTI_CONST_ALIGNMENT
 
 
-def lower(program: ExportedProgram, metadata: Mapping[str, str], options: AotiOptions) -> None:
+def lower(program: ExportedProgram, metadata: Metadata, options: AotiOptions) -> None:
     """Compile `program` and write the package (.pt2), the library (.so, .so.json) or both.
 
-    Adds what docs/artifact.md lists for AOTInductor to `metadata`. Raises ValueError when the lean
+    Adds what the code is to `metadata`. Raises ValueError when the lean
     runtime is asked for and cannot run the program.
     """
     with tempfile.TemporaryDirectory(prefix="exporter-") as name, without_spaces(Path(name)) as folder:
         with disk_full_named(f"{tempfile.gettempdir()} (set TMPDIR to a folder with room)"):
             build = _build_lean if options.lowbit else _build_stock
             built = build(program, options, folder)
-            metadata = {**metadata, **_added_metadata(built, options)}
+            metadata = replace(metadata, code=_code_metadata(built, options))
             if options.library is not None:
                 _write_library(built, options.library, metadata, folder)
         if options.package is not None:
@@ -58,7 +57,7 @@ def lower(program: ExportedProgram, metadata: Mapping[str, str], options: AotiOp
 
 @dataclass(frozen=True)
 class _Built:
-    """Code for each target, in their order, and the weights where they are not in the code."""
+    """The code for each target, in their order, and the weights where they are not in the code."""
 
     targets: tuple[Target, ...]
     libraries: tuple[Path, ...]
@@ -141,8 +140,8 @@ def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -
 
 
 def _inductor(program: ExportedProgram, folder: Path, target: Target, configs: dict) -> list:
-    """The files that AOTInductor writes for a package, under `folder`; a dict of weights with them
-    where the options ask for it."""
+    """Run AOTInductor; returns the files that it writes for a package, under `folder`, and a dict of weights
+    with them where the options ask for it."""
     arguments, keywords = program.example_inputs
     compiler = InductorCompiler.make(find_compiler(target), folder)
     options = {"aot_inductor.package": True, "aot_inductor.metadata": {}, **compiler.options(), **configs}
@@ -158,7 +157,7 @@ def _inductor(program: ExportedProgram, folder: Path, target: Target, configs: d
 
 @contextmanager
 def _compiling_in(folder: Path) -> Iterator[None]:
-    """Inductor's generated sources and objects go to `folder` instead of staying behind."""
+    """Let Inductor's generated sources and objects go to `folder` instead of staying behind."""
     before = os.environ.get(INDUCTOR_CACHE)
     os.environ[INDUCTOR_CACHE] = str(folder / "inductor")
     try:
@@ -170,7 +169,7 @@ def _compiling_in(folder: Path) -> Iterator[None]:
             os.environ[INDUCTOR_CACHE] = before
 
 
-def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
+def _code_metadata(built: _Built, options: AotiOptions) -> CodeMetadata:
     called = sorted({name for library in built.libraries for name in called_functions(library)})
     missing = not_covered(called)
     lean = built.compiled and not missing  # AOTInductor's own library has libtorch beside it
@@ -194,32 +193,34 @@ def _added_metadata(built: _Built, options: AotiOptions) -> dict[str, str]:
         }
         for target in built.targets
     ]
-    return {
-        "runtime": runtime,
-        "targets": json.dumps(targets),
+    return CodeMetadata(
+        runtime=runtime,
+        targets=targets,
         # Those that the host must have; libtorch has more than one could list.
-        "host_functions": json.dumps(called if runtime == LEAN else missing),
-        "host_interface": _interface_version(),
-        "weights": json.dumps(index),
-    }
+        host_functions=called if runtime == LEAN else missing,
+        host_interface=_interface_version(),
+        weights=index,
+    )
 
 
 def _interface_version() -> str:
-    """Of what a model and its host call of each other, as `runner/backends/aoti_host/container.h` says it."""
+    """Name the version of what a model and its host call of each other, as
+    `runner/backends/aoti_host/container.h` says it."""
     major, minor = torch.__version__.split(".")[:2]
     return f"{major}.{minor}/{ops.interface_version()}"
 
 
 def _folder(built: _Built, target: Target) -> str:
-    """PyTorch's loader takes the first target's code."""
+    """Name the archive's folder of a target's code; PyTorch's loader takes the first target's."""
     return MODEL if target == built.targets[0] else f"{MODEL}-{target.name}"
 
 
-def _write_package(built: _Built, package: Path, metadata: Mapping[str, str]) -> None:
-    stated = {k: v for k, v in metadata.items() if k != TOKENIZER_KEY} | dict(built.torch_metadata)
+def _write_package(built: _Built, package: Path, metadata: Metadata) -> None:
+    strings = metadata.to_strings()
+    stated = {k: v for k, v in strings.items() if k != TOKENIZER_KEY} | dict(built.torch_metadata)
     with written_whole(package) as part, Pt2Writer(part) as writer:
         writer.metadata(json.dumps(stated))
-        writer.tokenizer(base64.b64decode(metadata[TOKENIZER_KEY]))
+        writer.tokenizer(metadata.text.table)
         for target, library in zip(built.targets, built.libraries, strict=True):
             writer.file(_folder(built, target), "model.so", library)
         for path in built.beside:
@@ -229,10 +230,8 @@ def _write_package(built: _Built, package: Path, metadata: Mapping[str, str]) ->
             writer.weights(_stored_bytes(built.weights), pieces)
 
 
-def _write_library(
-    built: _Built, library: Path, metadata: Mapping[str, str], folder: Path
-) -> None:
-    """A library that is mapped as it lies, and its metadata beside it."""
+def _write_library(built: _Built, library: Path, metadata: Metadata, folder: Path) -> None:
+    """Write a library that is mapped as it lies, and its metadata beside it."""
     blob = folder / "weights.blob"
     if built.compiled:
         with blob.open("wb") as out:
@@ -244,4 +243,4 @@ def _write_library(
         else:
             shutil.copyfile(built.libraries[0], part)
     with written_whole(sidecar_of(library)) as part:
-        part.write_text(json.dumps(dict(metadata), indent=1) + "\n")
+        part.write_text(json.dumps(metadata.to_strings(), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""`ExportedProgram` → `.pte`, with ExecuTorch 1.5.1.
+"""Lower an `ExportedProgram` to a `.pte`, with ExecuTorch 1.5.1.
 
 A model on the project's own operators has nothing to delegate and nothing to decompose. With the
 delegate `stock`, unquantized models run on ExecuTorch's optimized CPU kernels: lowering to XNNPACK would
@@ -7,7 +7,6 @@ kernel than XNNPACK's, so those go to it. Quantized embeddings become
 `quantized_decomposed::embedding_*`.
 """
 
-import base64
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,37 +14,31 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from exporter.artifact.metadata import TOKENIZER_KEY
+from exporter.artifact.metadata import TOKENIZER_KEY, Metadata
 from exporter.lower.graph_check import check_lowbit_only
 from exporter.lower.memory_plan import plan_memory
-from exporter.recipe.recipe import Recipe
 from exporter.recipe.schemes import LOWBIT, XNNPACK
 from exporter.util.files import written_whole
 
 CONSTANT_ALIGNMENT = 64  # bytes: a cache line, and a register of AVX-512
 
 
-def lower(
-    program: ExportedProgram,
-    recipe: Recipe,
-    delegate: str,
-    metadata: Mapping[str, str],
-    path: Path,
-) -> None:
+def lower(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
     """Write `program` and its metadata to the `.pte` at `path`, whole or not at all.
 
-    For the delegate `lowbit` it is in functional form.
+    For the delegate `lowbit` of the metadata the program is in functional form.
 
     Raises RuntimeError when a program for the delegate `lowbit` holds other operators than ours.
     """
     from executorch.exir import ExecutorchBackendConfig
 
-    lowbit = delegate == LOWBIT
-    quantized_embedding = recipe.embedding is not None and not lowbit
+    lowbit = metadata.delegate == LOWBIT
+    quantized_embedding = metadata.recipe.embedding is not None and not lowbit
+    methods = _constant_methods(metadata)
     if lowbit:
-        edge = _undelegated(program, metadata)
+        edge = _undelegated(program, methods)
     else:
-        edge = _to_edge(program, metadata, delegate == XNNPACK)
+        edge = _to_edge(program, methods, metadata.delegate == XNNPACK)
     config = ExecutorchBackendConfig(
         passes=_passes(quantized_embedding),
         memory_planning_pass=_planner(),
@@ -61,19 +54,19 @@ def lower(
         executorch_program.write_to_file(file)
 
 
-def _undelegated(program: ExportedProgram, metadata: Mapping[str, str]):
-    """What `to_edge` gives, without its passes, each of which traces the whole graph again: they
+def _undelegated(program: ExportedProgram, methods: Mapping[str, object]):
+    """Make what `to_edge` gives, without its passes, each of which traces the whole graph again: they
     decompose, convert and tag PyTorch's operators, of which there are none."""
     from executorch.exir import EdgeCompileConfig, EdgeProgramManager
 
     return EdgeProgramManager(
         {"forward": program},
-        constant_methods=_constant_methods(metadata),
+        constant_methods=methods,
         compile_config=EdgeCompileConfig(_check_ir_validity=False, _skip_dim_order=True),
     )
 
 
-def _to_edge(program: ExportedProgram, metadata: Mapping[str, str], xnnpack: bool):
+def _to_edge(program: ExportedProgram, methods: Mapping[str, object], xnnpack: bool):
     from executorch.exir import EdgeCompileConfig, to_edge, to_edge_transform_and_lower
 
     # The verifier re-runs the graph five times over; the stages themselves are what is tested.
@@ -82,7 +75,6 @@ def _to_edge(program: ExportedProgram, metadata: Mapping[str, str], xnnpack: boo
         _skip_dim_order=True,
         preserve_ops=[torch.ops.aten.linear.default],
     )
-    methods = _constant_methods(metadata)
     if not xnnpack:
         return to_edge(program, constant_methods=methods, compile_config=config)
 
@@ -110,8 +102,8 @@ def _passes(quantized_embedding: bool) -> list:
 
 
 def _planner():
-    """The pass that plans memory. It is the last that sees the program's signature, and so it also names the
-    constants in the file, as the program calls them."""
+    """Make the pass that plans memory. It is the last that sees the program's signature, and so it also names
+    the constants in the file, as the program calls them."""
     from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
@@ -130,9 +122,8 @@ def _planner():
     return NamingPlanner(memory_planning_algo=MemoryPlanningAlgorithmSuite([plan_memory]))
 
 
-def _constant_methods(metadata: Mapping[str, str]) -> dict[str, object]:
-    """Every key is a method that returns its string; the tokenizer's returns uint8 [bytes]."""
-    methods: dict[str, object] = {k: v for k, v in metadata.items() if k != TOKENIZER_KEY}
-    table = bytearray(base64.b64decode(metadata[TOKENIZER_KEY]))
-    methods[TOKENIZER_KEY] = torch.frombuffer(table, dtype=torch.uint8)
+def _constant_methods(metadata: Metadata) -> dict[str, object]:
+    """Return a method for each key, which returns its string; the tokenizer's returns uint8 [bytes]."""
+    methods: dict[str, object] = {k: v for k, v in metadata.to_strings().items() if k != TOKENIZER_KEY}
+    methods[TOKENIZER_KEY] = torch.frombuffer(bytearray(metadata.text.table), dtype=torch.uint8)
     return methods

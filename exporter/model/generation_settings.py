@@ -104,7 +104,7 @@ NOT_APPLIED_OF_GGUF: dict[str, tuple[object, str]] = {
 BEGIN_AND_END = ("bos_token_id", "eos_token_id")
 TOKEN_IDS = frozenset({*BEGIN_AND_END, "pad_token_id", "decoder_start_token_id"})
 # What changes no text of one sequence without beams, or only how it is computed.
-HARMLESS = frozenset(
+HARMLESS_SETTINGS = frozenset(
     """_commit_hash _from_model_config assistant_confidence_threshold assistant_early_exit
     assistant_ensemble_weight assistant_lookbehind cache_config cache_implementation compile_config
     continuous_batching_config disable_compile diversity_penalty early_stopping is_assistant
@@ -115,14 +115,16 @@ HARMLESS = frozenset(
     use_mtp""".split()
 )
 # Every key of a GenerationConfig; the config.json of an older version may hold them too.
-KEYS = frozenset(
-    {setting.name for setting in NUMBERS} | {"do_sample", *LISTS, *NOT_APPLIED} | TOKEN_IDS | HARMLESS
+GENERATION_KEYS = frozenset(
+    {setting.name for setting in NUMBERS} | {"do_sample", *LISTS, *NOT_APPLIED}
+    | TOKEN_IDS | HARMLESS_SETTINGS
 )
 
 
 def from_config(fields: Mapping[str, object]) -> dict[str, object]:
     """The generation settings in a `config.json`, which count where there is no file of their own."""
-    return {key: fields[key] for key in fields if key in KEYS - TOKEN_IDS and fields[key] is not None}
+    wanted = GENERATION_KEYS - TOKEN_IDS
+    return {key: fields[key] for key in fields if key in wanted and fields[key] is not None}
 
 
 def from_gguf(fields: Mapping[str, object]) -> dict[str, object]:
@@ -166,7 +168,7 @@ def sampling_settings(
 def _not_applied(given: Mapping[str, object]) -> list[str]:
     lines = []
     known = NOT_APPLIED | NOT_APPLIED_OF_GGUF
-    for key in given.keys() - (KEYS - NOT_APPLIED.keys()):
+    for key in given.keys() - (GENERATION_KEYS - NOT_APPLIED.keys()):
         neutral, hint = known.get(key, (None, "nothing of this name is known"))
         if given[key] != neutral and given[key] is not False:
             lines.append(_line(key, given[key], hint))

@@ -1,10 +1,11 @@
-"""One export, from a model's name to the files: each stage's value is the next one's input."""
+"""Run one export, from a model's name to the files: each stage's value is the next one's input."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from exporter.artifact.metadata import sidecar_of
+from exporter.artifact.metadata import CacheMetadata, Metadata, sidecar_of
 from exporter.lower.aoti_options import AotiOptions, check_options
 from exporter.lower.targets import NATIVE, baseline, find_targets
 from exporter.pipeline.model_request import ModelRequest
@@ -14,10 +15,13 @@ from exporter.recipe.schemes import AOTI, EXECUTORCH, LOWBIT
 from exporter.util.files import check_writable, written_whole
 from exporter.util.progress import note, stage
 
+if TYPE_CHECKING:
+    from exporter.lowbit.decoder import Decoder
+
 
 @dataclass(frozen=True)
-class Outputs:
-    """Where to write; None = not asked for."""
+class OutputPaths:
+    """The paths to write to; None: not asked for."""
 
     pte: Path | None = None
     package: Path | None = None
@@ -31,34 +35,36 @@ class Outputs:
         return [path for path in (self.pte, self.package, self.library) if path is not None]
 
     def files(self) -> list[Path]:
-        """Every file that will be written: a library has its metadata beside it."""
+        """List every file that will be written: a library has its metadata beside it."""
         sidecar = [] if self.library is None else [sidecar_of(self.library)]
         return self.paths() + sidecar
 
     def recipe(self) -> Path:
-        """Where a fitted recipe is written."""
+        """Return the path of the fitted recipe."""
         return self.paths()[0].with_suffix(".recipe.json")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asked for."""
+    """An export as the command line asks for it."""
 
     model: ModelRequest
-    outputs: Outputs
+    outputs: OutputPaths
     target: str | None = None  # None: the baseline of this machine; native for stock operators
     runtime: str = "auto"
     max_autotune: bool = False
 
 
 def run(request: Request) -> None:
-    """Export. Raises ValueError or OSError with a line that names the value and the remedy."""
+    """Export what is asked for. Raises ValueError or OSError with a line that names the value and the
+    remedy."""
     backends = request.outputs.backends()
-    recipe, delegate = request.model.recipe, request.model.delegate
-    check_supported(recipe, backends, resolve_dtype(request.model.dtype, recipe, backends), delegate)
-    lowbit = delegate == LOWBIT
+    form = request.model.form
+    dtype = resolve_dtype(form.dtype, form.recipe, backends)
+    check_supported(form.recipe, backends, dtype, form.delegate)
+    lowbit = form.delegate == LOWBIT
     targets = find_targets(request.target or (baseline() if lowbit else NATIVE))
-    recipe_file = [] if request.model.fit is None else [request.outputs.recipe()]
+    recipe_file = [] if form.fit is None else [request.outputs.recipe()]
     for path in request.outputs.files() + recipe_file:
         check_writable(path)
     if AOTI in backends:
@@ -69,7 +75,7 @@ def run(request: Request) -> None:
         check_options(aoti)
     prepared = prepare(request.model, backends)
     if request.outputs.pte is not None:
-        _to_executorch(prepared.model, request, prepared.metadata, request.outputs.pte)
+        _to_executorch(prepared.model, prepared.metadata, request.outputs.pte)
     if AOTI in backends:
         _to_aoti(prepared.model, prepared.metadata, aoti)
     if prepared.fit:
@@ -78,8 +84,8 @@ def run(request: Request) -> None:
         prepared.work.remove()
 
 
-def _write_recipe(prepared: Prepared, outputs: Outputs) -> None:
-    """The fitted recipe beside the first output, as `--quantize` takes it, with what became of it."""
+def _write_recipe(prepared: Prepared, outputs: OutputPaths) -> None:
+    """Write the fitted recipe beside the first output, as `--quantize` takes it, with what became of it."""
     path = outputs.recipe()
     sizes = {file.name: file.stat().st_size for file in outputs.paths()}
     most = prepared.fit["most_bytes"]
@@ -87,41 +93,39 @@ def _write_recipe(prepared: Prepared, outputs: Outputs) -> None:
         if most is not None and size > most:
             note(f"warning: {name} has {size / 1e6:.2f} MB, more than the budget's {most / 1e6:.2f}")
     report = {**prepared.fit, "file_bytes": sizes}
-    recipe = {**json.loads(prepared.recipe.to_json()), REPORT_KEY: report}
+    recipe = {**json.loads(prepared.metadata.recipe.to_json()), REPORT_KEY: report}
     with written_whole(path) as part:
         part.write_text(json.dumps(recipe, indent=1) + "\n")
     note(f"wrote {path}: --quantize takes it")
 
 
-def _to_executorch(model, request: Request, metadata: dict[str, str], path: Path) -> None:
+def _to_executorch(model: "Decoder", metadata: Metadata, path: Path) -> None:
     from exporter.lower.program import export_buffer_caches, export_functional
 
     with stage("torch.export with cache buffers"):
-        lowbit = request.model.delegate == LOWBIT
+        lowbit = metadata.delegate == LOWBIT
         program = export_functional(model) if lowbit else export_buffer_caches(model)
     with stage("lowering to ExecuTorch"):
         from exporter.lower.to_executorch import lower
 
-        asked, metadata = request.model, {**metadata, "backend": EXECUTORCH}
-        lower(program, asked.recipe, asked.delegate, metadata, path)
+        lower(program, replace(metadata, backend=EXECUTORCH), path)
     _announce(path)
 
 
-def _to_aoti(model, metadata: dict[str, str], options: AotiOptions) -> None:
+def _to_aoti(model: "Decoder", metadata: Metadata, options: AotiOptions) -> None:
     from exporter.lower.program import export_input_caches
     from exporter.lower.to_aoti import lower
 
     with stage("torch.export with cache inputs"):
         program = export_input_caches(model)
     keys, values = model.new_caches()[:2]
-    metadata = {
-        **metadata,
-        "backend": AOTI,
-        "n_caches": str(2 * model.config.n_layers),
-        "key_cache_shape": json.dumps(list(keys.shape)),
-        "value_cache_shape": json.dumps(list(values.shape)),
-        "cache_dtype": str(keys.dtype).removeprefix("torch."),
-    }
+    caches = CacheMetadata(
+        count=2 * model.config.n_layers,
+        key_shape=tuple(keys.shape),
+        value_shape=tuple(values.shape),
+        dtype=str(keys.dtype).removeprefix("torch."),
+    )
+    metadata = replace(metadata, backend=AOTI, caches=caches)
     with stage("compiling with AOTInductor"):
         lower(program, metadata, options)
     for path in (options.package, options.library):

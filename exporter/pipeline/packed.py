@@ -1,4 +1,4 @@
-"""The decoder packed by a recipe: its method's transforms and rounding, and the fit to a budget."""
+"""Pack the decoder by a recipe: its method's transforms and rounding, and the fit to a budget."""
 
 import hashlib
 import math
@@ -30,16 +30,17 @@ if TYPE_CHECKING:
     from exporter.quality.measured import Expected
     from exporter.tokenizer.tokenizer import Tokenizer
 
-# Code and metadata of a file: of any, and for each layer. Of SmolLM2's 30 layers and Llama 3.2 1B's 16,
-# a quarter more than a .pt2 for one target takes, and twice what a .pte does, which is little.
+# Bytes of code and metadata in a file: (of any, for each layer). From files of SmolLM2-135M (30 layers) and
+# Llama 3.2 1B (16), 2026-11-22: a quarter more than a .pt2 for one target takes, and twice what a .pte does,
+# which is little.
 PROGRAM_BYTES = {EXECUTORCH: (40_000, 4_000), AOTI: (500_000, 14_000)}
-FIT_ATTEMPTS = 3
-FIT_MARGIN = 1.05
+FIT_ATTEMPTS = 3  # fits to a KL, each with the prediction corrected by what the one before measured
+FIT_MARGIN = 1.05  # by which a correction goes beyond what was measured
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is packed: `load` opens the float model anew, of `stream_model`."""
+    """A model to be packed, and how: `load` opens the float model anew, of `stream_model`."""
 
     request: "ModelRequest"
     tokenizer: "Tokenizer"
@@ -54,11 +55,12 @@ Packed = tuple[LowbitTransformer, Recipe, "Work | None", dict]
 
 
 def packed(job: Job) -> Packed:
-    """The packed decoder, the recipe that it has, its calibration's folder, and a fit's report.
+    """Pack the model of a job; returns the decoder, the recipe that it has, its calibration's folder, and a
+    fit's report.
 
     Raises ValueError where the model does not allow the recipe or the budget.
     """
-    recipe = job.request.recipe
+    recipe = job.request.form.recipe
     with stage("reading the embedding"):
         model = job.load()
     linear = recipe.linear
@@ -67,12 +69,12 @@ def packed(job: Job) -> Packed:
     warning = one_bit_warning(recipe, model)
     if warning is not None:
         note(f"warning: {warning}")
-    if job.request.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
+    if job.request.form.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
         return _pack(job, model, recipe, {}), recipe, None, {}
-    if job.request.fit is not None:
+    if job.request.form.fit is not None:
         _check_room(job, model)
     calibration = _calibration(job, model)
-    goal = None if job.request.fit is None else _goal(job, model, calibration)
+    goal = None if job.request.form.fit is None else _goal(job, model, calibration)
     with stage(f'changing the weights by "{linear.method}"'):
         from exporter.quality.calibrated import transform
 
@@ -111,7 +113,7 @@ def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
 
 
 def _packed_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Rows and columns of the packed matrices, `output` among them."""
+    """Return rows and columns of the packed matrices, `output` among them."""
     return {name: matrix.shape for name, matrix in model_matrices(config).items()}
 
 
@@ -122,20 +124,20 @@ def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTr
 
 
 def _calibration(job: Job, model: Transformer) -> "Calibration | None":
-    """The text that the method looks at, of the float model as it is."""
-    request = job.request
-    if request.fit is None and not request.recipe.linear.needs_calibration():
+    """Get the text that the method looks at, by the float model as it is; None for a method that looks at
+    none."""
+    form, asked = job.request.form, job.request.calibration
+    if form.fit is None and not form.recipe.linear.needs_calibration():
         return None
     from exporter.quality import calibration
 
     with stage("reading the calibration text"):
-        if not request.calibrate:
+        if not asked.texts:
             note("  no --calibrate FILE: calibrating with text that the model writes")
         own_text = _own_text(job)
         try:
             found = calibration.calibration_of(
-                _sources(job), model, job.tokenizer, model.max_seq_length,
-                request.calibration_tokens, own_text,
+                asked.sources(), model, job.tokenizer, model.max_seq_length, asked.tokens, own_text,
             )  # fmt: skip
         except KeyboardInterrupt:
             if own_text.is_file():
@@ -148,16 +150,17 @@ def _calibration(job: Job, model: Transformer) -> "Calibration | None":
 def _by_method(
     job: Job, model: Transformer, recipe: Recipe, calibration: "Calibration | None"
 ) -> tuple[dict, "Work"]:
-    """The matrices that the recipe's method rounds, and where its unfinished work is kept."""
+    """Quantize the matrices that the recipe's method rounds; returns them, and where unfinished work is
+    kept."""
     from exporter.quality.calibrated import apply_method
     from exporter.quality.checkpointing import Work
 
     digest = _digest(job, recipe.to_json(), calibration)
     tokens = None if calibration is None else calibration.tokens
     # A fit keeps the text with its sensitivities, for the next budget.
-    writes = tokens is not None and None in _sources(job) and job.request.fit is None
+    writes = tokens is not None and None in job.request.calibration.sources() and job.request.form.fit is None
     work = Work(
-        job.request.work_folder / f".calibration-{digest}", _own_text(job) if writes else None
+        job.request.calibration.work_folder / f".calibration-{digest}", _own_text(job) if writes else None
     )
     try:
         with stage(f'quantizing by "{recipe.linear.method}"'):
@@ -178,7 +181,8 @@ class Goal:
 
 
 def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
-    """Of the float model as it is. Raises ValueError where the text is too short to hold some out."""
+    """Return the goal of a fit, measured of the float model as it is. Raises ValueError where the text is too
+    short to hold some out."""
     from exporter.quality.budget import parse_budget
     from exporter.quality.calibration import PER_HELD_OUT
     from exporter.quality.measured import Expected
@@ -187,13 +191,13 @@ def _goal(job: Job, model: Transformer, calibration: "Calibration") -> Goal:
     if len(calibration.tokens) < windows_needed():
         needed = windows_needed() * calibration.tokens.shape[1]
         raise ValueError(
-            f"--fit {job.request.fit}: {calibration.tokens.numel()} tokens of calibration text are too few "
-            f"to measure with; give a text of {needed + needed // PER_HELD_OUT:,} tokens or more, and "
+            f"--fit {job.request.form.fit}: {calibration.tokens.numel()} tokens of calibration text are too "
+            f"few to measure with; give a text of {needed + needed // PER_HELD_OUT:,} tokens or more, and "
             f"--calibration-tokens {needed} or more, or none"
         )
     with stage("the float model's answers"):
         expected = Expected(model, calibration.held_out)
-    return Goal(parse_budget(job.request.fit), _weights(model.config), expected)
+    return Goal(parse_budget(job.request.form.fit), _weights(model.config), expected)
 
 
 def _check_room(job: Job, model: Transformer) -> None:
@@ -202,12 +206,12 @@ def _check_room(job: Job, model: Transformer) -> None:
     from exporter.quality.choices import smallest_bytes
     from exporter.quality.fit import check_room
 
-    most = parse_budget(job.request.fit).most_bytes(_weights(model.config))
+    most = parse_budget(job.request.form.fit).most_bytes(_weights(model.config))
     if most is None:
         return
     shapes = _packed_shapes(model.config)
     tied = model.output.weight is model.tok_embeddings.weight
-    retied = "retie" in parse_method(job.request.recipe.linear.method).transforms
+    retied = "retie" in parse_method(job.request.form.recipe.linear.method).transforms
     table = () if tied or retied else (shapes["output"],)  # the embedding's own
     check_room(smallest_bytes((*shapes.values(), *table)), most - _fixed_bytes(job, model))
 
@@ -220,11 +224,11 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
     """Measure sensitivities, choose formats, quantize, and measure what came out; where a KL was
     asked for and missed, once more with the prediction corrected."""
     from exporter.quality.calibrated import transform
-    from exporter.quality.fit import fit, recipe_of, report_of
+    from exporter.quality.fit import fit, fit_report, fitted_recipe
 
     budget, weights, expected = goal.budget, goal.weights, goal.expected
-    base = job.request.recipe
-    # `recipe_of` gives both one format: whether there is one table is the model's affair.
+    base = job.request.form.recipe
+    # `fitted_recipe` gives both one format: whether there is one table is the model's affair.
     shared = model.output.weight is model.tok_embeddings.weight
     units = _sensitivities(job, model, shared, calibration)
     most, fixed = budget.most_bytes(weights), _fixed_bytes(job, model)
@@ -235,12 +239,12 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
             None if most is None else most - fixed,
             None if budget.kl is None else budget.kl / factor,
         )
-        recipe = recipe_of(found, base, shared)
+        recipe = fitted_recipe(found, base, shared)
         quantized, work = _by_method(job, model, recipe, calibration)
         lowbit = _pack(job, model, recipe, quantized)
         with stage("measuring"):
             measured = expected.kl_of(lowbit)
-        report = report_of(found, budget, weights, fixed, factor, measured)
+        report = fit_report(found, budget, weights, fixed, factor, measured)
         note(f"  KL predicted {report['predicted_kl']:.4f}, measured {measured:.4f} nats")
         if budget.kl is None or measured <= budget.kl:
             return lowbit, recipe, work, report
@@ -257,13 +261,13 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
 
 
 def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Calibration"):
-    """Measured, or as an earlier fit of the same model, method and text measured them."""
+    """Measure the sensitivities, or read what an earlier fit of the same model, method and text measured."""
     from exporter.quality.choices import read_units, write_units
     from exporter.quality.sensitivity import SENSITIVITY_VERSION, sensitivities
 
-    linear = job.request.recipe.linear
+    linear = job.request.form.recipe.linear
     digest = _digest(job, f"{SENSITIVITY_VERSION} {linear.method}", calibration)
-    path = job.request.work_folder / f".sensitivity-{digest}.json"
+    path = job.request.calibration.work_folder / f".sensitivity-{digest}.json"
     units = read_units(path)
     if units is not None:
         note(f"sensitivities as {path} has them")
@@ -274,21 +278,16 @@ def _sensitivities(job: Job, model: Transformer, shared: bool, calibration: "Cal
     return units
 
 
-def _sources(job: Job) -> tuple[Path | None, ...]:
-    """The calibration's; None: what the model writes."""
-    return job.request.calibrate or (None,)
-
-
 def _own_text(job: Job) -> Path:
-    """Where what the model writes is kept, of one vocabulary, number of windows and length."""
-    request, tokenizer = job.request, job.tokenizer
-    shape = (len(_sources(job)), request.calibration_tokens, request.max_seq_length)
+    """Name the file that keeps what the model writes, of one vocabulary, number of windows and length."""
+    asked, tokenizer = job.request.calibration, job.tokenizer
+    shape = (len(asked.sources()), asked.tokens, job.request.form.max_seq_length)
     digest = _digest(job, f"text {tokenizer.n_pieces} {tokenizer.bos_id} {shape}", None)
-    return job.request.work_folder / f".calibration-text-{digest}.safetensors"
+    return asked.work_folder / f".calibration-text-{digest}.safetensors"
 
 
 def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
-    """Names work on one checkpoint, `what`, one text and one version of ours."""
+    """Name work on one checkpoint, `what`, one text and one version of ours."""
     from exporter.quality.gptq import GptqOptions
 
     text = "" if calibration is None else calibration.digest
@@ -297,18 +296,18 @@ def _digest(job: Job, what: str, calibration: "Calibration | None") -> str:
 
 
 def _fixed_bytes(job: Job, model: Transformer) -> int:
-    """Of the largest of the files, beside the packed matrices."""
+    """Estimate the bytes of the largest output file beside the packed matrices."""
     return len(job.tokenizer.table) + _program_bytes(job, model) + _float_bytes(model)
 
 
 def _program_bytes(job: Job, model: Transformer) -> int:
-    """Of the largest of the files."""
+    """Estimate the bytes of code and metadata in the largest output file."""
     code = (PROGRAM_BYTES[backend] for backend in job.backends)
     return max(fixed + a_layer * model.config.n_layers for fixed, a_layer in code)
 
 
 def _float_bytes(model: Transformer) -> int:
-    """Of the norms, biases, the rotary tables and the small matrix before the output."""
+    """Count the bytes of norms, biases, rotary tables and the small matrix before the output."""
     config = model.config
     vectors = sum(vector.size for vector in model_vectors(config).values())
     biases = sum(matrix.rows for matrix in model_matrices(config).values() if matrix.bias)

@@ -1,16 +1,14 @@
-"""From a model's name to the decoder that is exported or run eagerly, and what is said of it."""
+"""Make the decoder that is exported or run eagerly from a model's name, and describe it."""
 
-import base64
-import json
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import __version__
-from exporter.artifact.metadata import TOKEN_SOURCES_KEY, TOKENIZER_KEY, model_metadata, versions
+from exporter.artifact.metadata import Metadata, TextMetadata, Versions
 from exporter.model.generation_settings import sampling_settings
-from exporter.pipeline.model_request import ModelRequest
+from exporter.pipeline.model_request import ModelRequest, ModelSource
 from exporter.recipe.recipe import Recipe, check_supported, resolve_dtype, slow_paths
 from exporter.recipe.schemes import EXECUTORCH, LOWBIT
 from exporter.util.progress import note, stage
@@ -26,42 +24,39 @@ DEFAULT_CONTEXT = 2048
 
 @dataclass(frozen=True)
 class Described:
-    """A checkpoint with its tokenizer, and the metadata that they alone decide."""
+    """A checkpoint with its tokenizer, and the metadata of text that they alone decide."""
 
     checkpoint: "Checkpoint"
     tokenizer: "Tokenizer"
-    metadata: dict[str, str]
+    text: TextMetadata
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A decoder in the form that is lowered, and the artifact's metadata so far."""
+    """A decoder in the form that is lowered, and the artifact's metadata as far as no backend adds to it."""
 
     model: "Decoder"
-    metadata: dict[str, str]
-    recipe: Recipe  # the request's, or the one that was fitted
+    metadata: Metadata  # its recipe is the request's, or the one that was fitted
     work: "Work | None" = None  # a finished calibration, to be removed when all is written
     fit: dict = field(default_factory=dict)  # what a fit predicted and measured
 
 
-def describe(request: ModelRequest) -> Described:
+def describe(source: ModelSource, max_seq_length: int | None = None) -> Described:
     """Open the checkpoint and read its tokenizer, chat format, stop tokens and sampling defaults; all
     without torch.
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
-    for name in (request.model, request.checkpoint, request.tokenizer):
+    for name in (source.model, source.checkpoint, source.tokenizer):
         _check_name(name)
-    with stage(f"reading {request.model}"):
+    with stage(f"reading {source.model}"):
         from exporter.checkpoint.checkpoint import open_checkpoint
 
-        checkpoint = open_checkpoint(
-            request.model, request.checkpoint, request.tokenizer, progress=note
-        )
-        if request.max_seq_length is not None:
-            checkpoint.config.check_length(request.max_seq_length)
+        checkpoint = open_checkpoint(source.model, source.checkpoint, source.tokenizer, progress=note)
+        if max_seq_length is not None:
+            checkpoint.config.check_length(max_seq_length)
         if checkpoint.tokenizer_path is None:
-            raise ValueError(f"{request.model} has no tokenizer beside it; give --tokenizer PATH")
+            raise ValueError(f"{source.model} has no tokenizer beside it; give --tokenizer PATH")
     with stage("checking the tokenizer"):
         from exporter.chat.reduce import reduce_template
         from exporter.tokenizer.end_tokens import completed, token_sources
@@ -92,20 +87,19 @@ def describe(request: ModelRequest) -> Described:
     sampling, not_applied = sampling_settings(checkpoint.generation, vocab_size, sources.stop_ids)
     for line in not_applied:
         note(f"  {line}")
-    metadata = {
-        "tokenizer_kind": tokenizer.kind,
-        "tokenizer_size": str(len(tokenizer.table)),
-        "n_pieces": str(tokenizer.n_pieces),
-        "bos_id": str(bos_id),
-        "eos_id": str(eos_id),
-        "add_bos": str(tokenizer.add_bos).lower(),
-        "stop_ids": json.dumps(sources.stop_ids),
-        TOKEN_SOURCES_KEY: json.dumps(sources.to_dict(tokenizer), ensure_ascii=False),
-        "chat": json.dumps(chat),
-        "sampling": sampling,
-        TOKENIZER_KEY: base64.b64encode(tokenizer.table).decode(),
-    }
-    return Described(checkpoint, tokenizer, metadata)
+    text = TextMetadata(
+        tokenizer_kind=tokenizer.kind,
+        table=tokenizer.table,
+        n_pieces=tokenizer.n_pieces,
+        bos_id=bos_id,
+        eos_id=eos_id,
+        add_bos=tokenizer.add_bos,
+        stop_ids=sources.stop_ids,
+        token_sources=sources.to_dict(tokenizer),
+        chat=chat,
+        sampling=sampling,
+    )
+    return Described(checkpoint, tokenizer, text)
 
 
 def _check_name(path: str | Path | None) -> None:
@@ -122,28 +116,22 @@ def _check_name(path: str | Path | None) -> None:
         ) from None
 
 
-def context_of(request: ModelRequest, described: Described) -> int:
-    """The context length that is exported."""
-    return request.max_seq_length or min(
-        DEFAULT_CONTEXT, described.checkpoint.config.context_length
-    )
-
-
 def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
-    """The decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
+    """Make the decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
-    dtype = resolve_dtype(request.dtype, request.recipe, backends)
-    check_supported(request.recipe, backends, dtype, request.delegate)
-    for line in slow_paths(request.recipe, backends, dtype, request.delegate):
+    form = request.form
+    dtype = resolve_dtype(form.dtype, form.recipe, backends)
+    check_supported(form.recipe, backends, dtype, form.delegate)
+    for line in slow_paths(form.recipe, backends, dtype, form.delegate):
         note(f"warning: {line}")
-    if request.fit is not None and not backends:
+    if form.fit is not None and not backends:
         raise ValueError(
-            f"--fit {request.fit} is for an export, which writes the recipe that it finds: export, "
+            f"--fit {form.fit} is for an export, which writes the recipe that it finds: export, "
             "then give the artifact, or --quantize NAME.recipe.json"
         )
-    described = describe(request)
+    described = describe(request.source, form.max_seq_length)
     checkpoint = described.checkpoint
 
     with stage("loading torch"):
@@ -152,12 +140,12 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         from exporter.checkpoint.load import load_model
         from exporter.checkpoint.streamed import stream_model
         from exporter.lowbit.decoder import layout_version
-        from exporter.lower.program import limits
+        from exporter.lower.program import forward_limits
 
-    lowbit = request.delegate == LOWBIT
-    context = context_of(request, described)
+    lowbit = form.delegate == LOWBIT
+    context = form.max_seq_length or min(DEFAULT_CONTEXT, checkpoint.config.context_length)
 
-    recipe, work, measured, operators = request.recipe, None, {}, ""
+    recipe, work, measured, operators = form.recipe, None, {}, ""
     if lowbit:
         from exporter.lowbit import ops
         from exporter.pipeline.packed import Job, packed
@@ -165,7 +153,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         job = Job(
             request, described.tokenizer, checkpoint.digest,
             lambda: stream_model(checkpoint, context),
-            getattr(torch, dtype), getattr(torch, request.cache_dtype or _cache_dtype(recipe, dtype)),
+            getattr(torch, dtype), getattr(torch, form.cache_dtype or _cache_dtype(recipe, dtype)),
             backends,
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
@@ -181,24 +169,28 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
                 from exporter.contrib.torchao.quantize import quantize
 
                 quantize(model, recipe, lambda line: note(f"  warning: {line}"))
-    bounds = limits(model)
-    metadata = {
-        **versions(
-            __version__,
-            layout_version(model),
+    bounds = forward_limits(model)
+    metadata = Metadata(
+        versions=Versions(
+            kernel_layout=layout_version(model),
+            exporter=__version__,
             operators=operators,
             torch=torch.__version__,
             torchao=version("torchao") if recipe.is_quantized() else "",
             executorch=version("executorch") if EXECUTORCH in backends else "",
         ),
-        **model_metadata(checkpoint.name, checkpoint.config, context, dtype, recipe.to_json()),
-        "delegate": request.delegate,
-        "max_chunk": str(bounds.max_chunk),
-        "max_rows": str(bounds.max_rows),
-        **described.metadata,
-        "checkpoint_digest": checkpoint.digest,
-    }
-    return Prepared(model, metadata, recipe, work, measured)
+        model_name=checkpoint.name,
+        config=checkpoint.config,
+        context_length=context,
+        dtype=dtype,
+        recipe=recipe,
+        delegate=form.delegate,
+        max_chunk=bounds.max_chunk,
+        max_rows=bounds.max_rows,
+        text=described.text,
+        checkpoint_digest=checkpoint.digest,
+    )
+    return Prepared(model, metadata, work, measured)
 
 
 def _cache_dtype(recipe: Recipe, dtype: str) -> str:

@@ -1,4 +1,4 @@
-"""What a model may cost: `120MB`, `4.0bpw`, `kl<0.01`."""
+"""Parse what a model may cost: `120MB`, `4.0bpw`, `kl<0.01`."""
 
 import re
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**
 
 @dataclass(frozen=True)
 class Budget:
-    """Either most `bytes` of the whole file, most `bits` of it a weight, or most `kl` in nats."""
+    """A budget: either most `bytes` of the whole file, most `bits` of it a weight, or most `kl` in nats."""
 
     text: str
     bytes: float | None = None
@@ -16,12 +16,12 @@ class Budget:
     kl: float | None = None
 
     def most_bytes(self, weights: int) -> float | None:
-        """Of the file of a model of so many weights; None where KL is what counts."""
+        """Return the most bytes of the file of a model of so many weights; None where KL is what counts."""
         return self.bytes if self.bits is None else self.bits * weights / 8
 
 
 def parse_budget(text: str) -> Budget:
-    """Raises ValueError that names the value and what would be accepted."""
+    """Parse a budget. Raises ValueError that names the value and what would be accepted."""
     size = re.fullmatch(r"([0-9.]+) ?(kB|MB|GB|KiB|MiB|GiB)", text)
     bits = re.fullmatch(r"([0-9.]+) ?bpw", text)
     kl = re.fullmatch(r"kl ?< ?([0-9.e-]+)", text)

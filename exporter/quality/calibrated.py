@@ -1,4 +1,4 @@
-"""A model's matrices quantized one layer after another, each for the inputs that reach it.
+"""Quantize a model's matrices one layer after another, each for the inputs that reach it.
 
 Two streams of activations go through the calibration text side by side: one of the float model, one
 of the model as far as it is quantized. A matrix is rounded for the inputs of the second, and aims at
@@ -8,7 +8,6 @@ Held in memory: one layer's weights, both streams, one matrix's second moments (
 columns are scaled), one a thread while they are summed, and its inputs, as far as layerwise.MOST_HELD.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -39,27 +38,28 @@ from exporter.quality.transforms import (
     smooth_block,
     smoothquant_factors,
 )
-from exporter.quality.windows import Positions, embedded, float_weights, rms_norm
+from exporter.quality.windows import RotaryTables, embedded, float_weights, rms_norm
 from exporter.recipe.methods import parse_method
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
+from exporter.util.progress import Progress, Report
 
-Report = Callable[[str], None]
-Factors = dict[str, Tensor]  # [K] of each packed matrix
+ColumnFactors = dict[str, Tensor]  # [K] of each packed matrix
 # Of a matrix: quantized inputs [B, T, K], and float inputs [B, T, K] or outputs [B, T, N].
 Pair = tuple[Tensor, Tensor]
-# Of the difference between the streams that a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1
-# on SmolLM2 at 2 to 5 bits: all of it fits the calibration text too well.
+# How much of the difference between the streams a matrix makes up for. Less KL than 0, 0.25, 0.75 and 1 on
+# SmolLM2-135M at 2 to 5 bits (docs/decisions.md, "Quality"): all of it fits the calibration text too well.
 CORRECTION = 0.5
 CORRECTION_DAMPING = 0.01
-# A table that is embedding and output at once: errors of its rows count by themselves, too, as this
-# share of the mean second moment of the output's inputs.
+# Of a table that is embedding and output at once, errors of rows count by themselves, too, as this share of
+# the mean second moment of the output's inputs.
 EMBEDDING_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of a matrix: `hessian` H = E[q q^T], float32 [K, K]; `cross` of its float inputs, E[x q^T] [K, K],
-    or, with `by_outputs`, of its float outputs but for the bias, E[W x q^T] [N, K]."""
+    """Second moments of a matrix's inputs: `hessian` H = E[q q^T], float32 [K, K]; `cross` with its float
+    inputs, E[x q^T] [K, K], or, with `by_outputs`, with its float outputs but for the bias, E[W x q^T] [N,
+    K]."""
 
     hessian: Tensor
     cross: Tensor
@@ -68,7 +68,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the float model's inputs of a matrix: E[x x^T] [K, K], E|x| and max |x| [K]."""
+    """The sizes of a matrix's inputs in the float model: E[x x^T] [K, K], E|x| and max |x| [K]."""
 
     hessian: Tensor
     mean: Tensor
@@ -113,11 +113,19 @@ def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
 
 
 class _Run:
-    def __init__(self, model, linear, embedding, tokens_BT, work, report):
+    def __init__(
+        self,
+        model: Transformer,
+        linear: LinearScheme,
+        embedding: EmbeddingScheme | None,
+        tokens_BT: Tensor,
+        work: Work,
+        report: Report,
+    ):
         self.model, self.config, self.method = model, model.config, parse_method(linear.method)
         self.by_gptq = any(method.rounding == "gptq" for method in linear.methods())
         self.linear, self.embedding, self.report, self.work = linear, embedding, report, work
-        self.positions = Positions(self.config, tokens_BT.shape[1])
+        self.positions = RotaryTables(self.config, tokens_BT.shape[1])
         self.tokens = tokens_BT
 
     def all(self) -> dict[str, QuantizedWeight]:
@@ -132,7 +140,7 @@ class _Run:
         if scaled:
             self.factors = {i: self.work.factors(i) for i in range(first)}
             layers.then(partial(_scale, self.factors))
-        start = time.monotonic()
+        progress = Progress(len(layers), first)
         for i in range(first, len(layers)):
             block = layers[i]
             if scaled:
@@ -140,16 +148,14 @@ class _Run:
             made = self._layer(i, block, quantized, exact)
             found.update(made)
             self.work.keep(i, made, (quantized.x, exact.x))
-            done, spent = i + 1 - first, time.monotonic() - start
-            left = spent / done * (len(layers) - i - 1)
-            self.report(f"calibrating: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+            self.report(progress.line("calibrating: layer", i + 1))
             del block  # before the next one is read
         if self._rounding("output") == "gptq":
             found["output"] = self._output(quantized, exact)
         return found
 
     def _embedded(self) -> tuple[Tensor, Tensor]:
-        """The streams [B, T, D] at the first layer: quantized, float."""
+        """Return the streams [B, T, D] at the first layer: quantized, float."""
         table, scale = self.model.tok_embeddings.weight, self.config.embedding_scale
         exact = embedded(self.model, self.tokens)
         if self.embedding is None or not self.by_gptq:
@@ -179,8 +185,9 @@ class _Run:
         return made
 
     def _moments(self, name: str, weight: Tensor, quantized: Stream, exact: Stream) -> Moments:
-        """Of a matrix [N, K], past which `exact` has been moved then. The float outputs of a branch's last
-        one are at hand, and no wider than its inputs, as a rule: they take the place of those."""
+        """Sum the moments of a matrix [N, K], past which `exact` has been moved then. The float outputs of
+        a branch's last one are at hand, and no wider than its inputs, as a rule: they take the place of
+        those."""
         quantized.hold(name)
         by_outputs, (N, K) = exact.ends_branch(name), weight.shape
 
@@ -193,7 +200,7 @@ class _Run:
         return Moments(hessian, cross, by_outputs)
 
     def _moments_of(self, pair: Callable[[slice], Pair], K: int, M: int) -> tuple[Tensor, Tensor]:
-        """E[q q^T] [K, K] and E[y q^T] [M, K] of what `pair(windows)` makes."""
+        """Return E[q q^T] [K, K] and E[y q^T] [M, K] of what `pair(windows)` makes."""
 
         def add(made: Pair, total: Tensor) -> None:
             q, y = (values.flatten(0, 1) for values in made)
@@ -204,7 +211,7 @@ class _Run:
         return mirrored(total[:K]), total[K:]
 
     def _sizes(self, name: str, K: int, exact: Stream) -> Sizes:
-        """Of the inputs of a matrix, past which `exact` has been moved then."""
+        """Measure the inputs of a matrix, past which `exact` has been moved then."""
         largest = []
 
         def inputs(windows: slice) -> Tensor:
@@ -225,7 +232,7 @@ class _Run:
     def _rounded(
         self, i: int, name: str, weight: Tensor, quantized: Stream, exact: Stream
     ) -> QuantizedWeight:
-        """The matrix for its streams; moves `exact` past it."""
+        """Round a matrix for its streams; moves `exact` past it."""
         scheme = self.linear.for_layer(f"layers.{i}.{name}")
         if self._rounding(f"layers.{i}.{name}") != "gptq":
             exact.go_on(name)
@@ -241,7 +248,7 @@ class _Run:
         for name in block.matrices:
             sizes[name] = self._sizes(name, weights[name][0].shape[1], exact)
         exact.x = before
-        factors: Factors = {}
+        factors: ColumnFactors = {}
 
         def choose(name: str, weight: Tensor) -> Tensor:
             known = sizes[name]
@@ -260,7 +267,7 @@ class _Run:
         self.factors[i] = factors
 
     def _output(self, quantized: Stream, exact: Stream) -> QuantizedWeight:
-        """The output layer. The matrix before it, where there is one, makes up for what the last layers
+        """Round the output layer. The matrix before it, where there is one, makes up for what the last layers
         got wrong; a table that is the embedding, too, stays as it is."""
         self.report("calibrating: the output layer")
         model, eps = self.model, self.config.norm_eps
@@ -284,19 +291,19 @@ class _Run:
 
 
 def table_moment(hessian: Tensor) -> Tensor:
-    """What a table that is embedding and output at once is rounded for, of the second moment [K, K] of
-    the output's inputs."""
+    """Return the second moment [K, K] that a table that is embedding and output at once is rounded for, of
+    that of the output's inputs."""
     return hessian + EMBEDDING_SHARE * hessian.diagonal().mean() * torch.eye(len(hessian))
 
 
-def _scale(factors: dict[int, Factors], block: Block, i: int) -> None:
+def _scale(factors: dict[int, ColumnFactors], block: Block, i: int) -> None:
     """Scale a block that is read again as it was scaled."""
     if i in factors:
         smooth_block(block, lambda name, _: factors[i][name])
 
 
 def corrected(weight: Tensor, moments: Moments) -> Tensor:
-    """The target [N, K] for quantized inputs that comes nearer to the float model's outputs.
+    """Return the target [N, K] for quantized inputs that comes nearer to the float model's outputs.
 
     Raises SingularHessian when the second moment has values that are not finite.
     """
@@ -307,7 +314,7 @@ def corrected(weight: Tensor, moments: Moments) -> Tensor:
 
 
 def _correction(difference: Tensor, hessian: Tensor) -> Tensor:
-    """CORRECTION difference H^-1 [M, K]; in float64, H being nearly singular."""
+    """Return CORRECTION difference H^-1 [M, K]; in float64, H being nearly singular."""
     H = hessian.double()
     H.diagonal().add_(CORRECTION_DAMPING * H.diagonal().mean().clamp(min=1e-12))
     moved = torch.cholesky_solve(difference.double().t(), cholesky(H)).t()

@@ -1,4 +1,4 @@
-"""The text that a method looks at: files', what the float model itself writes, or both.
+"""Get the text that a method looks at: files', what the float model itself writes, or both.
 
 Text sampled from the model stands for what it will see when there is none at hand ("Self-calibration
 for language model quantization and pruning", arXiv 2410.17170): in its own languages and formats.
@@ -27,8 +27,8 @@ PER_HELD_OUT = 16  # windows to calibrate with for each that is held out
 
 @dataclass(frozen=True)
 class Calibration:
-    """`tokens` int64 [B, T]; `held_out` int64 [H, T], of the same text and not to be calibrated with;
-    `digest`, SHA-256 in hex, of `tokens`."""
+    """The text of a calibration: `tokens` int64 [B, T]; `held_out` int64 [H, T], of the same text and not to
+    be calibrated with; `digest`, SHA-256 in hex, of `tokens`."""
 
     tokens: Tensor
     held_out: Tensor
@@ -46,9 +46,9 @@ def calibration_of(
     tokens: int | None = None,
     kept: Path | None = None,
 ) -> Calibration:
-    """Windows of the files `sources`, the same number of each, rounded up; None: of what `model` writes.
-    `tokens`: how many to calibrate with, in whole windows, as far as the files have them. `kept`: where
-    what the model wrote is kept, and read again by the next run.
+    """Return windows of the files `sources`, the same number of each, rounded up; None: of what `model`
+    writes. `tokens`: how many to calibrate with, in whole windows, as far as the files have them. `kept`:
+    where what the model wrote is kept, and read again by the next run.
 
     Raises ValueError or OSError with the remedy for a text that is not UTF-8, or shorter than a window, and
     what `sampled` raises.
@@ -66,7 +66,7 @@ def calibration_of(
 
 
 def _of_file(path: Path, tokenizer: "Tokenizer", most: int, length: int) -> Tensor:
-    """At most `most` windows [B, length]."""
+    """Read at most `most` windows [B, length] of a file, spread over it."""
     text = text_file.read_text(path, "--calibrate")
     ids = torch.tensor(tokenizer.encode(text), dtype=torch.int64)
     if len(ids) < length:
@@ -81,7 +81,7 @@ def _of_file(path: Path, tokenizer: "Tokenizer", most: int, length: int) -> Tens
 
 
 def _split(windows: Tensor) -> Calibration:
-    """Every so many windows one is held out; of one window, none."""
+    """Hold out every so many windows one; of one window, none."""
     held_out = torch.arange(len(windows)) % (PER_HELD_OUT + 1) == PER_HELD_OUT
     if len(windows) > 1 and not bool(held_out.any()):
         held_out[-1] = True
@@ -91,6 +91,6 @@ def _split(windows: Tensor) -> Calibration:
 def sampled(
     model: Transformer, tokenizer: "Tokenizer", context: int, kept: Path | None = None
 ) -> Calibration:
-    """Text that the float model writes by itself; `kept`, and errors, as `own_text` has them."""
+    """Let the float model write the text; `kept`, and errors, as `own_text` has them."""
     length = min(SAMPLED_WINDOW, context)
     return _split(own_text(model, tokenizer, SAMPLED_WINDOWS, length, kept))

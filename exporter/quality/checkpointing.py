@@ -1,4 +1,4 @@
-"""What a calibration has finished, on disk, so that an interrupted one goes on where it was."""
+"""Keep on disk what a calibration has finished, so that an interrupted one goes on where it was."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Work:
         self.folder, self.text = folder, text
 
     def resume(self, scaled: bool) -> tuple[dict[str, QuantizedWeight], int, Streams | None]:
-        """The finished matrices, how many layers they are of, and the streams after them. `scaled`:
+        """Read the finished matrices, how many layers they are of, and the streams after them. `scaled`:
         layers have factors, too.
 
         A folder of which anything cannot be read counts as empty.
@@ -48,7 +48,7 @@ class Work:
             return {}, 0, None
 
     def keep(self, layer: int, made: dict[str, QuantizedWeight], streams: Streams) -> None:
-        """A layer is finished. Raises OSError with the remedy when the disk is full."""
+        """Write a finished layer. Raises OSError with the remedy when the disk is full."""
         with disk_full_named(str(self.folder)):
             self.folder.mkdir(exist_ok=True)
             _write_layer(self.folder / f"layer-{layer}.safetensors", made)
@@ -66,11 +66,11 @@ class Work:
             save_file(factors, self._factors(layer))
 
     def factors(self, layer: int) -> dict[str, Tensor]:
-        """Of a finished layer."""
+        """Read the factors of a finished layer."""
         return load_file(self._factors(layer))
 
     def _streams(self, layer: int) -> Path:
-        """Before the layer: quantized, float."""
+        """Return the file of the streams before a layer: quantized, float."""
         return self.folder / f"streams-{layer}.npy"
 
     def _factors(self, layer: int) -> Path:

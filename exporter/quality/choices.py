@@ -1,4 +1,4 @@
-"""The formats and roundings that a fit may give a matrix: what each costs and loses.
+"""List the formats and roundings that a fit may give a matrix, with what each costs and loses.
 
 KLs are measured at ANCHOR alone; at the other formats they go with the squared errors of outputs, which
 `Shape` has. Rows of a table are used unequally, so a table's choices have widths by ranges of rows.
@@ -41,12 +41,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Unit:
+    """A matrix, or a table, and what a fit may choose for it."""
+
     name: str
     choices: tuple[Choice, ...]
 
 
 def matrix_unit(name: str, rows: int, columns: int, kls: KLs, shape: Shape) -> Unit:
-    """One format for all rows."""
+    """List the choices of a matrix that has one format for all rows."""
     return Unit(
         name,
         tuple(
@@ -60,7 +62,7 @@ def matrix_unit(name: str, rows: int, columns: int, kls: KLs, shape: Shape) -> U
 def table_unit(
     name: str, blocks: Sequence[slice], columns: int, kls: Sequence[KLs], shape: Shape
 ) -> Unit:
-    """Of a table whose `blocks`, its rows in order, have `kls`: widths by ranges of rows."""
+    """List the choices of a table whose `blocks`, its rows in order, have `kls`: widths by ranges of rows."""
     rows = blocks[-1].stop
     choices = []
     for rounding in kls[0]:
@@ -82,9 +84,9 @@ def table_unit(
 
 
 def alike(values: Sequence[float], most: int) -> list[slice]:
-    """At most `most` ranges of the sequence, whose logarithms have the least squared distance from
-    their range's mean: bits go with the logarithm of what a row loses. By dynamic programming
-    (Fisher, 1958)."""
+    """Split a sequence into at most `most` ranges, whose logarithms have the least squared distance from
+    their range's mean: bits go with the logarithm of what a row loses. By dynamic programming (Fisher,
+    1958)."""
     floor = max(max(values) * 1e-6, 1e-30)
     logs = [math.log(max(value, floor)) for value in values]
     sums = list(accumulate(logs, initial=0.0))
@@ -110,8 +112,8 @@ def alike(values: Sequence[float], most: int) -> list[slice]:
 def _widths(
     kls: Sequence[float], rows: Sequence[int], factors: dict[int, float]
 ) -> list[list[int]]:
-    """Widths of all ranges of rows, from the smallest to the largest table: each the one before with one
-    range, the one that saves most a row, a bit wider. And each width everywhere: 8 bits, whose scales are
+    """List the widths of all ranges of rows, from the smallest to the largest table: each the one before with
+    one range, the one that saves most a row, a bit wider. And each width everywhere: 8 bits, whose scales are
     others, no other way."""
     mixed = [bits for bits in BITS if scale_dtype(bits) == scale_dtype(BITS[0])]
     gains = [factors[a] - factors[b] for a, b in pairwise(mixed)]
@@ -128,7 +130,7 @@ def _widths(
 def _merged(
     starts: Sequence[int], widths: Sequence[int]
 ) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """The first rows' width, and where others begin."""
+    """Return the first rows' width, and where others begin."""
     changes = [
         (start, width)
         for start, (before, width) in zip(starts[1:], pairwise(widths), strict=True)
@@ -138,7 +140,7 @@ def _merged(
 
 
 def scheme_of(base: LinearScheme, choice: Choice) -> LinearScheme:
-    """`choice` with the transforms of `base`."""
+    """Return the scheme of `choice` with the transforms of `base`."""
     method = parse_method(base.method).rounded_by(choice.rounding)
     return replace(
         base, bitwidth=choice.bits, groupsize=choice.group_size, has_weight_zeros=False,
@@ -148,14 +150,15 @@ def scheme_of(base: LinearScheme, choice: Choice) -> LinearScheme:
 
 
 def scale_dtype(bits: int) -> str:
-    """int8 costs half; at 8 bits a scale must be more exact than a 127th of its row's largest."""
+    """Choose how scales are stored: int8 costs half; at 8 bits a scale must be more exact than a 127th of its
+    row's largest."""
     return "int8" if bits < 8 else "float16"
 
 
 def packed_bytes(
     rows: int, columns: int, bits: int, group_size: int, from_row: tuple[tuple[int, int], ...] = ()
 ) -> int:
-    """Of a matrix as `scheme_of` has it."""
+    """Return the packed bytes of a matrix as `scheme_of` has it."""
     starts = [(0, bits), *from_row]
     ends = [row for row, _ in from_row] + [rows]
     return (HEADER_BYTES if from_row else 0) + sum(
@@ -165,14 +168,14 @@ def packed_bytes(
 
 
 def smallest_bytes(shapes: Iterable[tuple[int, int]]) -> int:
-    """Of matrices of so many rows and columns, each in the smallest of FORMATS."""
+    """Return the packed bytes of matrices of so many rows and columns, each in the smallest of FORMATS."""
     return sum(
         min(packed_bytes(rows, columns, bits, size) for bits, size in FORMATS) for rows, columns in shapes
     )
 
 
 def read_units(path: Path) -> list[Unit] | None:
-    """What `write_units` wrote; None where there is nothing that can be read."""
+    """Read what `write_units` wrote; None where there is nothing that can be read."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return [
@@ -184,7 +187,7 @@ def read_units(path: Path) -> list[Unit] | None:
 
 
 def write_units(path: Path, units: list[Unit]) -> None:
-    """As JSON, whole or not at all."""
+    """Write units as JSON, whole or not at all."""
     content = {unit.name: [astuple(choice) for choice in unit.choices] for unit in units}
     with written_whole(path) as part:
         part.write_text(json.dumps(content), encoding="utf-8")

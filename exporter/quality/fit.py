@@ -1,4 +1,4 @@
-"""Formats and roundings for every matrix under a budget: the least KL for a size, or the least size for a KL.
+"""Fit formats and roundings to a budget: the least KL for a size, or the least size for a KL.
 
 The choices of a matrix on the lower convex hull of (bytes, KL) are taken up in the order of KL saved
 a byte, over all matrices, until the budget is reached (Shoham and Gersho, 1988, for bit allocation).
@@ -26,7 +26,7 @@ class Fit:
 
 
 def hull(choices: tuple[Choice, ...]) -> list[Choice]:
-    """The choices that no mixture of others beats, the smallest first."""
+    """Return the choices that no mixture of others beats, the smallest first."""
     kept: list[Choice] = []
     for choice in sorted(choices, key=lambda c: (c.bytes, c.kl)):
         if kept and choice.kl >= kept[-1].kl:
@@ -38,12 +38,12 @@ def hull(choices: tuple[Choice, ...]) -> list[Choice]:
 
 
 def _slope(a: Choice, b: Choice) -> float:
-    """KL saved a byte; b is larger."""
+    """Return the KL saved a byte from `a` to `b`, which is larger."""
     return (a.kl - b.kl) / (b.bytes - a.bytes)
 
 
 def fit(units: list[Unit], most_bytes: float | None, most_kl: float | None) -> Fit:
-    """Formats whose packed bytes are at most `most_bytes`, or whose KL is at most `most_kl`.
+    """Choose formats whose packed bytes are at most `most_bytes`, or whose KL is at most `most_kl`.
 
     Raises ValueError that says what is possible when the budget cannot be kept.
     """
@@ -106,8 +106,9 @@ def _use_up(units: list[Unit], chosen: dict[str, Choice], room: float) -> None:
         chosen[name], room = choice, room + left
 
 
-def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
-    """The recipe, as `--quantize` takes it: what most matrices have, and under "layers" the others."""
+def fitted_recipe(found: Fit, base: Recipe, shared: bool) -> Recipe:
+    """Return the fitted recipe, as `--quantize` takes it: what most matrices have, and under "layers" the
+    others."""
     schemes = {
         name: scheme_of(base.linear, choice)
         for name, choice in found.chosen.items()
@@ -125,11 +126,11 @@ def recipe_of(found: Fit, base: Recipe, shared: bool) -> Recipe:
     return replace(base, linear=replace(most, layers=layers), embedding=embedding)
 
 
-def report_of(
+def fit_report(
     found: Fit, budget: Budget, weights: int, fixed: int, factor: float, measured: float
 ) -> dict[str, object]:
-    """What was predicted, the file with `fixed` bytes beside the weights and the KL times `factor`, and
-    the KL measured: for the recipe's reader."""
+    """Report what was predicted, the file with `fixed` bytes beside the weights and the KL times `factor`,
+    and the KL measured: for the recipe's reader."""
     return {
         "budget": budget.text,
         "weights": weights,

@@ -1,4 +1,4 @@
-"""Integers and scales that keep a linear layer's outputs, given the second moment of its inputs.
+"""Find integers and scales that keep a linear layer's outputs, given the second moment of its inputs.
 
 For inputs x the error of a layer is tr((W - Q) H (W - Q)^T) with H = E[x x^T]. Three steps lower it:
 
@@ -21,14 +21,15 @@ from torch import Tensor
 from exporter.lowbit.search import SMALLEST, stored_scales
 from exporter.lowbit.weights import NOT_FINITE, QuantizedWeight, WeightFormat, rounded
 
-BLOCK = 32  # columns whose errors are moved on together
+COLUMNS_AT_ONCE = 32  # columns whose errors are moved on together
 ROWS_AT_ONCE = 4096  # less where their systems of equations for the scales take more than
 SYSTEMS_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class GptqOptions:
-    """`damping`: what is added to H's diagonal, of its mean. `rounds` of steps 2 and 3."""
+    """The options of GPTQ: `damping` is what is added to H's diagonal, of its mean; `rounds` are those of
+    steps 2 and 3."""
 
     damping: float = 0.01
     act_order: bool = True
@@ -42,7 +43,7 @@ class SingularHessian(ValueError):
 def gptq(
     weight: Tensor, hessian: Tensor, form: WeightFormat, options: GptqOptions = GptqOptions()
 ) -> QuantizedWeight:
-    """`weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
+    """Quantize `weight` float32 [N, K] in `form` for inputs of second moment `hessian` float32 [K, K].
 
     Zeros are none, integer or between. Rows are independent; up to ROWS_AT_ONCE are worked on together, in
     torch's own threads: a step over one column is so short that threads of ours would wait for Python's lock.
@@ -89,8 +90,8 @@ def _damped(hessian: Tensor, damping: float, padded: int) -> Tensor:
 
 
 def _factor(H: Tensor, act_order: bool) -> tuple[Tensor, Tensor]:
-    """The columns' order, and the upper Cholesky factor of the inverse in that order, each row over its
-    diagonal element: what an error of 1 in a column takes from those after it."""
+    """Return the columns' order, and the upper Cholesky factor of the inverse in that order, each row over
+    its diagonal element: what an error of 1 in a column takes from those after it."""
     K = H.shape[0]
     order = torch.argsort(H.diagonal(), descending=True) if act_order else torch.arange(K)
     inverse = torch.cholesky_inverse(cholesky(H[order][:, order].double()))
@@ -99,7 +100,7 @@ def _factor(H: Tensor, act_order: bool) -> tuple[Tensor, Tensor]:
 
 
 def cholesky(H: Tensor) -> Tensor:
-    """The lower factor. Raises SingularHessian where there is none."""
+    """Return the lower Cholesky factor. Raises SingularHessian where there is none."""
     factor, failed = torch.linalg.cholesky_ex(H)
     if failed:
         raise SingularHessian(
@@ -113,7 +114,8 @@ def _rows(
     W: Tensor, K: int, H: Tensor, order: Tensor, factor: Tensor, form: WeightFormat,
     options: GptqOptions,
 ) -> tuple[Tensor, "_Grid"]:  # fmt: skip
-    """The integers u [P, n] of n rows [n, P], of which K columns are the weight's, and their grid."""
+    """Quantize n rows [n, P], of which K columns are the weight's; returns the integers u [P, n] and their
+    grid."""
     importance = H.diagonal().clone()
     importance[K:] = 0
     scales, zeros = search_scales(W, importance, form)
@@ -142,7 +144,7 @@ class _Grid:
         self.signs = torch.ones(scales.shape[1]) if form.zeros == "between" else None
 
     def groups(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Of each group [n]: scales, their inverses, the lowest level and the highest.
+        """Return of each group scales, their inverses, the lowest level and the highest, [n] each.
 
         A scale of next to nothing has a finite inverse, and one of 0, too: what is moved into a group of
         zeros then has levels for which `_refit` finds the scale.
@@ -152,25 +154,25 @@ class _Grid:
         return list(zip(*(part.unbind() for part in parts), strict=True))
 
     def round_(self, exact: Tensor, lowest: Tensor, highest: Tensor) -> None:
-        """The level next to each of `exact` [n], in its place."""
+        """Round each of `exact` [n] to the level next to it, in its place."""
         if self.signs is None:
             exact.round_().clamp_(lowest, highest)
         else:
             torch.copysign(self.signs, exact, out=exact)
 
     def integers(self, levels: Tensor) -> Tensor:
-        """u of levels [K, n], which are given up."""
+        """Turn levels [K, n], which are given up, into u."""
         if self.signs is None:
             return levels.add_(self.over_columns(self.zeros))
         return levels.clamp_(min=0)
 
     def over_columns(self, values: Tensor) -> Tensor:
-        """[G, n] of groups to [K, n] of columns."""
+        """Spread values [G, n] of groups over columns, [K, n]."""
         return values.repeat_interleave(self.size, 0)
 
 
 def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor]:
-    """Scales, as `form` stores them, and zeros [N, G] with the least error weighted by columns.
+    """Search scales, as `form` stores them, and zeros [N, G] with the least error weighted by columns.
 
     `W` float32 [N, K], K a multiple of the group size; `importance` float32 [K].
     """
@@ -197,7 +199,7 @@ def search_scales(W: Tensor, importance: Tensor, form: WeightFormat) -> tuple[Te
 
 
 def _candidates(groups: Tensor, bits: int, has_zeros: bool):
-    """Scales and zeros [N, G]: the groups' ranges shrunk by steps."""
+    """Yield scales and zeros [N, G] to try: the groups' ranges shrunk by steps."""
     limit, middle = 2**bits - 1, 2 ** (bits - 1)
     shrinks = torch.linspace(1.0, 0.5 if bits <= 4 else 0.8, 13 if bits <= 4 else 7).tolist()
     if has_zeros:
@@ -218,12 +220,12 @@ def _candidates(groups: Tensor, bits: int, has_zeros: bool):
 
 
 def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
-    """Levels [K, n] of the weights [K, n]."""
+    """Round the weights [K, n] to levels [K, n], column after column."""
     W, K = W[order], len(W)
     levels, groups = torch.empty_like(W), grid.groups()
     of_column = (order // grid.size).tolist()
-    for start in range(0, K, BLOCK):
-        end = min(start + BLOCK, K)
+    for start in range(0, K, COLUMNS_AT_ONCE):
+        end = min(start + COLUMNS_AT_ONCE, K)
         errors, found = torch.empty_like(W[start:end]), levels[start:end].unbind()
         before = factor[start:end, start:end].t().contiguous()
         for j, value in enumerate(W[start:end].unbind()):
@@ -238,7 +240,7 @@ def _gptq(W: Tensor, order: Tensor, factor: Tensor, grid: _Grid) -> Tensor:
 
 
 def _refit(HW: Tensor, H: Tensor, levels: Tensor, grid: _Grid) -> Tensor:
-    """The scales [n, G] of least error for the levels [K, n]; `HW` [K, n] is H times the weights."""
+    """Return the scales [n, G] of least error for the levels [K, n]; `HW` [K, n] is H times the weights."""
     K, n = levels.shape
     size, G = grid.size, K // grid.size
     A = torch.empty(n, G, G)
@@ -256,12 +258,13 @@ def _refit(HW: Tensor, H: Tensor, levels: Tensor, grid: _Grid) -> Tensor:
 
 
 def _descend(HW: Tensor, H: Tensor, levels: Tensor, grid: _Grid) -> Tensor:
-    """One sweep over the columns: the level of each the best one, the others being as they are."""
+    """Set each column's level to the best one, the others being as they are, in one sweep over the
+    columns."""
     Q = grid.over_columns(grid.scales).mul_(levels)
     R = torch.addmm(HW, H, Q, alpha=-1)
     levels, K, groups = torch.empty_like(levels), len(levels), grid.groups()
-    for start in range(0, K, BLOCK):
-        end = min(start + BLOCK, K)
+    for start in range(0, K, COLUMNS_AT_ONCE):
+        end = min(start + COLUMNS_AT_ONCE, K)
         around, was = H[start:end, start:end], Q[start:end]
         pivots = around.diagonal()[:, None]
         before = around.tril(-1) / pivots

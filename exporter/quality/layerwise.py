@@ -16,7 +16,7 @@ from exporter.lowbit.weights import one_torch_thread
 from exporter.model.block import BRANCHES, Branch, run_layer
 from exporter.model.config import ModelConfig
 from exporter.model.decoder import Block
-from exporter.quality.windows import Known, Positions, WindowOperations
+from exporter.quality.windows import Known, RotaryTables, WindowOperations
 
 T = TypeVar("T")
 MOST_WINDOWS_AT_ONCE = 4
@@ -35,7 +35,7 @@ class Stream:
     that `hold(name)` holds until `go_on(name)`.
     """
 
-    def __init__(self, x_BTD: Tensor, config: ModelConfig, positions: Positions):
+    def __init__(self, x_BTD: Tensor, config: ModelConfig, positions: RotaryTables):
         self.x, self.config, self.positions = x_BTD, config, positions
         self._release()
 
@@ -173,7 +173,9 @@ def _rounded_products() -> Iterator[None]:
         backend.fp32_precision = before
 
 
-def run_block(block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, positions: Positions) -> Tensor:
+def run_block(
+    block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, positions: RotaryTables
+) -> Tensor:
     """The block's output [B, T, D] with the weights `known`; `x_BTD` stays as it is."""
     ops = WindowOperations(block, positions, config.norm_eps)
 

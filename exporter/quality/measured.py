@@ -1,4 +1,4 @@
-"""How far a packed decoder is from the float model on text held out from calibration."""
+"""Measure how far a packed decoder is from the float model on text held out from calibration."""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +7,7 @@ from torch import Tensor
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.model.decoder import Transformer
 from exporter.quality.layerwise import run_block
-from exporter.quality.windows import Positions, embedded, float_weights, last_hidden
+from exporter.quality.windows import RotaryTables, embedded, float_weights, last_hidden
 from exporter.scoring.divergence import DecoderLogits, divergence, log_probabilities
 from exporter.scoring.perplexity import Window
 
@@ -19,7 +19,7 @@ class Expected:
         half = held_out.shape[1] // 2
         self.windows = [Window(tuple(row.tolist()), half) for row in held_out]
         config = model.config
-        positions = Positions(config, held_out.shape[1])
+        positions = RotaryTables(config, held_out.shape[1])
         x = embedded(model, held_out)
         for block in model.layers:
             x = run_block(block, x, float_weights(block), config, positions)
@@ -28,7 +28,7 @@ class Expected:
         self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in hidden]
 
     def kl_of(self, model: LowbitTransformer) -> float:
-        """Mean KL in nats a position."""
+        """Measure the mean KL of `model` from the float model, in nats a position."""
         total = count = 0
         logits = DecoderLogits(model)
         with torch.no_grad():

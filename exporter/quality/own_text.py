@@ -1,6 +1,5 @@
-"""Text that the float model writes by itself, kept on disk as it grows."""
+"""Let the float model write text, kept on disk as it grows."""
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,19 +13,20 @@ from exporter.lowbit.weights import NOT_FINITE
 from exporter.model.decoder import Transformer
 from exporter.quality.sampling import BatchDecoder
 from exporter.util.files import written_whole
-from exporter.util.progress import note
+from exporter.util.progress import Progress, note
 
 if TYPE_CHECKING:
     from exporter.tokenizer.tokenizer import Tokenizer
 
 AT_ONCE = 136  # windows whose caches are held
 STEPS = 32  # positions between lines of progress, and between one state on disk and the next
-SEED = 1
+TEXT_SEED = 1
 NOTHING = -1  # where no token is yet
 
 
 class Written(NamedTuple):
-    """`tokens` int64 [B, T], NOTHING where none is yet, and the state of the generator that goes on."""
+    """Text that is being written: `tokens` int64 [B, T], NOTHING where none is yet, and the state of the
+    generator that goes on."""
 
     tokens: Tensor
     generator: Tensor
@@ -36,26 +36,25 @@ class Written(NamedTuple):
 def own_text(
     model: Transformer, tokenizer: "Tokenizer", count: int, length: int, kept: Path | None
 ) -> Tensor:
-    """`count` windows [B, length], sampled at temperature 1 from a fixed seed.
+    """Sample `count` windows [B, length] at temperature 1 from a fixed seed.
 
     Each begins with the token that begins a text, or with one drawn from all. `kept`: where they are kept,
     finished or not, and read again by the next run, which goes on where the last one was.
     Raises ValueError when the model computes values that are not finite, and OSError with the remedy when
     the disk is full.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(TEXT_SEED)
     tokens = torch.full((count, length), NOTHING)
-    found = None if kept is None else read_text(kept)
+    found = None if kept is None else read_kept_text(kept)
     if found is not None and _alike(found, Written(tokens, generator.get_state())):
         tokens = found.tokens
         generator.set_state(found.generator)
         note(f"  the model's own text as {kept} has it: {_done(tokens)} of {tokens.numel()} tokens")
-    before, begun = _done(tokens), time.monotonic()
+    progress = Progress(tokens.numel(), _done(tokens))
 
     def after_some() -> None:
-        done, spent = _done(tokens), time.monotonic() - begun
-        left = spent / (done - before) * (tokens.numel() - done)
-        note(f"  writing calibration text: {done} of {tokens.numel()} tokens, {left:.0f} s left")
+        done = _done(tokens)
+        note(f"  writing calibration text: {done} of {progress.total} tokens, {progress.left(done)}")
         if kept is not None:
             keep_text(kept, Written(tokens, generator.get_state()))
 
@@ -98,13 +97,13 @@ def _write(model: Transformer, tokenizer: "Tokenizer", tokens_BT: Tensor, genera
 
 
 def keep_text(path: Path, written: Written) -> None:
-    """Whole or not at all. Raises OSError with the remedy when the disk is full."""
+    """Write the text to `path`, whole or not at all. Raises OSError with the remedy when the disk is full."""
     with written_whole(path) as part:
         save_file(written._asdict(), part)
 
 
-def read_text(path: Path) -> Written | None:
-    """What `keep_text` kept; None where there is nothing that can be read."""
+def read_kept_text(path: Path) -> Written | None:
+    """Read what `keep_text` kept; None where there is nothing that can be read."""
     try:
         return Written(**load_file(path))
     except (OSError, ValueError, TypeError, SafetensorError):

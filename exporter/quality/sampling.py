@@ -1,4 +1,4 @@
-"""Many texts decoded side by side, a token each a step."""
+"""Decode many texts side by side, a token each a step."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from exporter.model.decoder import Block, Transformer
 from exporter.quality.layerwise import over_parts
 from exporter.quality.windows import (
     Cache,
-    Positions,
+    RotaryTables,
     WindowOperations,
     embedded,
     float_weights,
@@ -25,14 +25,14 @@ class BatchDecoder:
     def __init__(self, model: Transformer, batch: int, length: int):
         self.model, self.position = model, 0
         self.blocks = list(model.layers)  # read once, not at each step
-        self.positions = Positions(model.config, length)
+        self.positions = RotaryTables(model.config, length)
         self.caches = []
         for layer in model.config.layers:
             shape = (batch, layer.attention.n_kv_heads, length, layer.attention.head_dim)
             self.caches.append((torch.empty(shape), torch.empty(shape)))
 
     def read(self, tokens_BT: Tensor) -> None:
-        """Be where as many steps with these tokens lead to: the first ones."""
+        """Take the first tokens of all sequences, as if each had been a step."""
         T = tokens_BT.shape[1]
         if not T:
             return
@@ -47,7 +47,7 @@ class BatchDecoder:
         self.position = T
 
     def step(self, tokens_B: Tensor) -> Tensor:
-        """Logits [B, V] after `tokens_B` at the next position."""
+        """Return logits [B, V] after `tokens_B` at the next position."""
         x = embedded(self.model, tokens_B[:, None])
         for i, block in enumerate(self.blocks):
 

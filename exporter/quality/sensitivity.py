@@ -1,4 +1,4 @@
-"""How much KL each matrix of a model adds, rounded alone at ANCHOR by each rounding.
+"""Measure how much KL each matrix of a model adds, rounded alone at ANCHOR by each rounding.
 
 To second order the KL of a small change of the logits is that of their Fisher information, which is
 E[g g^T] of the gradient g of the loss of labels drawn from the model's own distribution (Martens,
@@ -8,7 +8,6 @@ different positions are taken as independent of each other, as are those of diff
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +44,7 @@ from exporter.quality.layerwise import (
 )
 from exporter.quality.windows import (
     Known,
-    Positions,
+    RotaryTables,
     WindowOperations,
     embedded,
     float_weights,
@@ -53,25 +52,27 @@ from exporter.quality.windows import (
 )
 from exporter.recipe.methods import PLAIN, ROUNDINGS, parse_method
 from exporter.recipe.schemes import LinearScheme
+from exporter.util.progress import Progress, Report
 
-Report = Callable[[str], None]
-WINDOWS = 16  # whose gradients are taken
-MOMENT_WINDOWS = 2 * WINDOWS
-ROWS_AT_ONCE = 256  # of logits
+GRADIENT_WINDOWS = 16  # whose gradients are taken
+MOMENT_WINDOWS = 2 * GRADIENT_WINDOWS
+LOGIT_ROWS = 256  # of logits
 SAMPLED_ROWS = 256  # of a matrix, for the errors of formats beside each other
 LEAST_ERROR = 1e-6  # of a format, of that at ANCHOR; less is rounding
 TABLE_BLOCKS = 48  # of a table's rows
-SEED = 1
-# KL measured of a whole model over the sum of its matrices', on the same kind of text: of two fits of
-# SmolLM2 to 4.5 bits, one by HQQ and one nearly all by GPTQ. Activations rounded to int8 are in it. GPTQ's is
-# smaller as each layer makes up for those before it, which one matrix alone does not show.
-WHOLE = {"rtn": 1.42, "hqq": 1.42, "gptq": 1.05}
+LABEL_SEED = 1
+# KL measured of a whole model over the sum of its matrices', on the same kind of text, by rounding. Of two
+# fits of SmolLM2-135M off every grid to 4.5 bits (docs/results/quality.md, "Fits"): `retie+gptq`, 0.0177 over
+# 0.0169 nats, and `retie+hqq`, 0.0663 over 0.0468; `rtn` is taken to be as `hqq`. Activations rounded to int8
+# are in it. GPTQ's is smaller as each layer makes up for those before it, which one matrix alone does not
+# show.
+WHOLE_MODEL_FACTOR = {"rtn": 1.42, "hqq": 1.42, "gptq": 1.05}
 SENSITIVITY_VERSION = 6  # of how they are measured: what another measured is not read
 
 
 def windows_needed() -> int:
-    """Windows of calibration text that `sensitivities` wants."""
-    return MOMENT_WINDOWS + WINDOWS
+    """Count the windows of calibration text that `sensitivities` wants."""
+    return MOMENT_WINDOWS + GRADIENT_WINDOWS
 
 
 @torch.no_grad()
@@ -82,12 +83,12 @@ def sensitivities(
     calibration: Calibration,
     report: Report,
 ) -> list[Unit]:
-    """Every matrix of `model` with its choices, in the order of the model; last `output`, and
-    `embedding` where the two do not share one table. The roundings are those that look at no text,
-    and GPTQ where the method of `base` has it.
+    """Measure every matrix of `model`; returns each with its choices, in the order of the model; last
+    `output`, and `embedding` where the two do not share one table. The roundings are those that look at no
+    text, and GPTQ where the method of `base` has it.
 
     `calibration` has `windows_needed()` windows or more. The inputs' second moments are of
-    MOMENT_WINDOWS of them, gradients of WINDOWS others: on text that GPTQ has seen errors would look
+    MOMENT_WINDOWS of them, gradients of GRADIENT_WINDOWS others: on text that GPTQ has seen errors would look
     too small. Held in memory: a block and what each rounding changes of it, the inputs of all blocks
     for the second (bfloat16), and every matrix as GPTQ rounds it (a byte a weight).
     """
@@ -96,9 +97,10 @@ def sensitivities(
 
 @dataclass
 class _Forward:
-    """Of the gradients' windows: every block's inputs [B, T, D] and the last one's output. Of the others:
-    GPTQ's matrices by name, the second moment of the output's inputs (without GPTQ none), the formats'
-    errors. Inputs and matrices are taken away, the last first, once they are read."""
+    """What the pass forward leaves. Of the gradients' windows: every block's inputs [B, T, D] and the last
+    one's output. Of the others: GPTQ's matrices by name, the second moment of the output's inputs (without
+    GPTQ none), the formats' errors. Inputs and matrices are taken away, the last first, once they are
+    read."""
 
     inputs: list[Tensor]
     last: Tensor
@@ -109,8 +111,9 @@ class _Forward:
 
 @dataclass(frozen=True)
 class _Top:
-    """Of the gradients' windows: what the output layer reads [n, D], the logarithms of its softmax's
-    denominators [n], and the loss's gradient [B, T, D] at the last block's output."""
+    """What the pass back begins with, of the gradients' windows: what the output layer reads [n, D], the
+    logarithms of its softmax's denominators [n], and the loss's gradient [B, T, D] at the last block's
+    output."""
 
     hidden: Tensor
     log_z: Tensor
@@ -118,26 +121,33 @@ class _Top:
 
 
 class _Sensitivity:
-    def __init__(self, model, base, shared, calibration, report):
+    def __init__(
+        self,
+        model: Transformer,
+        base: LinearScheme,
+        shared: bool,
+        calibration: Calibration,
+        report: Report,
+    ):
         self.model, self.config, self.base = model, model.config, base.plain()
         self.shared, self.report = shared, report
         self.roundings = ROUNDINGS if parse_method(base.method).rounding == "gptq" else PLAIN
         places = torch.arange(windows_needed())
         chosen = calibration.tokens[places * len(calibration.tokens) // windows_needed()]
-        measured = places % (windows_needed() // WINDOWS) == 0  # here and there, of all texts
+        measured = places % (windows_needed() // GRADIENT_WINDOWS) == 0  # here and there, of all texts
         self.text, self.tokens = chosen[~measured], chosen[measured]
-        self.positions = Positions(self.config, self.tokens.shape[1])
+        self.positions = RotaryTables(self.config, self.tokens.shape[1])
 
     def units(self) -> list[Unit]:
         forward = self._forward()
         top = self._top(forward.last)
         layers, gradient, units = self.model.layers, top.gradient, []
-        start = time.monotonic()
+        progress = Progress(len(layers))
         for i in reversed(range(len(layers))):
             gradient, made = self._block(i, layers[i], forward, gradient)
             units[:0] = made
-            left = (time.monotonic() - start) / (len(layers) - i) * i
-            self.report(f"measuring sensitivity: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+            left = progress.left(len(layers) - i)
+            self.report(f"measuring sensitivity: layer {i + 1} of {len(layers)}, {left}")
         return units + self._tables(top, gradient, forward)
 
     def _forward(self) -> _Forward:
@@ -145,7 +155,7 @@ class _Sensitivity:
         text, x = self._stream(self.text), self._stream(self.tokens).x
         inputs, by_gptq, shape = [], {}, {}
         middle, with_gptq = len(layers) // 2, "gptq" in self.roundings
-        start = time.monotonic()
+        progress = Progress(len(layers))
         for i in range(len(layers)):
             block = layers[i]
             inputs.append(x.bfloat16())
@@ -167,8 +177,7 @@ class _Sensitivity:
                     weight = known[name][0]
                     by_gptq[f"layers.{i}.{name}"] = self._quantized(weight, moments[name], "gptq")
             del block, known, moments  # before the next ones are read
-            left = (time.monotonic() - start) / (i + 1) * (len(layers) - i - 1)
-            self.report(f"reading text: layer {i + 1} of {len(layers)}, {left:.0f} s left")
+            self.report(progress.line("reading text: layer", i + 1))
         moment = None
         if with_gptq:
             moment = self._moment(
@@ -180,14 +189,14 @@ class _Sensitivity:
         return Stream(embedded(self.model, tokens), self.config, self.positions)
 
     def _moment(self, K: int, inputs: Callable[[slice], Tensor]) -> Tensor:
-        """E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
+        """Return E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
         total = sum_over_parts(
             lambda windows: inputs(windows).flatten(0, 1), add_second_moment, (K, K), len(self.text)
         )
         return mirrored(total / self.text.numel())
 
     def _shape(self, known: Known, moments: dict[str, Tensor]) -> Shape:
-        """The geometric mean over the matrices of one block."""
+        """Return each format's error beside ANCHOR's, the geometric mean over the matrices of one block."""
         return {rounding: self._shape_of(rounding, known, moments) for rounding in self.roundings}
 
     def _shape_of(
@@ -210,7 +219,7 @@ class _Sensitivity:
         return {form: math.exp(total / count) for form, total in logs.items()}
 
     def _top(self, x_BTD: Tensor) -> _Top:
-        generator = torch.Generator().manual_seed(SEED)
+        generator = torch.Generator().manual_seed(LABEL_SEED)
         output = self.model.output.weight
         hidden, log_z, gradients = [], [], []
         for window in x_BTD:
@@ -219,7 +228,7 @@ class _Sensitivity:
                 read = last_hidden(self.model, x)
             hidden.append(read.detach())
             of_read = []
-            for rows in hidden[-1].split(ROWS_AT_ONCE):
+            for rows in hidden[-1].split(LOGIT_ROWS):
                 logits = F.linear(rows, output)
                 log_z.append(logits.logsumexp(-1))
                 p = torch.softmax(logits, -1)
@@ -232,8 +241,8 @@ class _Sensitivity:
     def _block(
         self, i: int, block: Block, forward: _Forward, gradient: Tensor
     ) -> tuple[Tensor, list[Unit]]:
-        """The gradient at the block's input, of that at its output, and its units; takes what `forward`
-        has of it."""
+        """Measure one block: returns the gradient at its input, of that at its output, and its units; takes
+        what `forward` has of it."""
         inputs, known = forward.inputs.pop(), float_weights(block)
         changes = {}
         for name in block.matrices:
@@ -267,7 +276,7 @@ class _Sensitivity:
         total = sum(kls for _, kls in results) / self.tokens.numel()
         kls: dict[str, KLs] = {name: {} for name in block.matrices}
         for (name, rounding), kl in zip(changes, total.tolist(), strict=True):
-            kls[name][rounding] = kl * WHOLE[rounding]
+            kls[name][rounding] = kl * WHOLE_MODEL_FACTOR[rounding]
         units = [
             matrix_unit(f"layers.{i}.{name}", *known[name][0].shape, kls[name], forward.shape)
             for name in block.matrices
@@ -275,7 +284,7 @@ class _Sensitivity:
         return torch.cat([at_input for at_input, _ in results]), units
 
     def _tables(self, top: _Top, gradient: Tensor, forward: _Forward) -> list[Unit]:
-        """The output layer, and the embedding, together where they share a table; `gradient` at the
+        """Measure the output layer and the embedding, together where they share a table; `gradient` at the
         embedding's rows."""
         output, table = self.model.output.weight.detach(), self.model.tok_embeddings.weight.detach()
         self.report("measuring sensitivity: the embedding and the output")
@@ -291,7 +300,8 @@ class _Sensitivity:
             shares.append(float(p.sum() / len(p)))
             spread = p * (1 - p)
             written.append({
-                r: WHOLE[r] * _kl_of_logits(spread, F.linear(top.hidden, dequantize(q.rows(at)) - output[at]))
+                r: WHOLE_MODEL_FACTOR[r]
+                * _kl_of_logits(spread, F.linear(top.hidden, dequantize(q.rows(at)) - output[at]))
                 for r, q in quantized.items()
             })  # fmt: skip
         if not self.shared:
@@ -305,7 +315,7 @@ class _Sensitivity:
         # A row of the embedding counts as the model expects its token: what a text of this length has of
         # rare ones says little.
         looked_up = [
-            {r: WHOLE[r] * float(kl) / self.tokens.numel() * share for r, kl in whole.items()}
+            {r: WHOLE_MODEL_FACTOR[r] * float(kl) / self.tokens.numel() * share for r, kl in whole.items()}
             for share in shares
         ]
         columns, shape = output.shape[1], forward.shape
@@ -330,10 +340,10 @@ class _Sensitivity:
 
 
 def _half_square(gradient: Tensor, change: Tensor) -> Tensor:
-    """The sum of (g . d)^2 / 2 over all positions [..., N]."""
+    """Return the sum of (g . d)^2 / 2 over all positions [..., N]."""
     return (gradient * change).sum(-1).double().square().sum() / 2
 
 
 def _kl_of_logits(spread: Tensor, change: Tensor) -> float:
-    """Mean over tokens of the sum of p (1 - p) d^2 / 2 over logits, both [n, rows]."""
+    """Return the mean over tokens of the sum of p (1 - p) d^2 / 2 over logits, both [n, rows]."""
     return float((spread * change.square()).sum()) / (2 * len(change))

@@ -1,4 +1,4 @@
-"""Changes of the float weights that keep the model's function and make it easier to quantize.
+"""Change the float weights so that the model's function stays and they are easier to quantize.
 
 - `rotate`: the residual stream turned by a random orthogonal matrix, and each head's values by one of
   their own, folded into the neighbouring weights (QuaRot, arXiv 2404.00456, and SpinQuant,
@@ -25,15 +25,15 @@ AWQ_ALPHAS = tuple(i / 8 for i in range(8))
 
 
 def random_orthogonal(size: int, seed: int) -> Tensor:
-    """float64 [size, size], distributed evenly over the orthogonal matrices: the Q of a Gaussian
-    matrix's QR decomposition whose R has a positive diagonal (Mezzadri, arXiv math-ph/0609050)."""
+    """Draw a float64 matrix [size, size], distributed evenly over the orthogonal matrices: the Q of a
+    Gaussian matrix's QR decomposition whose R has a positive diagonal (Mezzadri, arXiv math-ph/0609050)."""
     generator = torch.Generator().manual_seed(seed)
     q, r = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
     return q * r.diagonal().sign()
 
 
 def residual_rotation(config: ModelConfig) -> Tensor:
-    """The matrix R float64 [D, D] of `rotate`: its residual stream is x R."""
+    """Return the matrix R float64 [D, D] of `rotate`: its residual stream is x R."""
     return random_orthogonal(config.dim, ROTATION_SEED)
 
 
@@ -130,15 +130,15 @@ def retie(model: Transformer) -> float | None:
 
 
 def _set_head(model: Transformer, weight: Tensor) -> None:
-    """The logits of x become those of x weight^T."""
+    """Put `weight` before the output layer: the logits of x become those of x weight^T."""
     model.head = nn.Linear(len(weight), len(weight), bias=False, device="meta")
     model.head.weight = _parameter(weight)
 
 
-Factors = Callable[[str, Tensor], Tensor]
+ChooseFactors = Callable[[str, Tensor], Tensor]
 
 
-def smooth_block(block: Block, factors: Factors) -> None:
+def smooth_block(block: Block, factors: ChooseFactors) -> None:
     """Divide the inputs of each matrix by `factors(name, weight [N, K])` float32 [K] and multiply its
     columns; the values' factors are one for all heads that read them. Inputs that nothing can divide stay:
     those that are the residual stream itself, and products of a second factor within limits."""
@@ -163,7 +163,7 @@ def smooth_block(block: Block, factors: Factors) -> None:
 
 
 def smoothquant_factors(largest: Tensor, weight: Tensor) -> Tensor:
-    """max |x|^a / max |w|^(1 - a) [K] for the inputs' largest magnitudes [K]."""
+    """Return max |x|^a / max |w|^(1 - a) [K] for the inputs' largest magnitudes [K]."""
     alpha = SMOOTHQUANT_ALPHA
     s = largest.clamp(min=1e-5) ** alpha / weight.abs().amax(0).clamp(min=1e-5) ** (1 - alpha)
     return _centred(s)
@@ -172,7 +172,7 @@ def smoothquant_factors(largest: Tensor, weight: Tensor) -> Tensor:
 def awq_factors(
     mean: Tensor, weight: Tensor, hessian: Tensor, rounded: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The power of the inputs' mean magnitudes [K] whose factors lose least at the outputs, when
+    """Search the power of the inputs' mean magnitudes [K] whose factors lose least at the outputs, when
     `rounded` [N, K] → [N, K] rounds the scaled weight and the inputs' second moment is `hessian`."""
     best, least = torch.ones_like(mean), None
     for alpha in AWQ_ALPHAS:

@@ -18,7 +18,7 @@ QUERIES_AT_ONCE = 128
 Known = dict[str, tuple[Tensor, Tensor | None]]
 
 
-class Positions:
+class RotaryTables:
     """Rotary tables of every rotation of a model, for positions 0..length - 1."""
 
     def __init__(self, config: ModelConfig, length: int):
@@ -55,7 +55,7 @@ class WindowOperations:
     """Of `block`, on windows [B, T, ...] that begin at position 0, or where `cache` ends, which grows."""
 
     block: Block
-    positions: Positions
+    positions: RotaryTables
     eps: float
     cache: Cache | None = None
 
@@ -76,7 +76,7 @@ class WindowOperations:
             k, v = self.cache.keys[:, :, :end], self.cache.values[:, :, :end]
             self.cache.position = end
         sinks = self.block.attention.sinks if spec.sinks else None
-        y = attention(spec, q, k, v, sinks).transpose(1, 2).flatten(2)
+        y = causal_attention(spec, q, k, v, sinks).transpose(1, 2).flatten(2)
         return y * torch.sigmoid(gate[0]) if spec.gated else y
 
     def activate(self, gate_up_BTN: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class WindowOperations:
         return (self.norm(norm, x) if spec.qk_norm == "head" else x).transpose(1, 2)
 
 
-def attention(
+def causal_attention(
     spec: AttentionSpec, q_BHTd: Tensor, k_BKSd: Tensor, v_BKSd: Tensor, sinks_H: Tensor | None
 ) -> Tensor:
     """Causal attention [B, H, T, d] of the last T of S positions to those that `spec` lets them see.
@@ -141,7 +141,7 @@ def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x_BTD, weight_D.shape, weight_D, eps)
 
 
-def joined(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
+def join_layers(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
     """The layers' weights [N, K] and biases [N] as one."""
     weight = torch.cat([layer.weight.detach() for layer in layers]).float()
     if all(layer.bias is None for layer in layers):
@@ -152,7 +152,7 @@ def joined(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
 
 
 def float_weights(block: Block) -> Known:
-    return {name: joined(block.sources(name)) for name in block.matrices}
+    return {name: join_layers(block.sources(name)) for name in block.matrices}
 
 
 def embedded(model: Transformer, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The words of a recipe's "method": changes of the weights, then how they are rounded."""
+"""Parse the words of a recipe's "method": changes of the weights, then how they are rounded."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,25 @@ CALIBRATED = ("smoothquant", "awq", "gptq")
 
 @dataclass(frozen=True)
 class Method:
-    """`transforms` in the order they are made; `rounding` of what they leave."""
+    """A method: `transforms` in the order they are made; `rounding` of what they leave."""
 
     transforms: tuple[str, ...]
     rounding: str
 
     def rounded_by(self, rounding: str) -> str:
-        """The text of the same transforms and another rounding."""
+        """Return the text of the same transforms and another rounding."""
         return "+".join((*self.transforms, rounding))
 
     def needs_calibration(self) -> bool:
         return any(step in CALIBRATED for step in (*self.transforms, self.rounding))
 
     def is_plain(self) -> bool:
-        """Whether each matrix is rounded by itself, as it is."""
+        """Tell whether each matrix is rounded by itself, as it is."""
         return not self.transforms and self.rounding in PLAIN
 
 
 def parse_method(text: str) -> Method:
-    """A method from words with + between: `gptq`, `rotate+gptq`, `awq`.
+    """Parse a method from words with + between: `gptq`, `rotate+gptq`, `awq`.
 
     Raises ValueError that names the word and what would be accepted.
     """

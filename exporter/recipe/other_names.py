@@ -1,4 +1,4 @@
-"""What other projects call flags, verbs and quantizations: taken as ours, or answered with ours.
+"""Answer what other projects call flags, verbs and quantizations: taken as ours, or answered with ours.
 
 Sources: torchchat's cli/main.py; ExecuTorch's `export_llama` and torchao's `quantize_` for kinds of
 quantization, llama.cpp's `llama-quantize` and transformers' configurations for more of them.
@@ -69,7 +69,7 @@ class Quantization:
     serves: str  # \1 stands for the first group of `pattern`
 
     def answer(self, name: str) -> str | None:
-        """What serves for `name`; None where it is not of this kind."""
+        """Return what serves for `name`; None where it is not of this kind."""
         found = re.fullmatch(self.pattern, name, re.IGNORECASE)
         return None if found is None else found.expand(self.serves)
 
@@ -101,12 +101,12 @@ QUANTIZATIONS = (
 
 
 def quantization_answer(name: str) -> str | None:
-    """What `--quantize` takes for what others call `name`; None where no table row fits."""
+    """Return what `--quantize` takes for what others call `name`; None where no table row fits."""
     return next((found for row in QUANTIZATIONS if (found := row.answer(name)) is not None), None)
 
 
 def quantization_table() -> str:
-    """The table as Markdown, with \\1 written as N."""
+    """Return the table as Markdown, with \\1 written as N."""
     rows = ["| elsewhere | `--quantize` |", "|---|---|"]
     for row in QUANTIZATIONS:
         serves = row.serves.replace(r"\1", "METHOD" if "method" in row.serves else "N")

@@ -1,4 +1,4 @@
-"""Quantization recipes: their JSON, and what it asks of backends and delegates.
+"""Parse quantization recipes from JSON, and check them against backends and delegates.
 
 A recipe is what `--quantize` takes, with the keys the field uses (torchchat's `--quantize`):
 
@@ -39,7 +39,7 @@ DTYPES = {
 }  # fmt: skip
 ACCELERATORS = ("fast", "cpu", "cuda", "mps")
 REPORT_KEY = "fit"  # what a fit predicted and measured: for people
-KEYS = ("executor", "precision")
+OTHER_KEYS = ("executor", "precision")
 SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
 # Our kernels take groups of any multiple of 16; the others' want 32.
 GROUPSIZE_UNIT, OTHERS_GROUPSIZE_UNIT = 16, 32
@@ -49,6 +49,8 @@ CACHE_DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "int8": "int
 
 @dataclass(frozen=True)
 class Recipe:
+    """How a model is quantized; None for what is not."""
+
     linear: LinearScheme | None = None
     embedding: EmbeddingScheme | None = None
     accelerator: str | None = None
@@ -61,7 +63,7 @@ class Recipe:
         return [scheme for scheme in (self.embedding, self.linear) if scheme is not None]
 
     def to_json(self) -> str:
-        """The recipe as JSON that `parse_recipe` accepts."""
+        """Return the recipe as JSON that `parse_recipe` accepts."""
         parts: dict[str, dict] = {}
         if self.accelerator is not None:
             parts["executor"] = {"accelerator": self.accelerator}
@@ -73,7 +75,7 @@ class Recipe:
 
 
 def parse_recipe(source: str | None) -> Recipe:
-    """A recipe from JSON text, a JSON file, or the name of a ready one (`mobile`, `pi5.json`).
+    """Parse a recipe from JSON text, a JSON file, or the name of a ready one (`mobile`, `pi5.json`).
 
     Raises ValueError that names the key or value and what would be accepted.
     """
@@ -112,8 +114,8 @@ def _unknown_key(key: str) -> str:
     answer = quantization_answer(key.split(":")[-1])
     if answer is not None and answer.startswith('{"'):
         return f'recipe key "{key}" is another project\'s: what serves here is {answer}'
-    near = hint(key, (*KEYS, *SCHEME_KEYS))
-    return f'unknown recipe key "{key}"{near}; use {", ".join(KEYS)} or one of {scheme_names()}'
+    near = hint(key, (*OTHER_KEYS, *SCHEME_KEYS))
+    return f'unknown recipe key "{key}"{near}; use {", ".join(OTHER_KEYS)} or one of {scheme_names()}'
 
 
 def check_supported(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: str) -> None:
@@ -142,7 +144,7 @@ def check_supported(recipe: Recipe, backends: tuple[str, ...], dtype: str, deleg
 
 
 def slow_paths(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: str) -> list[str]:
-    """A line for each part of the recipe that runs, but slowly or to no use."""
+    """Return a line for each part of the recipe that runs, but slowly or to no use."""
     lines = []
     linear = recipe.linear
     key = linear.key if linear else "none"
@@ -161,7 +163,7 @@ def slow_paths(recipe: Recipe, backends: tuple[str, ...], dtype: str, delegate: 
 
 
 def resolve_dtype(flag: str | None, recipe: Recipe, backends: tuple[str, ...]) -> str:
-    """The dtype's torch name: the recipe's word over the flag's, and fp32 where neither speaks.
+    """Choose the dtype, by torch's name: the recipe's word over the flag's, and fp32 where neither speaks.
 
     `fast16` is bfloat16; `fast` too, but float32 where ExecuTorch takes part.
     """
@@ -172,7 +174,7 @@ def resolve_dtype(flag: str | None, recipe: Recipe, backends: tuple[str, ...]) -
 
 
 def resolve_device(flag: str | None, recipe: Recipe) -> str:
-    """The device to export for. Raises ValueError for those that are not built yet."""
+    """Choose the device to export for. Raises ValueError for those that are not built yet."""
     word = recipe.accelerator or flag or "cpu"
     if word in ("cuda", "mps"):
         if recipe.accelerator is None:
@@ -207,7 +209,7 @@ def _one_of(key: str, options: dict, name: str, accepted: tuple[str, ...]) -> st
 
 
 def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) -> dict:
-    """The fields of a scheme; `of_layer` are options that only a layer's has.
+    """Read the fields of a scheme; `of_layer` are options that only a layer's has.
 
     Raises ValueError that names the value and what is taken.
     """
@@ -253,7 +255,7 @@ def _options(support: Support, options: dict, of_layer: tuple[str, ...] = ()) ->
 
 
 def _from_rows(support: Support, options: dict, bitwidth: int) -> tuple[tuple[int, int], ...]:
-    """The rows from which on a weight has other widths, ascending."""
+    """Read the rows from which on a weight has other widths, ascending."""
     given = options.get("bitwidth_from_row", {})
     if not isinstance(given, dict):
         raise ValueError(
@@ -299,7 +301,7 @@ def _method(key: str, method: object) -> str:
 
 
 def _layers(support: Support, options: dict) -> tuple[tuple[str, LinearScheme], ...]:
-    """What some layers have instead: the scheme's own options, with these changed."""
+    """Read what some layers have instead: the scheme's own options, with these changed."""
     layers = options.get("layers", {})
     if not isinstance(layers, dict) or not all(isinstance(o, dict) for o in layers.values()):
         raise ValueError(
@@ -322,7 +324,7 @@ def _layers(support: Support, options: dict) -> tuple[tuple[str, LinearScheme], 
 
 
 def _said(scheme: Scheme) -> dict:
-    """The options that give `scheme`, the rare ones only where they are not the default."""
+    """Return the options that give `scheme`, the rare ones only where they are not the default."""
     options = {"bitwidth": scheme.bitwidth, "groupsize": scheme.groupsize}
     if len(support_of(scheme.key).bitwidths) == 1:
         del options["bitwidth"]
@@ -342,7 +344,7 @@ def _said(scheme: Scheme) -> dict:
 
 
 def _said_of_layer(scheme: Scheme, around: Scheme) -> dict:
-    """The options that give `scheme` where those of `around` hold otherwise."""
+    """Return the options that give `scheme` where those of `around` hold otherwise."""
     options = {name: value for name, value in _said(scheme).items() if name != "method"}
     if scheme.method != around.method:
         options["method"] = parse_method(scheme.method).rounding

@@ -1,4 +1,4 @@
-"""The quantization schemes, and the one table of what runs them where."""
+"""List the quantization schemes, and what runs them where, in one table."""
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,6 +15,8 @@ LOWBIT, XNNPACK, STOCK = DELEGATES = ("lowbit", "xnnpack", "stock")
 DEFAULT_METHOD = ROUNDINGS[0]
 # How packed weights store their groups' scales; the first where a recipe does not say.
 SCALE_DTYPES = ("float16", "int8")
+# Their activations are quantized as torchao does it, with a scale a token.
+TOKEN_SCALE_SCHEMES = ("linear:a8w4dq", "linear:a8wxdq")
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,21 @@ class Scheme:
 
 @dataclass(frozen=True)
 class LinearScheme(Scheme):
-    """`layers`: patterns of names of packed matrices (`layers.0.wqkv`, `layers.*.down`, `output`), and
-    what those have instead; the first that fits counts."""
+    """How the linear layers are quantized. `layers`: patterns of names of packed matrices (`layers.0.wqkv`,
+    `layers.*.down`, `output`), and what those have instead; the first that fits counts."""
 
     layers: tuple[tuple[str, "LinearScheme"], ...] = ()
 
     def for_layer(self, name: str) -> "LinearScheme":
+        """Return the scheme of the packed matrix `name`."""
         return next((scheme for pattern, scheme in self.layers if fnmatchcase(name, pattern)), self)
 
     def plain(self) -> "LinearScheme":
-        """The same format, rounded to nearest."""
+        """Return this format, rounded to nearest."""
         return replace(self, method=DEFAULT_METHOD, layers=())
 
     def methods(self) -> list[Method]:
-        """Its own, and those of the layers that have others."""
+        """Return its own method, and those of the layers that have others."""
         return [parse_method(scheme.method) for scheme in (self, *(s for _, s in self.layers))]
 
     def needs_calibration(self) -> bool:
@@ -54,7 +57,7 @@ class LinearScheme(Scheme):
 
 
 class EmbeddingScheme(Scheme):
-    pass
+    """How the embedding is quantized."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Support:
         return self.executorch if backend == EXECUTORCH else self.aoti
 
     def bits(self) -> str:
-        """`4`, `4 or 8` or `1 to 8`."""
+        """Say which bit widths are taken: `4`, `4 or 8` or `1 to 8`."""
         if len(self.bitwidths) > 2:
             return f"{self.bitwidths[0]} to {self.bitwidths[-1]}"
         return " or ".join(str(width) for width in self.bitwidths)
@@ -96,7 +99,7 @@ SUPPORT = (
     Support("linear:a8wxdq", _ANY_BITS, _ZEROS, 32, True, _OURS, _OURS,
             "int8 activations a token, torchao's numbers; 1 bit with zeros only"),
     Support("linear:a8w4dq", (4,), _BITS, 128, False, (LOWBIT, XNNPACK), _EITHER,
-            "the same at 4 bits without zero points"),
+            "`linear:a8wxdq` at 4 bits, without zero points"),
     Support("linear:int4", (4,), _BITS, 128, False, _OURS, _EITHER,
             "weights only; stock is fast with bf16, slow otherwise"),
     Support("linear:int8", (8,), _BITS, 0, True, _OURS, _EITHER, "weights only"),
@@ -108,15 +111,17 @@ SUPPORT = (
 
 
 def support_of(key: str) -> Support:
+    """Find the row of a scheme."""
     return next(entry for entry in SUPPORT if entry.key == key)
 
 
 def scheme_names() -> str:
+    """List the keys of the schemes, with commas between."""
     return ", ".join(entry.key for entry in SUPPORT if entry.key != "none")
 
 
 def support_table() -> str:
-    """The support table as Markdown."""
+    """Return the support table as Markdown."""
     rows = ["| scheme | bits | ExecuTorch | AOTInductor | note |", "|---|---|---|---|---|"]
     for entry in SUPPORT:
         places = " | ".join(", ".join(entry.delegates(backend)) for backend in BACKENDS)

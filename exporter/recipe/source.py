@@ -1,4 +1,4 @@
-"""Where a recipe comes from: JSON text, a file, or a ready one by its name."""
+"""Find a recipe: JSON text, a file, or a ready one by its name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ TORCHCHAT_FOLDERS = ("config/data", "quant_config", "torchchat/quant_config", "t
 
 
 def ready_recipes() -> str:
-    """The names of the ready recipes."""
+    """List the names of the ready recipes."""
     return ", ".join(_ready())
 
 
 def read_parts(source: str) -> dict:
-    """The keys and options of `source`, not checked yet.
+    """Read the keys and options of `source`, not checked yet.
 
     Raises ValueError that names `source` and what would be accepted.
     """
@@ -44,7 +44,7 @@ def _ready() -> list[str]:
 
 
 def _file(source: str) -> Path:
-    """The file that `source` names: one that is there, or a ready recipe's."""
+    """Find the file that `source` names: one that is there, or a ready recipe's."""
     path, name = Path(source), Path(source).name.removesuffix(".json")
     if path.is_file():
         return path

@@ -1,5 +1,5 @@
 """Run an artifact by the native core in this process, or a prepared decoder by PyTorch, behind one
 interface.
 
-Faces: `native.load_model`, `eager.eager_model`.
+Faces: `native.load_artifact`, `eager.eager_model`.
 """

@@ -1,4 +1,4 @@
-"""A prepared decoder run by PyTorch, behind the interface of the native runners.
+"""Run a prepared decoder by PyTorch, behind the interface of the native runners.
 
 `--compile` compiles the forward of one token, `--compile-prefill` that of a chunk too, of dynamic
 length (gpt-fast's and torchchat's meaning of them).
@@ -7,8 +7,9 @@ length (gpt-fast's and torchchat's meaning of them).
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from exporter.artifact.runner_interface import Forward, RunnerModel
 from exporter.lower.cxx_compiler import InductorCompiler
-from exporter.runners.native import Model, make_python_model
+from exporter.runners.native import make_python_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 def eager_model(
     prepared: "Prepared", compile: bool = False, compile_prefill: bool = False, threads: int = 0
-) -> Model:
-    """A Model whose forward is `prepared.model`, with caches of its own.
+) -> RunnerModel:
+    """Make a model whose forward is `prepared.model`, with caches of its own.
 
     Args:
         compile: run the forward of one token through torch.compile, at its first call.
@@ -44,7 +45,7 @@ def eager_model(
         if compile_prefill:
             many = _compiled(decoder, compiler, dynamic=True)
     forward = _forward(one, many, caches)
-    return make_python_model(prepared.metadata, forward, threads)
+    return make_python_model(prepared.metadata.to_strings(), forward, threads)
 
 
 def _compiled(
@@ -63,7 +64,7 @@ def _compiled(
 
 def _forward(
     one: Callable[..., "Tensor"], many: Callable[..., "Tensor"], caches: Sequence["Tensor"]
-) -> Callable[["np.ndarray", int, "np.ndarray"], "np.ndarray"]:
+) -> Forward:
     import torch
 
     def forward(tokens: "np.ndarray", start_pos: int, rows: "np.ndarray") -> "np.ndarray":

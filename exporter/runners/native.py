@@ -1,46 +1,29 @@
-"""The native runners in this process: their core, built as one Python library a backend.
+"""Load the native runners in this process: their core is built as one Python library a backend.
 
-`load_model` gives a `Model` of either library; both have the same methods (runner/python/module.cpp):
-
-    metadata, threads, isa, backend       what it is; `metadata` maps every key as it was written
-    tokenizer                             encode, decode, n_pieces, bos_id, eos_id, add_bos, table
-    chat_prompt(messages)                 ids of a conversation of (role, text)
-    forward(tokens, start_pos, rows)      logits float32 [len(rows), vocab] of one chunk
-    score(tokens, first)                  log-probabilities float32 [len(tokens) - first]
-    generate(prompt_ids, steps, ...)      a continuation: text, ids, reason, counts and seconds
-    time_prefill, time_decode             seconds, measured without Python in the loop
-
-Errors of the runners are ValueErrors with their one line. A thread's call keeps others of the same
-library waiting, and an interrupt ends it between two forwards.
+What they load has the methods of `artifact.runner_interface.RunnerModel`, whichever library it is of.
 """
 
 import functools
 import importlib.util
 import os
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import cast
 
+from exporter.artifact.runner_interface import Forward, RunnerModel, RunnerModule, RunnerSampler
 from exporter.recipe.schemes import AOTI, EXECUTORCH
-
-if TYPE_CHECKING:
-    import numpy as np
 
 FOLDER_VARIABLE = "RUNNER_MODULES"
 FOLDER = Path(__file__).parent.parent.parent / "cmake-out" / "python"
 MODULES = {EXECUTORCH: "_et", AOTI: "_aoti"}
 
-Model = Any  # of either library: the two classes have the same methods
-Forward = Callable[["np.ndarray", int, "np.ndarray"], "np.ndarray"]
-
 ZIP_MAGIC, ELF_MAGIC = b"PK\x03\x04", b"\x7fELF"
 EXECUTORCH_MAGIC_AT, EXECUTORCH_MAGIC = 4, b"ET"
 
 
-def load_model(path: Path | str, threads: int = 0, metadata_only: bool = False) -> Model:
-    """The model of the artifact `path` (.pte, .pt2 or .so).
+def load_artifact(path: Path | str, threads: int = 0, metadata_only: bool = False) -> RunnerModel:
+    """Load the artifact `path` (.pte, .pt2 or .so).
 
     Args:
         threads: how many the native code uses; 0: OMP_NUM_THREADS, else this machine's cores.
@@ -54,13 +37,13 @@ def load_model(path: Path | str, threads: int = 0, metadata_only: bool = False) 
     return _library(backend).load_model(os.fsencode(path), threads, metadata_only)
 
 
-def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: int = 0) -> Model:
-    """A Model whose forward is a Python callable.
+def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: int = 0) -> RunnerModel:
+    """Make a model whose forward is a Python callable.
 
     Args:
-        metadata: the keys of an artifact, with the tokenizer's table in base64 (`Prepared.metadata`).
+        metadata: the keys of an artifact, with the tokenizer's table in base64 (`Metadata.to_strings`).
         forward: forward(tokens int64 [T], start_pos, rows int64 [R]) -> float32 [R, vocab].
-        threads: of the native code around it (0: as `load_model`), not of the callable.
+        threads: of the native code around it (0: as `load_artifact`), not of the callable.
 
     Raises FileNotFoundError when neither library is built, ValueError for a key that is missing or
     wrong.
@@ -68,32 +51,32 @@ def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: in
     return _any_library().make_python_model(dict(metadata), forward, threads)
 
 
-def make_sampler(seed: int = 0, **settings) -> Any:
-    """Logits processors and filters without a model (runner/python/sampling.cpp), to see what they do.
+def make_sampler(seed: int = 0, **settings: object) -> RunnerSampler:
+    """Make logits processors and filters without a model (runner/python/sampling.cpp), to see what they do.
 
-    `settings` as `Model.generate` takes them; what is absent changes nothing. Raises FileNotFoundError
+    `settings` as `RunnerModel.generate` takes them; what is absent changes nothing. Raises FileNotFoundError
     when neither library is built, ValueError for a value out of range.
     """
     return _any_library().Sampler(seed, **settings)
 
 
-def sampling_numbers() -> list[tuple]:
-    """The runners' settings that are numbers: a tuple of each one's generation_settings.NumberSetting."""
+def sampling_numbers() -> list[tuple[object, ...]]:
+    """Return the runners' settings that are numbers, each one's NumberSetting as a tuple."""
     return _any_library().sampling_numbers()
 
 
 def read_bandwidth(threads: int = 0, seconds: float = 1.0) -> float:
-    """Bytes a second that `threads` threads read from memory. Holds 512 MiB while it lasts."""
+    """Return the bytes a second that `threads` threads read from memory. Holds 512 MiB while it lasts."""
     return _any_library().read_bandwidth(threads, seconds)
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far, in bytes."""
     return _any_library().peak_rss_bytes()
 
 
 def backend_of(path: Path) -> str:
-    """`executorch` or `aoti`, by the file's first bytes.
+    """Tell the backend of an artifact, `executorch` or `aoti`, by the file's first bytes.
 
     Raises OSError when it cannot be read, ValueError when it is no artifact.
     """
@@ -119,18 +102,18 @@ def _path(backend: str) -> Path:
     return _folder() / (MODULES[backend] + sysconfig.get_config_var("EXT_SUFFIX"))
 
 
-def _library(backend: str) -> ModuleType:
-    """Raises FileNotFoundError with the remedy when it is not built."""
+def _library(backend: str) -> RunnerModule:
+    """Import the library of `backend`. Raises FileNotFoundError with the remedy when it is not built."""
     return _imported(MODULES[backend], _path(backend))
 
 
-def _any_library() -> ModuleType:
+def _any_library() -> RunnerModule:
     built = [backend for backend in MODULES if _path(backend).is_file()]
     return _library(built[0] if built else EXECUTORCH)
 
 
 @functools.cache
-def _imported(name: str, path: Path) -> ModuleType:
+def _imported(name: str, path: Path) -> RunnerModule:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: the runner's library for Python {sysconfig.get_python_version()} is not there; "
@@ -139,4 +122,4 @@ def _imported(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"{__name__}.{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    return cast(RunnerModule, module)

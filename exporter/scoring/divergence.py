@@ -1,4 +1,4 @@
-"""How far a model's next-token probabilities are from a float model's.
+"""Measure how far a model's next-token probabilities are from a float model's.
 
 Kullback-Leibler divergence KL(reference || model) in nats a position and whether both prefer the
 same token, as `llama-perplexity --kl-divergence` has them, but without its 16-bit reference:
@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.artifact.runner_interface import RunLimits
 from exporter.scoring.perplexity import Score, Window, perplexity, standard_error, target_bytes
 
 if TYPE_CHECKING:
+    from exporter.artifact.runner_interface import RunnerModel
     from exporter.checkpoint.checkpoint import Checkpoint
     from exporter.lowbit.decoder import Decoder
 
-BLOCK = 256  # targets whose logits are held at once: float32 [256, V]
+TARGETS_AT_ONCE = 256  # targets whose logits are held at once: float32 [256, V]
 COMPARED = 1 << 18  # logits compared at once: small enough for a core's cache
 PERCENTILE = 99
 
@@ -32,13 +34,13 @@ class WindowLogits(Protocol):
     """A model whose logits of a window's targets can be had."""
 
     def blocks(self, window: Window) -> Iterator[Tensor]:
-        """Float32 logits [R, V] of the targets in order, R = BLOCK but for the last."""
+        """Yield float32 logits [R, V] of the targets in order, R = TARGETS_AT_ONCE but for the last."""
 
 
 @dataclass(frozen=True)
-class Positions:
-    """Of each position: KL in nats float64 [R], whether the most likely token is the same, and
-    what takes the model's logits to log-probabilities."""
+class Divergences:
+    """What divides two models at each of R positions: KL in nats float64 [R], whether the most likely token
+    is the same, and what takes the model's logits to log-probabilities."""
 
     kl: np.ndarray
     same_top: np.ndarray  # bool [R]
@@ -50,14 +52,14 @@ class Comparison:
     """What two models gave a window: `positions`, and the log-probabilities of the targets by the
     model and by the reference, in nats, float32 [targets]."""
 
-    positions: Positions
+    positions: Divergences
     log_probs: np.ndarray
     reference_log_probs: np.ndarray
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Over all positions; KL in nats."""
+    """Figures over all positions; KL in nats."""
 
     positions: int
     perplexity: float  # the reference's
@@ -72,12 +74,12 @@ class Summary:
     top1_error: float
 
     def figures(self) -> dict[str, float | int]:
-        """For JSON."""
+        """Return the figures for JSON."""
         return asdict(self)
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Natural logarithms of the probabilities, float32 [R, V], of logits [R, V].
+    """Return the natural logarithms of the probabilities, float32 [R, V], of logits [R, V].
 
     Kept as float16 they cost `divergence` less than 1e-6 nats in the mean, since it makes the
     probabilities sum to one again; the most likely of tokens a thousandth apart may then change.
@@ -85,8 +87,8 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return logits.float().log_softmax(-1)
 
 
-def divergence(log_p: Tensor, logits: Tensor) -> Positions:
-    """KL(p || softmax(logits)) of each row.
+def divergence(log_p: Tensor, logits: Tensor) -> Divergences:
+    """Compute KL(p || softmax(logits)) of each row.
 
     Args:
         log_p: the reference's log-probabilities [R, V], float32 or float16.
@@ -110,11 +112,11 @@ def divergence(log_p: Tensor, logits: Tensor) -> Positions:
         same[rows] = p.numpy().argmax(1) == q.numpy().argmax(1)  # ten times as fast as torch's
     if not bool(torch.isfinite(kl).all()):
         raise ValueError("the logits are not finite: the model is broken; export it again")
-    return Positions(kl.numpy(), same, log_sum.numpy())
+    return Divergences(kl.numpy(), same, log_sum.numpy())
 
 
 def _compare(log_p: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """KL and the logarithm of the sum of exp(logits), float64 [R].
+    """Return KL and the logarithm of the sum of exp(logits), float64 [R].
 
     Everything large is taken off before it is summed: the terms are of the size of the logits'
     differences, so that float32 sums are good to 1e-7 of them.
@@ -130,15 +132,16 @@ def _compare(log_p: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def target_log_probabilities(
-    logits: Tensor, targets: Sequence[int], positions: Positions
+    logits: Tensor, targets: Sequence[int], positions: Divergences
 ) -> np.ndarray:
-    """Of each row's target in nats, float32 [R], from `divergence`'s result for the same logits."""
+    """Return the log-probability of each row's target in nats, float32 [R], from `divergence`'s result for
+    the same logits."""
     chosen = logits.numpy()[np.arange(len(targets)), np.asarray(targets)]
     return (chosen - positions.log_sum).astype(np.float32)
 
 
 def summarize(parts: Sequence[Comparison]) -> Summary:
-    """Of all positions of `parts`; errors are those of means of independent positions.
+    """Sum up all positions of `parts`; errors are those of means of independent positions.
 
     The ratio's is that of the targets' differences, to first order: where both models find the same
     tokens hard, far less than that of either perplexity.
@@ -182,7 +185,7 @@ class DecoderLogits:
 
     def blocks(self, window: Window) -> Iterator[Tensor]:
         tokens = torch.tensor([window.tokens])
-        for start, end, wanted in passes(window, BLOCK, BLOCK):
+        for start, end, wanted in passes(window, TARGETS_AT_ONCE, TARGETS_AT_ONCE):
             rows = torch.arange(end - start) if wanted else torch.tensor([end - start - 1])
             with torch.inference_mode():
                 logits = self.decoder(
@@ -192,26 +195,25 @@ class DecoderLogits:
                 yield logits
 
     def logits(self, window: Window) -> Tensor:
-        """Float32 [targets, V], of all targets at once."""
+        """Return float32 logits [targets, V] of all targets at once."""
         return torch.cat(list(self.blocks(window)))
 
 
 class RunnerLogits:
     """`WindowLogits` of a model of `exporter.runners.native` or `exporter.runners.eager`."""
 
-    def __init__(self, model):
+    def __init__(self, model: RunnerModel):
         self.model = model
-        self._most_tokens = int(model.metadata["max_chunk"])
-        self._most_rows = min(self._most_tokens, int(model.metadata["max_rows"]))
+        self._limits = RunLimits.of(model)
 
     @property
     def vocab_size(self) -> int:
-        return int(self.model.metadata["vocab_size"])
+        return self._limits.vocab_size
 
     def blocks(self, window: Window) -> Iterator[Tensor]:
         held: list[Tensor] = []
         rows_held = 0
-        for start, end, wanted in passes(window, self._most_tokens, self._most_rows):
+        for start, end, wanted in passes(window, self._limits.max_chunk, self._limits.max_rows):
             part = window.tokens[start:end]
             rows = list(range(len(part))) if wanted else [len(part) - 1]
             logits = torch.from_numpy(self.model.forward(part, start, rows))
@@ -219,15 +221,15 @@ class RunnerLogits:
                 continue
             held.append(logits)
             rows_held += len(logits)
-            if rows_held >= BLOCK or end == len(window.tokens) - 1:
+            if rows_held >= TARGETS_AT_ONCE or end == len(window.tokens) - 1:
                 yield torch.cat(held) if len(held) > 1 else logits
                 held, rows_held = [], 0
 
 
 def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[int, int, bool]]:
-    """The forwards that give a window's targets: start, end, and whether logits are wanted.
+    """Yield the forwards that give a window's targets: start, end, and whether logits are wanted.
 
-    Every pass with logits ends at a multiple of BLOCK targets or before; the last target is never
+    Every pass with logits ends at a multiple of TARGETS_AT_ONCE targets or before; the last target is never
     read.
     """
     start = 0
@@ -236,16 +238,16 @@ def passes(window: Window, most_tokens: int, most_rows: int) -> Iterator[tuple[i
         yield start, end, False
         start = end
     last = len(window.tokens) - 1
-    step = min(most_rows, BLOCK)
+    step = min(most_rows, TARGETS_AT_ONCE)
     while start < last:
-        left = BLOCK - (start - (window.first - 1)) % BLOCK
+        left = TARGETS_AT_ONCE - (start - (window.first - 1)) % TARGETS_AT_ONCE
         end = min(start + min(step, left), last)
         yield start, end, True
         start = end
 
 
 def reference_logits(checkpoint: Checkpoint, context: int) -> DecoderLogits:
-    """The eager float32 decoder of `checkpoint`, for windows of at most `context` tokens.
+    """Load the eager float32 decoder of `checkpoint`, for windows of at most `context` tokens.
 
     Raises ValueError or OSError with a line that names the remedy.
     """
@@ -254,8 +256,8 @@ def reference_logits(checkpoint: Checkpoint, context: int) -> DecoderLogits:
     return DecoderLogits(load_model(checkpoint, torch.float32, context))
 
 
-def compare(reference: WindowLogits, model: WindowLogits, window: Window) -> Comparison:
-    """Both read the window."""
+def compare_window(reference: WindowLogits, model: WindowLogits, window: Window) -> Comparison:
+    """Let both models read the window, and compare what they give its targets."""
     parts, scores, expected_scores, done = [], [], [], window.first
     for expected, actual in zip(reference.blocks(window), model.blocks(window), strict=True):
         log_p = log_probabilities(expected)
@@ -264,7 +266,7 @@ def compare(reference: WindowLogits, model: WindowLogits, window: Window) -> Com
         scores.append(target_log_probabilities(actual, targets, parts[-1]))
         expected_scores.append(log_p.numpy()[np.arange(len(targets)), np.asarray(targets)])
         done += len(actual)
-    positions = Positions(
+    positions = Divergences(
         np.concatenate([part.kl for part in parts]),
         np.concatenate([part.same_top for part in parts]),
         np.concatenate([part.log_sum for part in parts]),
@@ -278,8 +280,8 @@ def compared_scores(
     windows: Sequence[Window],
     receive: Callable[[Comparison], None],
 ) -> Iterator[Score]:
-    """The model's `Score` after each window, whose Comparison `receive` is given; the time is that
-    of both models.
+    """Yield the model's `Score` after each window, whose Comparison `receive` is given; the time is that of
+    both models.
 
     Raises ValueError where the two have different vocabularies.
     """
@@ -291,7 +293,7 @@ def compared_scores(
     score = Score()
     for window in windows:
         start = time.monotonic()
-        found = compare(reference, model, window)
+        found = compare_window(reference, model, window)
         size = target_bytes(model.model.tokenizer, window)
         score = score.plus(window, found.log_probs, size, time.monotonic() - start)
         receive(found)

@@ -1,5 +1,5 @@
-"""A model of `runners.native` or `runners.eager` as lm-eval sees one, so that its tasks run on the artifact
-itself. Needs the package `lm_eval`; nothing else here imports it.
+"""Show lm-eval a model of `runners.native` or `runners.eager`, so that its tasks run on the artifact itself.
+Needs the package `lm_eval`; nothing else here imports it.
 """
 
 import json
@@ -15,6 +15,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, make_table
 
+from exporter.artifact.runner_interface import RunLimits, RunnerModel
 from exporter.util.progress import note, stage
 
 DEFAULT_NEW_TOKENS = 256  # of a task that does not say; lm-eval's own default
@@ -22,16 +23,16 @@ DEFAULT_NEW_TOKENS = 256  # of a task that does not say; lm-eval's own default
 
 @dataclass(frozen=True)
 class TaskResults:
-    """`figures`: task to metric to value. `table`: the same as Markdown."""
+    """The results of tasks: `figures`, task to metric to value; `table`, the same as Markdown."""
 
     figures: dict[str, dict[str, object]]
     table: str
 
 
 def run_tasks(
-    model, tasks: Sequence[str], limit: int | None, include_path: Path | None
+    model: RunnerModel, tasks: Sequence[str], limit: int | None, include_path: Path | None
 ) -> TaskResults:
-    """lm-eval's results of `tasks`, the first `limit` questions of each.
+    """Run lm-eval's `tasks`, the first `limit` questions of each.
 
     Raises ValueError for tasks that are not known, here or in the folder `include_path`.
     """
@@ -54,18 +55,17 @@ def run_tasks(
 
 
 class RunnerLM(TemplateLM):
-    """Scores and generates with the model's forwards, one request at a time.
+    """A model that scores and generates with a runner's forwards, one request at a time.
 
     What a request has in common with the beginning of the one before is not run again: the
     answers of a multiple-choice question share their question's forwards.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: RunnerModel):
         super().__init__()
         self.model = model
-        self.context = int(model.metadata["context_length"])
-        self._chunk = int(model.metadata["max_chunk"])
-        self._rows = min(self._chunk, int(model.metadata["max_rows"]))
+        limits = RunLimits.of(model)
+        self.context, self._chunk, self._rows = limits.context_length, limits.max_chunk, limits.max_rows
         self._cached: list[int] = []
 
     @property
@@ -104,14 +104,14 @@ class RunnerLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """The log-probability in nats of whole texts, in disjoint windows of the context."""
+        """Return the log-probability in nats of whole texts, in disjoint windows of the context."""
         return [
             self._text(text)
             for text in _counted([request.args[0] for request in requests], disable_tqdm)
         ]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Texts that end before a stop string, at a stop token or after `max_gen_toks`."""
+        """Generate texts that end before a stop string, at a stop token or after `max_gen_toks`."""
         return [
             self._generate(*arguments)
             for arguments in _counted([request.args for request in requests], disable_tqdm)
@@ -121,7 +121,8 @@ class RunnerLM(TemplateLM):
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]],
         disable_tqdm: bool = False, **kwargs: object,
     ) -> list[tuple[float, bool]]:  # fmt: skip
-        """Log-probability in nats of each continuation, and whether greedy search would give it."""
+        """Return the log-probability in nats of each continuation, and whether greedy search would give
+        it."""
         # Like contexts follow each other, so that they are run once.
         order = sorted(range(len(requests)), key=lambda i: (requests[i][1], requests[i][2]))
         results: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
@@ -153,7 +154,7 @@ class RunnerLM(TemplateLM):
         return total, greedy
 
     def _logits(self, tokens: list[int], wanted: int) -> Iterator[np.ndarray]:
-        """Float32 logits [R, V] of the last `wanted` positions of `tokens`, in order, by blocks."""
+        """Yield float32 logits [R, V] of the last `wanted` positions of `tokens`, in order, by blocks."""
         first = len(tokens) - wanted
         start = min(_common(self._cached, tokens), first)
         self._cached = list(tokens)
@@ -172,7 +173,7 @@ class RunnerLM(TemplateLM):
         return sum(self._score(*make_disjoint_window(window))[0] for window in windows)
 
     def _generate(self, prompt: str, options: dict) -> str:
-        """Greedy, or sampled where the task asks for it."""
+        """Generate a text, greedily, or sampled where the task asks for it."""
         until = options.get("until") or []
         stops = [stop for stop in ([until] if isinstance(until, str) else until) if stop]
         steps = int(options.get("max_gen_toks", DEFAULT_NEW_TOKENS))
@@ -210,7 +211,7 @@ def _counted(items: Sequence, quiet: bool) -> Iterator:
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """Count the tokens that both begin with."""
     count = 0
     for one, other in zip(left, right, strict=False):
         if one != other:

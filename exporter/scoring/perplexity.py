@@ -1,4 +1,4 @@
-"""Perplexity of a text: its windows, their scores, the figures and the progress line.
+"""Measure the perplexity of a text: its windows, their scores, the figures and the progress line.
 
 Disjoint windows are llama.cpp's (`tools/perplexity/perplexity.cpp`): of each window of n tokens the
 targets n // 2 + 1 to n - 1 are scored, its first token is replaced by bos where the tokenizer
@@ -8,39 +8,19 @@ window is left out. Sliding windows are those of Hugging Face's guide
 """
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from exporter.artifact.runner_interface import RunnerModel, RunnerTokenizer
+from exporter.util.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
 
 LARGEST_EXPONENT = 700.0  # whose exp float64 holds
 SMALLEST_WINDOW = 3  # the smallest with a target
-LINE_SECONDS = 5  # between lines of progress where stderr is no terminal
-
-
-class Tokenizer(Protocol):
-    """Of `exporter.runners.native`."""
-
-    bos_id: int
-    add_bos: bool
-
-    def encode(self, text: str, add_bos: bool = ..., parse_special: bool = ...) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-
-class Scorer(Protocol):
-    """A model of `exporter.runners.native` or `exporter.runners.eager`."""
-
-    metadata: dict[str, str]
-    tokenizer: Tokenizer
-
-    def score(self, tokens: Sequence[int], first: int) -> "np.ndarray":
-        """Log-probability in nats of each token from `first` on, float32 [len(tokens) - first]."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +48,7 @@ class Score:
     seconds: float = 0.0
 
     def plus(self, window: Window, log_probs: "np.ndarray", size: int, seconds: float) -> "Score":
-        """With a window's `log_probs` [targets], its targets' `size` in bytes, and its time.
+        """Return the sums with a window's `log_probs` [targets], its targets' `size` in bytes, and its time.
 
         Raises ValueError where a log-probability is not finite.
         """
@@ -91,7 +71,7 @@ class Score:
 
     @property
     def nll(self) -> float:
-        """The mean, in nats a token."""
+        """The mean negative log-probability, in nats a token."""
         return self.total / self.targets
 
     @property
@@ -117,7 +97,7 @@ class Score:
         return self.tokens / self.seconds if self.seconds else math.nan
 
     def figures(self) -> dict[str, float | int]:
-        """For JSON."""
+        """Return the figures for JSON."""
         return {
             "perplexity": self.perplexity,
             "perplexity_error": self.perplexity_error,
@@ -133,12 +113,14 @@ class Score:
 
 
 def perplexity(nll: float) -> float:
-    """Of a mean negative log-probability in nats; infinite where float64 cannot hold it."""
+    """Return the perplexity of a mean negative log-probability in nats; infinite where float64 cannot hold
+    it."""
     return math.exp(nll) if nll < LARGEST_EXPONENT else math.inf
 
 
 def standard_error(total: float, squares: float, count: int) -> float:
-    """Of a mean, from the sums over `count` values and their squares; NaN for fewer than two."""
+    """Return the standard error of a mean, from the sums over `count` values and their squares; NaN for fewer
+    than two."""
     if count < 2:
         return math.nan
     variance = squares / count - (total / count) ** 2
@@ -146,9 +128,9 @@ def standard_error(total: float, squares: float, count: int) -> float:
 
 
 def text_windows(
-    tokenizer: Tokenizer, text: str, window: int, stride: int | None, context: int
+    tokenizer: RunnerTokenizer, text: str, window: int, stride: int | None, context: int
 ) -> list[Window]:
-    """The windows of `text`: disjoint ones, or sliding by `stride` tokens.
+    """Cut `text` into windows: disjoint ones, or sliding by `stride` tokens.
 
     Raises ValueError for a window that does not fit the context, and a text shorter than one.
     """
@@ -173,7 +155,7 @@ def text_windows(
 
 
 def disjoint_windows(ids: Sequence[int], window: int, bos_id: int | None) -> list[Window]:
-    """Windows of `window` ids whose second halves are the targets; `bos_id` begins each."""
+    """Cut `ids` into windows of `window` ids whose second halves are the targets; `bos_id` begins each."""
     first = window // 2 + 1
     windows = []
     for start in range(0, len(ids) - window + 1, window):
@@ -185,8 +167,8 @@ def disjoint_windows(ids: Sequence[int], window: int, bos_id: int | None) -> lis
 
 
 def sliding_windows(ids: Sequence[int], window: int, stride: int) -> list[Window]:
-    """Windows `stride` ids apart, in which what no earlier one held is scored: every id but the
-    first is a target once."""
+    """Cut `ids` into windows `stride` ids apart, in which what no earlier one held is scored: every id but
+    the first is a target once."""
     windows, scored = [], 1
     for start in range(0, len(ids), stride):
         end = min(start + window, len(ids))
@@ -197,15 +179,15 @@ def sliding_windows(ids: Sequence[int], window: int, stride: int) -> list[Window
     return windows
 
 
-def target_bytes(tokenizer: Tokenizer, window: Window) -> int:
-    """UTF-8 bytes of the targets' text; a character cut by the window's edges may count as one more
+def target_bytes(tokenizer: RunnerTokenizer, window: Window) -> int:
+    """Count the UTF-8 bytes of the targets' text; a character cut by the window's edges may count as one more
     or less."""
     before = tokenizer.decode(window.tokens[: window.first])
     return len(tokenizer.decode(window.tokens).encode()) - len(before.encode())
 
 
-def scores(model: Scorer, windows: Sequence[Window]) -> Iterator[Score]:
-    """The sums after each window."""
+def scores(model: RunnerModel, windows: Sequence[Window]) -> Iterator[Score]:
+    """Score the windows, and yield the sums after each."""
     score = Score()
     for window in windows:
         start = time.monotonic()
@@ -215,40 +197,10 @@ def scores(model: Scorer, windows: Sequence[Window]) -> Iterator[Score]:
         yield score
 
 
-class Progress:
-    """One line on stderr that is written over at a terminal, and else a line now and then."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._last = time.monotonic()
-        self._width = 0
-
-    def show(self, text: str) -> None:
-        now = time.monotonic()
-        if self._terminal:
-            print("\r" + text.ljust(self._width), end="", file=sys.stderr, flush=True)
-            self._width = len(text)
-        elif now - self._last >= LINE_SECONDS:
-            print(text, file=sys.stderr, flush=True)
-            self._last = now
-
-    def close(self) -> None:
-        """End the line, so that others begin on one of their own."""
-        if self._terminal and self._width:
-            print(file=sys.stderr, flush=True)
-            self._width = 0
-
-
-def progress_line(score: Score, total: int, elapsed: float) -> str:
-    """`elapsed` seconds for the windows so far, of `total`."""
-    left = elapsed / score.windows * (total - score.windows)
+def progress_line(score: Score, progress: Progress) -> str:
+    """Say how far a text is scored, `progress` counting its windows, and what was found so far."""
+    speed = score.tokens / progress.elapsed if progress.elapsed else 0
     return (
-        f"window {score.windows} of {total}: perplexity {score.perplexity:.4f}, "
-        f"{score.tokens / elapsed if elapsed else 0:.0f} tokens/s, {duration(left)} left"
+        f"window {score.windows} of {progress.total}: perplexity {score.perplexity:.4f}, "
+        f"{speed:.0f} tokens/s, {progress.left(score.windows)}"
     )
-
-
-def duration(seconds: float) -> str:
-    """`12 s` or `3 min 05 s`."""
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02} s"

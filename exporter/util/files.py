@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and disks that are full or may not be written to."""
+"""Write files whole or not at all, and name disks that are full or may not be written to."""
 
 import errno
 import os
@@ -54,7 +54,7 @@ def disk_full_named(where: str) -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to `path` on success, removed otherwise.
+    """Give a path beside `path` to write to; it is renamed to `path` on success, removed otherwise.
 
     Raises OSError naming `path` and the remedy when the disk is full.
     """

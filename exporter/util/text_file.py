@@ -1,10 +1,10 @@
-"""A UTF-8 text file that a flag names."""
+"""Read a UTF-8 text file that a flag names."""
 
 from pathlib import Path
 
 
 def read_text(path: Path, flag: str) -> str:
-    """The file's text, line ends as they are and without a byte order mark.
+    """Read the file's text, line ends as they are and without a byte order mark.
 
     Raises FileNotFoundError, IsADirectoryError, or ValueError for a file that is empty or not
     UTF-8, with a line that names `flag`, `path` and the remedy.

@@ -1,16 +1,15 @@
-"""Whether an artifact's metadata, tokenizer and chat format are its checkpoint's."""
+"""Check whether an artifact's metadata, tokenizer and chat format are its checkpoint's."""
 
-import base64
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from exporter.artifact.metadata import (
     TOKEN_SOURCES_KEY,
-    TOKENIZER_KEY,
-    shape_metadata,
+    shape_strings,
     source_lines,
 )
+from exporter.artifact.runner_interface import RunnerModel
 from exporter.chat.template import Template
 from exporter.pipeline.prepare import Described
 from exporter.tokenizer.sample import SAMPLE
@@ -18,9 +17,10 @@ from exporter.verify.checks import Check, check, equal, skipped
 from exporter.verify.texts import CONVERSATIONS, PROMPTS
 
 
-def identity_checks(described: Described, native) -> Iterator[Check]:
-    """`native` is a model of `exporter.runners.native`, `described` what the checkpoint says."""
-    metadata = native.metadata
+def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check]:
+    """Check what the artifact `native` says of itself and of text against what the checkpoint says,
+    `described`."""
+    metadata, expected = native.metadata, described.text.to_strings()
     yield _digest(described, metadata)
     yield _shape(described, metadata)
     yield _table(described, native)
@@ -28,14 +28,14 @@ def identity_checks(described: Described, native) -> Iterator[Check]:
     yield _decoding(native)
     for name, key in (("beginning of text", "bos_id"), ("end of text", "eos_id"),
                       ("add_bos", "add_bos")):  # fmt: skip
-        yield equal(name, described.metadata[key], metadata.get(key))
+        yield equal(name, expected[key], metadata.get(key))
     yield _stops(described, metadata)
     yield _sources(described, metadata)
     yield _chat_format(described, metadata)
     yield _chat_prompts(described, native)
 
 
-def _digest(described: Described, metadata) -> Check:
+def _digest(described: Described, metadata: Mapping[str, str]) -> Check:
     said, found = metadata.get("checkpoint_digest", ""), described.checkpoint.digest
     return check(
         "checkpoint digest", said == found, said[:16] or "none", f"equal to {found[:16]}",
@@ -43,9 +43,9 @@ def _digest(described: Described, metadata) -> Check:
     )  # fmt: skip
 
 
-def _shape(described: Described, metadata) -> Check:
+def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
     config = described.checkpoint.config
-    shape = shape_metadata(config)
+    shape = shape_strings(config)
     wrong = [
         f"{key} {metadata.get(key)} instead of {value}"
         for key, value in shape.items() if metadata.get(key) != value
@@ -57,8 +57,8 @@ def _shape(described: Described, metadata) -> Check:
     return check("model shape", not wrong, found or f"{len(shape) + 1} values", "equal", found)
 
 
-def _table(described: Described, native) -> Check:
-    expected = base64.b64decode(described.metadata[TOKENIZER_KEY])
+def _table(described: Described, native: RunnerModel) -> Check:
+    expected = described.text.table
     actual = bytes(native.tokenizer.table)
     at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b), None)
     if expected == actual:
@@ -70,8 +70,8 @@ def _table(described: Described, native) -> Check:
     return check("tokenizer table", not broken, f"{len(actual)} bytes", "equal bytes", broken)
 
 
-def _encoding(described: Described, native) -> Check:
-    """By the checkpoint's own library, on the exporter's sample and the prompts."""
+def _encoding(described: Described, native: RunnerModel) -> Check:
+    """Check encoding against the checkpoint's own library, on the exporter's sample and the prompts."""
     texts = (*SAMPLE, *PROMPTS)
     wrong = [t for t in texts if native.tokenizer.encode(t) != described.tokenizer.encode(t)]
     return check(
@@ -80,8 +80,8 @@ def _encoding(described: Described, native) -> Check:
     )  # fmt: skip
 
 
-def _decoding(native) -> Check:
-    """Of prompts without odd white space, which some tokenizers rightly change."""
+def _decoding(native: RunnerModel) -> Check:
+    """Check that prompts come back: those without odd white space, which some tokenizers rightly change."""
     wrong = []
     for text in PROMPTS:
         back = native.tokenizer.decode(native.tokenizer.encode(text))
@@ -92,8 +92,8 @@ def _decoding(native) -> Check:
                  f"{len(PROMPTS)} texts", "the same text back", unknown)  # fmt: skip
 
 
-def _stops(described: Described, metadata) -> Check:
-    expected = json.loads(described.metadata["stop_ids"])
+def _stops(described: Described, metadata: Mapping[str, str]) -> Check:
+    expected = list(described.text.stop_ids)
     actual = _json(metadata.get("stop_ids"))
     pieces = described.tokenizer.source.pieces
 
@@ -111,17 +111,17 @@ def _stops(described: Described, metadata) -> Check:
                  f"{named(actual)} instead of {named(expected)}")  # fmt: skip
 
 
-def _sources(described: Described, metadata) -> Check:
-    """Which file named each token that begins a text or ends a generation."""
+def _sources(described: Described, metadata: Mapping[str, str]) -> Check:
+    """Check which file named each token that begins a text or ends a generation."""
     name, actual = "sources of these tokens", _json(metadata.get(TOKEN_SOURCES_KEY))
     if actual is None:
         return skipped(name, "not recorded: the artifact is of an older exporter")
-    wrong = list(_differing(json.loads(described.metadata[TOKEN_SOURCES_KEY]), actual))
+    wrong = list(_differing(described.text.token_sources, actual))
     return check(name, not wrong, "; ".join(source_lines(actual)), "equal", "; ".join(wrong))
 
 
-def _chat_format(described: Described, metadata) -> Check:
-    expected, actual = json.loads(described.metadata["chat"]), _json(metadata.get("chat"))
+def _chat_format(described: Described, metadata: Mapping[str, str]) -> Check:
+    expected, actual = dict(described.text.chat), _json(metadata.get("chat"))
     if isinstance(actual, dict):
         actual = _of_schema_3(actual)
         today, then = expected.pop("date", None), actual.pop("date", None)
@@ -133,7 +133,8 @@ def _chat_format(described: Described, metadata) -> Check:
 
 
 def _of_schema_3(chat: dict) -> dict:
-    """`chat` as schema 3 writes it, where it is of an older one: docs/artifact.md says the difference."""
+    """Rewrite `chat` as schema 3 writes it, where it is of an older one: docs/artifact.md says the
+    difference."""
     def newer(role: object) -> object:
         if not isinstance(role, dict) or not isinstance(role.get("strip"), bool):
             return role
@@ -145,7 +146,7 @@ def _of_schema_3(chat: dict) -> dict:
 
 
 def _dated(chat: dict, today: str, then: str) -> dict:
-    """`chat` as it would have been on the day `then`, for the ways templates write a day."""
+    """Rewrite `chat` as it would have been on the day `then`, for the ways templates write a day."""
     text = json.dumps(chat)
     try:
         days = [datetime.date.fromisoformat(day) for day in (today, then)]
@@ -170,9 +171,9 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _chat_prompts(described: Described, native) -> Check:
-    """Ids of whole conversations: the artifact's against the template's text, tokenized."""
-    name, chat = "chat prompts", json.loads(described.metadata["chat"])
+def _chat_prompts(described: Described, native: RunnerModel) -> Check:
+    """Check the ids of whole conversations: the artifact's against the template's text, tokenized."""
+    name, chat = "chat prompts", described.text.chat
     if not chat["reducible"]:
         return skipped(name, f"the checkpoint's template is not reducible: {chat['reason']}")
     if "date" in chat:

@@ -1,4 +1,4 @@
-"""What `inspect` says of an artifact: as one JSON object, as text, and as differences of two."""
+"""Say what `inspect` says of an artifact: as one JSON object, as text, and as differences of two."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from exporter.artifact.contents import SO, Artifact, StoredTensor, recipe_of
+from exporter.artifact.contents import SO, Artifact, StoredTensor, stored_recipe
 from exporter.artifact.memory import Memory
 from exporter.artifact.metadata import TOKEN_SOURCES_KEY, source_lines
 from exporter.recipe.schemes import LOWBIT
@@ -17,12 +17,12 @@ MISSING = "(none)"
 
 
 def facts(artifact: Artifact, memory: Memory) -> dict:
-    """Everything `inspect` knows, as JSON has it. Sizes are bytes."""
+    """Return everything `inspect` knows, as JSON has it. Sizes are bytes."""
     count = artifact.weight_count()
     return {
         "file": str(artifact.path),
         "kind": artifact.kind,
-        "model": artifact.metadata.get("model_name"),
+        "model": artifact.model_name,
         "scheme": scheme(artifact),
         "size": artifact.size,
         "weights": count,
@@ -68,20 +68,20 @@ def facts(artifact: Artifact, memory: Memory) -> dict:
 
 
 def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
-    """The lines a person reads: the summary first, then each part."""
+    """Yield the lines a person reads: the summary first, then each part."""
     count, linear = artifact.weight_count(), artifact.linear_bits()
     size = f"{_mb(artifact.size)}" + (" with its .so.json" if artifact.kind == SO else "")
     if count:
         size += f": {count / 1e6:.1f} M weights, {8 * artifact.size / count:.2f} bits a weight"
         size += f", {linear:.2f} in the linear layers" if linear else ""
-    yield f"{artifact.metadata.get('model_name') or 'a model without a name'}  {artifact.path}"
+    yield f"{artifact.model_name or 'a model without a name'}  {artifact.path}"
     yield ""
     for name, value in (
         ("scheme", scheme(artifact)),
         ("size", size),
         ("memory", _memory(memory)),
         ("runs on", cpu(artifact)),
-        ("delegate", artifact.metadata.get("delegate") or "not recorded"),
+        ("delegate", artifact.delegate or "not recorded"),
     ):
         yield f"  {name:9} {value}"
     for line in artifact.unknown:
@@ -114,7 +114,7 @@ def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
 
 
 def differences(a: tuple[Artifact, Memory], b: tuple[Artifact, Memory]) -> dict[str, list]:
-    """What `facts` says otherwise of the two, by path of keys; and the weights whose bytes differ.
+    """Return what `facts` says otherwise of the two, by path of keys; and the weights whose bytes differ.
 
     Values are pairs; MISSING where one has none. What one of them cannot tell is no difference.
     """
@@ -134,9 +134,9 @@ def differences(a: tuple[Artifact, Memory], b: tuple[Artifact, Memory]) -> dict[
 
 
 def scheme(artifact: Artifact) -> str:
-    """The recipe in words: `linear:a8wx bitwidth 4, groupsize 32, has_weight_zeros; ...`."""
+    """Write the recipe in words: `linear:a8wx bitwidth 4, groupsize 32, has_weight_zeros; ...`."""
     try:
-        recipe = recipe_of(artifact)
+        recipe = stored_recipe(artifact)
     except ValueError:
         return f"unreadable: {artifact.metadata['quantization']!r}"
     parts = []
@@ -144,7 +144,7 @@ def scheme(artifact: Artifact) -> str:
         options = options if isinstance(options, dict) else {"": options}
         said = (_option(name, value) for name, value in options.items() if value is not False)
         parts.append(f"{key} {', '.join(said)}".strip())
-    return "; ".join(parts) or f"none: {artifact.metadata.get('dtype', 'float')} weights"
+    return "; ".join(parts) or f"none: {artifact.dtype or 'float'} weights"
 
 
 def _option(name: str, value: object) -> str:
@@ -154,24 +154,24 @@ def _option(name: str, value: object) -> str:
 
 
 def cpu(artifact: Artifact) -> str:
-    """The CPUs it runs on."""
+    """Name the CPUs that the artifact runs on."""
     if artifact.targets:
         return "; ".join(
             f"{t.get('machine')} with {' '.join(t['cpu_features'])}" if t.get("cpu_features")
             else f"any {t.get('machine')}" for t in artifact.targets
         )  # fmt: skip
-    if artifact.metadata.get("delegate") == LOWBIT or artifact.delegates or artifact.operators:
+    if artifact.delegate == LOWBIT or artifact.delegates or artifact.operators:
         return "any CPU of the runner's: its kernels choose the instruction set"
     return "not recorded"
 
 
 def shared(artifact: Artifact) -> bool:
-    """Whether embedding and output layer are one stored table."""
+    """Tell whether embedding and output layer are one stored table."""
     return any({"table", "output"} <= set(tensor.names) for tensor in artifact.weights)
 
 
 def formats(artifact: Artifact) -> dict[str, str]:
-    """Folded names of the packed weights, and each one's format and shape."""
+    """Return folded names of the packed weights, and each one's format and shape."""
     groups: dict[tuple[str, str], list[str]] = {}
     for tensor in artifact.packed():
         name = " = ".join(sorted(tensor.names, reverse=True))
@@ -182,7 +182,7 @@ def formats(artifact: Artifact) -> dict[str, str]:
 
 
 def _token_sources(artifact: Artifact) -> object:
-    """What named the tokens that begin and end; None in older artifacts."""
+    """Return what named the tokens that begin and end; None in older artifacts."""
     try:
         return json.loads(artifact.metadata.get(TOKEN_SOURCES_KEY, "null"))
     except ValueError:
@@ -190,7 +190,7 @@ def _token_sources(artifact: Artifact) -> object:
 
 
 def fold(names: list[str]) -> list[str]:
-    """`layers.0.wo`, `layers.1.wo`, `layers.4.wo` to `layers.0-1,4.wo`."""
+    """Fold `layers.0.wo`, `layers.1.wo`, `layers.4.wo` to `layers.0-1,4.wo`."""
     numbers: dict[tuple[str, str], list[int]] = {}
     for name in names:
         before, digits, after = re.fullmatch(r"(\D*)(\d*)(.*)", name).groups()
@@ -259,7 +259,7 @@ def _flat(value: object, path: str = "") -> dict[str, object]:
 
 
 def _same_bytes(a: Artifact, b: Artifact) -> Iterator[tuple[str, bool]]:
-    """Of each tensor that both have in one format, whether the bytes are equal."""
+    """Yield each tensor that both artifacts have in one format, and whether its bytes are equal."""
     theirs: dict[str, StoredTensor] = {name: t for t in b.weights for name in t.names}
     for tensor in a.weights:
         other = theirs.get(tensor.name)

@@ -1,4 +1,4 @@
-"""What an artifact may differ from its float model by: one table, by bits a linear weight.
+"""Say how much an artifact may differ from its float model: one table, by bits a linear weight.
 
 Measured with `verify`'s own prompts (382 positions) on SmolLM2-135M as it comes and on a copy off
 the 4-bit grid that it is stored on (its residual stream rotated), the worse of both: `q2` to `q8`;
@@ -15,11 +15,12 @@ Agreement is a share of few positions: of so many as were read, 3 standard error
 import math
 from dataclasses import dataclass, replace
 
-FACTOR = 1.5
+FACTOR = 1.5  # times what was measured
 LARGEST_KL = 5.0
 STANDARD_ERRORS = 3
 
-# Bits -> measured mean KL in nats, top-1 agreement, mean cosine of the logits.
+# Bits -> mean KL in nats, top-1 agreement, mean cosine of the logits, of SmolLM2-135M by `q2` to `q8` on the
+# 382 positions of verify/texts.py: the worse of the model as it comes and of a copy off its grid.
 MEASURED = {
     2: (10.3, 0.005, 0.207),
     3: (3.56, 0.204, 0.600),
@@ -30,7 +31,8 @@ MEASURED = {
     16: (0.0024, 0.974, 0.9997),
     32: (1e-6, 0.999, 0.999999),
 }
-# The same where activations have a scale a token, which costs more than 8 bits of weights do.
+# Of `linear:a8wxdq`, at 4 bits `linear:a8w4dq`, measured as above: activations have a scale a token, which
+# costs more than 8 bits of weights do.
 MEASURED_BY_TOKEN = MEASURED | {
     3: (4.41, 0.139, 0.532),
     4: (1.04, 0.461, 0.843),
@@ -42,17 +44,30 @@ MEASURED_BY_TOKEN = MEASURED | {
 
 @dataclass(frozen=True)
 class Limits:
-    """Mean KL in nats at the most; share of positions with the same top token, mean cosine of the
-    logits, both at the least."""
+    """Limits of a comparison: mean KL in nats at the most; share of positions with the same top token, mean
+    cosine of the logits, both at the least."""
 
     mean_kl: float
     top1: float
     cosine: float
 
 
+@dataclass(frozen=True)
+class GivenLimits:
+    """Limits that the user sets; None: the scheme's."""
+
+    mean_kl: float | None = None
+    top1: float | None = None
+    cosine: float | None = None
+
+    def instead_of(self, limits: Limits) -> Limits:
+        """Return `limits` with what is given in its place."""
+        return replace(limits, **{name: value for name, value in vars(self).items() if value is not None})
+
+
 def limits_for(bits: float, by_token: bool = False) -> Limits:
-    """For a model of so many bits a linear weight, scales not counted, the mean of its layers;
-    `by_token`: its activations have a scale a token."""
+    """Return the limits of a model of so many bits a linear weight, scales not counted, the mean of its
+    layers; `by_token`: its activations have a scale a token."""
     table = MEASURED_BY_TOKEN if by_token else MEASURED
     known = sorted(table)
     bits = min(max(bits, known[0]), known[-1])
@@ -70,6 +85,6 @@ def _short_of_one(measured: float) -> float:
 
 
 def with_sampling_error(limits: Limits, positions: int) -> Limits:
-    """`limits` for a sample of so many positions."""
+    """Loosen `limits` for a sample of so many positions."""
     error = math.sqrt(limits.top1 * (1 - limits.top1) / max(1, positions))
     return replace(limits, top1=max(0.0, limits.top1 - STANDARD_ERRORS * error))

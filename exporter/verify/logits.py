@@ -1,39 +1,40 @@
-"""The artifact's next-token probabilities beside the float model's, position by position.
+"""Compare the artifact's next-token probabilities with the float model's, position by position.
 
 Both read the same tokens (teacher forcing), so that a difference at one position does not hide
 those after it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from exporter.artifact.runner_interface import RunLimits, RunnerModel
 from exporter.model.decoder import Transformer
 from exporter.scoring.divergence import divergence, log_probabilities
+from exporter.util.progress import Report
 from exporter.verify.checks import Check, check
 from exporter.verify.limits import Limits
 
 _ROWS = 64  # of logits held at once
 
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Tokens that both models read, and what a report shows of each."""
+    """The tokens that both models read, and what a report shows of each."""
 
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Positions:
-    """Of each position of all prompts in order, arrays [P]: KL(float || artifact) in nats, cosine
-    of the logits, the likeliest tokens of both. `broken` are positions whose logits are not all
-    finite; they have no KL."""
+class ComparedPositions:
+    """What both models give at each of P positions of all prompts in order, arrays [P]: KL(float || artifact)
+    in nats, cosine of the logits, the likeliest tokens of both. `broken` are positions whose logits are not
+    all finite; they have no KL."""
 
     kl: np.ndarray  # float64
     cosine: np.ndarray  # float64
@@ -55,7 +56,7 @@ class Greedy:
 
 
 def float_logits(model: Transformer, ids: Sequence[int]) -> Iterator[Tensor]:
-    """Float32 logits [at most _ROWS, V] of every position."""
+    """Yield float32 logits [at most _ROWS, V] of every position."""
     caches = model.new_caches()
     for start in range(0, len(ids), _ROWS):
         part = torch.tensor([ids[start : start + _ROWS]])
@@ -63,9 +64,9 @@ def float_logits(model: Transformer, ids: Sequence[int]) -> Iterator[Tensor]:
             yield model(part, torch.tensor([start]), torch.arange(part.shape[1]), caches)
 
 
-def native_logits(native, ids: Sequence[int]) -> np.ndarray:
-    """Float32 logits [len(ids), V] of a model of `exporter.runners.native`."""
-    step = min(int(native.metadata["max_chunk"]), int(native.metadata["max_rows"]))
+def native_logits(native: RunnerModel, ids: Sequence[int]) -> np.ndarray:
+    """Return float32 logits [len(ids), V] of what the artifact gives for `ids`."""
+    step = RunLimits.of(native).max_rows
     parts = []
     for start in range(0, len(ids), step):
         part = list(ids[start : start + step])
@@ -73,10 +74,10 @@ def native_logits(native, ids: Sequence[int]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def compare(
-    model: Transformer, native, prompts: Sequence[Prompt], report: Report
-) -> Positions:
-    """Both over every prompt, each from an empty context.
+def compare_prompts(
+    model: Transformer, native: RunnerModel, prompts: Sequence[Prompt], report: Report
+) -> ComparedPositions:
+    """Let both models read every prompt, each from an empty context, and compare their logits.
 
     Raises ValueError where the vocabularies differ.
     """
@@ -96,11 +97,11 @@ def compare(
             start += len(expected)
         done += len(prompt.ids)
         report(f"  compared {done} of {total} positions")
-    return Positions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    return ComparedPositions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
-    """KL, cosine, both tokens, whether broken, of rows [R, V]."""
+    """Compare rows [R, V]: KL, cosine, both tokens, whether broken."""
     broken = ~torch.isfinite(actual).all(-1)
     kl, cosine = (torch.full((len(expected),), torch.nan, dtype=torch.float64) for _ in range(2))
     if not broken.all():
@@ -112,8 +113,8 @@ def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
     return kl.numpy(), cosine.numpy(), *tokens, broken.numpy()
 
 
-def greedy(model: Transformer, native, prompt: Sequence[int], steps: int) -> Greedy:
-    """The float model's greedy continuation; the artifact reads the same tokens."""
+def greedy(model: Transformer, native: RunnerModel, prompt: Sequence[int], steps: int) -> Greedy:
+    """Continue a prompt greedily by the float model; the artifact reads the same tokens."""
     caches, ids = model.new_caches(), list(prompt)
     part, start = ids, 0
     with torch.inference_mode():
@@ -129,8 +130,8 @@ def greedy(model: Transformer, native, prompt: Sequence[int], steps: int) -> Gre
     return Greedy(tuple(expected), first, None if first is None else int(chosen[first]))
 
 
-def logit_checks(found: Positions, limits: Limits) -> Iterator[Check]:
-    """Whether every number is finite, and mean KL, agreement and cosine are within `limits`."""
+def logit_checks(found: ComparedPositions, limits: Limits) -> Iterator[Check]:
+    """Check whether every number is finite, and mean KL, agreement and cosine are within `limits`."""
     count = int(found.broken.sum())
     yield check("finite logits", not count, f"{len(found.kl) - count} of {len(found.kl)} positions",
                 "all", f"{count} positions have NaN or infinite logits")  # fmt: skip

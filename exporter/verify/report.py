@@ -1,4 +1,4 @@
-"""A verification as Markdown, JSON and one HTML file without anything beside it."""
+"""Write a verification as Markdown, JSON and one HTML file without anything beside it."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from exporter.verify.verify import Verification
 
 
 def write_report(result: Verification, path: Path) -> None:
-    """In the format that the name's end says: .md, .json or .html. Raises OSError."""
+    """Write the report in the format that the name's end says: .md, .json or .html. Raises OSError."""
     if path.suffix == ".json":
         text = json.dumps(to_dict(result), indent=1) + "\n"
     elif path.suffix == ".html":
@@ -26,22 +26,22 @@ def write_report(result: Verification, path: Path) -> None:
 
 
 def to_dict(result: Verification) -> dict:
-    """Everything measured, as JSON has it; numbers that are not finite are null."""
-    found, artifact = result.positions, result.artifact
-    kl = found.finite()
+    """Return everything measured, as JSON has it; numbers that are not finite are null."""
+    subject, readings, greedy = result.subject, result.readings, result.greedy
+    artifact, kl = subject.artifact, readings.positions.finite()
     return {
         "verified": result.good,
         "line": result.line,
         "artifact": str(artifact.path),
-        "model": artifact.metadata.get("model_name"),
-        "checkpoint": result.checkpoint,
+        "model": artifact.model_name,
+        "checkpoint": subject.checkpoint,
         "scheme": scheme(artifact),
-        "bits": result.bits,
+        "bits": readings.bits,
         "size": artifact.size,
-        "threads": result.threads,
-        "isa": result.isa,
-        "seconds": round(result.seconds, 2),
-        "limits": vars(result.limits),
+        "threads": subject.threads,
+        "isa": subject.isa,
+        "seconds": round(subject.seconds, 2),
+        "limits": vars(readings.limits),
         "checks": [vars(check) for check in result.checks],
         "kl": {
             "mean": finite(kl.mean()) if len(kl) else None,
@@ -50,12 +50,12 @@ def to_dict(result: Verification) -> dict:
             "max": finite(kl.max()) if len(kl) else None,
         },
         "greedy": {
-            "text": result.greedy_text,
-            "tokens": list(result.greedy.expected),
-            "first_difference": result.greedy.first,
-            "artifact_token": result.greedy.actual,
+            "text": greedy.text,
+            "tokens": list(greedy.tokens.expected),
+            "first_difference": greedy.tokens.first,
+            "artifact_token": greedy.tokens.actual,
         },
-        "positions": list(positions(result)),
+        "positions": list(positions(readings)),
         "weights": [
             {key: finite(value) if isinstance(value, float) else value
              for key, value in vars(error).items()} for error in result.weights
@@ -68,21 +68,22 @@ def to_dict(result: Verification) -> dict:
 
 
 def to_markdown(result: Verification) -> Iterator[str]:
-    """The lines of a report for people."""
-    artifact = result.artifact
+    """Yield the lines of a report for people."""
+    subject = result.subject
+    artifact = subject.artifact
     yield f"# {_cell(artifact.path.name)}: {'verified' if result.good else 'NOT verified'}"
     yield from ("", _cell(result.line), "")
-    yield f"- model: {_cell(str(artifact.metadata.get('model_name')))}, {_cell(scheme(artifact))}"
-    yield f"- checkpoint: {_cell(result.checkpoint)}"
-    yield f"- {artifact.size / 1e6:.1f} MB, {result.threads} threads, {result.isa}"
-    yield f"- {len(result.positions.kl)} positions in {result.seconds:.1f} s"
+    yield f"- model: {_cell(str(artifact.model_name))}, {_cell(scheme(artifact))}"
+    yield f"- checkpoint: {_cell(subject.checkpoint)}"
+    yield f"- {artifact.size / 1e6:.1f} MB, {subject.threads} threads, {subject.isa}"
+    yield f"- {len(result.readings.positions.kl)} positions in {subject.seconds:.1f} s"
     yield from ("", "| check | verdict | measured | threshold | note |", "|---|---|---|---|---|")
     for check in result.checks:
         cells = (check.name, check.verdict, check.measured, check.threshold, check.note)
         yield "| " + " | ".join(map(_cell, cells)) + " |"
     yield from ("", "## Worst positions", "", "| position | KL | after | float model says | artifact says |",
                 "|---|---|---|---|---|")  # fmt: skip
-    for p in worst_positions(result):
+    for p in worst_positions(result.readings):
         kl = "not finite" if p["kl"] is None else f"{p['kl']:.4f}"
         words = (repr(p[key]) for key in ("text", "float_text", "artifact_text"))
         cells = (p["at"], kl, *words)
@@ -101,7 +102,7 @@ def to_markdown(result: Verification) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that a Markdown table shows as it is."""
+    """Escape text so that a Markdown table shows it as it is."""
     shown = "".join(c if c.isprintable() else " " for c in text)
     for mark in "\\`*_[]<>|#":
         shown = shown.replace(mark, f"\\{mark}" if mark not in "<>" else f"&{'lg'[mark == '>']}t;")

@@ -1,4 +1,4 @@
-"""The HTML report: numbers to coordinates and colours; `report.html.jinja` has the page."""
+"""Write the HTML report: numbers to coordinates and colours; `report.html.jinja` has the page."""
 
 import math
 from pathlib import Path
@@ -15,17 +15,17 @@ _SMALLEST_DECADE = -6
 
 
 def to_html(result: Verification) -> str:
-    """One file: no scripts, nothing from outside; every text is escaped."""
+    """Write the report as one file: no scripts, nothing from outside; every text is escaped."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    listed = list(positions(result))
+    listed = list(positions(result.readings))
     scale = _Scale([p["kl"] for p in listed])
     return template.render(
         result=result,
-        scheme=scheme(result.artifact),
-        plot=_plot(listed, scale, result.limits.mean_kl),
+        scheme=scheme(result.subject.artifact),
+        plot=_plot(listed, scale, result.readings.limits.mean_kl),
         prompts=_texts(listed, scale),
-        worst=worst_positions(result),
+        worst=worst_positions(result.readings),
         parts=_bars([(part.name, part.error) for part in result.parts]),
         weights=_bars([(e.name, e.error / e.limit) for e in result.weights]),
     )
@@ -41,7 +41,7 @@ class _Scale:
         self.bottom = max(_SMALLEST_DECADE, min(self.top - 2, math.floor(math.log10(smallest))))
 
     def share(self, value: float | None) -> float:
-        """0 at the bottom to 1 at the top; 1 for what is not finite."""
+        """Return the height of a value, 0 at the bottom to 1 at the top; 1 for what is not finite."""
         if value is None:
             return 1.0
         decade = math.log10(max(value, 10.0**self.bottom))
@@ -49,7 +49,7 @@ class _Scale:
 
 
 def _plot(listed: list[dict], scale: _Scale, limit: float) -> dict:
-    """Coordinates of the plot of KL by position: dots, a line where prompts begin, the grid."""
+    """Return the coordinates of the plot of KL by position: dots, a line where prompts begin, the grid."""
     step = WIDTH / max(1, len(listed))
     dots, borders = [], []
     for i, p in enumerate(listed):
@@ -70,7 +70,7 @@ def _plot(listed: list[dict], scale: _Scale, limit: float) -> dict:
 
 
 def _texts(listed: list[dict], scale: _Scale) -> list[list[dict]]:
-    """Each prompt's tokens; a token's colour is the KL of its prediction, by the token before."""
+    """Return each prompt's tokens; a token's colour is the KL of its prediction, by the token before."""
     prompts: dict[int, list[dict]] = {}
     before: dict | None = None
     for p in listed:
@@ -85,7 +85,7 @@ def _texts(listed: list[dict], scale: _Scale) -> list[list[dict]]:
 
 
 def _bars(values: list[tuple[str, float]]) -> list[dict]:
-    """Horizontal bars in the model's order, as shares of the largest."""
+    """Return horizontal bars in the model's order, as shares of the largest."""
     largest = max((v for _, v in values if math.isfinite(v)), default=0.0) or 1.0
     return [
         {"name": name, "value": f"{value:.4g}",

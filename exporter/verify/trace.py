@@ -1,4 +1,4 @@
-"""Block by block: what each half of a layer, as the artifact has it, adds to the error.
+"""Trace what each half of a layer, as the artifact has it, adds to the error, block by block.
 
 The float model's own residual stream is given to every block of the artifact, rebuilt on its bytes
 with the same operators, so that an error is the block's own and not one that came in. A recipe that
@@ -8,18 +8,19 @@ embedding tables (Procrustes).
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from exporter.artifact.contents import Artifact, StoredTensor, recipe_of
+from exporter.artifact.contents import Artifact, StoredTensor, stored_recipe
 from exporter.lowbit.decoder import LowbitBlock, LowbitOperations, cache_shape, embed, rope_names
 from exporter.lowbit.pack import PackedLinear, linear_kind
 from exporter.model.block import BRANCHES, run_branch
 from exporter.model.decoder import Transformer
 from exporter.model.matrices import layer_matrices, layer_vectors
+from exporter.util.progress import Report
 from exporter.verify.checks import Check, check
 from exporter.verify.weights import as_bytes, transforms_of, unpack
 
@@ -28,12 +29,10 @@ _WEIGHTS_ONLY = ("linear:int4", "linear:int8")  # schemes of the operator linear
 # another length.
 OUTLIER, SMALL_ERROR, GAIN = 4.0, 0.15, (0.5, 1.6)
 
-Report = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class PartError:
-    """Of one half of a layer, the table or the output: the relative error of what it adds to the
+    """The error of one half of a layer, the table or the output: the relative error of what it adds to the
     residual stream (of its result), and the gain, its part along the float model's."""
 
     name: str
@@ -49,7 +48,7 @@ class PartError:
 def trace(
     artifact: Artifact, model: Transformer, tokens: Sequence[int], report: Report
 ) -> list[PartError]:
-    """Of every part in the model's order, over the positions of `tokens`. The artifact's weights are on
+    """Measure every part in the model's order, over the positions of `tokens`. The artifact's weights are on
     our kernels."""
     rebuilt = _Rebuilt(artifact, model)
     config = model.config
@@ -75,7 +74,7 @@ def trace(
 
 
 def trace_checks(parts: Sequence[PartError]) -> Iterator[Check]:
-    """One check a part that stands out, named after it; one for the others."""
+    """Make a check of each part that stands out, named after it, and one of the others."""
     medians = {kind: statistics.median(p.error for p in parts if _kind(p) == kind)
                for kind in {_kind(p) for p in parts}}  # fmt: skip
     halves = [p for p in parts if p.name.startswith("layers.")]
@@ -115,7 +114,7 @@ class _Rebuilt:
 
         ops.load()
         self._artifact, self._config = artifact, model.config
-        self._weights_only = any(key in _WEIGHTS_ONLY for key in recipe_of(artifact))
+        self._weights_only = any(key in _WEIGHTS_ONLY for key in stored_recipe(artifact))
         self._turn = _rotation(artifact, model)
         self._cache_dtype = getattr(torch, artifact.cache_dtype or "float32")
         self._length = int(artifact.metadata["context_length"])
@@ -125,7 +124,7 @@ class _Rebuilt:
         return self.turned_back(embed(self._config, table, tokens))
 
     def layer(self, number: int) -> tuple[LowbitBlock, LowbitOperations]:
-        """A layer and its operations, at position 0 of empty caches."""
+        """Rebuild a layer and its operations, at position 0 of empty caches."""
         config, layer = self._config, self._config.layers[number]
         matrices, vectors = layer_matrices(layer, config.dim), layer_vectors(layer, config.dim)
         linears = {matrix.name: self._linear(f"layers.{number}.{matrix.name}") for matrix in matrices}
@@ -144,7 +143,7 @@ class _Rebuilt:
         return x_TD
 
     def turned(self, x_TD: Tensor) -> Tensor:
-        """From the float model's basis to the artifact's."""
+        """Turn a stream from the float model's basis to the artifact's."""
         return x_TD.contiguous() if self._turn is None else (x_TD @ self._turn).contiguous()
 
     def turned_back(self, x_TD: Tensor) -> Tensor:
@@ -165,7 +164,7 @@ class _Rebuilt:
 
 
 def _rotation(artifact: Artifact, model: Transformer) -> Tensor | None:
-    """The orthogonal matrix [D, D] of the recipe's rotation, None where it has none.
+    """Find the orthogonal matrix [D, D] of the recipe's rotation; None where it has none.
 
     Source: Schönemann, A generalized solution of the orthogonal Procrustes problem (1966).
     """

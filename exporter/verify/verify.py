@@ -1,41 +1,42 @@
-"""Whether an artifact is still its model: the native runner beside eager float32."""
+"""Check whether an artifact is still its model: the native runner beside eager float32."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from exporter.artifact.aoti_reader import TOKEN_SCALES
-from exporter.artifact.contents import Artifact, recipe_of
+from exporter.artifact.contents import Artifact, stored_recipe
 from exporter.artifact.reader import read_artifact
+from exporter.artifact.runner_interface import RunnerModel
 from exporter.checkpoint.known_models import MODELS
-from exporter.pipeline.model_request import ModelRequest
+from exporter.pipeline.model_request import ModelSource
 from exporter.pipeline.prepare import Described, describe
-from exporter.util.progress import note, stage
+from exporter.recipe.schemes import TOKEN_SCALE_SCHEMES
+from exporter.util.progress import at_most_once_a_second, note, stage
 from exporter.util.text_file import read_text
 from exporter.verify.checks import Check, skipped, told, verdict_line
-from exporter.verify.limits import Limits, limits_for, with_sampling_error
+from exporter.verify.limits import GivenLimits, Limits, limits_for, with_sampling_error
 from exporter.verify.texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
 
 if TYPE_CHECKING:
-    from exporter.verify.logits import Greedy, Positions, Prompt
+    from exporter.model.decoder import Transformer
+    from exporter.verify.logits import ComparedPositions, Greedy, Prompt
     from exporter.verify.trace import PartError
     from exporter.verify.weights import WeightError
 
-WINDOW = 256  # tokens of one prompt read from a file
+PROMPT_WINDOW = 256  # tokens of one prompt read from a file
 TRACE_TOKENS = 96
 # A scheme's bits where the artifact does not show them.
 _SCHEME_BITS = {"linear:a8w4dq": 4, "linear:int4": 4, "linear:int8": 8}
 _DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
 
-Load = Callable[[Path, int], Any]  # of exporter.runners.native: path, threads -> Model
+Load = Callable[[Path, int], RunnerModel]  # path, threads: as exporter.runners.native.load_artifact
 
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What to verify and how. `limits` are those given instead of the scheme's; None: the
-    scheme's."""
+    """What to verify and how."""
 
     artifact: Path
     checkpoint: str | None = None  # path or model; None: the artifact's model_name
@@ -44,30 +45,50 @@ class VerifyRequest:
     positions: int = 384
     threads: int = 0
     trace: bool = False
-    mean_kl: float | None = None
-    top1: float | None = None
-    cosine: float | None = None
+    limits: GivenLimits = GivenLimits()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What was compared, and on what it ran."""
+
+    artifact: Artifact
+    checkpoint: str
+    threads: int
+    isa: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What both models made of the prompts, and what they may differ by; `choices` are the texts of the
+    tokens that either prefers somewhere."""
+
+    prompts: "tuple[Prompt, ...]"
+    positions: "ComparedPositions"
+    choices: Mapping[int, str]
+    bits: float
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The float model's greedy continuation beside the artifact's, and its text."""
+
+    tokens: "Greedy"
+    text: str
 
 
 @dataclass(frozen=True)
 class Verification:
-    """The result; `line` is the verdict."""
+    """The result of a verification; `line` is the verdict."""
 
-    artifact: Artifact
-    checkpoint: str
-    bits: float
-    limits: Limits
-    threads: int
-    isa: str
-    checks: tuple[Check, ...]
-    prompts: "tuple[Prompt, ...]"
-    positions: "Positions"
-    greedy: "Greedy"
-    greedy_text: str
-    choices: Mapping[int, str]  # texts of the tokens that either model prefers somewhere
+    subject: Subject
+    readings: Readings
+    greedy: Continuation
     weights: "tuple[WeightError, ...]"
-    parts: "tuple[PartError, ...]"
-    seconds: float
+    parts: "tuple[PartError, ...]"  # of the trace; none without it
+    checks: tuple[Check, ...]
     line: str
 
     @property
@@ -76,7 +97,7 @@ class Verification:
 
 
 def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
-    """Runs every check. `load` is exporter.runners.native's load_model where it is not given.
+    """Run every check. `load` is exporter.runners.native's load_artifact where it is not given.
 
     Raises ValueError or OSError with a line that names the value and the remedy when something
     needed cannot be read; what is read and wrong is a failed check.
@@ -89,7 +110,7 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
             "leave --trace out"
         )
     texts = None if request.prompts is None else read_text(request.prompts, "--prompts")
-    described = describe(ModelRequest(checkpoint_of(request, artifact), tokenizer=request.tokenizer))
+    described = describe(ModelSource(checkpoint_of(request, artifact), tokenizer=request.tokenizer))
     with stage(f"loading {request.artifact}"):
         native = (load or _load)(request.artifact, request.threads)
     with stage("loading torch"):
@@ -99,28 +120,27 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
 
 
 def _verify(
-    request: VerifyRequest, artifact: Artifact, described: Described, native: Any,
+    request: VerifyRequest, artifact: Artifact, described: Described, native: RunnerModel,
     texts: str | None, start: float,
 ) -> Verification:  # fmt: skip
     import torch
 
     from exporter.checkpoint.load import load_model
-    from exporter.checkpoint.weights import at_most_once_a_second
     from exporter.verify.identity import identity_checks
-    from exporter.verify.logits import compare, greedy, logit_checks
+    from exporter.verify.logits import compare_prompts, greedy, logit_checks
 
-    recipe, lowbit = recipe_of(artifact), bool(artifact.packed())
+    recipe, lowbit = stored_recipe(artifact), bool(artifact.packed())
     with stage("tokenizer, chat format, metadata"):
         identity = list(identity_checks(described, native))
     context = _context(artifact, described)
     prompts = _prompts(described, texts, request.positions, context)
-    window = max(*(len(p.ids) for p in prompts), TRACE_TOKENS, GREEDY_TOKENS + WINDOW)
+    window = max(*(len(p.ids) for p in prompts), TRACE_TOKENS, GREEDY_TOKENS + PROMPT_WINDOW)
     window = min(window, described.checkpoint.config.context_length)
     with stage("reading the checkpoint's weights"):
         model = load_model(described.checkpoint, torch.float32, window)
     bits = effective_bits(artifact)
     with stage("probabilities beside the float model's"):
-        positions = compare(model, native, prompts, at_most_once_a_second(note))
+        positions = compare_prompts(model, native, prompts, at_most_once_a_second(note))
     limits = _limits(request, artifact, recipe, bits, len(positions.kl))
     logits = list(logit_checks(positions, limits))
     with stage("greedy continuation"):
@@ -145,31 +165,23 @@ def _verify(
         traced = list(trace_checks(parts))
     causes_first = (*weights, *identity, *traced, *logits)
     return Verification(
-        artifact=artifact,
-        checkpoint=checkpoint_of(request, artifact),
-        bits=bits,
-        limits=limits,
-        threads=native.threads,
-        isa=native.isa,
-        checks=(*identity, *logits, *weights, *traced),
-        prompts=tuple(prompts),
-        positions=positions,
-        greedy=continued,
-        greedy_text=described.tokenizer.decode(list(continued.expected)),
-        choices=_choices(described, positions),
+        subject=Subject(
+            artifact, checkpoint_of(request, artifact), native.threads, native.isa, time.monotonic() - start
+        ),
+        readings=Readings(tuple(prompts), positions, _choices(described, positions), bits, limits),
+        greedy=Continuation(continued, described.tokenizer.decode(list(continued.expected))),
         weights=tuple(errors),
         parts=tuple(parts),
-        seconds=time.monotonic() - start,
+        checks=(*identity, *logits, *weights, *traced),
         line=verdict_line(causes_first, _summary(request.artifact, causes_first)),
     )
 
 
 def checkpoint_of(request: VerifyRequest, artifact: Artifact) -> str:
-    """The model to compare with. Raises ValueError when the artifact does not name one that is
-    here."""
+    """Name the model to compare with. Raises ValueError when the artifact does not name one that is here."""
     if request.checkpoint is not None:
         return request.checkpoint
-    name = artifact.metadata.get("model_name", "")
+    name = artifact.model_name or ""
     if name in MODELS or name and Path(name).exists():
         return name
     raise ValueError(
@@ -179,7 +191,7 @@ def checkpoint_of(request: VerifyRequest, artifact: Artifact) -> str:
 
 
 def effective_bits(artifact: Artifact) -> float:
-    """Bits a weight that decide how much the artifact may differ: the linear layers' mean, or the
+    """Return the bits a weight that decide how much the artifact may differ: the linear layers' mean, or the
     embedding's or the cache's where these have fewer."""
     packed = [t for t in artifact.packed() if t.name != "table"]
     if packed:
@@ -187,17 +199,17 @@ def effective_bits(artifact: Artifact) -> float:
         total = sum(t.packed.bits * n for t, n in zip(packed, counts, strict=True))
         bits = min(total / sum(counts), artifact.weight("table").packed.bits)
     else:
-        recipe = recipe_of(artifact)
+        recipe = stored_recipe(artifact)
         known = [_SCHEME_BITS.get(key, options.get("bitwidth", 32) if isinstance(options, dict)
                                   else 32) for key, options in recipe.items()]  # fmt: skip
-        bits = min([*known, _DTYPE_BITS.get(artifact.metadata.get("dtype", ""), 32)])
+        bits = min([*known, _DTYPE_BITS.get(artifact.dtype or "", 32)])
     return min(bits, _DTYPE_BITS.get(artifact.cache_dtype or "", 32))
 
 
-def _load(path: Path, threads: int):
-    from exporter.runners.native import load_model
+def _load(path: Path, threads: int) -> RunnerModel:
+    from exporter.runners.native import load_artifact
 
-    return load_model(path, threads)
+    return load_artifact(path, threads)
 
 
 def _greedy_told(found: "Greedy", described: Described) -> Check:
@@ -212,22 +224,19 @@ def _greedy_told(found: "Greedy", described: Described) -> Check:
 def _limits(
     request: VerifyRequest, artifact: Artifact, recipe: Mapping, bits: float, positions: int
 ) -> Limits:
-    by_token = artifact.token_scales or any(key in TOKEN_SCALES for key in recipe)
-    limits = with_sampling_error(limits_for(bits, by_token), positions)
-    given = {"mean_kl": request.mean_kl, "top1": request.top1, "cosine": request.cosine}
-    return replace(limits, **{key: value for key, value in given.items() if value is not None})
+    by_token = artifact.token_scales or any(key in TOKEN_SCALE_SCHEMES for key in recipe)
+    return request.limits.instead_of(with_sampling_error(limits_for(bits, by_token), positions))
 
 
 def _context(artifact: Artifact, described: Described) -> int:
-    text = artifact.metadata.get("context_length", "")
-    largest = described.checkpoint.config.context_length
-    return min(int(text), largest) if text.isdigit() and int(text) else largest
+    stored, largest = artifact.context_length, described.checkpoint.config.context_length
+    return min(stored, largest) if stored and stored > 0 else largest
 
 
 def _prompts(
     described: Described, texts: str | None, positions: int, context: int
 ) -> "list[Prompt]":
-    """The built-in prompts, each shortened by the same share, or windows of `texts`; all in all at
+    """Return the built-in prompts, each shortened by the same share, or windows of `texts`; all in all at
     most `positions` tokens, but at least one a prompt, by the checkpoint's own tokenizer.
 
     Raises ValueError for a text without tokens.
@@ -236,7 +245,7 @@ def _prompts(
 
     if texts is not None:
         ids = _with_bos(described, texts)[:positions]
-        size = min(WINDOW, context)
+        size = min(PROMPT_WINDOW, context)
         cut = [ids[i : i + size] for i in range(0, len(ids), size)]
     else:
         whole = [_with_bos(described, text) for text in PROMPTS]
@@ -249,14 +258,14 @@ def _prompts(
 
 
 def _shown(described: Described, token: int) -> str:
-    """A token's text; models can have more rows than the tokenizer has pieces."""
+    """Return a token's text; models can have more rows than the tokenizer has pieces."""
     pieces = described.tokenizer.source.pieces
     if token >= len(pieces):
         return f"<{token}>"
     return pieces[token].decode(errors="replace").replace("\u2581", " ")
 
 
-def _choices(described: Described, positions: "Positions") -> dict[int, str]:
+def _choices(described: Described, positions: "ComparedPositions") -> dict[int, str]:
     found = {int(i) for i in (*positions.expected, *positions.actual)}
     return {i: _shown(described, i) for i in sorted(found)}
 
@@ -268,7 +277,7 @@ def _with_bos(described: Described, text: str) -> list[int]:
 
 
 def _conversation(described: Described) -> list[int]:
-    """Chat turns in the template's own form; nothing where it cannot render them."""
+    """Encode chat turns in the template's own form; nothing where it cannot render them."""
     import jinja2
 
     from exporter.chat.template import Template
@@ -292,7 +301,9 @@ def _moved(artifact: Artifact) -> bool:
     return transformed(artifact) is not None
 
 
-def _weights(artifact: Artifact, model, described: Described) -> "tuple[list[Check], Sequence]":
+def _weights(
+    artifact: Artifact, model: "Transformer", described: Described
+) -> "tuple[list[Check], Sequence[WeightError]]":
     from exporter.lowbit import ops
     from exporter.verify.weights import constant_checks, transformed, weight_checks, weight_errors
 

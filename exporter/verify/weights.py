@@ -1,13 +1,11 @@
-"""Every stored weight beside the checkpoint's: a damaged layer is named.
+"""Compare every stored weight with the checkpoint's, so that a damaged layer is named.
 
 A packed weight is unpacked by the kernels' own code and compared with the matrix that it was made
 of. What rounding costs follows from the stored scales: an error of scale / sqrt(12) a weight
-where nothing is clipped. On SmolLM2 with `linear:a8wx` (`rtn` and `hqq`) and `linear:a8wxdq`
-it is at most 1.2 times that, with one bit 1.9 times. ERROR_FACTOR times is allowed, and the part of
-a weight that points along the original must be between GAIN's bounds times as long, in every panel
-of 16 rows too: doubled scales give 2. One bit that has 0 for a level keeps half of the length, or nothing.
-With the levels -scale and +scale the best scale is the mean magnitude (exporter/lowbit/search.py), whatever
-the weights: the gain is the scales' own, of that, and the error follows from the scales without a factor.
+where nothing is clipped. ERROR_FACTOR times is allowed, and the part of a weight that points along the
+original must be between WEIGHT_GAIN's bounds times as long, in every panel of 16 rows too. With the levels
+-scale and +scale the best scale is the mean magnitude (exporter/lowbit/search.py), whatever the weights: the
+gain is the scales' own, of that, and the error follows from the scales without a factor.
 """
 
 import math
@@ -28,13 +26,17 @@ from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import DEFAULT_METHOD
 from exporter.verify.checks import Check, check, skipped
 
+# By bits: errors allowed, in those that follow from the stored scales. Of SmolLM2-135M by `linear:a8wx`
+# (`rtn` and `hqq`) and `linear:a8wxdq` they were at most 1.2 times those, with one bit 1.9 times.
 ERROR_FACTOR = {1: 4.0, 2: 3.0, 3: 2.5}  # few bits clip; others OTHER_FACTOR
 OTHER_FACTOR = 2.0
-GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
+COMPENSATING_FACTOR = 2.5  # further, of methods that move weights to make up for others' rounding
+# Lengths allowed along the original, of a whole weight and of a panel of 16 rows: doubled scales give 2, and
+# one bit that has 0 for a level keeps half of the length, or nothing.
+WEIGHT_GAIN, PANEL_GAIN = (0.55, 1.3), (0.4, 1.6)
 ONE_BIT_GAIN, ONE_BIT_PANEL_GAIN = (-0.1, 0.8), (-0.1, 1.0)
-COMPENSATING_FACTOR = 2.5  # of methods that move weights to make up for others' rounding
 _FLOAT_ERROR = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 4e-3}  # relative, a weight's rounding
-TWO_LEVELS_FACTOR = 1.2
+TWO_LEVELS_FACTOR = 1.2  # of errors that the scales determine
 _SMALL = 3e-4  # scales are float16
 _PANELS_AT_ONCE = 32  # few enough for a core's cache
 # Transforms after which stored weights are not the checkpoint's: rotated or rescaled.
@@ -43,9 +45,9 @@ TRANSFORMING = ("rotate", "awq", "smoothquant")
 
 @dataclass(frozen=True)
 class WeightError:
-    """Of one packed weight, or its rows of one format, against the checkpoint's: the relative Frobenius
-    error, what is allowed, the gain (its part along the original, 1 is the same length), the panel of the
-    whole weight whose gain is farthest from 1, and the median error of its kind and format."""
+    """The error of one packed weight, or of its rows of one format, against the checkpoint's: the relative
+    Frobenius error, what is allowed, the gain (its part along the original, 1 is the same length), the panel
+    of the whole weight whose gain is farthest from 1, and the median error of its kind and format."""
 
     name: str
     format: str
@@ -57,11 +59,11 @@ class WeightError:
     median: float
 
     def broken(self) -> str:
-        """What is wrong, "" for nothing."""
+        """Say what is wrong, "" for nothing."""
         if not math.isfinite(self.error):
             return "holds values that are not finite"
         one_bit = self.format.startswith("1 bit") and TWO_LEVELS not in self.format
-        low, high = ONE_BIT_GAIN if one_bit else GAIN
+        low, high = ONE_BIT_GAIN if one_bit else WEIGHT_GAIN
         if not low <= self.gain <= high:
             return f"{self.gain:.2f} times the checkpoint's, error {self.error:.3g}"
         if self.error > self.limit:
@@ -75,25 +77,27 @@ class WeightError:
 
 
 def method_of(artifact: Artifact, name: str) -> Method:
-    """How a linear layer's weight was made. Raises ValueError for a recipe of another exporter."""
+    """Return the method that made a linear layer's weight. Raises ValueError for a recipe of another
+    exporter."""
     linear = parse_recipe(artifact.metadata.get("quantization") or "{}").linear
     return parse_method(DEFAULT_METHOD if linear is None else linear.for_layer(name).method)
 
 
 def transforms_of(artifact: Artifact) -> tuple[str, ...]:
-    """The same for every layer."""
+    """Return the transforms of an artifact's recipe, which are the same for every layer."""
     return method_of(artifact, "output").transforms
 
 
 def transformed(artifact: Artifact) -> str | None:
-    """The first transform of the recipe after which weights are not the checkpoint's."""
+    """Name the first transform of the recipe after which weights are not the checkpoint's; None where there
+    is none."""
     return next((w for w in transforms_of(artifact) if w in TRANSFORMING), None)
 
 
 def weight_errors(
     artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig
 ) -> list[WeightError]:
-    """Of every packed weight but a `head`, which no checkpoint has; with one, the output is the
+    """Measure every packed weight but a `head`, which no checkpoint has; with one, the output is the
     embedding. `state` is the checkpoint's, float32 by canonical names.
 
     Raises ValueError for a weight of another shape than the checkpoint's.
@@ -121,7 +125,7 @@ def weight_errors(
 
 
 def weight_checks(errors: Sequence[WeightError]) -> Iterator[Check]:
-    """One check a broken weight, named after it; one for all the others."""
+    """Make a check of each broken weight, named after it, and one of all the others."""
     bad = [error for error in errors if error.broken()]
     for error in bad:
         yield check(error.name, False, f"error {error.error:.3g}, gain {error.gain:.3f}",
@@ -138,8 +142,8 @@ def weight_checks(errors: Sequence[WeightError]) -> Iterator[Check]:
 def constant_checks(
     artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig, rescaled: bool
 ) -> Iterator[Check]:
-    """Norms, biases and rotary tables, which are stored as they are. `rescaled`: norms and biases
-    hold a method's scales and are not compared."""
+    """Check norms, biases and rotary tables, which are stored as they are. `rescaled`: norms and biases hold
+    a method's scales and are not compared."""
     from exporter.lowbit.decoder import rotary_tables
 
     wrong, count = [], 0
@@ -173,17 +177,17 @@ def constant_checks(
 
 
 def unpack(tensor: StoredTensor) -> Tensor:
-    """The weight that the kernels use, float32 [rows, columns]."""
+    """Unpack the weight that the kernels use, float32 [rows, columns]."""
     return torch.ops.lowbit.unpack(as_bytes(tensor))
 
 
 def as_bytes(tensor: StoredTensor) -> Tensor:
-    """Its bytes as uint8 [bytes]: a view of the file, which must not be written to."""
+    """View a tensor's bytes as uint8 [bytes]: the file's, which must not be written to."""
     return _read_only(np.frombuffer(tensor.data, np.uint8))
 
 
 def _read_only(array: np.ndarray) -> Tensor:
-    """A tensor over memory that must not be written to, which torch would warn of."""
+    """Make a tensor over memory that must not be written to, which torch would warn of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.from_numpy(array)
@@ -204,7 +208,7 @@ def _bias(matrix: Matrix, state: Mapping[str, Tensor]) -> Tensor:
 
 
 def _errors(tensor: StoredTensor, original: Tensor, factor: float) -> Iterator[WeightError]:
-    """Of each range of rows of one format."""
+    """Measure each range of rows of one format."""
     matrix = tensor.packed
     if tuple(original.shape) != (matrix.rows, matrix.columns):
         raise ValueError(
@@ -250,14 +254,14 @@ def _error(
 
 
 def _by_panel(rows: Tensor) -> Tensor:
-    """Sums of 16 rows each, float64."""
+    """Return the sums of 16 rows each, float64."""
     padded = torch.zeros(-(-len(rows) // ROW_BLOCK) * ROW_BLOCK, dtype=torch.float64)
     padded[: len(rows)] = rows
     return padded.view(-1, ROW_BLOCK).sum(1)
 
 
 def _limit(header: PackedHeader, data: memoryview, norm2: float) -> float:
-    """The relative error that the stored scales allow."""
+    """Return the relative error that the stored scales allow."""
     if header.kind != "integer":
         return _FLOAT_ERROR[header.kind]
     dtype = np.dtype(header.scale_dtype)

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from exporter.checkpoint.checkpoint import open_checkpoint
-from exporter.checkpoint.weights import at_most_once_a_second
 from exporter.families.llama import FAMILY, llama3_divisors
 from exporter.families.sources.names import GGUF_ROPE_FACTORS
 from exporter.formats.gguf_file import read_gguf
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import parameter_shapes
 from exporter.util.files import check_writable, written_whole
+from exporter.util.progress import at_most_once_a_second
 from scripts.bench.command_line import Parser, exit_status, note
 
 KINDS = {

@@ -5,10 +5,12 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from exporter.artifact.contents import PTE, Artifact
 from exporter.bench import bench
 from exporter.bench import output as bench_output
 from exporter.bench import worker as bench_worker
@@ -44,11 +46,11 @@ def tensor(size: int, *names: str):
     )
 
 
-def artifact(*tensors, **metadata):
-    return SimpleNamespace(
-        metadata={**METADATA, **metadata}, size=3 << 20, cache_shape=(2, 7, 16 * 8),
-        cache_dtype="float16", packed=lambda: list(tensors),
-        weight_count=lambda: sum(t.packed.rows * t.packed.columns for t in tensors) or None,
+def artifact(*tensors, **metadata) -> Artifact:
+    return Artifact(
+        path=Path("a.pte"), kind=PTE, size=3 << 20, metadata={**METADATA, **metadata}, tokenizer=b"",
+        sizes={}, weights=tensors, operators={}, delegates={}, targets=(), token_scales=False,
+        cache_shape=(2, 7, 16 * 8), cache_dtype="float16", planned_bytes=None, unknown=(),
     )  # fmt: skip
 
 

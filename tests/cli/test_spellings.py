@@ -70,7 +70,7 @@ def test_values_are_left_alone():
 
 def test_a_checkpoint_is_enough():
     request = export.request(parsed(export, "--gguf-path", "x/tiny_model.gguf", "--output_pte_path"))
-    assert request.model.model == "x/tiny_model.gguf" and str(request.outputs.pte) == "tiny_model.pte"
+    assert request.model.source.model == "x/tiny_model.gguf" and str(request.outputs.pte) == "tiny_model.pte"
     with pytest.raises(UsageError, match="llama3 was taken as an output's PATH; MODEL comes before"):
         export.request(parsed(export, "--output-pte", "llama3"))
 

@@ -42,7 +42,7 @@ ANY = torch.export.Dim("T", max=16)
 
 @pytest.fixture(scope="module", autouse=True)
 def _loaded():
-    assert aliases.load()
+    assert aliases.load_aliases()
     torch.manual_seed(0)
 
 
@@ -242,7 +242,7 @@ import torch
 theirs = torch.library.Library("torchao", "FRAGMENT")
 theirs.define("_pack_embedding_3bit(Tensor weight_qvals) -> Tensor")
 from exporter.contrib.torchao import aliases
-print(aliases.load(), aliases.is_loaded())
+print(aliases.load_aliases(), aliases.is_loaded())
 """
     assert python(script) == "False False"
 
@@ -251,7 +251,7 @@ def test_shapes_where_torchao_registers_none():
     script = """
 import torch
 from exporter.contrib.torchao import aliases
-print(aliases.load(), end=" ")
+print(aliases.load_aliases(), end=" ")
 with torch.device("meta"):
     x, packed, tokens = torch.empty(3, 64), torch.empty(9), torch.empty(7, dtype=torch.int64)
 t = torch.ops.torchao
@@ -387,8 +387,7 @@ def test_lowers_to_executorch():
     from executorch.exir import ExecutorchBackendConfig
 
     program = rewrite(exported(tied_model(), TOKENS))
-    metadata = {to_executorch.TOKENIZER_KEY: "AAAA"}
-    edge = to_executorch._to_edge(program, metadata, xnnpack=False)
+    edge = to_executorch._to_edge(program, {}, xnnpack=False)
     lowered = edge.to_executorch(ExecutorchBackendConfig(run_reinplace_pass=True))
     plan = lowered.executorch_program.execution_plan[0]
     names = {operator.name for operator in plan.operators}

@@ -22,9 +22,9 @@ def read(generation: dict, stop_ids=(2,)) -> tuple[dict, list[str]]:
 
 def test_every_key_of_transformers_is_known():
     keys = {key for key in vars(transformers.GenerationConfig()) if key != "_original_object_hash"}
-    assert keys - generation_settings.KEYS == set()
+    assert keys - generation_settings.GENERATION_KEYS == set()
     ours = {"presence_penalty", "frequency_penalty", "_commit_hash", "decoder_start_token_id"}
-    assert generation_settings.KEYS - keys <= ours
+    assert generation_settings.GENERATION_KEYS - keys <= ours
 
 
 def test_what_transformers_writes_by_default_says_nothing():

@@ -15,7 +15,7 @@ from exporter.lowbit.pack import pack_integers
 from exporter.lowbit.weights import can_share, quantize_linear
 from exporter.quality.budget import parse_budget
 from exporter.quality.choices import FORMATS, Choice, Unit, packed_bytes, scheme_of
-from exporter.quality.fit import fit, hull, recipe_of
+from exporter.quality.fit import fit, fitted_recipe, hull
 from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import LinearScheme
 
@@ -53,7 +53,7 @@ def test_the_best_rounding_of_each_matrix_is_taken_and_written_down():
         Unit("output", (Choice(4, 32, "gptq", 10, 0.2),
                         Choice(5, 32, "hqq", 10, 0.1, ((16, 4), (48, 3))))),
     ]  # fmt: skip
-    recipe = recipe_of(fit(units, 40, None), base, shared=True)
+    recipe = fitted_recipe(fit(units, 40, None), base, shared=True)
     assert [name for name, _ in recipe.linear.layers] == ["layers.0.down", "output"]
     assert recipe.linear.for_layer("layers.0.down").bitwidth == 3
     assert recipe.linear.for_layer("layers.0.wo").method == "retie+gptq"

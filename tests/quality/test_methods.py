@@ -21,7 +21,7 @@ from exporter.quality.transforms import (
     rotate_ends,
     smooth_block,
 )
-from exporter.quality.windows import Positions, float_weights
+from exporter.quality.windows import RotaryTables, float_weights
 from scripts import rotate_checkpoint
 from scripts.bench.command_line import exit_status
 
@@ -145,7 +145,7 @@ class TestLayerwise:
             layer.register_forward_hook(lambda m, i, out, found=found: found.append(out))
         for window in tokens:
             logits(model, window[None])
-        positions = Positions(model.config, LENGTH)
+        positions = RotaryTables(model.config, LENGTH)
         with torch.no_grad():
             stream = Stream(F.embedding(tokens, model.tok_embeddings.weight), model.config, positions)
             for block, expected in zip(model.layers, hidden, strict=True):
@@ -161,7 +161,7 @@ class TestLayerwise:
         """Five windows in parts of two: with room for none, three (one part) and all of them."""
         monkeypatch.setattr(layerwise, "_parts", lambda n: [slice(0, 2), slice(2, 4), slice(4, 5)])
         model = make(tmp_path / "m", variation)
-        tokens, positions = tiny.prompt(5 * LENGTH).view(5, LENGTH), Positions(model.config, LENGTH)
+        tokens, positions = tiny.prompt(5 * LENGTH).view(5, LENGTH), RotaryTables(model.config, LENGTH)
         block, parts = model.layers[0], layerwise._parts(5)
         known = float_weights(block)
         with torch.no_grad():

@@ -8,7 +8,7 @@ from quantized_tiny import CONTEXT, loaded
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.quality import own_text as ours
-from exporter.quality.own_text import NOTHING, Written, keep_text, own_text, read_text
+from exporter.quality.own_text import NOTHING, Written, keep_text, own_text, read_kept_text
 from exporter.quality.sampling import BatchDecoder
 from exporter.tokenizer.tokenizer import read_tokenizer
 
@@ -60,7 +60,7 @@ def test_interrupted_it_goes_on(folder, tokenizer, whole, tmp_path, monkeypatch,
     monkeypatch.setattr(BatchDecoder, "step", counted)
     with pytest.raises(KeyboardInterrupt):
         own_text(loaded(folder), tokenizer, COUNT, CONTEXT, kept)
-    unfinished = read_text(kept).tokens
+    unfinished = read_kept_text(kept).tokens
     assert 0 < int((unfinished == NOTHING).sum()) < unfinished.numel()
     last[0] = -1
     assert torch.equal(own_text(loaded(folder), tokenizer, COUNT, CONTEXT, kept), expected)
@@ -68,7 +68,7 @@ def test_interrupted_it_goes_on(folder, tokenizer, whole, tmp_path, monkeypatch,
     # All but what came after the last state that was kept, 4 positions at the most.
     assert parts * (CONTEXT - 1) <= len(steps) <= parts * (CONTEXT - 1) + 4
     own_text(loaded(folder), tokenizer, COUNT, CONTEXT, kept)
-    assert not (read_text(kept).tokens == NOTHING).any() and len(steps) <= parts * (CONTEXT - 1) + 4
+    assert not (read_kept_text(kept).tokens == NOTHING).any() and len(steps) <= parts * (CONTEXT - 1) + 4
 
 
 def test_what_cannot_be_read_is_written_again(folder, tokenizer, whole, tmp_path):
@@ -81,4 +81,4 @@ def test_what_cannot_be_read_is_written_again(folder, tokenizer, whole, tmp_path
         elif damage is not None:
             kept.write_bytes(damage)
         assert torch.equal(own_text(loaded(folder), tokenizer, COUNT, CONTEXT, kept), whole)
-        assert torch.equal(read_text(kept).tokens, whole)
+        assert torch.equal(read_kept_text(kept).tokens, whole)

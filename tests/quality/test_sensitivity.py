@@ -31,8 +31,8 @@ from exporter.quality.layerwise import (
     run_block,
     sum_over_parts,
 )
-from exporter.quality.sensitivity import WHOLE, sensitivities, windows_needed
-from exporter.quality.windows import Positions, float_weights, last_hidden
+from exporter.quality.sensitivity import WHOLE_MODEL_FACTOR, sensitivities, windows_needed
+from exporter.quality.windows import RotaryTables, float_weights, last_hidden
 from exporter.recipe.methods import PLAIN
 from exporter.recipe.schemes import LinearScheme
 from exporter.scoring.divergence import divergence, log_probabilities
@@ -116,7 +116,7 @@ def kl_of(model, tokens, changed: dict[str, torch.Tensor]) -> float:
     logits = []
     for other in ({}, changed):
         x = F.embedding(tokens, other.get("embedding", model.tok_embeddings.weight))
-        positions = Positions(model.config, tokens.shape[1])
+        positions = RotaryTables(model.config, tokens.shape[1])
         for i, block in enumerate(model.layers):
             known = {name: (other.get(f"layers.{i}.{name}", weight), bias)
                      for name, (weight, bias) in float_weights(block).items()}  # fmt: skip
@@ -158,4 +158,4 @@ def test_gradients_predict_the_kl_of_single_matrices(variation, method, tmp_path
                 measured = kl_of(model, tokens[::3], {name: changed} | both)
             # A label a position: thousands of squares of a normal variable are certain to a few
             # hundredths. The rest is that positions and logits are taken as independent.
-            assert 3 / 4 < choice.kl / WHOLE[rounding] / measured < 4 / 3, (name, rounding)
+            assert 3 / 4 < choice.kl / WHOLE_MODEL_FACTOR[rounding] / measured < 4 / 3, (name, rounding)

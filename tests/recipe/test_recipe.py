@@ -231,7 +231,7 @@ def test_a_scheme_that_keeps_nothing_is_refused():
 
 class TestCommandLine:
     def request(self, *arguments):
-        return export.request(_parser().parse_args(["smollm2", "--output-pte", *arguments])).model
+        return export.request(_parser().parse_args(["smollm2", "--output-pte", *arguments])).model.form
 
     def test_delegate_and_cache(self):
         assert self.request().delegate == LOWBIT and self.request().cache_dtype is None

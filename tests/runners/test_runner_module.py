@@ -14,6 +14,7 @@ import pytest
 import tiny
 from native import ROOT, export, generate, logits
 
+from exporter.artifact import runner_interface
 from exporter.cli import main as cli
 from exporter.cli import model_options
 from exporter.cli.command_line import Parser
@@ -57,8 +58,24 @@ def log_probabilities(model, tokens: list[int]) -> np.ndarray:
     return rows[np.arange(len(tokens) - 1), tokens[1:]]
 
 
+@pytest.mark.parametrize("backend", _runner.MODULES)
+@pytest.mark.parametrize(
+    ("interface", "built"),
+    [("RunnerModel", "Model"), ("RunnerTokenizer", "Tokenizer"), ("Generated", "Generated"),
+     ("RunnerSampler", "Sampler")],
+)  # fmt: skip
+def test_the_interface_names_what_the_modules_have(backend, interface, built):
+    module = _runner._library(backend)
+    assert _public(getattr(module, built)) == _public(getattr(runner_interface, interface))
+    assert _public(runner_interface.RunnerModule) <= _public(module)
+
+
+def _public(thing: object) -> set[str]:
+    return {name for name in dir(thing) if not name.startswith("_")}
+
+
 def test_metadata_and_tokenizer(folder, artifact):
-    model = _runner.load_model(artifact, metadata_only=True)
+    model = _runner.load_artifact(artifact, metadata_only=True)
     assert model.backend == ("executorch" if artifact.suffix == ".pte" else "aoti")
     assert model.metadata["context_length"] == str(CONTEXT)
     assert model.metadata["max_rows"] == model.metadata["max_chunk"] == "256"
@@ -79,7 +96,7 @@ def test_metadata_and_tokenizer(folder, artifact):
 
 
 def test_logits_and_text_are_the_programs(artifact, tmp_path):
-    model = _runner.load_model(artifact, threads=2)
+    model = _runner.load_artifact(artifact, threads=2)
     expected = logits(artifact, TOKENS, tmp_path)
     assert np.array_equal(model.forward(TOKENS, 0, list(range(len(TOKENS)))), expected)
     # In two chunks, and again from the middle: positions may be rewound.
@@ -98,7 +115,7 @@ def test_logits_and_text_are_the_programs(artifact, tmp_path):
 
 
 def test_sampling_flags_are_the_modules_settings(artifact):
-    model = _runner.load_model(artifact, threads=2)
+    model = _runner.load_artifact(artifact, threads=2)
     ids = model.tokenizer.encode("Once upon")
 
     def program(*flags: object) -> str:
@@ -127,7 +144,7 @@ def test_sampling_flags_are_the_modules_settings(artifact):
 
 
 def test_scores(artifact):
-    model = _runner.load_model(artifact)
+    model = _runner.load_artifact(artifact)
     tokens = (TOKENS * 20)[:700]  # three chunks
     expected = log_probabilities(model, TOKENS)
     assert np.abs(model.score(TOKENS, 1) - expected).max() < 2e-5
@@ -137,14 +154,14 @@ def test_scores(artifact):
     assert scores.dtype == np.float32 and len(scores) == 699
     for first in (2, 255, 256, 257, 300, 699):
         assert np.array_equal(model.score(tokens, first), scores[first - 1 :])
-    one = _runner.load_model(artifact, threads=1)
+    one = _runner.load_artifact(artifact, threads=1)
     assert (one.threads, len(one.score(tokens, 1))) == (1, 699)
     assert np.array_equal(one.score(tokens, 1), scores)
     assert np.array_equal(model.score(tokens, 1), scores)  # with its own threads again
 
 
 def test_errors_are_one_line(folder, artifact, tmp_path):
-    model = _runner.load_model(artifact)
+    model = _runner.load_artifact(artifact)
     vocabulary = int(model.metadata["vocab_size"])
     for call, words in (
         (lambda: model.forward([1], 5, [0]), "start_pos is 5"),
@@ -162,7 +179,7 @@ def test_errors_are_one_line(folder, artifact, tmp_path):
         (lambda: model.time_decode(10, CONTEXT), "depth"),
         (lambda: model.chat_prompt([("user", "x")]), "chat"),
         (lambda: model.tokenizer.decode([10**6]), "1000000"),
-        (lambda: _runner.load_model(artifact, threads=-2), "threads is -2"),
+        (lambda: _runner.load_artifact(artifact, threads=-2), "threads is -2"),
     ):
         with pytest.raises(ValueError, match=words) as raised:
             call()
@@ -173,28 +190,28 @@ def test_errors_are_one_line(folder, artifact, tmp_path):
     cut = tmp_path / artifact.name
     cut.write_bytes(artifact.read_bytes()[:2000])
     with pytest.raises(ValueError, match=str(cut)):
-        _runner.load_model(cut)
+        _runner.load_artifact(cut)
     with pytest.raises(FileNotFoundError, match="no such file"):
-        _runner.load_model(tmp_path / "nosuch.pte")
+        _runner.load_artifact(tmp_path / "nosuch.pte")
     with pytest.raises(ValueError, match="no artifact"):
-        _runner.load_model(folder / "model" / "config.json")
+        _runner.load_artifact(folder / "model" / "config.json")
 
 
 def test_without_the_libraries(artifact, monkeypatch, tmp_path):
     monkeypatch.setenv(_runner.FOLDER_VARIABLE, str(tmp_path))
     with pytest.raises(FileNotFoundError, match="scripts/build_native.sh"):
-        _runner.load_model(artifact)
+        _runner.load_artifact(artifact)
 
 
 def test_times_and_memory(artifact):
-    model = _runner.load_model(artifact)
+    model = _runner.load_artifact(artifact)
     assert 0 < model.time_prefill(300, 10) and 0 < model.time_decode(3, 300)
     assert 1e6 < _runner.peak_rss_bytes() < 1e11
 
 
 def test_an_interrupt_ends_native_work(folder):
     """Within one call: nothing of Python runs until it is over."""
-    model = _runner.load_model(folder / "a.pte")
+    model = _runner.load_artifact(folder / "a.pte")
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -210,7 +227,7 @@ def test_an_interrupt_ends_native_work(folder):
 
 ONE_PROCESS = """
 import sys
-from exporter.runners.native import load_model
+from exporter.runners.native import load_artifact
 def torch_too():
     from exporter.lowbit import ops
     ops.load()
@@ -222,7 +239,7 @@ for step in sys.argv[1:]:
     if step == "torch":
         torch_too()
     else:
-        models.append(load_model(step, threads=len(models) + 1))
+        models.append(load_artifact(step, threads=len(models) + 1))
     scores += [model.score(tokens, 1).tolist() for model in models]
 torch_too()
 assert len(scores) > 2 and all(score == scores[0] for score in scores)
@@ -241,7 +258,7 @@ def test_one_process_holds_both_and_torch(folder, order):
 
 def test_an_eager_model_gives_the_same_bits(folder):
     ours = eager.eager_model(prepared(folder))
-    native = _runner.load_model(folder / "a.pte")
+    native = _runner.load_artifact(folder / "a.pte")
     assert ours.backend == "python" and ours.tokenizer.table == native.tokenizer.table
     assert np.array_equal(ours.score(TOKENS, 1), native.score(TOKENS, 1))
     options = {"temperature": 0.7, "seed": 5}
@@ -262,7 +279,7 @@ def test_compiled_models(folder, delegate, prefill):
 
 
 def test_a_python_model(folder):
-    metadata = dict(prepared(folder).metadata)
+    metadata = prepared(folder).metadata.to_strings()
     turn = {"prefix": "<s>", "suffix": "</s>", "strip": False}
     system = {**turn, "placement": "none", "default": None}
     metadata["chat"] = json.dumps(

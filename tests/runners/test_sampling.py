@@ -205,7 +205,7 @@ class TestStopStrings:
     @pytest.fixture(scope="class")
     def scripted(self, folder):
         """A model that says `script` after whatever prompt, and transformers' tokenizer."""
-        metadata = described(folder).metadata
+        metadata = described(folder).metadata.to_strings()
         width = int(metadata["vocab_size"])
         model = None
         script: list[int] = []

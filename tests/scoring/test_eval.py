@@ -132,7 +132,7 @@ def test_bytes_of_targets(tiny_model):
 
 @pytest.mark.parametrize("first", [1, 2, 40, 90, 99])
 def test_blocks_are_the_whole_windows_logits(tiny_model, monkeypatch, first):
-    monkeypatch.setattr(divergence, "BLOCK", 24)
+    monkeypatch.setattr(divergence, "TARGETS_AT_ONCE", 24)
     model = FakeModel(tiny_model[0])
     window = Window(prompt(100)[0].tolist(), first)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_blocks_are_the_whole_windows_logits(tiny_model, monkeypatch, first):
 
 
 def test_the_verbs_figures(fake, tiny_model, text, capsys, monkeypatch):
-    monkeypatch.setattr(divergence, "BLOCK", 8)
+    monkeypatch.setattr(divergence, "TARGETS_AT_ONCE", 8)
     assert run("m.pte", "--text", text, "--window", 32, "--reference", tiny_model[0], "--json") == 0
     report = json.loads(capsys.readouterr().out)
     *_, score = scores(fake, text_windows(fake.tokenizer, LONG, 32, None, 128))

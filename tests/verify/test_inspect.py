@@ -9,7 +9,7 @@ import tiny
 import torch
 from native import export, runner_of, stats
 
-from exporter.artifact.contents import recipe_of
+from exporter.artifact.contents import stored_recipe
 from exporter.artifact.memory import estimate
 from exporter.artifact.reader import read_artifact
 from exporter.checkpoint.checkpoint import open_checkpoint
@@ -216,10 +216,10 @@ def test_a_wrong_header_is_named(files, tmp_path, capsys):
 @pytest.mark.parametrize("text", ["damaged", '["q4"]', "null"])
 def test_a_damaged_recipe_is_named(files, text):
     artifact = read_artifact(files[0])
-    assert recipe_of(artifact)["linear:a8wx"]["bitwidth"] == 4
+    assert stored_recipe(artifact)["linear:a8wx"]["bitwidth"] == 4
     damaged = replace(artifact, metadata={**artifact.metadata, "quantization": text})
     with pytest.raises(ValueError) as raised:
-        recipe_of(damaged)
+        stored_recipe(damaged)
     said = f"its metadata 'quantization' is no recipe: {text!r}"
     assert str(raised.value) == f"{files[0]} is damaged: {said}; export it again"
     assert report_inspect.scheme(damaged) == f"unreadable: {text!r}"

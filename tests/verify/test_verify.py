@@ -282,8 +282,8 @@ def test_a_prompt_longer_than_the_context_is_read_in_windows(whole, folder, tmp_
     text = tmp_path / "long.txt"
     text.write_text("one two three " * 200, encoding="utf-8")
     result = verify(VerifyRequest(whole, str(folder), prompts=text, positions=250))
-    assert [len(p.ids) for p in result.prompts] == [CONTEXT, CONTEXT, 250 - 2 * CONTEXT]
-    assert len(result.positions.kl) == 250 and result.good
+    assert [len(p.ids) for p in result.readings.prompts] == [CONTEXT, CONTEXT, 250 - 2 * CONTEXT]
+    assert len(result.readings.positions.kl) == 250 and result.good
 
 
 def rotated(whole, folder):

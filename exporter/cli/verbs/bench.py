@@ -1,4 +1,4 @@
-"""Tokens a second of prompts (pp) and of decoding (tg), peak memory and bandwidth, as in
+"""Measure tokens a second of prompts (pp) and of decoding (tg), peak memory and bandwidth, as in
 llama-bench. Every artifact and number of threads runs in a process of its own. Comma lists give all
 combinations; -p 0 or -n 0 leaves a test out, -d N measures after N cached tokens.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from exporter.cli.command_line import UsageError, not_negative_list, one_of, positive, positive_list
 
 OUTPUTS = ("md", "csv", "json")
-SUMMARY = "tokens a second, peak memory and bandwidth of artifacts"
+SUMMARY = "measure tokens a second, peak memory and bandwidth of artifacts"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Raises UsageError, ValueError or OSError with one line that names the remedy."""
+    """Measure the artifacts and print the rows. Raises UsageError, ValueError or OSError with one line that
+    names the remedy."""
     from exporter.bench.bench import bench, plan
-    from exporter.bench.output import FORMATS
+    from exporter.bench.output import WRITERS
     from exporter.util.progress import note
 
     tests = plan(options.n_prompt, options.n_gen, options.n_depth)
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             rows.append(row)
     except KeyboardInterrupt:
         if rows:
-            note(FORMATS["md"](rows))
+            note(WRITERS["md"](rows))
         raise
-    print(FORMATS[options.output](rows))
+    print(WRITERS[options.output](rows))
     return 0

@@ -1,4 +1,4 @@
-"""Perplexity of a text, and how far the probabilities are from the float model's.
+"""Measure the perplexity of a text, and how far the probabilities are from the float model's.
 
 ARTIFACT is a .pte, .pt2 or .so and runs in the native runner; MODEL is what the exporter takes, and
 runs eagerly, or compiled with --compile. Windows are scored as llama-perplexity does; with --stride
@@ -9,24 +9,30 @@ import argparse
 import importlib.util
 import json
 import math
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from exporter.artifact.runner_interface import RunLimits
 from exporter.cli.command_line import EXIT_INTERRUPTED, UsageError, positive
 from exporter.cli.open_model import add_runnable_options, open_model
 from exporter.scoring.perplexity import (
     SMALLEST_WINDOW,
-    Progress,
     Score,
     Window,
     progress_line,
     scores,
     text_windows,
 )
-from exporter.util.progress import note, stage
+from exporter.util.progress import Progress, ProgressLine, note, stage
 from exporter.util.text_file import read_text
 
-SUMMARY = "perplexity, divergence from the float model, and lm-eval's tasks"
+if TYPE_CHECKING:
+    from exporter.artifact.runner_interface import RunnerModel
+    from exporter.checkpoint.checkpoint import Checkpoint
+    from exporter.scoring.divergence import Comparison
+
+SUMMARY = "measure perplexity, divergence from the float model, and lm-eval's tasks"
 DEFAULT_WINDOW = 512
 LM_EVAL_VERSION = "0.4.13"  # of pyproject.toml's extra "tasks"
 
@@ -53,8 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Raises UsageError, ValueError or OSError with one line that names the remedy."""
-    check(options)
+    """Score the text, run the tasks and print the figures. Raises UsageError, ValueError or OSError with one
+    line that names the remedy."""
+    check_flags(options)
     text = None if options.text is None else read_text(options.text, "--text")
     if options.tasks is not None:
         _require_lm_eval()
@@ -68,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     report: dict[str, object] = {"model": options.model}
     status = 0
     if text is not None:
-        context = int(model.metadata["context_length"])
+        context = RunLimits.of(model).context_length
         with stage("tokenizing"):
             windows = text_windows(model.tokenizer, text, options.window, options.stride, context)
         figures, status = _evaluate(
@@ -88,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     return status
 
 
-def check(options: argparse.Namespace) -> None:
+def check_flags(options: argparse.Namespace) -> None:
     """Raise UsageError for flags that do not go together."""
     if options.compile != options.compile_prefill and options.tasks is None:
         raise UsageError(
@@ -119,25 +126,25 @@ def _require_lm_eval() -> None:
 
 
 def _evaluate(
-    model, windows: list[Window], reference, options: argparse.Namespace
+    model: "RunnerModel", windows: list[Window], reference: "Checkpoint | None", options: argparse.Namespace
 ) -> tuple[dict[str, object], int]:
-    """The figures of the text, printed unless --json, and the exit status."""
-    progress, last, compared = Progress(), Score(), []
+    """Score the text; returns its figures, printed unless --json, and the exit status."""
+    line, last, compared = ProgressLine(), Score(), []
     try:
         steps = _steps(model, windows, reference, compared)
-        start = time.monotonic()
+        progress = Progress(len(windows))
         for last in steps:
-            progress.show(progress_line(last, len(windows), time.monotonic() - start))
+            line.show(progress_line(last, progress))
     except KeyboardInterrupt:
-        progress.close()
+        line.close()
         if not last.windows:
             raise
         note(f"interrupted after {last.windows} of {len(windows)} windows; so far:")
-        for line in _lines(last, compared):
-            note(f"  {line}")
+        for text in _lines(last, compared):
+            note(f"  {text}")
         return {}, EXIT_INTERRUPTED
     finally:
-        progress.close()
+        line.close()
     figures: dict[str, object] = dict(last.figures())
     if compared:
         from exporter.scoring.divergence import summarize
@@ -148,8 +155,10 @@ def _evaluate(
     return figures, 0
 
 
-def _steps(model, windows: list[Window], reference, compared: list):
-    """The sums after each window; with a reference, a Checkpoint, `compared` grows by the window's
+def _steps(
+    model: "RunnerModel", windows: list[Window], reference: "Checkpoint | None", compared: "list[Comparison]"
+) -> Iterator[Score]:
+    """Yield the sums after each window; with a reference `compared` grows by the window's
     Comparison."""
     if reference is None:
         return scores(model, windows)
@@ -160,7 +169,7 @@ def _steps(model, windows: list[Window], reference, compared: list):
     return compared_scores(float_model, RunnerLogits(model), windows, compared.append)
 
 
-def _lines(score: Score, compared: list) -> list[str]:
+def _lines(score: Score, compared: "list[Comparison]") -> list[str]:
     lines = [
         f"perplexity       {score.perplexity:.4f} ± {score.perplexity_error:.4f}",
         f"nll per token    {score.nll:.5f} ± {score.nll_error:.5f} nats",
@@ -183,7 +192,7 @@ def _lines(score: Score, compared: list) -> list[str]:
 
 
 def _finite(value: object) -> object:
-    """JSON has no NaN."""
+    """Replace numbers that are not finite by None: JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

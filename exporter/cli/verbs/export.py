@@ -1,4 +1,4 @@
-"""`export`, the verb where none is named: a model to artifacts."""
+"""Export a model to artifacts: the verb `export`, which is run where none is named."""
 
 import argparse
 from dataclasses import replace
@@ -9,10 +9,10 @@ from exporter.checkpoint.known_models import model_name
 from exporter.cli.command_line import UsageError, one_of
 from exporter.cli.model_options import add_model_options, model_request
 from exporter.lower.targets import RUNTIMES, TARGETS, find_targets
-from exporter.pipeline.export import Outputs, Request
+from exporter.pipeline.export import OutputPaths, Request
 from exporter.pipeline.export import run as run_export
 
-SUMMARY = "a MODEL to artifacts; the same as without a verb"
+SUMMARY = "write a MODEL to artifacts, as is done where no verb is named"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,14 +44,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def request(options: argparse.Namespace) -> Request:
-    """What the flags ask for. Raises UsageError for what cannot be."""
+    """Read from the flags what is to be exported. Raises UsageError for what cannot be."""
     name = _model(options)
     stem = model_name(name)
 
     def path(value: str | None, suffix: str) -> Path | None:
         return None if value is None else Path(value or f"{stem}{suffix}")
 
-    outputs = Outputs(
+    outputs = OutputPaths(
         pte=path(options.output_pte, ".pte"),
         package=path(options.output_aoti_package, ".pt2"),
         library=path(options.output_dso, ".so"),
@@ -67,8 +67,9 @@ def request(options: argparse.Namespace) -> Request:
     except ValueError as error:
         raise UsageError(str(error)) from error
     model = model_request(name, options)
+    calibration = replace(model.calibration, work_folder=outputs.paths()[0].parent)
     return Request(
-        model=replace(model, work_folder=outputs.paths()[0].parent),
+        model=replace(model, calibration=calibration),
         outputs=outputs,
         target=options.target,
         runtime=options.runtime,
@@ -77,7 +78,7 @@ def request(options: argparse.Namespace) -> Request:
 
 
 def _model(options: argparse.Namespace) -> str:
-    """MODEL; where it is left out, the checkpoint's own name."""
+    """Return MODEL; where it is left out, the checkpoint's own name."""
     if options.model is not None:
         return options.model
     if options.checkpoint is not None:
@@ -89,7 +90,7 @@ def _model(options: argparse.Namespace) -> str:
     raise UsageError(f"MODEL is missing: {what}; see python -m exporter --help")
 
 
-def _refuse_collisions(outputs: Outputs) -> None:
+def _refuse_collisions(outputs: OutputPaths) -> None:
     files = [path.resolve() for path in outputs.files()]
     for path in files:
         if files.count(path) > 1:

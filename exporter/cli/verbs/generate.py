@@ -1,4 +1,4 @@
-"""`generate`: the continuation of a prompt, by an artifact or by a model that is not exported yet."""
+"""Continue a prompt, by an artifact or by a model that is not exported yet: the verb `generate`."""
 
 import argparse
 import math
@@ -7,15 +7,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from exporter.artifact.runner_interface import RunLimits
 from exporter.cli.command_line import UsageError, positive, seed
 from exporter.cli.open_model import add_runnable_options, open_model
 from exporter.model.generation_settings import MOST_BIAS, NUMBERS, NumberSetting
 from exporter.util.progress import note, stage
 
 if TYPE_CHECKING:
-    from exporter.runners.native import Model
+    from exporter.artifact.runner_interface import Generated, RunnerModel
 
-SUMMARY = "text after a prompt, by an ARTIFACT or by a MODEL before its export"
+SUMMARY = "write text after a prompt, by an ARTIFACT or by a MODEL before its export"
 SAMPLING = (*(setting.name for setting in NUMBERS), "logit_bias", "stop_strings", "seed")
 
 
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _number(setting: NumberSetting) -> Callable[[str], float]:
-    """A type for argparse."""
+    """Make a type of a setting's numbers, for argparse."""
 
     def parse(text: str) -> float:
         try:
@@ -81,7 +82,7 @@ def _number(setting: NumberSetting) -> Callable[[str], float]:
 
 
 def _biases(text: str) -> list[tuple[int, float]]:
-    """Token ids and biases, "5=-1.5,7=-inf", for argparse."""
+    """Parse token ids and biases, "5=-1.5,7=-inf", for argparse."""
     try:
         pairs = [item.split("=") for item in text.split(",")]
         biases = [(int(token), float(bias)) for token, bias in pairs]
@@ -95,8 +96,8 @@ def _biases(text: str) -> list[tuple[int, float]]:
     return biases
 
 
-def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
-    ids, context = _encoded(model, options), int(model.metadata["context_length"])
+def _prompt(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
+    ids, context = _encoded(model, options), RunLimits.of(model).context_length
     if len(ids) > context:
         raise ValueError(
             f"the prompt has {len(ids)} tokens, the context of {options.model} holds {context}; "
@@ -105,9 +106,9 @@ def _prompt(model: "Model", options: argparse.Namespace) -> list[int]:
     return ids
 
 
-def _check_biases(model: "Model", options: argparse.Namespace) -> None:
+def _check_biases(model: "RunnerModel", options: argparse.Namespace) -> None:
     """Raise ValueError for a token that there is not, before anything is written."""
-    last = int(model.metadata["vocab_size"]) - 1
+    last = RunLimits.of(model).vocab_size - 1
     for token, _ in options.logit_bias or []:
         if token > last:
             raise ValueError(
@@ -115,7 +116,7 @@ def _check_biases(model: "Model", options: argparse.Namespace) -> None:
             )
 
 
-def _encoded(model: "Model", options: argparse.Namespace) -> list[int]:
+def _encoded(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
     if options.chat:
         system = [] if options.system is None else [("system", options.system)]
         return model.chat_prompt([*system, ("user", options.prompt)])
@@ -128,7 +129,7 @@ def _encoded(model: "Model", options: argparse.Namespace) -> list[int]:
     return ids
 
 
-def _sample(model: "Model", ids: list[int], index: int, options: argparse.Namespace) -> None:
+def _sample(model: "RunnerModel", ids: list[int], index: int, options: argparse.Namespace) -> None:
     chosen = {name: getattr(options, name) for name in SAMPLING}
     if chosen["logit_bias"] is not None:
         chosen["logit_bias"] = dict(chosen["logit_bias"])
@@ -151,7 +152,7 @@ def _sample(model: "Model", ids: list[int], index: int, options: argparse.Namesp
         note(f"  {ran}, {model.threads} threads, peak memory {peak_rss_bytes() / 1e6:.0f} MB")
 
 
-def _speed(result) -> str:
+def _speed(result: "Generated") -> str:
     def rate(count: int, seconds: float) -> str:
         return f"{count / seconds:.1f}/s" if count and seconds else "-"
 

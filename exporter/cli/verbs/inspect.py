@@ -1,6 +1,6 @@
-"""What an artifact holds: metadata, sizes by part, bits a weight, operators, CPUs, memory.
+"""Say what an artifact holds: metadata, sizes by part, bits a weight, operators, CPUs, memory.
 
-With two artifacts, only what differs between them. Nothing is run.
+Of two artifacts, say only what differs between them. Nothing is run.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exporter.cli.command_line import positive
 
-SUMMARY = "what an ARTIFACT holds, or how two differ"
+SUMMARY = "say what an ARTIFACT holds, or how two differ"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

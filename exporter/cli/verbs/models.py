@@ -1,4 +1,4 @@
-"""`models`: the aliases."""
+"""List the aliases: the verb `models`."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Whether an artifact is still the model that it was exported from.
+"""Check whether an artifact is still the model that it was exported from.
 
 The native runner and the float32 model read the same prompts; probabilities, tokenizer, chat
 format, stop tokens, metadata and every weight are compared. Exit status 1 when a check fails; the
@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from exporter.cli.command_line import EXIT_FAILURE, UsageError, number, positive
+from exporter.cli.command_line import EXIT_FAILURE, UsageError, number_between, positive
 
 SUMMARY = "compare an ARTIFACT with the checkpoint it was made from"
 DEFAULT_POSITIONS = 384
@@ -35,9 +35,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--report", type=Path, action="append", default=[], metavar="PATH",
         help="write a report, .md, .json or .html by its name; can be repeated")  # fmt: skip
     add("--json", action="store_true", help="the report as JSON on standard output, on one line")
-    add("--max-kl", type=number(0), metavar="NATS", help="largest mean KL, instead of the table's")
-    add("--min-top1", type=number(0, 1), metavar="SHARE", help="least top-1 agreement, 0 to 1")
-    add("--min-cosine", type=number(0, 1), metavar="C",
+    add("--max-kl", type=number_between(0), metavar="NATS", help="largest mean KL, instead of the table's")
+    add("--min-top1", type=number_between(0, 1), metavar="SHARE", help="least top-1 agreement, 0 to 1")
+    add("--min-cosine", type=number_between(0, 1), metavar="C",
         help="least mean cosine of the logits, 0 to 1")  # fmt: skip
 
 
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     for path in options.report:
         check_writable(path)
 
+    from exporter.verify.limits import GivenLimits
     from exporter.verify.report import to_dict, write_report
     from exporter.verify.verify import VerifyRequest, verify
 
@@ -62,9 +63,7 @@ def run(options: argparse.Namespace) -> int:
         positions=options.positions,
         threads=options.threads,
         trace=options.trace,
-        mean_kl=options.max_kl,
-        top1=options.min_top1,
-        cosine=options.min_cosine,
+        limits=GivenLimits(options.max_kl, options.min_top1, options.min_cosine),
     ))  # fmt: skip
     for path in options.report:
         write_report(result, path)

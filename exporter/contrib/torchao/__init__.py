@@ -1,4 +1,5 @@
 """Quantize by torchao's own classes, and run what torchao packed on our kernels.
 
-Faces: `quantize.quantize` for stock graphs; `aliases.load` and `rewrite.rewrite` for its packed operators.
+Faces: `quantize.quantize` for stock graphs; for torchao's packed operators `aliases.load_aliases` and
+`rewrite.rewrite`.
 """

@@ -1,8 +1,8 @@
-"""torchao's packed low-bit operators where torchao has no library of them: on our kernels.
+"""Run torchao's packed low-bit operators on our kernels where torchao has no library of them.
 
 torchao's wheels for Linux hold no kernels for its opaque weights, so that
 `Int8DynamicActivationIntxWeightConfig(intx_packing_format="opaque_torchao_auto")` and its embedding
-counterparts fail with "TorchAO kernel library is not loaded". After `load()` they work, and
+counterparts fail with "TorchAO kernel library is not loaded". After `load_aliases()` they work, and
 `rewrite` turns programs that hold them into programs on `lowbit::*`.
 """
 
@@ -26,8 +26,8 @@ SHARED_EMBEDDING = "_shared_embedding_{}bit"
 ALL = (PACK_WEIGHT, LINEAR, PACK_EMBEDDING, EMBEDDING, SHARED_EMBEDDING)
 
 
-def load() -> bool:
-    """Make torchao's operators available; False when a library of torchao's has them already.
+def load_aliases() -> bool:
+    """Make torchao's operators available; returns False when a library of torchao's has them already.
 
     Then that library stays in use: names cannot be registered twice. Further calls do nothing.
     Raises FileNotFoundError with the remedy when our library is not built.
@@ -51,7 +51,7 @@ def load() -> bool:
 
 
 def is_loaded() -> bool:
-    """Whether torchao's operators are those of our library."""
+    """Tell whether torchao's operators are those of our library."""
     return hasattr(torch.ops.lowbit, "split_torchao")
 
 
@@ -60,7 +60,7 @@ def _is_registered(name: str) -> bool:
 
 
 def _register_shapes() -> None:
-    """The results' shapes, for tracing, where torchao has not registered its own."""
+    """Register the results' shapes, for tracing, where torchao has not registered its own."""
 
     def linear(activations: Tensor, packed_weights, group_size, n, k) -> Tensor:
         return activations.new_empty((activations.shape[0], n))

@@ -1,12 +1,13 @@
-"""Recipe → quantized modules, through torchao 0.18's `quantize_` with one config a scheme."""
+"""Quantize modules by a recipe, through torchao 0.18's `quantize_` with one config a scheme."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from exporter.recipe.recipe import EmbeddingScheme, LinearScheme, Recipe
+from exporter.util.progress import Report
 
 # torchao looks for CUDA libraries that a CPU build lacks and says so on every import.
 with warnings.catch_warnings():
@@ -20,7 +21,6 @@ with warnings.catch_warnings():
         quantize_,
     )
 
-Report = Callable[[str], None]
 # What torchao packs for torch's CPU kernel `_weight_int4pack_mm_for_cpu`, largest first.
 INT4_GROUPSIZES = (128, 64, 32)
 
@@ -41,7 +41,7 @@ def quantize(model: nn.Module, recipe: Recipe, report: Report) -> None:
 
 
 def fitting_groupsize(width: int, groupsize: int, sizes: tuple[int, ...] | None = None) -> int:
-    """The largest divisor of `width` that is at most `groupsize` and one of `sizes`.
+    """Return the largest divisor of `width` that is at most `groupsize` and one of `sizes`.
 
     Without `sizes`, any multiple of 32. Raises ValueError when there is none.
     """
@@ -63,7 +63,7 @@ def _quantize_linear(model: nn.Module, scheme: LinearScheme, report: Report) -> 
 
 
 def linear_config(key: str, groupsize: int):
-    """The torchao config of one linear scheme. `groupsize` 0 = one scale an output channel."""
+    """Return the torchao config of one linear scheme. `groupsize` 0 = one scale an output channel."""
     if key == "linear:int8":
         granularity = PerGroup(groupsize) if groupsize else PerAxis(0)
         return IntxWeightOnlyConfig(weight_dtype=torch.int8, granularity=granularity)
@@ -97,7 +97,7 @@ def _by_groupsize(
     report: Report,
     sizes: tuple[int, ...] | None = None,
 ) -> dict[int, set[str]]:
-    """Layer names by the group size they can have; one line to `report` for those that differ."""
+    """Group layer names by the group size they can have; `report` gets one line for those that differ."""
     if groupsize == 0:
         return {0: {name for name, _, _ in layers}}
     groups: dict[int, set[str]] = {}
@@ -111,7 +111,7 @@ def _by_groupsize(
 
 
 def _summary(names: set[str]) -> str:
-    """Layer names with the layer number folded: `layers.*.attention.wq (30)`."""
+    """List layer names with the layer number folded: `layers.*.attention.wq (30)`."""
     folded: dict[str, int] = {}
     for name in sorted(names):
         parts = ["*" if part.isdigit() else part for part in name.split(".")]

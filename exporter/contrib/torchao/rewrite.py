@@ -1,4 +1,4 @@
-"""Programs on torchao's packed operators → programs on `lowbit::*` with plain packed weights.
+"""Rewrite programs on torchao's packed operators to programs on `lowbit::*` with plain packed weights.
 
 What torchao packs is meant for the library that packed it. The rewritten program holds nothing of
 it: every weight is in the layout of kernels/layout.h, whoever packed it for torchao, and a table
@@ -31,11 +31,11 @@ from exporter.contrib.torchao.aliases import (
 )
 from exporter.lowbit import ops
 
-CHUNK_ELEMENTS = 1 << 22  # of an embedding that is unpacked at a time
+TABLE_CHUNK_ELEMENTS = 1 << 22  # of an embedding that is unpacked at a time
 
 
 def rewrite(program: ExportedProgram) -> ExportedProgram:
-    """`program`, left as it is, with `lowbit::*` for torchao's packed operators.
+    """Return `program`, which is left as it is, with `lowbit::*` for torchao's packed operators.
 
     Raises ValueError where a packed weight is no constant, is in bytes that only torchao's own
     library reads, or has groups that kernels/layout.h does not have.
@@ -65,21 +65,21 @@ def rewrite(program: ExportedProgram) -> ExportedProgram:
 
 # --- The operators --------------------------------------------------------------------------------
 
-Call = tuple[OpOverload, tuple]
+OperatorCall = tuple[OpOverload, tuple]
 
 
-def _linear(edit: "_Edit", bits: int, a: dict) -> Call:
+def _linear(edit: "_Edit", bits: int, a: dict) -> OperatorCall:
     weight, bias = edit.packed_linear(a["packed_weights"])
     x = edit.contiguous(a["activations"])
     return torch.ops.lowbit.linear_a8wx.default, (x, weight, bias, a["n"], True)
 
 
-def _shared_embedding(edit: "_Edit", bits: int, a: dict) -> Call:
+def _shared_embedding(edit: "_Edit", bits: int, a: dict) -> OperatorCall:
     weight, _ = edit.packed_linear(a["packed_weights"])
     return torch.ops.lowbit.embedding.default, (weight, edit.row(a["indices"]), a["k"], 1.0)
 
 
-def _embedding(edit: "_Edit", bits: int, a: dict) -> Call:
+def _embedding(edit: "_Edit", bits: int, a: dict) -> OperatorCall:
     sources = [a["packed_weight_qvals"], a["weight_scales"], a["weight_zeros"]]
     width = a["embedding_dim"]
     weight = edit.constant(sources, "weight", partial(_pack_table, bits, width))
@@ -90,7 +90,7 @@ _REWRITERS = {LINEAR: _linear, EMBEDDING: _embedding, SHARED_EMBEDDING: _shared_
 
 
 def _pack_table(bits: int, columns: int, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    """The plain packed weight of torchao's embedding, whichever library packed it: with scales of 1
+    """Return the plain packed weight of torchao's embedding, whichever library packed it: with scales of 1
     and zero points of 0 its operator gives the integers."""
     scales, zeros = scales.contiguous(), zeros.contiguous()
     rows, n_groups = scales.shape
@@ -103,7 +103,7 @@ def _pack_table(bits: int, columns: int, packed: Tensor, scales: Tensor, zeros: 
     lookup = getattr(torch.ops.torchao, EMBEDDING.format(bits))
     ones, none, middle = torch.ones_like(scales), torch.zeros_like(zeros), 2 ** (bits - 1)
     values = torch.empty(rows, columns, dtype=torch.uint8)
-    step = max(1, CHUNK_ELEMENTS // columns)
+    step = max(1, TABLE_CHUNK_ELEMENTS // columns)
     for part in torch.arange(rows).split(step):
         values[part] = (lookup(packed, rows, columns, ones, none, part) + middle).to(torch.uint8)
     unsigned_zeros = zeros.float() + middle if zeros.any() else None
@@ -115,11 +115,11 @@ def _pack_table(bits: int, columns: int, packed: Tensor, scales: Tensor, zeros: 
 
 
 def _split(packed: Tensor) -> list[Tensor]:
-    """A linear layer's plain packed weight, and its bias if there is one."""
+    """Return a linear layer's plain packed weight, and its bias if there is one."""
     if not is_loaded():
         raise ValueError(
             "the weights were packed by torchao's own library, for itself only; quantize and "
-            "export where torchao has none and exporter.contrib.torchao.aliases.load() is true"
+            "export where torchao has none and exporter.contrib.torchao.aliases.load_aliases() is true"
         )
     return torch.ops.lowbit.split_torchao(packed.detach())
 
@@ -148,7 +148,7 @@ class _Edit:
         self.fake_mode = torch._guards.detect_fake_mode(values)
 
     def traced(self, target, *arguments, **options) -> fx.Node:
-        """A call whose value is found by running it on its arguments' values."""
+        """Add a call whose value is found by running it on its arguments' values."""
         node = self.graph.call_function(target, arguments, options)
         node.meta["val"] = target(
             *(a.meta["val"] if isinstance(a, fx.Node) else a for a in arguments), **options
@@ -162,13 +162,13 @@ class _Edit:
         return self.traced(clone, x, memory_format=torch.contiguous_format)
 
     def row(self, indices: fx.Node) -> fx.Node:
-        """int64 [1, T], as `lowbit::embedding` takes them, of [T]."""
+        """Return indices [T] as int64 [1, T], as `lowbit::embedding` takes them."""
         if indices.meta["val"].dtype != torch.int64:
             indices = self.traced(torch.ops.aten._to_copy.default, indices, dtype=torch.int64)
         return self.traced(torch.ops.aten.view.default, self.contiguous(indices), [1, -1])
 
     def packed_linear(self, packed: fx.Node) -> tuple[fx.Node, fx.Node | None]:
-        """The plain weight and the bias of a linear layer's packed weight."""
+        """Return the plain weight and the bias of a linear layer's packed weight."""
         tensor = self._tensor(packed)
         if tensor.data_ptr() not in self._parts:
             self._parts[tensor.data_ptr()] = _split(tensor)
@@ -177,7 +177,7 @@ class _Edit:
         return weight, self.constant([packed], "bias", lambda _: parts[1]) if parts[1:] else None
 
     def constant(self, sources: list[fx.Node], name: str, make: Callable) -> fx.Node:
-        """What `make` gives for the tensors of `sources`, as one constant wherever they are."""
+        """Add what `make` gives for the tensors of `sources`, as one constant wherever they are."""
         tensors = [self._tensor(source) for source in sources]
         key = (name, *(t.data_ptr() for t in tensors))
         if key not in self._made:
@@ -207,13 +207,13 @@ class _Edit:
         return node
 
     def _placeholder_at(self, index: int) -> fx.Node:
-        """What a placeholder is inserted before, to be the input at `index`."""
+        """Find the node that a placeholder is inserted before, to be the input at `index`."""
         if index < len(self.specs):
             return self.placeholders[self.specs[index].arg.name]
         return next(n for n in self.graph.nodes if n.op != "placeholder")
 
     def finished(self) -> ExportedProgram:
-        """The changed program, without the repacked tensors that nothing else uses."""
+        """Return the changed program, without the repacked tensors that nothing else uses."""
         old = self.program
         state = {**old.state_dict, **self.added}
         constants = dict(old.constants)
@@ -248,7 +248,7 @@ class _Edit:
 
 
 def _packed_operator(target) -> tuple[str, int] | None:
-    """Which of torchao's packed operators `target` is, and its bits."""
+    """Tell which of torchao's packed operators `target` is, and its bits."""
     if not isinstance(target, OpOverload) or target.namespace != "torchao":
         return None
     name = target._schema.name.removeprefix("torchao::")

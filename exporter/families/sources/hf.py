@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from exporter.formats.quantized_names import REMEDY
+from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.model.config import (
     LayerSpec,
     ModelConfig,
@@ -18,7 +18,7 @@ from exporter.model.config import (
     check_layer_count,
     repeated,
 )
-from exporter.model.generation_settings import KEYS as GENERATION_KEYS
+from exporter.model.generation_settings import GENERATION_KEYS
 
 # Training, bookkeeping, token ids. `pretraining_tp` splits matrix products into slices and sums the
 # same terms. Generation settings of older versions are generation_settings.py's.
@@ -58,7 +58,7 @@ class HFConfig:
         quantized = fields.get("quantization_config") or fields.get("quantization")  # the latter: MLX
         if quantized is not None:
             method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
-            raise ValueError(f"quantization_config {method or quantized!r}: {REMEDY}")
+            raise ValueError(f"quantization_config {method or quantized!r}: {QUANTIZED_REMEDY}")
 
     def required(self, name: str) -> object:
         """The field's value. Raises ValueError when it is missing or null."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.formats.adapter import REMEDY as ADAPTER_REMEDY
-from exporter.formats.quantized_names import REMEDY
+from exporter.formats.adapter import ADAPTER_REMEDY
+from exporter.formats.quantized_names import QUANTIZED_REMEDY
 
 # The width of the feed-forward layer follows from the tensors; the rest is about training.
 HARMLESS = frozenset("dropout ffn_dim_multiplier hidden_dim max_batch_size multiple_of".split())
@@ -26,7 +26,7 @@ class MetaConfig:
 
     def refuse_unknown(self, known: frozenset[str]) -> None:
         """Raise ValueError naming a field that is not in `known` and may change the computation."""
-        for key, remedy in (("quantization_args", REMEDY), ("lora_args", ADAPTER_REMEDY)):
+        for key, remedy in (("quantization_args", QUANTIZED_REMEDY), ("lora_args", ADAPTER_REMEDY)):
             if self.params.get(key) is not None:
                 raise ValueError(f"{key} {self.params[key]!r}: {remedy}")
         for name, value in self.params.items():
