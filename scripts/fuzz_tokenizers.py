@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import sentencepiece  # noqa: E402
-from native_tokenizer import ask  # noqa: E402
+from native_tokenizer import ask, ask_error  # noqa: E402
 from random_tokenizers import random_text, write_huggingface, write_sentencepiece  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
@@ -154,6 +154,11 @@ def _plain(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 
 def _compare_native(folder: Path, tokenizer: Tokenizer, pairs: list[tuple[str, Wanted]]) -> None:
     file = next(path for path in folder.iterdir() if path.name in ("tokenizer.json", "tokenizer.model"))
+    if Flag.NFC in tokenizer.source.flags:
+        if "NFC" not in ask_error(file):
+            raise Difference("the raw reader does not refuse NFC")
+        file = folder / "t.table"
+        file.write_bytes(tokenizer.table)
     requests = [{"table": True}]
     for text, want in pairs:
         requests += [{"text": text}, {"text": text, "plain": True}]

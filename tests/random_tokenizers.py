@@ -3,15 +3,22 @@
 import io
 import json
 import random
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-_ALPHABET = ("a", "b", "c", "A", "1", "2", "é", "ö", "ß", "中", "文", "😀", "_", "<", "|", ">", "'", "\u0301")
+_ALPHABET = (
+    "a", "b", "c", "A", "1", "2", "é", "ö", "ß", "中", "文", "😀", "_", "<", "|", ">", "'", "\u0301",
+    # What normal form C joins, orders, replaces or lets be.
+    "e", "\u0323", "\u0308", "\u1ea1", "\u212b", "\u0344", "\u1112", "\u1161", "\ud558", "\u11ab", "\u09fe",
+)  # fmt: skip
 _BLANKS = (" ", " ", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "\u3000", "\r\n", "\u200b", "▁", "▁▁")
 _FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
-_PATTERNS = (r"\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+", r"\s?\w+|\s+", " ", r"[ab]")
+_PATTERNS = (r"\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+", " ", r"[ab]", r"(?=\p{N})\S|é")
+_BYTE_PATTERNS = (*_PATTERNS, r"\s?\w+|\s+")  # \w has U+200D in some libraries, which unknown pieces show
 
 
 def random_text(rng: random.Random, tokens: list[str], length: int) -> str:
@@ -56,7 +63,7 @@ def _contents(rng: random.Random, n: int) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace(" ", "▁")
+    return unicodedata.normalize("NFC", text).replace(" ", "▁")
 
 
 def _flags(rng: random.Random, content: str) -> dict[str, bool]:
@@ -134,11 +141,24 @@ def _bytes(rng: random.Random, tokenizer: Tokenizer) -> None:
     parts = []
     if rng.random() < 0.4:
         parts.append(pre_tokenizers.Digits(individual_digits=rng.random() < 0.5))
-    if rng.random() < 0.4:
-        parts.append(pre_tokenizers.Split(Regex(rng.choice(_PATTERNS)), behavior="isolated"))
+    if rng.random() < 0.5:
+        parts.append(_split(rng, _BYTE_PATTERNS))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rng.random() < 0.5)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*parts, byte_level])
+    tokenizer.normalizer = _normalizer(rng, [])
     tokenizer.decoder = decoders.ByteLevel()
+
+
+def _split(rng: random.Random, patterns: Sequence[str]) -> pre_tokenizers.PreTokenizer:
+    behavior = rng.choice(("isolated", "isolated", "merged_with_previous"))
+    return pre_tokenizers.Split(Regex(rng.choice(patterns)), behavior)
+
+
+def _normalizer(rng: random.Random, steps: list[normalizers.Normalizer]) -> normalizers.Normalizer | None:
+    """The steps, at times with normal form C at either end."""
+    kind = rng.random()
+    steps = [normalizers.NFC(), *steps] if kind < 0.2 else [*steps, normalizers.NFC()] if kind < 0.3 else steps
+    return normalizers.Sequence(steps) if steps else None
 
 
 def _decoder(strip: int) -> decoders.Decoder:
@@ -149,17 +169,22 @@ def _decoder(strip: int) -> decoders.Decoder:
 def _metaspace(rng: random.Random, tokenizer: Tokenizer) -> None:
     scheme = rng.choice(("always", "first", "never"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=rng.random() < 0.5)
+    tokenizer.normalizer = _normalizer(rng, [])
     tokenizer.decoder = _decoder(int(scheme != "never"))
 
 
 def _prepend(rng: random.Random, tokenizer: Tokenizer) -> None:
     steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.normalizer = _normalizer(rng, steps)
     tokenizer.decoder = _decoder(1)
 
 
 def _replace(rng: random.Random, tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.normalizer = _normalizer(rng, [normalizers.Replace(" ", "▁")])
+    if rng.random() < 0.5:  # as Gemma's
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    elif rng.random() < 0.5:
+        tokenizer.pre_tokenizer = _split(rng, _PATTERNS)
     tokenizer.decoder = _decoder(0)
 
 

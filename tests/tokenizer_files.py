@@ -15,6 +15,7 @@ from tokenizers.processors import ByteLevel as ByteLevelProcessor
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 
+from exporter.tokenizer.from_hf import QWEN2_PATTERN
 from exporter.tokenizer.from_tiktoken import LLAMA3_PATTERN
 
 SMOLLM2 = (
@@ -52,6 +53,45 @@ def llama3_json() -> dict:
     made = {pair[0] + pair[1] for pair in root["model"]["merges"]}
     known = {text for text in root["model"]["vocab"] if len(text) == 1} | made
     root["model"]["merges"] = [p for p in root["model"]["merges"] if set(p) <= known]
+    return root
+
+
+def qwen2_json() -> dict:
+    """Byte-level BPE of texts in normal form C, with Qwen's pattern; some added tokens are normalized too."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    _train(tokenizer, 900, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    root = json.loads(tokenizer.to_str())
+    _add_token(root, "e\u0301\u0323", normalized=True, special=False)
+    _add_token(root, "<think>", special=False)
+    return root
+
+
+def previous_json() -> dict:
+    """Byte-level BPE whose parts end with what its pattern matches."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(r"\s|\d(?=\d)|(?i:e)"), behavior="merged_with_previous")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    _train(tokenizer, 700, ["<|endoftext|>"])
+    return json.loads(tokenizer.to_str())
+
+
+def gemma_json() -> dict:
+    """What transformers makes of a SentencePiece model without dummy prefix, as Gemma's, with its Split."""
+    model = sentencepiece_model(add_dummy_prefix=False)
+    root = llama2_json(model, "never")
+    root["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    root["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+    }  # fmt: skip
+    root["decoder"]["decoders"] = root["decoder"]["decoders"][:3]
+    for content in ("▁▁", "\n", "<unused0>"):
+        _add_token(root, content, special=False)
+        root["added_tokens"][-1]["id"] = root["model"]["vocab"].get(content, root["added_tokens"][-1]["id"])
     return root
 
 
@@ -198,6 +238,9 @@ def write_all(folder: Path) -> dict[str, Path]:
     contents = {
         "smollm2.json": smollm2_json(),
         "llama3.json": llama3_json(),
+        "qwen2.json": qwen2_json(),
+        "previous.json": previous_json(),
+        "gemma.json": gemma_json(),
         "llama2.json": llama2_json(model),
         "llama2-normalized.json": llama2_json(model, normalized=True),
         "metaspace-first.json": llama2_json(model, "first"),

@@ -5,8 +5,8 @@ message says). It becomes ids in these steps:
 
 1. Added tokens without NORMALIZED and LATE are found in the text as written, then those with LATE
    in what is left (`tokenizer_finder`). What lies between tokens are segments.
-2. Each segment is normalized (PREFIX_SPACE, ESCAPE_SPACES, COLLAPSE_SPACES), and the added tokens
-   with NORMALIZED are found in the result; then METASPACE does its part.
+2. Each segment is normalized (NFC, then PREFIX_SPACE, ESCAPE_SPACES, COLLAPSE_SPACES), and the added
+   tokens with NORMALIZED are found in the result; then METASPACE does its part.
 3. Each pattern in turn splits the parts so far: its matches and what lies between them.
 4. A part becomes symbols (bytes or characters); an unknown one becomes bytes, unk_id or nothing.
    The best pair of neighbours is merged (lowest rank or highest score, then leftmost) until no
@@ -25,6 +25,7 @@ from typing import NamedTuple
 import regex
 
 from exporter.tokenizer.finder import Finder, Found, Marked
+from exporter.tokenizer.normal_form import Composer
 from exporter.tokenizer.table import SPACE_MARK, AddedFlag, Flag, PieceType, Table
 
 _MARK = SPACE_MARK.encode()
@@ -39,7 +40,7 @@ class Span(NamedTuple):
 
 
 def normalize(marked: Marked, flags: Flag, first: bool = True) -> Marked:
-    """Step 2 for one segment, without METASPACE. Source: sentencepiece normalizer.cc.
+    """Step 2 for one segment, without NFC and METASPACE. Source: sentencepiece normalizer.cc.
 
     `first` says that the segment begins the text; else it comes after an added token.
     """
@@ -82,6 +83,7 @@ class Engine:
         }
         self._byte_names = {f"<0x{byte[0]:02X}>": id for byte, id in self._bytes.items()}
         self._ranks = {(a, b): (rank, c) for rank, (a, b, c) in enumerate(table.merges)}
+        self._composed = Composer(table.normal_form) if Flag.NFC in table.flags else None
         self._splits = [regex.compile(pattern) for pattern in table.splits]
         special = [id for id, kind in enumerate(table.types) if kind in _SPECIAL]
         late = AddedFlag.NORMALIZED | AddedFlag.LATE
@@ -92,7 +94,9 @@ class Engine:
         self._decoded = {
             token.id: token.text
             for token in table.added
-            if AddedFlag.NORMALIZED in token.flags and Flag.ESCAPE_SPACES in table.flags
+            if AddedFlag.NORMALIZED in token.flags
+            and table.flags & (Flag.ESCAPE_SPACES | Flag.NFC)
+            and Flag.BYTE_UNITS not in table.flags  # whose pieces are bytes, and made so at export
         }
 
     def encode(self, text: str, markup: bool = True) -> list[int]:
@@ -112,6 +116,8 @@ class Engine:
                     ids.append(late.id)
                     continue
                 part = marked[late.start : late.stop]
+                if self._composed:
+                    part = self._composed(part)
                 part = normalize(part, self._table.flags, late.start == 0)
                 for piece in self._normalized.split(part):
                     if piece.id is not None:

@@ -3,7 +3,6 @@
 Source: tokenizers 0.23.3, src/tokenizer/added_vocabulary.rs, find_matches.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -44,10 +43,10 @@ class Finder:
     """Finds tokens from left to right, at each position the longest."""
 
     def __init__(self, tokens: Iterable[AddedToken], special: Iterable[int]):
-        last = {token.text.decode(): token for token in tokens}  # of equal texts the last counts
-        self._by_first = defaultdict(list)
-        for text in sorted(last, key=len, reverse=True):
-            self._by_first[text[0]].append((text, last[text]))
+        self._tokens = {token.text.decode(): token for token in tokens}  # of equal texts the last counts
+        self._lengths: dict[str, list[int]] = {}  # of tokens by their first character, longest first
+        for first, length in sorted({(text[0], len(text)) for text in self._tokens}, reverse=True):
+            self._lengths.setdefault(first, []).append(length)
         self._special = frozenset(special)
 
     def split(self, marked: Marked) -> Iterator[Found]:
@@ -79,10 +78,11 @@ class Finder:
 
     def _longest(self, marked: Marked, at: int) -> AddedToken | None:
         """The longest token here; a special one is wholly markup or wholly content."""
-        for text, token in self._by_first.get(marked.text[at], ()):
-            if not marked.text.startswith(text, at):
+        for length in self._lengths.get(marked.text[at], ()):
+            token = self._tokens.get(marked.text[at : at + length])
+            if token is None:
                 continue
-            if token.id not in self._special or len({*marked.markup[at : at + len(text)]}) == 1:
+            if token.id not in self._special or len({*marked.markup[at : at + length]}) == 1:
                 return token
         return None
 

@@ -7,22 +7,36 @@ the readers of those. Sources: ggml docs/gguf.md, llama.cpp src/llama-vocab.cpp.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from exporter.formats import protobuf_wire as wire
-from exporter.tokenizer.from_hf import GPT2_PATTERN
+from exporter.tokenizer.from_hf import GPT2_PATTERN, QWEN2_PATTERN
 from exporter.tokenizer.from_tiktoken import LLAMA3_PATTERN
-from exporter.tokenizer.table import PieceType
+from exporter.tokenizer.table import SPACE_MARK, PieceType
 
-# tokenizer.ggml.pre: the patterns that split a text, and ignore_merges.
-_DIGITS_THEN_GPT2 = ((r"\p{N}", GPT2_PATTERN), False)
-_LLAMA3 = ((LLAMA3_PATTERN,), True)
+
+@dataclass(frozen=True)
+class _Pre:
+    """What a name in tokenizer.ggml.pre stands for."""
+
+    splits: tuple[str, ...]
+    ignore_merges: bool = False
+    nfc: bool = False
+
+
+_DIGITS_THEN_GPT2 = _Pre((r"\p{N}", GPT2_PATTERN))
+_LLAMA3 = _Pre((LLAMA3_PATTERN,), ignore_merges=True)
+# llama.cpp leaves out Qwen's NFC, with which the model was trained: ids are transformers', as everywhere.
+_QWEN2 = _Pre((QWEN2_PATTERN,), nfc=True)
 _PRE = {
-    "gpt-2": ((GPT2_PATTERN,), False),
+    "gpt-2": _Pre((GPT2_PATTERN,)),
     "smollm": _DIGITS_THEN_GPT2,
     "starcoder": _DIGITS_THEN_GPT2,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
     "llama-bpe": _LLAMA3,
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
 }
 
 
@@ -30,12 +44,11 @@ def huggingface_json(metadata: Mapping) -> str:
     """A tokenizer.json of a "gpt2" vocabulary. Raises ValueError for an unknown `pre`."""
     pre = metadata.get("tokenizer.ggml.pre", "")
     if pre not in _PRE:
-        known = ", ".join(sorted(_PRE))
-        raise ValueError(f"GGUF pre-tokenizer {pre!r} is not supported: only {known} are")
-    patterns, ignore_merges = _PRE[pre]
+        raise ValueError(f"GGUF pre-tokenizer {pre!r} is not supported: only {', '.join(sorted(_PRE))} are")
+    known = _PRE[pre]
     splits = [
         {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
-        for p in patterns
+        for p in known.splits
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     tokens = metadata["tokenizer.ggml.tokens"]
@@ -48,15 +61,15 @@ def huggingface_json(metadata: Mapping) -> str:
     ]
     model = {
         "type": "BPE",
-        "vocab": {token: id for id, token in enumerate(tokens)},
+        "vocab": {token: id for id, token in enumerate(tokens) if types[id] != PieceType.UNUSED},
         "merges": [merge.split(" ") for merge in metadata["tokenizer.ggml.merges"]],
-        "ignore_merges": ignore_merges,
+        "ignore_merges": known.ignore_merges,
     }
     return json.dumps(
         {
             "version": "1.0",
             "added_tokens": added,
-            "normalizer": None,
+            "normalizer": {"type": "NFC"} if known.nfc else None,
             "pre_tokenizer": {
                 "type": "Sequence",
                 "pretokenizers": [*splits, byte_level | {"use_regex": False}],
@@ -71,9 +84,13 @@ def huggingface_json(metadata: Mapping) -> str:
 
 def sentencepiece_model(metadata: Mapping) -> bytes:
     """A serialized SentencePiece ModelProto of a "llama" vocabulary."""
-    tokens = metadata["tokenizer.ggml.tokens"]
-    scores = metadata["tokenizer.ggml.scores"]
     types = metadata["tokenizer.ggml.token_type"]
+    scores = metadata["tokenizer.ggml.scores"]
+    tokens = [
+        # llama.cpp's converter writes spaces into added tokens, where SentencePiece has marks.
+        token.replace(" ", SPACE_MARK) if type == PieceType.USER_DEFINED else token
+        for token, type in zip(metadata["tokenizer.ggml.tokens"], types, strict=True)
+    ]
     pieces = [
         wire.field(1, token.encode()) + wire.field(2, float(score)) + wire.field(3, int(type))
         for token, score, type in zip(tokens, scores, types, strict=True)

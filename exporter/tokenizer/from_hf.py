@@ -1,8 +1,9 @@
 """Hugging Face `tokenizer.json` files (BPE) to the canonical table.
 
-Two shapes are known: byte-level BPE (GPT-2, Llama 3, SmolLM2) and SentencePiece-style BPE (Llama 2,
-Mistral, TinyLlama: a Prepend and Replace normalizer or a Metaspace pre-tokenizer). Any component
-outside of them is a ValueError that names it. `runner/text/tokenizer_raw_json.cpp` does the same.
+Two shapes are known: byte-level BPE (GPT-2, Llama 3, SmolLM2, Qwen) and SentencePiece-style BPE (Llama 2,
+Mistral, Gemma: a Prepend and Replace normalizer or a Metaspace pre-tokenizer), both with or without
+the normalizer NFC. Any component outside of them is a ValueError that names it.
+`runner/text/tokenizer_raw_json.cpp` does the same, but for NFC, whose data only the exporter has.
 Source: tokenizers/src/{normalizers,pre_tokenizers,processors,decoders}/.
 """
 
@@ -15,15 +16,23 @@ import tokenizers
 
 from exporter.tokenizer.engine import normalize
 from exporter.tokenizer.finder import Marked
-from exporter.tokenizer.library import from_library, library_encode, to_library
+from exporter.tokenizer.library import from_library, library_encode, library_normal_form, to_library
+from exporter.tokenizer.normal_form import Composer
 from exporter.tokenizer.siblings import Added, Siblings, check_ids, content_of
-from exporter.tokenizer.table import SPACE_MARK, AddedFlag, AddedToken, Flag, PieceType, Table
+from exporter.tokenizer.table import SPACE_MARK, AddedFlag, AddedToken, Flag, NormalForm, PieceType, Table
 
 GPT2_PATTERN = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # Those classes of transformers that let tokenizer_config.json's add_bos_token decide.
 _LLAMA_CLASSES = re.compile(r"(Code)?LlamaTokenizer(Fast)?")
+# The pattern whose matches are parts, and what lies between them, where "{}" is the pattern to split at.
+# \G: a part begins where the last one ended, so that a text without a match is looked through once.
+_SPLIT_FORMS = {"Isolated": "{}", "MergedWithPrevious": r"\G(?s:.*?)(?:{})"}
 _ADDED_FIELDS = ("id", "content", "special", "normalized", "lstrip", "rstrip", "single_word")
 
 
@@ -85,8 +94,9 @@ class _Pipeline:
 def _pipeline(root: dict) -> _Pipeline:
     model = root["model"]
     _check_model(model)
-    pre_flags, splits = _pre_tokenizer(root.get("pre_tokenizer"))
-    flags = _normalizer(root.get("normalizer")) | pre_flags | _decoder(root.get("decoder"))
+    flags = _normalizer(root.get("normalizer"))
+    pre_flags, splits = _pre_tokenizer(root.get("pre_tokenizer"), Flag.ESCAPE_SPACES in flags)
+    flags |= pre_flags | _decoder(root.get("decoder"))
     for name, flag in (
         ("fuse_unk", Flag.FUSE_UNK),
         ("byte_fallback", Flag.BYTE_FALLBACK),
@@ -101,7 +111,9 @@ def _pipeline(root: dict) -> _Pipeline:
 def _table(model: dict, pipeline: _Pipeline, config: dict, added: list[Added]) -> Table:
     """`added` are all added tokens in the order of their ids."""
     vocab, flags = model["vocab"], pipeline.flags
-    pieces, types = _pieces(vocab, added, flags)
+    form = library_normal_form() if Flag.NFC in flags else NormalForm()
+    texts = _looked_for(added, form)
+    pieces, types = _pieces(vocab, added, texts, flags)
     unk = model.get("unk_token")
     unk_id = vocab[unk] if unk is not None else -1
     if unk_id >= 0 and types[unk_id] == PieceType.NORMAL:
@@ -117,11 +129,12 @@ def _table(model: dict, pipeline: _Pipeline, config: dict, added: list[Added]) -
         pieces=tuple(pieces),
         types=bytes(types),
         merges=tuple(_merges(model["merges"], vocab, types)),
-        added=tuple(_added_token(token, flags) for token in added),
+        added=tuple(_added_token(token, texts[token.id], flags) for token in added),
         splits=pipeline.splits,
         bos_id=bos_id,
         eos_id=ids.get(content_of(config.get("eos_token")), -1),
         unk_id=unk_id,
+        normal_form=form,
     )
 
 
@@ -161,7 +174,9 @@ def _normalizer(component: dict | None) -> Flag:
             and member["pattern"] == {"String": " "}
             and member["content"] == SPACE_MARK
         )
-        if prepends and not flags:
+        if member["type"] == "NFC":  # anywhere: no mark combines with a space or a space mark
+            flags |= Flag.NFC
+        elif prepends and not flags & ~Flag.NFC:
             flags |= Flag.PREFIX_SPACE
         elif escapes and Flag.ESCAPE_SPACES not in flags:
             flags |= Flag.ESCAPE_SPACES
@@ -170,7 +185,8 @@ def _normalizer(component: dict | None) -> Flag:
     return flags
 
 
-def _pre_tokenizer(component: dict | None) -> tuple[Flag, list[str]]:
+def _pre_tokenizer(component: dict | None, no_spaces: bool) -> tuple[Flag, list[str]]:
+    """Flags and split patterns; `no_spaces` says that the normalizer leaves none."""
     flags, splits = Flag(0), []
     for member in _members(component, "pretokenizers"):
         kind = member["type"]
@@ -181,9 +197,11 @@ def _pre_tokenizer(component: dict | None) -> tuple[Flag, list[str]]:
             splits += [GPT2_PATTERN] if member.get("use_regex", True) else []
         elif kind == "Digits":
             splits.append(r"\p{N}" if member["individual_digits"] else r"\p{N}+")
-        elif kind == "Split" and member["behavior"] == "Isolated" and not member["invert"]:
+        elif kind == "Split" and member["behavior"] in _SPLIT_FORMS and not member["invert"]:
             pattern = member["pattern"]
-            splits.append(pattern["Regex"] if "Regex" in pattern else _quoted(pattern["String"]))
+            text = pattern["Regex"] if "Regex" in pattern else _quoted(pattern["String"])
+            if not (no_spaces and pattern == {"String": " "}):  # as Gemma's, which never matches
+                splits.append(_SPLIT_FORMS[member["behavior"]].format(text))
         elif kind == "Metaspace" and member["replacement"] == SPACE_MARK and not splits:
             flags |= Flag.METASPACE | _metaspace_prefix(member)
             splits += [f"{SPACE_MARK}[^{SPACE_MARK}]*"] if member.get("split", True) else []
@@ -257,13 +275,27 @@ def _post_processor(component: dict | None) -> str | None:
     return bos
 
 
-def _pieces(vocab: dict, added: list[Added], flags: Flag) -> tuple[list[bytes], list[int]]:
+def _looked_for(added: list[Added], form: NormalForm) -> dict[int, str]:
+    """The added tokens' texts by their ids, those of normalized tokens in normal form."""
+    composer = Composer(form) if form.classes else None
+    return {
+        token.id: composer(Marked(token.content, (True,) * len(token.content))).text
+        if composer and token.normalized else token.content
+        for token in added
+    }  # fmt: skip
+
+
+def _pieces(
+    vocab: dict, added: list[Added], texts: dict[int, str], flags: Flag
+) -> tuple[list[bytes], list[int]]:
     n_pieces = 1 + max([*vocab.values(), *(token.id for token in added)])
     if n_pieces > 4 * (len(vocab) + len(added)):
         raise ValueError(f"token id {n_pieces - 1} is too large for {len(vocab)} tokens")
     pieces, types = [b""] * n_pieces, [int(PieceType.UNUSED)] * n_pieces
     alphabet = byte_alphabet()
-    for text, id in [*vocab.items(), *((token.content, token.id) for token in added)]:
+    # A token that is no piece is decoded as what is looked for.
+    unknown = ((texts[token.id], token.id) for token in added if token.content not in vocab)
+    for text, id in [*vocab.items(), *unknown]:
         pieces[id], types[id] = text.encode(), PieceType.NORMAL
         if Flag.BYTE_UNITS in flags:
             if all(char in alphabet for char in text):
@@ -289,8 +321,8 @@ def _merges(merges: list, vocab: dict, types: list[int]) -> Iterator[tuple[int, 
             yield vocab[left], vocab[right], result
 
 
-def _added_token(token: Added, flags: Flag) -> AddedToken:
-    text, found = token.content, AddedFlag.IN_TEXT
+def _added_token(token: Added, text: str, flags: Flag) -> AddedToken:
+    found = AddedFlag.IN_TEXT
     for name, flag in (
         ("lstrip", AddedFlag.LSTRIP),
         ("rstrip", AddedFlag.RSTRIP),

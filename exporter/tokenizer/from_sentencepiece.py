@@ -21,6 +21,7 @@ from exporter.tokenizer.siblings import Added, Siblings, check_ids, content_of
 from exporter.tokenizer.table import AddedFlag, AddedToken, Flag, PieceType, Table
 
 _MODEL_TYPES = {1: "unigram", 2: "BPE", 3: "word", 4: "char"}
+_PIECE_TYPES = frozenset(map(int, PieceType))
 _REST = "\0rest"  # what no text between added tokens is
 
 
@@ -102,8 +103,8 @@ def _added(pieces: list[_Piece], siblings: Siblings) -> list[Added]:
         if type in kinds
     }
     additions = siblings.additions(own)
-    for token in additions:
-        ids.setdefault(token.content, max(len(pieces), 1 + max(ids.values())))
+    new = dict.fromkeys(token.content for token in additions if token.content not in ids)
+    ids |= {text: len(pieces) + i for i, text in enumerate(new)}
     check_ids(additions, ids)
     found = own | {t.content: replace(t, id=ids[t.content]) for t in additions if t.content}
     return sorted(found.values(), key=lambda token: token.id)
@@ -184,7 +185,7 @@ def _parse(model: bytes) -> tuple[list[tuple[bytes, int, float]], dict, dict]:
             score = message.get(2, bytes(4))
             if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4:
                 raise ValueError(f"piece {len(pieces)} is malformed")
-            if type not in set(map(int, PieceType)) or not text:
+            if type not in _PIECE_TYPES or not text:
                 raise ValueError(f"piece {len(pieces)} has type {type} and {len(text)} bytes")
             text.decode()
             pieces.append((text, type, struct.unpack("<f", score)[0]))

@@ -4,7 +4,7 @@ The table is what an artifact stores and what `runner/text/tokenizer_table.cpp` 
 little endian, sections follow each other without padding, and the total length is exact:
 
     char[8]  magic "TOKTABLE"
-    u32      version (2)        u32  flags (class Flag)
+    u32      version            u32  flags (class Flag)
     u32      n_pieces           u32  n_merges
     u32      n_added            u32  n_splits
     u32      n_bytes (of the byte pool)
@@ -15,19 +15,21 @@ little endian, sections follow each other without padding, and the total length 
     n_merges x (u32 left, u32 right, u32 result)   in order of rank; none with MERGE_BY_SCORE
     n_added  x (u32 id, u32 flags (class AddedFlag), u32 length of the matched text)
     u32[n_splits]  length of each split pattern
+    3 x u32, 3 x triples of u32    of class NormalForm    only with Flag.NFC
     u8[n_bytes]    pieces, then the added tokens' matched texts, then the patterns (UTF-8)
 
-How text becomes ids is written down once in `tokenizer/engine.py`.
+The version is the lowest that has what the table uses: 3 with Flag.NFC, else 2. How text becomes ids is
+written down once in `tokenizer/engine.py`.
 """
 
 import struct
 import sys
 from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
 MAGIC = b"TOKTABLE"
-VERSION = 2
 HEADER = struct.Struct("<8s7I3i")
 SPACE_MARK = "\u2581"  # the lower one eighth block, which stands for a space in pieces
 
@@ -57,6 +59,7 @@ class Flag(IntFlag):
     STRIP_DECODED_SPACE = 1 << 10  # decoding drops one space at the start of the text
     ADD_BOS = 1 << 11  # the reference puts bos before a text by default
     PREFIX_UNLESS_SPACE = 1 << 12  # after added tokens no prefix before text that begins with a space
+    NFC = 1 << 13  # text is brought into Unicode's normal form C, by the table's own data
 
 
 class AddedFlag(IntFlag):
@@ -75,6 +78,25 @@ class AddedToken:
     flags: AddedFlag
 
 
+_Triples = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class NormalForm:
+    """What normal form C needs to know of characters, but for Hangul syllables, which are computed.
+
+    Numbers are code points, and each list is ascending, so that it can be searched as it is.
+    """
+
+    decompositions: _Triples = ()  # (character, first, second): first may decompose further; second 0: none
+    compositions: _Triples = ()  # (first, second, character)
+    classes: _Triples = ()  # (last character of a range, its first, their combining class); others have 0
+
+    def to_bytes(self) -> bytes:
+        lists = (self.decompositions, self.compositions, self.classes)
+        return _packed("I", map(len, lists)) + b"".join(_packed("I", _flat(triples)) for triples in lists)
+
+
 @dataclass(frozen=True)
 class Table:
     """`pieces`, `types` and `scores` are indexed by token id; `scores` may be empty."""
@@ -89,13 +111,14 @@ class Table:
     bos_id: int = -1
     eos_id: int = -1
     unk_id: int = -1
+    normal_form: NormalForm = NormalForm()  # with Flag.NFC
 
     def to_bytes(self) -> bytes:
         patterns = [pattern.encode() for pattern in self.splits]
         pool = b"".join([*self.pieces, *(token.text for token in self.added), *patterns])
         header = HEADER.pack(
             MAGIC,
-            VERSION,
+            3 if Flag.NFC in self.flags else 2,
             int(self.flags),
             len(self.pieces),
             len(self.merges),
@@ -112,15 +135,20 @@ class Table:
                 _packed("I", (len(piece) for piece in self.pieces)),
                 self.types,
                 _packed("f", self.scores),
-                _packed("I", (id for merge in self.merges for id in merge)),
+                _packed("I", _flat(self.merges)),
                 _packed(
                     "I",
                     (n for t in self.added for n in (t.id, int(t.flags), len(t.text))),
                 ),
                 _packed("I", (len(pattern) for pattern in patterns)),
+                self.normal_form.to_bytes() if Flag.NFC in self.flags else b"",
                 pool,
             ]
         )
+
+
+def _flat(triples: Iterable[tuple[int, int, int]]) -> Iterator[int]:
+    return (number for triple in triples for number in triple)
 
 
 def _packed(code: str, values) -> bytes:

@@ -16,12 +16,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// As nlohmann's dump(1) lays it out; its objects that keep an order are 15 KB of code.
 std::string to_json(const Conversation& conversation) {
-  auto list = nlohmann::ordered_json::array();
+  std::string text;
   for (const Message& message : conversation) {
-    list.push_back({{"role", message.role}, {"content", to_valid_utf8(message.content)}});
+    text += text.empty() ? "[\n" : ",\n";
+    text += " {\n  \"role\": " + nlohmann::json(message.role).dump();
+    text += ",\n  \"content\": " + nlohmann::json(to_valid_utf8(message.content)).dump() + "\n }";
   }
-  return list.dump(1) + "\n";
+  return text.empty() ? "[]\n" : text + "\n]\n";
 }
 
 // Throws Error or a JSON exception with words that follow "is not a saved conversation: ".

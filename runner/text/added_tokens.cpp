@@ -18,21 +18,36 @@ void AddedTokenFinder::finish() {
   for (std::vector<Token>& tokens : by_first_byte_) {
     // Of two equal texts the last one added counts.
     std::reverse(tokens.begin(), tokens.end());
-    std::stable_sort(tokens.begin(), tokens.end(), [](const Token& a, const Token& b) {
-      return a.text.size() > b.text.size();
-    });
+    std::stable_sort(tokens.begin(), tokens.end(),
+                     [](const Token& a, const Token& b) { return a.text < b.text; });
+    tokens.erase(std::unique(tokens.begin(), tokens.end(),
+                             [](const Token& a, const Token& b) { return a.text == b.text; }),
+                 tokens.end());
   }
 }
 
 // The longest token here; a special one is wholly markup or wholly content.
 const AddedTokenFinder::Token* AddedTokenFinder::longest(MarkedView marked, size_t at) const {
-  const std::string_view rest = marked.text.substr(at);
-  for (const Token& token : by_first_byte_[static_cast<uint8_t>(rest[0])]) {
-    if (!rest.starts_with(token.text)) continue;
-    const std::string_view kinds = marked.markup.substr(at, token.text.size());
-    if (!token.special || kinds.find_first_not_of(kinds[0]) == kinds.npos) return &token;
+  std::string_view rest = marked.text.substr(at);
+  const std::vector<Token>& tokens = by_first_byte_[static_cast<uint8_t>(rest[0])];
+  while (true) {
+    // The last text that is not after `rest` is the longest that begins it, or shows how much of it
+    // those can have that do.
+    const auto after = std::upper_bound(
+        tokens.begin(), tokens.end(), rest,
+        [](std::string_view text, const Token& token) { return text < token.text; });
+    if (after == tokens.begin()) return nullptr;
+    const Token& token = after[-1];
+    const auto differs =
+        std::mismatch(token.text.begin(), token.text.end(), rest.begin(), rest.end());
+    size_t size = static_cast<size_t>(differs.first - token.text.begin());
+    if (size == token.text.size()) {
+      const std::string_view kinds = marked.markup.substr(at, size);
+      if (!token.special || kinds.find_first_not_of(kinds[0]) == kinds.npos) return &token;
+      --size;
+    }
+    rest = rest.substr(0, size);
   }
-  return nullptr;
 }
 
 bool AddedTokenFinder::within_word(std::string_view text, size_t begin, size_t end) const {

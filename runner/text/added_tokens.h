@@ -39,7 +39,7 @@ class AddedTokenFinder {
   const Token* longest(MarkedView marked, size_t at) const;
   bool within_word(std::string_view text, size_t begin, size_t end) const;
 
-  std::array<std::vector<Token>, 256> by_first_byte_;  // longest first
+  std::array<std::vector<Token>, 256> by_first_byte_;  // ascending by text, each text once
   std::optional<SplitPattern> word_;                   // where a token asks for it
 };
 

@@ -160,7 +160,7 @@ bool Bpe::find_pair(std::string_view part, const std::vector<Symbol>& symbols, u
        slot = (slot + 1) & mask) {
     const PairSlot& pair = pairs_[slot];
     if (pair.left == a && pair.right == b) {
-      const auto result = static_cast<int32_t>(table_.merges[pair.rank].result);
+      const auto result = static_cast<int32_t>(table_.merges[pair.rank].c);
       found = {static_cast<double>(pair.rank), at, size, result};
       return true;
     }

@@ -7,6 +7,7 @@
 #include "text/added_tokens.h"
 #include "text/bpe.h"
 #include "text/marked_text.h"
+#include "text/normal_form.h"
 #include "text/split_pattern.h"
 #include "text/tokenizer_raw.h"
 #include "text/tokenizer_table.h"
@@ -25,7 +26,10 @@ struct Tokenizer::State {
                                  : added.flags & kLate     ? late
                                                            : written;
       finder.add(added.text, id, added.flags, special);
-      if (added.flags & kNormalized && table.flags & kEscapeSpaces) decoded[id] = added.text;
+      if (added.flags & kNormalized && table.flags & (kEscapeSpaces | kNfc) &&
+          !(table.flags & kByteUnits)) {
+        decoded[id] = added.text;
+      }
     }
     for (AddedTokenFinder* finder : {&written, &late, &normalized}) finder->finish();
     for (const std::string_view pattern : table.splits) splits.emplace_back(pattern);
@@ -68,6 +72,11 @@ std::vector<int32_t> Tokenizer::State::encode(MarkedView marked) const {
 
 void Tokenizer::State::encode_segment(MarkedView marked, bool first,
                                       std::vector<int32_t>& ids) const {
+  MarkedText composed;
+  if (table.flags & kNfc) {
+    composed = compose(marked, table.normal_form);
+    marked = composed.view();
+  }
   const MarkedText seen = normalize(marked, table.flags, first);
   for (const Segment& segment : normalized.split(seen.view())) {
     if (segment.id >= 0) {

@@ -48,6 +48,10 @@ uint32_t metaspace_prefix(const json& member) {
   return 0;
 }
 
+bool merges_with_previous(const json& split) {
+  return split.at("behavior") == "MergedWithPrevious";
+}
+
 // A pattern that matches `text` in both regular expression libraries.
 std::string quoted(const std::string& text) {
   constexpr char kDigits[] = "0123456789abcdef";
@@ -75,6 +79,10 @@ uint32_t normalizer_flags(const json& component) {
   uint32_t flags = 0;
   for (const json& member : members_of(component, "normalizers")) {
     const json& type = member.at("type");
+    if (type == "NFC") {
+      throw Error(
+          "normalizer NFC is in exported tables only: export the model with this tokenizer");
+    }
     const bool prepends = type == "Prepend" && member.at("prepend") == kSpaceMark;
     const bool escapes = type == "Replace" && is_literal(member.at("pattern"), " ") &&
                          member.at("content") == kSpaceMark;
@@ -89,7 +97,7 @@ uint32_t normalizer_flags(const json& component) {
   return flags;
 }
 
-PreTokenizer pre_tokenizer(const json& component) {
+PreTokenizer pre_tokenizer(const json& component, bool no_spaces) {
   PreTokenizer out;
   for (const json& member : members_of(component, "pretokenizers")) {
     const json& type = member.at("type");
@@ -99,12 +107,14 @@ PreTokenizer pre_tokenizer(const json& component) {
       if (member.value("use_regex", true)) out.splits.emplace_back(kGpt2Pattern);
     } else if (type == "Digits") {
       out.splits.push_back(member.at("individual_digits").get<bool>() ? "\\p{N}" : "\\p{N}+");
-    } else if (type == "Split" && member.at("behavior") == "Isolated" &&
-               !member.at("invert").get<bool>()) {
+    } else if (type == "Split" && !member.at("invert").get<bool>() &&
+               (member.at("behavior") == "Isolated" || merges_with_previous(member))) {
       const json& pattern = member.at("pattern");
-      out.splits.push_back(pattern.contains("Regex")
-                               ? pattern.at("Regex").get<std::string>()
-                               : quoted(pattern.at("String").get<std::string>()));
+      if (no_spaces && is_literal(pattern, " ")) continue;  // as Gemma's, which never matches
+      const std::string text = pattern.contains("Regex")
+                                   ? pattern.at("Regex").get<std::string>()
+                                   : quoted(pattern.at("String").get<std::string>());
+      out.splits.push_back(merges_with_previous(member) ? "\\G(?s:.*?)(?:" + text + ")" : text);
     } else if (type == "Metaspace" && member.at("replacement") == kSpaceMark &&
                out.splits.empty()) {
       out.flags |= kMetaspace | metaspace_prefix(member);

@@ -18,7 +18,8 @@ struct PreTokenizer {
   uint32_t flags = 0;
   std::vector<std::string> splits;
 };
-PreTokenizer pre_tokenizer(const nlohmann::json& component);
+// `no_spaces` says that the normalizer leaves none.
+PreTokenizer pre_tokenizer(const nlohmann::json& component, bool no_spaces);
 
 uint32_t decoder_flags(const nlohmann::json& component);
 

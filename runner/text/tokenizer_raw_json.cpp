@@ -191,9 +191,9 @@ TableSource table_from_huggingface(std::string_view tokenizer_json, const Siblin
     const json& model = root.at("model");
     check_model(model);
     TableSource table;
-    PreTokenizer pre = pre_tokenizer(part(root, "pre_tokenizer"));
-    table.flags = normalizer_flags(part(root, "normalizer")) | pre.flags |
-                  decoder_flags(part(root, "decoder")) | model_flags(model);
+    table.flags = normalizer_flags(part(root, "normalizer"));
+    PreTokenizer pre = pre_tokenizer(part(root, "pre_tokenizer"), table.flags & kEscapeSpaces);
+    table.flags |= pre.flags | decoder_flags(part(root, "decoder")) | model_flags(model);
     check_space_flags(table.flags);
     table.splits = std::move(pre.splits);
 

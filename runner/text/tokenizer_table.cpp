@@ -1,5 +1,6 @@
 #include "text/tokenizer_table.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -11,7 +12,8 @@ namespace runner {
 namespace {
 
 constexpr std::string_view kMagic = "TOKTABLE";
-constexpr uint32_t kVersion = 2;  // 1 has fewer flags and is read as it is
+constexpr uint32_t kVersion = 3;  // 1 and 2 have fewer flags and are read as they are
+constexpr uint32_t kVersionWithoutNfc = 2;
 
 void put_u32(std::string& out, uint32_t value) {
   for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(value >> shift));
@@ -47,6 +49,11 @@ class Reader {
     for (uint32_t& value : values) value = u32();
     return values;
   }
+  std::vector<Triple> triples(uint32_t count) {
+    std::vector<Triple> values(count_of(count, 12));
+    for (Triple& value : values) value = {u32(), u32(), u32()};
+    return values;
+  }
   size_t left() const { return rest_.size(); }
 
  private:
@@ -56,6 +63,26 @@ class Reader {
 int32_t checked_id(uint32_t id, size_t n_pieces) {
   if (id != UINT32_MAX && id >= n_pieces) fail("a special id has no piece");
   return static_cast<int32_t>(id);
+}
+
+template <class Predicate>
+bool all_numbers(const std::vector<Triple>& triples, Predicate valid) {
+  return std::all_of(triples.begin(), triples.end(), [&](const Triple& triple) {
+    return valid(triple.a) && valid(triple.b) && valid(triple.c);
+  });
+}
+
+bool is_character(uint32_t code) { return code < 0xD800 || (code >= 0xE000 && code <= 0x10FFFF); }
+
+NormalForm read_normal_form(Reader& reader) {
+  const uint32_t n_decompositions = reader.u32(), n_compositions = reader.u32();
+  const uint32_t n_classes = reader.u32();
+  NormalForm form{reader.triples(n_decompositions), reader.triples(n_compositions),
+                  reader.triples(n_classes)};
+  for (const auto& list : {&form.decompositions, &form.compositions, &form.classes}) {
+    if (!all_numbers(*list, is_character)) fail("a code point is no character");
+  }
+  return form;
 }
 
 void check(const TableView& table) {
@@ -70,10 +97,8 @@ void check(const TableView& table) {
   for (const float score : table.scores) {
     if (!std::isfinite(score)) fail("a score is no number");
   }
-  for (const Merge& merge : table.merges) {
-    if (merge.left >= n_pieces || merge.right >= n_pieces || merge.result >= n_pieces) {
-      fail("a merge has no piece");
-    }
+  if (!all_numbers(table.merges, [&](uint32_t id) { return id < n_pieces; })) {
+    fail("a merge has no piece");
   }
   for (const TableView::Added& added : table.added) {
     if (added.id >= n_pieces || added.text.empty() || added.flags & ~kAllAddedFlags) {
@@ -93,7 +118,7 @@ std::string serialize_table(const TableSource& table) {
   for (const std::string& split : table.splits) pool += split;
 
   std::string out(kMagic);
-  put_u32(out, kVersion);
+  put_u32(out, kVersionWithoutNfc);
   put_u32(out, table.flags);
   for (const size_t n : {table.pieces.size(), table.merges.size(), table.added.size(),
                          table.splits.size(), pool.size()}) {
@@ -105,10 +130,8 @@ std::string serialize_table(const TableSource& table) {
   for (const std::string& piece : table.pieces) put_u32(out, static_cast<uint32_t>(piece.size()));
   for (const PieceType type : table.types) out.push_back(static_cast<char>(type));
   for (const float score : table.scores) put_u32(out, std::bit_cast<uint32_t>(score));
-  for (const Merge& merge : table.merges) {
-    put_u32(out, merge.left);
-    put_u32(out, merge.right);
-    put_u32(out, merge.result);
+  for (const auto& [left, right, result] : table.merges) {
+    for (const uint32_t id : {left, right, result}) put_u32(out, id);
   }
   for (const TableSource::Added& added : table.added) {
     put_u32(out, added.id);
@@ -142,14 +165,10 @@ TableView parse_table(std::string_view bytes) {
       table.scores.push_back(std::bit_cast<float>(bits));
     }
   }
-  table.merges.resize(reader.count_of(n_merges, 12));
-  for (Merge& merge : table.merges) {
-    merge.left = reader.u32();
-    merge.right = reader.u32();
-    merge.result = reader.u32();
-  }
+  table.merges = reader.triples(n_merges);
   const std::vector<uint32_t> added = reader.u32s(reader.count_of(n_added, 12) * 3);
   const std::vector<uint32_t> split_sizes = reader.u32s(n_splits);
+  if (table.flags & kNfc) table.normal_form = read_normal_form(reader);
   if (reader.left() != n_bytes) fail("its length is wrong");
 
   table.pieces.reserve(n_pieces);

@@ -25,7 +25,8 @@ enum TableFlag : uint32_t {
   kStripDecodedSpace = 1u << 10,
   kAddBos = 1u << 11,
   kPrefixUnlessSpace = 1u << 12,
-  kAllTableFlags = (1u << 13) - 1,
+  kNfc = 1u << 13,
+  kAllTableFlags = (1u << 14) - 1,
 };
 
 enum AddedFlag : uint32_t {
@@ -40,9 +41,17 @@ enum AddedFlag : uint32_t {
 
 inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
 
-struct Merge {
-  uint32_t left, right, result;
+struct Triple {
+  uint32_t a, b, c;
 };
+
+// Code points, each list ascending by its first two numbers.
+struct NormalForm {
+  std::vector<Triple> decompositions;  // character, first, second or 0; first may go on
+  std::vector<Triple> compositions;    // first, second, character
+  std::vector<Triple> classes;         // the last character of a range, its first, their class
+};
+inline constexpr uint32_t kMaxCombiningClass = 254;
 
 // Text is std::string where a table is made, std::string_view into its bytes where it is read.
 template <class Text>
@@ -57,9 +66,10 @@ struct BasicTable {
   std::vector<Text> pieces;
   std::vector<PieceType> types;
   std::vector<float> scores;  // with kMergeByScore, else empty
-  std::vector<Merge> merges;
+  std::vector<Triple> merges;  // left, right, result
   std::vector<Added> added;
   std::vector<Text> splits;
+  NormalForm normal_form;  // with kNfc, else empty
   int32_t bos_id = -1;
   int32_t eos_id = -1;
   int32_t unk_id = -1;
@@ -67,6 +77,7 @@ struct BasicTable {
 using TableSource = BasicTable<std::string>;
 using TableView = BasicTable<std::string_view>;
 
+// Of a table without kNfc.
 std::string serialize_table(const TableSource& table);
 
 // Views into `bytes`. Throws Error where the bytes are not one whole and consistent table: no id in

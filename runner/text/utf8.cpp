@@ -1,7 +1,5 @@
 #include "text/utf8.h"
 
-#include <cstdint>
-
 namespace runner {
 namespace {
 
@@ -31,21 +29,6 @@ Step step(std::string_view text) {
     if (byte < low || byte > high) return {i, false, false};
   }
   return {size, true, false};
-}
-
-uint32_t code_point(std::string_view character) {
-  const auto byte = [&](size_t i) { return static_cast<uint32_t>(character[i]) & 0xFF; };
-  switch (character.size()) {
-    case 1:
-      return byte(0);
-    case 2:
-      return (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F);
-    case 3:
-      return (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
-    default:
-      return (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 |
-             (byte(3) & 0x3F);
-  }
 }
 
 // The Unicode property White_Space.
@@ -112,6 +95,28 @@ size_t complete_utf8_prefix(std::string_view text) {
     return step(text.substr(start)).incomplete ? start : text.size();
   }
   return text.size();
+}
+
+uint32_t code_point(std::string_view character) {
+  const auto byte = [&](size_t i) { return static_cast<uint32_t>(character[i]) & 0xFF; };
+  switch (character.size()) {
+    case 1:
+      return byte(0);
+    case 2:
+      return (byte(0) & 0x1F) << 6 | (byte(1) & 0x3F);
+    case 3:
+      return (byte(0) & 0x0F) << 12 | (byte(1) & 0x3F) << 6 | (byte(2) & 0x3F);
+    default:
+      return (byte(0) & 0x07) << 18 | (byte(1) & 0x3F) << 12 | (byte(2) & 0x3F) << 6 |
+             (byte(3) & 0x3F);
+  }
+}
+
+void append_utf8(std::string& text, uint32_t code) {
+  const int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+  const uint32_t lead = more ? 0xFF00u >> (more + 1) & 0xFF : 0;
+  text += static_cast<char>(lead | code >> 6 * more);
+  for (int i = more; i-- > 0;) text += static_cast<char>(0x80 | (code >> 6 * i & 0x3F));
 }
 
 size_t utf8_length(std::string_view valid_text) { return step(valid_text).size; }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,10 @@ size_t complete_utf8_prefix(std::string_view text);
 
 // Bytes of the character that begins `valid_text`, which is not empty.
 size_t utf8_length(std::string_view valid_text);
+
+// The number of a whole character, and the way back.
+uint32_t code_point(std::string_view valid_character);
+void append_utf8(std::string& text, uint32_t code_point);
 
 // The last character of `valid_text`; "" where it is empty.
 std::string_view last_character(std::string_view valid_text);

@@ -21,6 +21,8 @@ from exporter.tokenizer.tokenizer import read_tokenizer
 RAW = (
     "smollm2.json",
     "llama3.json",
+    "previous.json",
+    "gemma.json",
     "llama2.json",
     "llama2-normalized.json",
     "metaspace-first.json",
@@ -31,14 +33,15 @@ RAW = (
     "no-prefix.model",
     "tiktoken.model",
 )
-ALL = (*RAW, "gguf")
+TABLES = ("gguf", "qwen2.json")  # what has no raw reader
+ALL = (*RAW, *TABLES)
 TEXTS = STRINGS + SPECIAL_STRINGS
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, Path]:
     paths = tokenizer_files.write_all(tmp_path_factory.mktemp("tokenizers"))
-    assert set(paths) == set(RAW)
+    assert set(paths) | {"gguf"} == set(ALL)
     return paths | {"gguf": SMOLLM2}
 
 
@@ -50,9 +53,11 @@ def tokenizers(files):
 @pytest.fixture(scope="module")
 def native_paths(files, tokenizers, tmp_path_factory) -> dict[str, Path]:
     """What the C++ engine is given: raw files, and the table where there is no raw reader."""
-    table = tmp_path_factory.mktemp("table") / "gguf.table"
-    table.write_bytes(tokenizers["gguf"].table)
-    return files | {"gguf": table}
+    folder = tmp_path_factory.mktemp("table")
+    paths = {name: folder / f"{name}.table" for name in TABLES}
+    for name, path in paths.items():
+        path.write_bytes(tokenizers[name].table)
+    return files | paths
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:
@@ -156,6 +161,12 @@ def test_table_header(tokenizers):
     magic, version, flags, n_pieces, *_ = HEADER.unpack_from(tokenizer.table)
     assert (magic, version, n_pieces) == (b"TOKTABLE", 2, 49152)
     assert Flag(flags) == Flag.BYTE_UNITS
+    magic, version, flags, *_ = HEADER.unpack_from(tokenizers["qwen2.json"].table)
+    assert (version, Flag(flags)) == (3, Flag.BYTE_UNITS | Flag.NFC)
+
+
+def test_normal_form_needs_an_exported_table(files):
+    assert "normalizer NFC is in exported tables only" in ask_error(files["qwen2.json"])
 
 
 def test_siblings_of_a_hugging_face_folder(files, tmp_path):
@@ -199,8 +210,12 @@ _TEMPLATE = {
     "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "</s>"}}],
 }
 _BERT = {"type": "BertPreTokenizer"}
+_SPLIT = {
+    "type": "Split", "pattern": {"String": "a"}, "behavior": "MergedWithNext", "invert": False,
+}  # fmt: skip
 UNSUPPORTED = {
-    "NFC": lambda: _edited(normalizer={"type": "NFC"}),
+    "NFKC": lambda: _edited(normalizer={"type": "NFKC"}),
+    "MergedWithNext": lambda: _edited(pre_tokenizer=_SPLIT),
     "BertPreTokenizer": lambda: _edited(pre_tokenizer=_BERT),
     "TemplateProcessing": lambda: _edited(post_processor=_TEMPLATE),
     "WordPiece": lambda: _edited(decoder={"type": "WordPiece"}),

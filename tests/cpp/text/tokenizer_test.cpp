@@ -3,6 +3,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <random>
 
 #include "system/error.h"
@@ -62,11 +63,39 @@ TableSource char_table() {
   return table;
 }
 
+// The byte table with a little of normal form C: what becomes U+1E69, and its marks' classes.
+std::string composing_table() {
+  std::string bytes = serialize_table(byte_table());
+  std::string form;
+  const auto put = [&](std::initializer_list<uint32_t> numbers) {
+    for (const uint32_t number : numbers) {
+      for (int shift = 0; shift < 32; shift += 8) form += static_cast<char>(number >> shift);
+    }
+  };
+  put({3, 2, 2});
+  put({0x1E63, 's', 0x323, 0x1E69, 0x1E63, 0x307, 0x212B, 0xC5, 0});
+  put({'s', 0x323, 0x1E63, 0x1E63, 0x307, 0x1E69});
+  put({0x314, 0x300, 230, 0x326, 0x323, 220});
+  bytes[8] = 3;                              // the version
+  bytes[13] = static_cast<char>(kNfc >> 8);  // of the flags
+  const size_t n_bytes = 256 + 2 + 3 + 5 + 5 + std::string_view(kGpt2Pattern).size();
+  return bytes.insert(bytes.size() - n_bytes, form);
+}
+
+// The ids of a text's bytes.
+Ids bytes_of(std::string_view text) {
+  Ids ids;
+  for (const char c : text) ids.push_back(static_cast<uint8_t>(c));
+  return ids;
+}
+
 Tokenizer make(const TableSource& table) { return Tokenizer::from_table(serialize_table(table)); }
 
 // Uses every part of a tokenizer; only Error may come out.
 void exercise(const Tokenizer& tokenizer) {
-  const std::string text = "abc <end> ab 12  \xC3\xA9\xE2\x96\x81\xF0\x9F\x98\x80</s> \xFF";
+  const std::string text =
+      "abc <end> ab 12  \xC3\xA9\xE2\x96\x81\xF0\x9F\x98\x80</s> \xFF"
+      "s\u0307\u0323\u1E69\u212B\uD55C\u0304";
   for (const auto special : {kParse, kPlain}) {
     tokenizer.decode(tokenizer.encode(text, true, special));
   }
@@ -121,6 +150,35 @@ TEST(unknown_characters_are_fused) {
   CHECK_EQ(make(table).encode("a\xC3\xA9\xC3\xA8", false, kParse), (Ids{259, 0}));
 }
 
+TEST(text_comes_into_normal_form_c) {
+  const Tokenizer tokenizer = Tokenizer::from_table(composing_table());
+  for (const auto& [text, composed] :
+       {std::pair{"s\u0307\u0323", "\u1E69"}, {"s\u0323\u0307", "\u1E69"},
+        {"\u1E69", "\u1E69"},
+        {"\u1E63\u0301\u0307", "\u1E63\u0301\u0307"},  // the first mark of a class blocks the next
+        {"\u0307s", "\u0307s"}, {"s\u0307\u0304\u0323\u0326", "\u1E69\u0326\u0304"},
+        {"\u1112\u1161\u11AB", "\uD55C"}, {"\uD558\u11AB", "\uD55C"},
+        {"\uD55C\u11AB", "\uD55C\u11AB"}, {"\u212B", "\u00C5"}, {"", ""}, {"ab", "ab"}}) {
+    const Ids ids = std::string_view(composed) == "ab" ? Ids{256} : bytes_of(composed);
+    CHECK_EQ(tokenizer.encode(text, false, kParse), ids);
+  }
+  // Each segment is composed on its own.
+  CHECK_EQ(tokenizer.encode("s<end>\u0323", false, kParse), (Ids{'s', 258, 0xCC, 0xA3}));
+  const std::vector<TextSpan> spans{{"s", true}, {"\u0323<end>", false}, {"\u0307<end>", true}};
+  CHECK_EQ(tokenizer.encode(spans),
+           (Ids{0xE1, 0xB9, 0xA3, '<', 'e', 'n', 'd', '>', 0xCC, 0x87, 258}));
+}
+
+TEST(damaged_normal_forms_end) {
+  std::string bytes = composing_table();
+  const size_t at = bytes.find(std::string("\x63\x1E\0\0s", 5));
+  bytes.replace(at + 4, 2, "\x63\x1E");  // a character that becomes itself and more, for ever
+  const Tokenizer tokenizer = Tokenizer::from_table(bytes);
+  CHECK(!tokenizer.encode("\u1E63", false, kParse).empty());
+  bytes.replace(at + 4, 2, std::string("\x00\xD8", 2));
+  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "no character");
+}
+
 TEST(ill_formed_text_reads_as_replacement_characters) {
   const Tokenizer tokenizer = make(byte_table());
   for (const auto& [text, same_as] :
@@ -128,10 +186,7 @@ TEST(ill_formed_text_reads_as_replacement_characters) {
         {"\xED\xA0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"},
         {"\xF0\x9F\x98x", "\xEF\xBF\xBDx"}, {"\xC0\x80", "\xEF\xBF\xBD\xEF\xBF\xBD"}}) {
     CHECK_EQ(tokenizer.encode(text, false, kParse), tokenizer.encode(same_as, false, kParse));
-    const std::string_view bytes = text;
-    Ids ids;
-    for (const char c : bytes) ids.push_back(static_cast<uint8_t>(c));
-    CHECK_EQ(tokenizer.decode(ids), same_as);
+    CHECK_EQ(tokenizer.decode(bytes_of(text)), same_as);
   }
 }
 
@@ -160,8 +215,8 @@ TEST(stream_drops_the_first_space_once) {
 }
 
 TEST(every_truncation_is_an_error) {
-  for (const TableSource& table : {byte_table(), char_table()}) {
-    const std::string bytes = serialize_table(table);
+  for (const std::string& bytes :
+       {serialize_table(byte_table()), serialize_table(char_table()), composing_table()}) {
     for (size_t size = 0; size < bytes.size(); ++size) {
       CHECK_THROWS(Error, Tokenizer::from_table(bytes.substr(0, size)), "tokenizer table");
     }
@@ -172,8 +227,8 @@ TEST(every_truncation_is_an_error) {
 
 TEST(flipped_bytes_do_no_harm) {
   std::mt19937 random(1);
-  for (const TableSource& table : {byte_table(), char_table()}) {
-    const std::string bytes = serialize_table(table);
+  for (const std::string& bytes :
+       {serialize_table(byte_table()), serialize_table(char_table()), composing_table()}) {
     for (int round = 0; round < 20000; ++round) {
       std::string damaged = bytes;
       // Half of the damage goes to the header and what follows the lengths and types of pieces.
@@ -195,8 +250,8 @@ TEST(flipped_bytes_do_no_harm) {
 
 TEST(newer_table_names_both_versions) {
   std::string bytes = serialize_table(byte_table());
-  bytes[8] = 3;
-  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 3", "versions 1 to 2");
+  bytes[8] = 4;
+  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 4", "versions 1 to 3");
   bytes[8] = 0;
   CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 0");
 }
@@ -228,6 +283,10 @@ TEST(a_megabyte_without_spaces_is_not_quadratic) {
   const std::string text(1 << 20, 'a');
   CHECK_EQ(make(byte_table()).encode(text, false, kParse).size(), text.size());
   CHECK_EQ(make(char_table()).encode(text, false, kParse).size(), text.size());
+  std::string marks = "s";
+  while (marks.size() < text.size()) marks += "\u0307\u0323";
+  CHECK_EQ(Tokenizer::from_table(composing_table()).encode(marks, false, kParse).size(),
+           marks.size() - 2);
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
   CHECK(spent.count() < 30);  // quadratic would take hours
 }

@@ -1,0 +1,69 @@
+"""Unicode's normal form C in Python and C++ against `tokenizers`, whose Unicode the table's data has."""
+
+import json
+import random
+import unicodedata
+from pathlib import Path
+
+import pytest
+import tokenizer_files
+from native_tokenizer import ask
+from tokenizers import normalizers
+
+from exporter.tokenizer.finder import Marked
+from exporter.tokenizer.library import library_normal_form
+from exporter.tokenizer.normal_form import Composer
+from exporter.tokenizer.tokenizer import read_tokenizer
+
+NFC = normalizers.NFC().normalize_str
+CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+MARKS = [c for c in CHARACTERS if unicodedata.combining(c)]
+DECOMPOSED = [c for c in CHARACTERS if unicodedata.decomposition(c)[:1] not in ("", "<")]
+PARTS = sorted({part for c in DECOMPOSED for part in unicodedata.normalize("NFD", c)})
+JAMO = [chr(code) for block in ((0x1100, 0x1115), (0x115F, 0x1178), (0x11A5, 0x11C5)) for code in range(*block)]
+SYLLABLES = [chr(code) for code in range(0xAC00, 0xAC00 + 11172, 7)]
+
+
+def composed(text: str) -> str:
+    return Composer(library_normal_form())(Marked(text, (True,) * len(text))).text
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    """Random ones in which characters join and change places, and every character between others."""
+    rng = random.Random(3)
+    kinds = (MARKS, MARKS, DECOMPOSED, PARTS, JAMO, SYLLABLES, ["s", "a", "\u0323", "\u0307", " ", "x"])
+    mixed = ["".join(rng.choice(rng.choice(kinds)) for _ in range(rng.randint(1, 9))) for _ in range(20_000)]
+    rows = ["".join(CHARACTERS[i : i + 500]) for i in range(0, len(CHARACTERS), 500)]
+    return [*mixed, *rows, *(f"a{c}\u0334\u0345b" for c in MARKS), *DECOMPOSED]
+
+
+def test_the_data_are_those_of_unicode_9():
+    form = library_normal_form()
+    assert (len(form.decompositions), len(form.compositions)) == (2060, 940)
+    assert sum(last - first + 1 for last, first, _ in form.classes) == 814
+    for triples in (form.decompositions, form.compositions, form.classes):
+        assert list(triples) == sorted(triples)
+    decomposed = {code for code, _, _ in form.decompositions}
+    assert not decomposed & {second for _, _, second in form.decompositions}
+
+
+def test_python_equals_the_library(texts):
+    composer = Composer(library_normal_form())
+    for text in texts:
+        assert composer(Marked(text, (True,) * len(text))).text == NFC(text), ascii(text)
+
+
+def test_native_equals_the_library(texts, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_files.qwen2_json() | {"added_tokens": []}))
+    table: Path = tmp_path / "t.table"
+    table.write_bytes(read_tokenizer(tmp_path).table)
+    ids = ask(table, [{"text": text} for text in texts])
+    for text, answer in zip(texts, ask(table, [{"ids": each} for each in ids]), strict=True):
+        assert answer["text"] == NFC(text), ascii(text)
+
+
+def test_a_character_is_markup_where_all_of_it_is():
+    composer = Composer(library_normal_form())
+    marked = composer(Marked("e\u0301e\u0301\u00e9", (True, False, True, True, False)))
+    assert marked == Marked("\u00e9\u00e9\u00e9", (False, True, False))
