@@ -157,7 +157,8 @@ def _split(rng: random.Random, patterns: Sequence[str]) -> pre_tokenizers.PreTok
 def _normalizer(rng: random.Random, steps: list[normalizers.Normalizer]) -> normalizers.Normalizer | None:
     """The steps, at times with normal form C at either end."""
     kind = rng.random()
-    steps = [normalizers.NFC(), *steps] if kind < 0.2 else [*steps, normalizers.NFC()] if kind < 0.3 else steps
+    if kind < 0.3:
+        steps = [normalizers.NFC(), *steps] if kind < 0.2 else [*steps, normalizers.NFC()]
     return normalizers.Sequence(steps) if steps else None
 
 

@@ -31,7 +31,7 @@ from exporter.lower.cxx_compiler import (
 )
 from exporter.lower.graph_check import check_lowbit_only, other_operators
 from exporter.lower.pt2_package import MODEL, Pt2Writer, tensor_bytes
-from exporter.lower.targets import LEAN, TORCH, Target
+from exporter.lower.targets import LEAN, NATIVE, TORCH, Target, find_targets
 from exporter.util.files import check_disk_full, disk_full_named, written_whole
 from exporter.util.progress import note
 
@@ -80,7 +80,6 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
     files = _inductor(
         program,
         folder,
-        options.targets[0],
         {
             "aot_inductor.custom_ops_to_c_shims": ops.c_shims(),
             "aot_inductor.link_libtorch": False,
@@ -123,7 +122,6 @@ def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -
     files = _inductor(
         program,
         folder,
-        options.targets[0],
         {
             "cpp.march": target.march,
             "cpp.simdlen": target.vector_bits,
@@ -139,11 +137,13 @@ def _build_stock(program: ExportedProgram, options: AotiOptions, folder: Path) -
     return _Built(options.targets, (library,), (), beside, said, {})
 
 
-def _inductor(program: ExportedProgram, folder: Path, target: Target, configs: dict) -> list:
-    """Run AOTInductor; returns the files that it writes for a package, under `folder`, and a dict of weights
-    with them where the options ask for it."""
+def _inductor(program: ExportedProgram, folder: Path, configs: dict) -> list:
+    """Run AOTInductor with this machine's compiler; returns the files that it writes for a package, under
+    `folder`, and a dict of weights with them where the options ask for it. `aoti_compile` compiles the
+    sources for other machines."""
     arguments, keywords = program.example_inputs
-    compiler = InductorCompiler.make(find_compiler(target), folder)
+    (native,) = find_targets(NATIVE)
+    compiler = InductorCompiler.make(find_compiler(native), folder)
     options = {"aot_inductor.package": True, "aot_inductor.metadata": {}, **compiler.options(), **configs}
     with _compiling_in(folder), compiler.used(), torch.no_grad():
         try:

@@ -48,7 +48,8 @@ class Composer:
     def _ordered(self, chars: list[tuple[int, bool]]) -> Iterator[tuple[int, bool]]:
         """Runs of characters that combine, each by its classes."""
         for combining, run in groupby(chars, key=lambda char: char[0] in self._classes):
-            yield from sorted(run, key=lambda char: self._classes[char[0]]) if combining else run
+            chars = list(run)
+            yield from sorted(chars, key=lambda char: self._classes[char[0]]) if combining else chars
 
     def _joined(self, chars: Iterator[tuple[int, bool]]) -> tuple[list[int], list[bool]]:
         """Each character is joined to the last one of class 0 where none between blocks it."""

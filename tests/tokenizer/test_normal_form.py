@@ -20,7 +20,8 @@ CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE0
 MARKS = [c for c in CHARACTERS if unicodedata.combining(c)]
 DECOMPOSED = [c for c in CHARACTERS if unicodedata.decomposition(c)[:1] not in ("", "<")]
 PARTS = sorted({part for c in DECOMPOSED for part in unicodedata.normalize("NFD", c)})
-JAMO = [chr(code) for block in ((0x1100, 0x1115), (0x115F, 0x1178), (0x11A5, 0x11C5)) for code in range(*block)]
+JAMO_BLOCKS = ((0x1100, 0x1115), (0x115F, 0x1178), (0x11A5, 0x11C5))
+JAMO = [chr(code) for block in JAMO_BLOCKS for code in range(*block)]
 SYLLABLES = [chr(code) for code in range(0xAC00, 0xAC00 + 11172, 7)]
 
 

