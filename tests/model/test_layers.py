@@ -1,0 +1,81 @@
+"""Every part that a layer can have: the float graph, windows of text and our operators compute one thing."""
+
+import native
+import numpy as np
+import pytest
+import tiny
+import torch
+from layers import CONTEXT, LAYERS, LENGTH, PLAIN, logits, make
+from native import export
+
+from exporter.checkpoint import streamed
+from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.pack import PackOptions
+from exporter.model.config import repeated
+from exporter.model.decoder import Transformer
+from exporter.pipeline.prepare import _check_caches
+from exporter.quality.sampling import BatchDecoder
+from exporter.recipe.recipe import Recipe
+from exporter.recipe.schemes import AOTI, EXECUTORCH
+
+MAX_ERROR = 1e-5  # of the largest logit: float32 sums in another order
+
+
+def by_windows(model: Transformer) -> torch.Tensor:
+    """As the model's own text is written: 30 positions at once, the others one by one."""
+    tokens, decoder = tiny.prompt(LENGTH), BatchDecoder(model, 1, CONTEXT)
+    with torch.no_grad():
+        decoder.read(tokens[:, :30])
+        return torch.cat([decoder.step(tokens[:, i]) for i in range(30, LENGTH)])
+
+
+def packed(model: Transformer) -> LowbitTransformer:
+    """On our operators, with float32 weights."""
+    return LowbitTransformer(model, PackOptions(Recipe(), torch.float32), torch.float32, lambda line: None)
+
+
+def assert_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() < MAX_ERROR * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_one_computation(name):
+    model = make(repeated([LAYERS[name]], 2))
+    expected = logits(model)
+    assert (expected - logits(make(repeated([PLAIN], 2)))).abs().max() > 0.01 * expected.abs().max()
+    assert_alike(by_windows(model), expected[30:])
+    lowbit = packed(model)
+    found = logits(lowbit)
+    assert_alike(found, expected)
+    assert torch.equal(logits(lowbit, 7), found) and torch.equal(logits(lowbit, 1), found)
+
+
+def test_layers_that_differ_in_everything():
+    model = make(tuple(LAYERS.values()), embedding_scale=3.0)
+    expected = logits(model)
+    assert_alike(by_windows(model), expected[30:])
+    assert_alike(logits(packed(model)), expected)
+
+
+def test_layers_that_differ_in_both_runners(tmp_path, monkeypatch):
+    """All but those with caches of another shape, in artifacts, chunk by chunk: the bits of eager."""
+    layers = [layer for layer in LAYERS.values() if layer.attention.n_kv_heads == PLAIN.attention.n_kv_heads]
+    # Its tokenizer, name and number of layers are those of the artifacts.
+    tiny.make_hf(tmp_path / "m", "smollm2", num_hidden_layers=len(layers))
+    monkeypatch.setattr(streamed, "stream_model", lambda checkpoint, context: make(tuple(layers)))
+    pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
+    export(tmp_path / "m", "--max-seq-length", CONTEXT, "--output-pte", pte, "--output-aoti-package", package)
+    expected = logits(packed(make(tuple(layers)))).numpy()
+    tokens = tiny.prompt(LENGTH)[0].tolist()
+    for artifact in (pte, package):
+        for chunk in ((), ("--prefill-chunk", 7), ("--prefill-chunk", 1)):
+            found = native.logits(artifact, tokens, tmp_path, *chunk)
+            assert np.array_equal(found, expected), (artifact.name, chunk)
+
+
+def test_caches_of_two_shapes_are_refused_for_aotinductor():
+    config = make(tuple(LAYERS.values())).config
+    _check_caches(config, (EXECUTORCH,))
+    with pytest.raises(ValueError, match="1 key-value heads of width 24 and 2 .* of width 32.*--output-pte"):
+        _check_caches(config, (EXECUTORCH, AOTI))
