@@ -19,10 +19,11 @@ LAYER = LayerSpec(AttentionSpec(4, 2, 16, Rope(1e4, 16)), FeedForwardSpec(96))
 def metadata() -> Metadata:
     text = TextMetadata("gguf", b"table", 7, 0, -1, True, (1, 2), {"bos": None, "stops": []},
                         {"reducible": False, "reason": "none"}, "{}")  # fmt: skip
+    versions = Versions(kernel_layout=1, operators="", exporter="0", torch="2", torchao="", executorch="")
+    config = ModelConfig("llama", 64, (LAYER,), 7, 1e-5, 128, True)
     return Metadata(
-        Versions(1, "0", "2", "", ""), "m", ModelConfig("llama", 64, (LAYER,), 7, 1e-5, 128, True), 100,
-        "float32", parse_recipe("q4"), "lowbit", 100, 50, text, "abc",
-    )  # fmt: skip
+        versions, "m", config, 100, "float32", parse_recipe("q4"), "lowbit", 100, 50, text, "abc"
+    )
 
 
 def test_every_value_is_a_string(metadata):
