@@ -21,6 +21,8 @@ from exporter.model.config import ModelConfig
 from exporter.recipe.recipe import parse_recipe
 
 MAX_ERROR = 1e-4  # relative, of float32 logits
+# Of weights rounded to 8 bits: 2^-9 each, some hundred of them on the way to a logit, twice the largest seen.
+COARSE = {"bf16": 0.1, "q8": 0.1}
 CONTEXT, LENGTH = 96, 60
 TOKENS = tiny.prompt(LENGTH)[0].tolist()
 CHUNKS = ((), ("--prefill-chunk", 7), ("--prefill-chunk", 1))
@@ -34,6 +36,7 @@ class FamilyTests:
     # What a feature's absence makes of the config: each must be far from transformers.
     without: dict[str, Callable[[ModelConfig], ModelConfig]]
     rotates = True
+    variants: dict[str, dict[str, object]] = {}  # other fields of the config, for the float model
 
     @pytest.fixture(scope="class")
     def model(self, tmp_path_factory):
@@ -63,6 +66,24 @@ class FamilyTests:
         decoder = load_model(checkpoint, torch.float32, CONTEXT)
         for chunk in (LENGTH, 7):
             assert far(run(decoder, chunk), expected) < MAX_ERROR
+
+    def test_variants(self, tmp_path):
+        for name, change in self.variants.items():
+            made = family.make_hf(tmp_path / name, self.case, **change)
+            family.write_gguf(tmp_path / f"{name}.gguf", made, self.case)
+            with torch.no_grad():
+                expected = made(torch.tensor([TOKENS])).logits[0].float().numpy()
+            for source in (tmp_path / name, tmp_path / f"{name}.gguf"):
+                decoder = load_model(open_checkpoint(str(source)), torch.float32, CONTEXT)
+                assert far(run(decoder, LENGTH), expected) < MAX_ERROR, (name, source.suffix)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_both_sources_hold_the_same_weights(self, dtype, model):
+        """So that what is tested of a folder's artifacts is true of a GGUF file's."""
+        hf, gguf = (open_checkpoint(str(model[1] / name)) for name in ("hf", "m.gguf"))
+        weights, same = hf.state_dict(dtype), gguf.state_dict(dtype)
+        assert weights.keys() == same.keys()
+        assert all(torch.equal(weights[name], same[name]) for name in weights)
 
     def test_every_feature_matters(self, model, expected):
         checkpoint = open_checkpoint(str(model[1] / "hf"))
@@ -94,14 +115,17 @@ class FamilyTests:
         assert far(found, same) < 1e-6
 
     @pytest.mark.parametrize("scheme", ["bf16", "q8", "q6", "q5", "q4", "q3", "q2"])
-    def test_packed_weights(self, scheme, model, tmp_path):
-        """A runner has the bits of eager, in one chunk and in several; of both backends at 4 bits."""
+    def test_packed_weights(self, scheme, model, expected, tmp_path):
+        """Both runners have the bits of eager, in one chunk and in several; with many bits these are near
+        transformers' logits."""
         words = ["--dtype", "bf16"] if scheme == "bf16" else ["--quantize", scheme]
         pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
-        outputs = ["--output-pte", pte] + (["--output-aoti-package", package] if scheme == "q4" else [])
+        outputs = ["--output-pte", pte, "--output-aoti-package", package]
         export(model[1] / "hf", *words, "--max-seq-length", CONTEXT, *outputs)
         eager = run_packed(open_checkpoint(str(model[1] / "hf")), scheme)
-        for artifact in [pte] + ([package] if scheme == "q4" else []):
+        if scheme in COARSE:
+            assert far(eager, expected) < COARSE[scheme]
+        for artifact in (pte, package):
             for chunk in CHUNKS:
                 found = logits(artifact, TOKENS, tmp_path, *chunk)
                 assert np.array_equal(found, eager), (artifact.name, chunk)

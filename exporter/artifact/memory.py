@@ -73,17 +73,15 @@ def cache_bytes(artifact: Artifact, context: int) -> int | None:
 
 
 def _activations(artifact: Artifact, context: int | None) -> int | None:
-    if artifact.kind == PTE:
+    if artifact.kind == PTE and artifact.delegate != LOWBIT:  # logits of every row are planned, and not taken
         caches = cache_bytes(artifact, context or 0)
         if artifact.planned_bytes is None or caches is None:
             return None
         return max(0, artifact.planned_bytes - caches)
     chunk, vocabulary, dim = (artifact.number(key) for key in ("max_chunk", "vocab_size", "dim"))
-    try:
-        hidden = artifact.weight("layers.0.down").packed.columns
-    except (KeyError, AttributeError):
+    widths = [t.packed.columns for t in artifact.packed() if t.name.endswith(".down")]
+    if not widths or None in (chunk, vocabulary, dim):
         return None
-    if None in (chunk, vocabulary, dim):
-        return None
+    hidden = max(widths)
     # Gate and up, their product, the residual stream and its norm are there at a time.
     return 4 * max(chunk * (3 * hidden + 2 * dim), vocabulary)

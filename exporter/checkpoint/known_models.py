@@ -81,6 +81,11 @@ MODELS: dict[str, KnownModel] = {
     "mistral-v0.1": _hub(
         "mistral", "mistralai/Mistral-7B-Instruct-v0.1", "Mistral 7B, sliding window", gated=True
     ),
+    "qwen3-0.6b": _hub("qwen3", "Qwen/Qwen3-0.6B", "Qwen3 0.6B"),
+    "qwen3-1.7b": _hub("qwen3", "Qwen/Qwen3-1.7B", "Qwen3 1.7B"),
+    "qwen3-4b": _hub("qwen3", "Qwen/Qwen3-4B", "Qwen3 4B"),
+    "gemma3-270m": _hub("gemma3", "google/gemma-3-270m-it", "Gemma 3 270M", gated=True),
+    "gemma3-1b": _hub("gemma3", "google/gemma-3-1b-it", "Gemma 3 1B", gated=True),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),

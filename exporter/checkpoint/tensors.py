@@ -38,8 +38,10 @@ def canonical_state_dict(
             return (read_tensor(stored, torch.float32) + names.norm_offset).to(dtype)
         tensor = read_tensor(stored, dtype)
         if names.interleaved and name.split(".")[-2] in ("wq", "wk"):
-            layer = config.layers[int(name.split(".")[1])]
-            tensor = half_split(tensor, layer.attention.head_dim)
+            spec = config.layers[int(name.split(".")[1])].attention
+            # Rows of a head that do not turn, and weights of its norm, would have to move with the others.
+            assert spec.qk_norm is None and spec.rope is not None and spec.rope.width == spec.head_dim
+            tensor = half_split(tensor, spec.head_dim)
         return tensor
 
     state = {}

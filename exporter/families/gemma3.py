@@ -35,36 +35,36 @@ def from_hf(config: HFConfig) -> ModelConfig:
         config.only(name, None)
     config.only("use_bidirectional_attention", False)
     config.ignore("cache_implementation")  # how transformers keeps its own cache
-    n_layers, head_dim = config.layer_count(), config.optional("head_dim", 256)
-    pattern = config.first_of(("_sliding_window_pattern", "sliding_window_pattern"), PATTERN)
-    bias = config.optional("attention_bias", False)
+    n_layers, head_dim = config.layer_count(), config.count("head_dim", 256)
+    older = config.count("sliding_window_pattern", PATTERN)
+    pattern = config.count("_sliding_window_pattern", older)
     layers = _layers(
         config.layer_kinds([SLIDING if (i + 1) % pattern else FULL for i in range(n_layers)]),
         config.ropes_by_kind(head_dim, THETAS),
-        n_heads=config.optional("num_attention_heads", 8),
-        n_kv_heads=config.optional("num_key_value_heads", 4),
+        n_heads=config.count("num_attention_heads", 8),
+        n_kv_heads=config.count("num_key_value_heads", 4),
         head_dim=head_dim,
-        hidden_dim=config.required("intermediate_size"),
-        window=config.optional("sliding_window", 4096),
-        scale=config.optional("query_pre_attn_scalar", 256) ** -0.5,
-        bias=bias,
+        hidden_dim=config.count("intermediate_size"),
+        window=config.count("sliding_window", 4096),
+        scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
+        bias=config.boolean("attention_bias"),
     )
     return config.model(
         "gemma3", layers, default_context=CONTEXT, default_tied=True,
-        embedding_scale=config.required("hidden_size") ** 0.5,
+        embedding_scale=config.count("hidden_size") ** 0.5,
     )  # fmt: skip
 
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
     head_dim, heads = config.head_dim(), config.count("attention.head_count")
-    dim, n_layers = config.count("embedding_length"), config.count("block_count")
+    dim, n_layers = config.count("embedding_length"), config.layer_count()
     scale = (dim / heads if n_layers == LAYERS_OF_27B else head_dim) ** -0.5
     pattern = config.count("attention.sliding_window_pattern", PATTERN)
     layers = _layers(
         (SLIDING if (i + 1) % pattern else FULL for i in range(n_layers)),
         {
             FULL: Rope(config.theta(1e6), head_dim, config.linear_scaling()),
-            SLIDING: Rope(float(config.optional("rope.freq_base_swa", LOCAL_THETA)), head_dim),
+            SLIDING: Rope(config.number("rope.freq_base_swa", LOCAL_THETA), head_dim),
         },
         n_heads=heads,
         n_kv_heads=config.count("attention.head_count_kv", 4),
@@ -108,7 +108,13 @@ GGUF_NORMS = GGUF_QK_NORMS | {
 FAMILY = Family(
     "gemma3",
     hf=HFSource(
-        ("Gemma3ForCausalLM",), from_hf, TensorNames(HF_NAMES | HF_NORMS, HF_IGNORED, norm_offset=1.0)
+        ("Gemma3ForCausalLM",),
+        from_hf,
+        TensorNames(HF_NAMES | HF_NORMS, HF_IGNORED, norm_offset=1.0),
+        refused={
+            "Gemma3ForConditionalGeneration": "it reads images, too: give the model's GGUF file, which holds "
+            "its text part alone, or a folder with that part as Gemma3ForCausalLM"
+        },
     ),
     gguf=GGUFSource("gemma3", from_gguf, TensorNames(GGUF_NAMES | GGUF_NORMS, GGUF_IGNORED)),
 )

@@ -45,19 +45,19 @@ SCALED_CONTEXT = 131072
 
 
 def from_hf(config: HFConfig) -> ModelConfig:
-    heads, head_dim = config.required("num_attention_heads"), config.head_dim()
+    heads, head_dim = config.count("num_attention_heads"), config.head_dim()
     config.only("hidden_act", "silu")
-    bias = config.optional("attention_bias", False)
+    bias = config.boolean("attention_bias")
     attention = AttentionSpec(
         n_heads=heads,
-        n_kv_heads=config.optional("num_key_value_heads", heads),
+        n_kv_heads=config.count("num_key_value_heads", heads),
         head_dim=head_dim,
         rope=config.rope(head_dim),
         qkv_bias=bias,
         output_bias=bias,
     )
     feed_forward = FeedForwardSpec(
-        config.required("intermediate_size"), bias=config.optional("mlp_bias", False)
+        config.count("intermediate_size"), bias=config.boolean("mlp_bias")
     )
     return config.model("llama", [LayerSpec(attention, feed_forward)], default_context=2048)
 
@@ -83,7 +83,7 @@ def from_meta(config: MetaConfig) -> ModelConfig:
     """With a window it is Mistral's own format, which has the same fields."""
     config.refuse_unknown(META_FIELDS)
     params, dim, heads = config.params, config.count("dim"), config.count("n_heads")
-    theta = float(params.get("rope_theta") or 10000.0)
+    theta = config.number("rope_theta", 10000.0)
     scaling = None
     if params.get("use_scaled_rope"):
         factor = params.get("rope_scaling_factor") or SCALING_FACTOR_OF_DIM.get(dim, SCALING_FACTOR)

@@ -18,14 +18,14 @@ def from_hf(config: HFConfig) -> ModelConfig:
     config.only("attention_bias", False)
     config.only("mlp_bias", False)
     attention = AttentionSpec(
-        n_heads=config.required("num_attention_heads"),
-        n_kv_heads=config.optional("num_key_value_heads", 8),
+        n_heads=config.count("num_attention_heads"),
+        n_kv_heads=config.count("num_key_value_heads", 8),
         head_dim=head_dim,
         rope=config.rope(head_dim),
         # An explicit null switches the window off; an absent field has the class's default.
-        window=config.nullable("sliding_window", 4096),
+        window=config.window("sliding_window", 4096),
     )
-    feed_forward = FeedForwardSpec(config.required("intermediate_size"))
+    feed_forward = FeedForwardSpec(config.count("intermediate_size"))
     return config.model("mistral", [LayerSpec(attention, feed_forward)], default_context=131072)
 
 

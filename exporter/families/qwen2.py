@@ -15,15 +15,15 @@ from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, Mod
 def from_hf(config: HFConfig) -> ModelConfig:
     config.only("hidden_act", "silu")
     config.only("use_mrope", False)  # in the files of Qwen2.5's base models; transformers does not read it
-    heads, head_dim = config.required("num_attention_heads"), config.head_dim()
+    head_dim = config.head_dim()
     attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.nullable("num_key_value_heads", 32) or heads,
+        n_heads=config.count("num_attention_heads"),
+        n_kv_heads=config.kv_heads(32),
         head_dim=head_dim,
         rope=config.rope(head_dim),
         qkv_bias=True,
     )
-    feed_forward = FeedForwardSpec(config.required("intermediate_size"))
+    feed_forward = FeedForwardSpec(config.count("intermediate_size"))
     layers = config.windowed_from(LayerSpec(attention, feed_forward), default_first=28, default_window=4096)
     return config.model("qwen2", layers, default_context=32768)
 

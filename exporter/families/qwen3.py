@@ -21,18 +21,18 @@ from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, Mod
 
 def from_hf(config: HFConfig) -> ModelConfig:
     config.only("hidden_act", "silu")
-    heads, head_dim = config.required("num_attention_heads"), config.optional("head_dim", 128)
-    bias = config.optional("attention_bias", False)
+    head_dim = config.count("head_dim", 128)
+    bias = config.boolean("attention_bias")
     attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.nullable("num_key_value_heads", 32) or heads,
+        n_heads=config.count("num_attention_heads"),
+        n_kv_heads=config.kv_heads(32),
         head_dim=head_dim,
         rope=config.rope(head_dim),
         qk_norm="head",
         qkv_bias=bias,
         output_bias=bias,
     )
-    feed_forward = FeedForwardSpec(config.required("intermediate_size"))
+    feed_forward = FeedForwardSpec(config.count("intermediate_size"))
     layers = config.windowed_from(LayerSpec(attention, feed_forward), default_first=28, default_window=4096)
     return config.model("qwen3", layers, default_context=32768)
 

@@ -26,10 +26,10 @@ from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig, Rope
 from exporter.model.decoder import Block, Transformer
 from exporter.model.matrices import layer_vectors
 from exporter.model.rotary import rope_angles
+from exporter.recipe.model_limits import check_head_widths
 from exporter.util.progress import Progress, Report
 
 BLOCK = 16  # positions in a block of the cache
-MAX_HEAD_DIM = 512  # of the attention operator
 
 
 class LowbitBlock(nn.Module):
@@ -90,7 +90,7 @@ class LowbitTransformer(nn.Module):
         super().__init__()
         ops.load()
         config = self.config = model.config
-        check_widths(config)
+        check_head_widths(config)
         self.max_seq_length = model.max_seq_length
         self.cache_dtype = cache_dtype
         layers, progress = [], Progress(config.n_layers)
@@ -102,6 +102,7 @@ class LowbitTransformer(nn.Module):
         self.output, table = pack_output(model, options, report)
         self.register_buffer("table", table)
         self.register_buffer("norm", float_copy(model.norm.weight))
+        self.rope_names = [rope_names(config, layer.attention.rope) for layer in config.layers]
         for name, table in rotary_tables(config, self.max_seq_length).items():
             self.register_buffer(name, table)
 
@@ -112,8 +113,7 @@ class LowbitTransformer(nn.Module):
         lowbit, config = torch.ops.lowbit, self.config
         x_TD = embed(config, self.table, tokens)
         for i, block in enumerate(self.layers):
-            names = rope_names(config, block.layer.attention.rope)
-            rope = tuple(None if name is None else self.get_buffer(name) for name in names)
+            rope = tuple(None if name is None else self.get_buffer(name) for name in self.rope_names[i])
             ops = LowbitOperations(block, start_pos, rope, *caches[2 * i : 2 * i + 2])
             x_TD = block(x_TD, ops)
         x_RD = lowbit.rms_norm(lowbit.select_rows(x_TD, rows), self.norm, config.norm_eps)
@@ -151,16 +151,6 @@ def cache_shape(spec: AttentionSpec, length: int, dtype: torch.dtype) -> tuple[i
     return spec.n_kv_heads, -(-length // BLOCK), BLOCK * padded + scales
 
 
-def check_widths(config: ModelConfig) -> None:
-    """Raise ValueError for heads that are wider than the kernels take."""
-    for layer in config.layers:
-        if layer.attention.head_dim > MAX_HEAD_DIM:
-            raise ValueError(
-                f"heads of width {layer.attention.head_dim} are wider than the lowbit kernels' "
-                f"{MAX_HEAD_DIM}; use --delegate stock"
-            )
-
-
 def score_scale(spec: AttentionSpec) -> float:
     """What attention multiplies scores by. Where the model does not say, it is 1 / sqrt(head_dim), rounded to
     float32 at each step, as the operator's first version computed it."""
@@ -176,6 +166,11 @@ def rope_names(config: ModelConfig, rope: Rope | None) -> tuple[str, str] | tupl
     number = config.ropes().index(rope)
     suffix = f"_{number}" if number else ""
     return f"rope_cos{suffix}", f"rope_sin{suffix}"
+
+
+def rotary_names(config: ModelConfig) -> list[str]:
+    """Every rotary table's name."""
+    return [name for rope in config.ropes() for name in rope_names(config, rope)]
 
 
 def rotary_tables(config: ModelConfig, length: int) -> dict[str, Tensor]:

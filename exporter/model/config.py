@@ -231,6 +231,13 @@ def check_layer_count(n_layers: int) -> None:
         )
 
 
+def is_positive(value: object) -> bool:
+    """Whether `value` is a number above 0: an int of any size, or a float that is finite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value > 0 and (isinstance(value, int) or math.isfinite(value))
+
+
 def _require_booleans(value: object, fields: Sequence[str]) -> None:
     for field in fields:
         if not isinstance(getattr(value, field), bool):
@@ -240,7 +247,6 @@ def _require_booleans(value: object, fields: Sequence[str]) -> None:
 
 
 def _require_positive(name: str, value: object, kind: type | tuple[type, ...]) -> None:
-    good = isinstance(value, kind) and not isinstance(value, bool)
-    if not good or not math.isfinite(value) or value <= 0:
+    if not isinstance(value, kind) or not is_positive(value):
         expected = "a positive whole number" if kind is int else "a positive number"
         raise ValueError(f"{name} is {value!r}, not {expected}: correct the checkpoint's config")

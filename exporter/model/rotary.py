@@ -27,8 +27,6 @@ def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
     (Meta's llama-models, `apply_scaling`)."""
     if scaling.kind == "linear":
         return frequencies / scaling.factor
-    if scaling.kind != "llama3":
-        raise ValueError(f"rope scaling '{scaling.kind}' is not implemented; use linear or llama3")
     turns = scaling.original_context_length * frequencies / (2 * math.pi)
     smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     smooth = smooth.clamp(0.0, 1.0)

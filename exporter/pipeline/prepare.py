@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from exporter import __version__
 from exporter.artifact.metadata import Metadata, TextMetadata, Versions
-from exporter.model.config import ModelConfig
 from exporter.model.generation_settings import sampling_settings
 from exporter.pipeline.model_request import ModelRequest, ModelSource
+from exporter.recipe.model_limits import check_model
 from exporter.recipe.recipe import Recipe, check_supported, resolve_dtype, slow_paths
-from exporter.recipe.schemes import AOTI, EXECUTORCH, LOWBIT
+from exporter.recipe.schemes import EXECUTORCH, LOWBIT
 from exporter.util.progress import note, stage
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         )
     described = describe(request.source, form.max_seq_length)
     checkpoint = described.checkpoint
-    _check_caches(checkpoint.config, backends)
+    check_model(checkpoint.config, form.recipe, backends, form.delegate)
 
     with stage("loading torch"):
         import torch
@@ -193,17 +193,6 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         checkpoint_digest=checkpoint.digest,
     )
     return Prepared(model, metadata, work, measured)
-
-
-def _check_caches(config: ModelConfig, backends: tuple[str, ...]) -> None:
-    """Raise ValueError for layers whose caches differ, of which an AOTInductor artifact knows one shape."""
-    specs = (layer.attention for layer in config.layers)
-    shapes = sorted({(spec.n_kv_heads, spec.head_dim) for spec in specs})
-    if AOTI in backends and len(shapes) > 1:
-        named = " and ".join(f"{heads} key-value heads of width {width}" for heads, width in shapes)
-        raise ValueError(
-            f"layers with {named}: a .pt2 or .so has caches of one shape for all layers; use --output-pte"
-        )
 
 
 def _cache_dtype(recipe: Recipe, dtype: str) -> str:

@@ -30,7 +30,6 @@ from exporter.quality.gptq import cholesky, gptq
 from exporter.quality.layerwise import Stream, add_second_moment, mirrored, sum_over_parts
 from exporter.quality.transforms import (
     awq_factors,
-    refuse_rotation,
     residual_rotation,
     retie,
     rotate_block,
@@ -40,6 +39,7 @@ from exporter.quality.transforms import (
 )
 from exporter.quality.windows import RotaryTables, embedded, float_weights, rms_norm
 from exporter.recipe.methods import parse_method
+from exporter.recipe.model_limits import check_rotation
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
 from exporter.util.progress import Progress, Report
 
@@ -106,7 +106,7 @@ def transform(model: Transformer, linear: LinearScheme, report: Report) -> None:
     if "retie" in method.transforms and retie(model) is None:
         report("  retie: embedding and output are one table already")
     if "rotate" in method.transforms:
-        refuse_rotation(model.config)
+        check_rotation(model.config)
         rotation = residual_rotation(model.config)
         rotate_ends(model, rotation)
         model.layers.then(lambda block, i: rotate_block(block, rotation, i))

@@ -53,18 +53,6 @@ def rotate_ends(model: Transformer, rotation: Tensor) -> None:
     model.norm.weight = _parameter(torch.ones_like(gain))
 
 
-def refuse_rotation(config: ModelConfig) -> None:
-    """Raise ValueError where a norm's weight, which is another in every basis, stands between matrices and
-    the residual stream that they add to."""
-    for i, layer in enumerate(config.layers):
-        if layer.norm_out:
-            raise ValueError(
-                f'method "rotate": {config.family} has a norm between a layer\'s matrices and the residual '
-                f"stream (layers.{i}.attention_out_norm behind layers.{i}.wo), which no rotation of the "
-                'stream can pass; leave "rotate" out'
-            )
-
-
 def rotate_block(block: Block, rotation: Tensor, number: int) -> None:
     """Fold the norms into the matrices after them and rotate the residual stream, by
     `residual_rotation`, and the values of layer `number`."""

@@ -64,8 +64,7 @@ class WindowOperations:
 
     def attend(self, qkv_BTN: Tensor) -> Tensor:
         spec = self.block.layer.attention
-        widths = (spec.width, spec.kv_width, spec.kv_width) + (spec.width,) * spec.gated
-        q, k, v, *gate = qkv_BTN.split(widths, dim=-1)
+        q, k, v, *gate = qkv_BTN.split([s.rows for s in self.block.matrices["wqkv"].sources], dim=-1)
         q, k = (self._heads(spec, x, name) for x, name in ((q, "q_norm"), (k, "k_norm")))
         v = v.unflatten(-1, (-1, spec.head_dim)).transpose(1, 2)
         start = 0 if self.cache is None else self.cache.position

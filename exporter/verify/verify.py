@@ -128,7 +128,9 @@ def _verify(
     from exporter.checkpoint.load import load_model
     from exporter.verify.identity import identity_checks
     from exporter.verify.logits import compare_prompts, greedy, logit_checks
+    from exporter.verify.weights import check_names
 
+    check_names(artifact, described.checkpoint.config)
     recipe, lowbit = stored_recipe(artifact), bool(artifact.packed())
     with stage("tokenizer, chat format, metadata"):
         identity = list(identity_checks(described, native))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from exporter.artifact.contents import UNNAMED, Artifact, StoredTensor
 from exporter.formats.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader
+from exporter.lowbit.decoder import rotary_names, rotary_tables
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import Matrix, model_matrices, model_vectors
 from exporter.recipe.methods import Method, parse_method
@@ -94,6 +95,22 @@ def transformed(artifact: Artifact) -> str | None:
     return next((w for w in transforms_of(artifact) if w in TRANSFORMING), None)
 
 
+def check_names(artifact: Artifact, config: ModelConfig) -> None:
+    """Raise ValueError where the artifact's named weights are not those of a model of `config`."""
+    matrices = model_matrices(config)
+    known = {"table", "head", *matrices, *model_vectors(config), *rotary_names(config)}
+    known |= {f"{name}.bias" for name, matrix in matrices.items() if matrix.bias}
+    found = [name for tensor in artifact.weights for name in tensor.names if not name.startswith(UNNAMED)]
+    unknown = [name for name in found if name not in known]
+    missing = [name for name in matrices if name not in found] if found else []
+    if unknown or missing:
+        wrong = f"has {unknown[0]}" if unknown else f"lacks {missing[0]}"
+        raise ValueError(
+            f"{artifact.path} {wrong}, which a {config.family} model of this checkpoint's config "
+            f"{'has not' if unknown else 'has'}: give the checkpoint that it was exported from"
+        )
+
+
 def weight_errors(
     artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig
 ) -> list[WeightError]:
@@ -144,8 +161,6 @@ def constant_checks(
 ) -> Iterator[Check]:
     """Check norms, biases and rotary tables, which are stored as they are. `rescaled`: norms and biases hold
     a method's scales and are not compared."""
-    from exporter.lowbit.decoder import rotary_tables
-
     wrong, count = [], 0
     matrices, vectors, tables = model_matrices(config), model_vectors(config), {}
     for tensor in artifact.weights:

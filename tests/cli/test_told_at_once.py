@@ -51,7 +51,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "bare" / "tokenizer.json").unlink()
     tiny.write_meta(folder / "meta", model)
     torch.save({"w": torch.ones(2)}, folder / "odd.pt")
-    writer = gguf.GGUFWriter(folder / "other.gguf", "gemma3")
+    writer = gguf.GGUFWriter(folder / "other.gguf", "mamba")
     writer.add_tensor("token_embd.weight", torch.ones(4, 4).numpy())
     finish(writer)
     return folder
@@ -63,7 +63,7 @@ CASES = {
     "a missing checkpoint": (1, "nosuch does not exist", ["x", "--checkpoint", "nosuch", "--output-pte"]),
     "an empty folder": (1, "it is empty", ["{}/empty", "--output-pte"]),
     "an unsupported architecture": (1, "OtherForCausalLM", ["{}/other", "--output-aoti-package"]),
-    "another in a GGUF file": (1, "gemma3", ["{}/other.gguf", "--output-pte"]),
+    "another in a GGUF file": (1, "'mamba' is not supported", ["{}/other.gguf", "--output-pte"]),
     "a file without its config": (1, "params.json is missing", ["{}/odd.pt", "--output-pte"]),
     "an unwritable output": (1, "no such folder", ["{}/good", "--output-pte", "{}/nosuch/a.pte"]),
     "a wrong recipe": (2, "linear:int8",

@@ -136,7 +136,7 @@ def test_hf_defaults_are_those_of_transformers():
         ({"head_dim": 63}, "63"),
         ({"head_dim": None, "num_attention_heads": 24}, "24"),
         ({"rms_norm_eps": float("nan")}, "norm_eps"),
-        ({"tie_word_embeddings": 1}, "tied_embeddings"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
     ],
 )
 def test_hf_refusals_name_the_field(change: dict, named: str):
@@ -246,7 +246,7 @@ def test_gguf_other_rope_factors_are_refused():
         ({"llama.attention.value_length": 32}, "value_length"),
         ({"llama.attention.head_count": [32, 16]}, "head_count"),
         ({"llama.logit_scale": 0.5}, "logit_scale"),
-        ({"llama.attention.layer_norm_rms_epsilon": None}, "norm_eps"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon"),
     ],
 )
 def test_gguf_refusals_name_the_field(change: dict, named: str):

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import family
 import gguf
+import pytest
 import transformers
 from family_tests import FamilyTests
 
 from exporter.families.gemma3 import FAMILY
 from exporter.families.sources.gguf import GGUFConfig
+from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.registry import hf_family
 from exporter.model.config import ModelConfig
 
 WINDOW = 8  # of prompts of 60 tokens
@@ -54,14 +57,21 @@ class TestGemma3(FamilyTests):
         older=older,
     )  # fmt: skip
     rotates = False
+    variants = {"biases, untied": {"attention_bias": True, "tie_word_embeddings": False}}
     without = {
+        "norms of queries and keys": lambda config: with_attention(
+            config, lambda a: replace(a, qk_norm=None)
+        ),
+        "norms of what is added": lambda config: replace(config, layers=tuple(
+            replace(layer, norm_out=False) for layer in config.layers
+        )),
         "windows": lambda config: with_attention(config, lambda a: replace(a, window=None)),
         "the other rotary base": lambda config: with_attention(
             config, lambda a: replace(a, rope=config.layers[0].attention.rope)
         ),
         "the scores' scale": lambda config: with_attention(config, lambda a: replace(a, scale=1 / 8)),
         "the embedding's scale": lambda config: replace(config, embedding_scale=1.0),
-        "the exact activation": lambda config: replace(config, layers=tuple(
+        "the activation": lambda config: replace(config, layers=tuple(
             replace(layer, feed_forward=replace(layer.feed_forward, activation="silu"))
             for layer in config.layers
         )),
@@ -86,3 +96,35 @@ def test_the_largest_models_scores_are_scaled_by_its_width():
         {"token_embd.weight": (262208, 2560)}, None,
     ))  # fmt: skip
     assert {layer.attention.scale for layer in four.layers} == {128**-0.5}
+
+
+def test_a_published_config():
+    """Gemma 3 1B's."""
+    config = FAMILY.hf.read(HFConfig({
+        "architectures": ["Gemma3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+        "attn_logit_softcapping": None, "bos_token_id": 2, "cache_implementation": "hybrid",
+        "eos_token_id": [1, 106], "final_logit_softcapping": None, "head_dim": 256,
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152, "initializer_range": 0.02,
+        "intermediate_size": 6912, "max_position_embeddings": 32768, "model_type": "gemma3_text",
+        "num_attention_heads": 4, "num_hidden_layers": 26, "num_key_value_heads": 1, "pad_token_id": 0,
+        "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_local_base_freq": 10000,
+        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6,
+        "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "use_cache": True,
+        "vocab_size": 262144,
+    }))  # fmt: skip
+    windows = [layer.attention.window for layer in config.layers]
+    assert windows == ([512] * 5 + [None]) * 4 + [512] * 2
+    assert [layer.attention.rope.theta for layer in config.layers[4:6]] == [1e4, 1e6]
+    assert config.tied_embeddings and config.embedding_scale == 1152**0.5
+
+
+def test_images_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match="Gemma3ForConditionalGeneration .* images.* GGUF file"):
+        hf_family({"architectures": ["Gemma3ForConditionalGeneration"]})
+
+
+def test_a_damaged_count_of_layers_ends_at_once():
+    fields = {"general.architecture": "gemma3", "gemma3.block_count": 10**9, "gemma3.embedding_length": 64,
+              "gemma3.attention.head_count": 4}  # fmt: skip
+    with pytest.raises(ValueError, match="1000000000, more than 1000"):
+        FAMILY.gguf.read(GGUFConfig(fields, {"token_embd.weight": (8, 64)}, None))

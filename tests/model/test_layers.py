@@ -13,10 +13,10 @@ from exporter.lowbit.decoder import LowbitTransformer
 from exporter.lowbit.pack import PackOptions
 from exporter.model.config import repeated
 from exporter.model.decoder import Transformer
-from exporter.pipeline.prepare import _check_caches
 from exporter.quality.sampling import BatchDecoder
+from exporter.recipe.model_limits import check_model
 from exporter.recipe.recipe import Recipe
-from exporter.recipe.schemes import AOTI, EXECUTORCH
+from exporter.recipe.schemes import AOTI, EXECUTORCH, LOWBIT
 
 MAX_ERROR = 1e-5  # of the largest logit: float32 sums in another order
 
@@ -76,6 +76,6 @@ def test_layers_that_differ_in_both_runners(tmp_path, monkeypatch):
 
 def test_caches_of_two_shapes_are_refused_for_aotinductor():
     config = make(tuple(LAYERS.values())).config
-    _check_caches(config, (EXECUTORCH,))
+    check_model(config, Recipe(), (EXECUTORCH,), LOWBIT)
     with pytest.raises(ValueError, match="1 key-value heads of width 24 and 2 .* of width 32.*--output-pte"):
-        _check_caches(config, (EXECUTORCH, AOTI))
+        check_model(config, Recipe(), (EXECUTORCH, AOTI), LOWBIT)

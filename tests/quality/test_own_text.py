@@ -7,6 +7,7 @@ import torch
 from quantized_tiny import CONTEXT, loaded
 
 from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.checkpoint.streamed import stream_model
 from exporter.quality import own_text as ours
 from exporter.quality.own_text import NOTHING, Written, keep_text, own_text, read_kept_text
 from exporter.quality.sampling import BatchDecoder
@@ -27,15 +28,20 @@ def whole(folder, tokenizer):
 
 @pytest.mark.parametrize("window", [None, 5], ids=["all", "sliding"])
 def test_reading_is_as_many_steps(folder, whole, window):
-    model = loaded(folder)
-    model.config = replace(model.config, sliding_window=window)
+    checkpoint = open_checkpoint(str(folder))
+    layers = (
+        replace(layer, attention=replace(layer.attention, window=window))
+        for layer in checkpoint.config.layers
+    )
+    config = replace(checkpoint.config, layers=tuple(layers))
+    model = stream_model(replace(checkpoint, config=config), CONTEXT)
     stepped, read = (BatchDecoder(model, COUNT, CONTEXT) for _ in range(2))
     with torch.no_grad():
         for t in range(20):
             stepped.step(whole[:, t])
         read.read(whole[:, :20])
         assert read.position == stepped.position == 20
-        for a, b in zip((*read.keys, *read.values), (*stepped.keys, *stepped.values), strict=True):
+        for a, b in zip(sum(read.caches, ()), sum(stepped.caches, ()), strict=True):
             torch.testing.assert_close(a[:, :, :20], b[:, :, :20], rtol=1e-4, atol=1e-5)
         logits = [decoder.step(whole[:, 20]) for decoder in (read, stepped)]
     torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)

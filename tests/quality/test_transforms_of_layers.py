@@ -5,12 +5,12 @@ import torch
 from layers import LAYERS, LENGTH, logits, make
 
 from exporter.quality.transforms import (
-    refuse_rotation,
     residual_rotation,
     rotate_block,
     rotate_ends,
     smooth_block,
 )
+from exporter.recipe.model_limits import check_rotation
 
 # Float32 rounding of folded weights, up to 8 times larger and smaller, of the largest logit.
 MAX_ERROR = 1e-4
@@ -38,9 +38,9 @@ def test_rotation_keeps_the_function_or_is_refused(name):
     model = make(MODELS[name])
     if any(layer.norm_out for layer in model.config.layers):
         with pytest.raises(ValueError, match='"rotate": .*attention_out_norm'):
-            refuse_rotation(model.config)
+            check_rotation(model.config)
         return
-    refuse_rotation(model.config)
+    check_rotation(model.config)
     expected, rotation = logits(model), residual_rotation(model.config)
     rotate_ends(model, rotation)
     for i, block in enumerate(model.layers):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
@@ -28,11 +28,13 @@ class TensorNames:
 
 @dataclass(frozen=True)
 class HFSource:
-    """Hugging Face: the `architectures` of config.json that are this family's."""
+    """Hugging Face: the `architectures` of config.json that are this family's. `refused` are relatives that
+    are not read, each with the reason and the remedy."""
 
     architectures: tuple[str, ...]
     read: Callable[[HFConfig], ModelConfig]
     names: TensorNames
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

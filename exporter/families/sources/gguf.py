@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from exporter.model.config import LayerSpec, ModelConfig, RopeScaling, repeated
+from exporter.model.config import (
+    LayerSpec,
+    ModelConfig,
+    RopeScaling,
+    check_layer_count,
+    is_positive,
+    repeated,
+)
 
 # The vocabulary follows from the tensors.
 HARMLESS = frozenset(
@@ -38,7 +45,7 @@ class GGUFConfig:
         shapes: Mapping[str, Sequence[int]],
         rope_factors: Sequence[float] | None,
     ):
-        self.shapes, self.rope_factors = shapes, rope_factors
+        self.shapes, self._rope_factors, self._read_factors = shapes, rope_factors, False
         self.architecture = fields.get("general.architecture")
         prefix = f"{self.architecture}."
         self.fields = {
@@ -87,13 +94,39 @@ class GGUFConfig:
                 )
         return head_dim
 
+    def layer_count(self) -> int:
+        """`block_count`. Raises ValueError for a count that is none, or too large."""
+        count = self.count("block_count")
+        check_layer_count(count)
+        return count
+
+    def number(self, name: str, default: float) -> float:
+        """A positive number. Raises ValueError naming the field for anything else."""
+        value = self.optional(name, default)
+        if not is_positive(value):
+            raise ValueError(
+                f"field '{self.architecture}.{name}' is {value!r}, not a positive number: use another "
+                "conversion of this checkpoint"
+            )
+        return float(value)
+
     def theta(self, default: float = 10000.0) -> float:
         """The rotation's base frequency."""
-        return float(self.optional("rope.freq_base") or default)
+        return self.number("rope.freq_base", default)
+
+    @property
+    def rope_factors(self) -> Sequence[float] | None:
+        """What `rope_freqs.weight` divides the rotary frequencies by; None where the file has none."""
+        self._read_factors = True
+        return self._rope_factors
 
     def linear_scaling(self) -> RopeScaling | None:
-        """The rotary scaling that fields tell. Raises ValueError for one that is not linear."""
-        kind, factor = self.optional("rope.scaling.type", "none"), self.optional("rope.scaling.factor")
+        """The rotary scaling that fields tell; a factor without a type is linear, as llama.cpp reads it.
+
+        Raises ValueError for one that is not linear.
+        """
+        factor = self.optional("rope.scaling.factor")
+        kind = self.optional("rope.scaling.type", "none" if factor is None else "linear")
         if kind not in ("none", "linear"):
             raise ValueError(
                 f"{self.architecture}.rope.scaling.type {kind!r} is not supported: use a checkpoint with "
@@ -115,15 +148,21 @@ class GGUFConfig:
         config = ModelConfig(
             family=family,
             dim=self.count("embedding_length"),
-            layers=repeated(layers, self.count("block_count")),
+            layers=repeated(layers, self.layer_count()),
             vocab_size=self.shapes["token_embd.weight"][0],
-            norm_eps=self.optional("attention.layer_norm_rms_epsilon"),
+            norm_eps=self.number("attention.layer_norm_rms_epsilon", 0.0),
             context_length=self.count("context_length"),
             tied_embeddings=not self.has("output.weight"),
             embedding_scale=embedding_scale,
         )
         for name, value in NEUTRAL.items():
             self.only(name, value)
+        factors = self._rope_factors
+        if not self._read_factors and factors is not None and any(factor != 1 for factor in factors):
+            raise ValueError(
+                "the tensor rope_freqs.weight changes the rotation, which is not read for "
+                f"{self.architecture!r}: use the Hugging Face form of this checkpoint"
+            )
         for name, value in self.fields.items():
             if name not in HARMLESS | self._read:
                 raise ValueError(

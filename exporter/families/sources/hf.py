@@ -16,6 +16,7 @@ from exporter.model.config import (
     Rope,
     RopeScaling,
     check_layer_count,
+    is_positive,
     repeated,
 )
 from exporter.model.generation_settings import GENERATION_KEYS
@@ -75,10 +76,33 @@ class HFConfig:
         self._read.add(name)
         return self.fields.get(name, default)
 
-    def first_of(self, names: Sequence[str], default: object) -> object:
-        """The first field of `names` that is there, `default` where none is."""
-        found = [self.optional(name) for name in names]
-        return next((value for value in found if value is not None), default)
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number of at least 1; without a default the field must be there.
+
+        Raises ValueError naming the field for anything else.
+        """
+        value = self.required(name) if default is None else self.optional(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"field {name!r} is {value!r}, not a positive whole number: correct the config")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """A positive number. Raises ValueError naming the field for anything else."""
+        value = self.optional(name, default)
+        if not is_positive(value):
+            raise ValueError(f"field {name!r} is {value!r}, not a positive number: correct the config")
+        return value
+
+    def boolean(self, name: str, default: bool = False) -> bool:
+        """True or false. Raises ValueError naming the field for anything else."""
+        value = self.optional(name, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"field {name!r} is {value!r}, not true or false: correct the config")
+        return value
+
+    def window(self, name: str, default: int | None) -> int | None:
+        """A count of positions, or null for all; `default` where the field is missing."""
+        return None if self.nullable(name, default) is None else self.count(name, default)
 
     def ignore(self, name: str) -> None:
         """A field that changes nothing of the computation."""
@@ -94,19 +118,25 @@ class HFConfig:
                 "use a checkpoint with that value"
             )
 
-    def head_dim(self) -> object:
+    def head_dim(self) -> int:
         """`head_dim`, or the model's width divided among the heads."""
-        found = self.optional("head_dim")
-        dim, heads = self.required("hidden_size"), self.required("num_attention_heads")
-        return _whole_division(dim, heads) if found is None else found
+        if self.optional("head_dim") is not None:
+            return self.count("head_dim")
+        return _whole_division(self.count("hidden_size"), self.count("num_attention_heads"))
 
-    def rope(self, width: object, default_theta: float = 10000.0) -> Rope:
+    def kv_heads(self, default: int) -> int:
+        """`num_key_value_heads`: `default` where it is missing, as many as heads where it is null."""
+        if self.nullable("num_key_value_heads", default) is None:
+            return self.count("num_attention_heads")
+        return self.count("num_key_value_heads", default)
+
+    def rope(self, width: int, default_theta: float = 10000.0) -> Rope:
         """The rotation that all layers share."""
         rope = self._rope_parameters()
         return _rope(rope, width, self.optional("rope_theta", default_theta))
 
     def ropes_by_kind(
-        self, width: object, thetas: Mapping[str, tuple[str, float]]
+        self, width: int, thetas: Mapping[str, tuple[str, float]]
     ) -> dict[str, Rope]:
         """A rotation for each kind of layer. `thetas` has for each kind the older field of its base
         frequency, and that field's default; the older `rope_scaling` is that of FULL."""
@@ -125,7 +155,7 @@ class HFConfig:
 
     def layer_count(self) -> int:
         """`num_hidden_layers`. Raises ValueError for a count that is none, or too large."""
-        count = self.required("num_hidden_layers")
+        count = self.count("num_hidden_layers")
         check_layer_count(count)
         return count
 
@@ -145,10 +175,14 @@ class HFConfig:
     def windowed_from(self, layer: LayerSpec, default_first: int, default_window: int) -> list[LayerSpec]:
         """`layer` as often as the model has layers, with a window where the config says so: as Qwen says it,
         `use_sliding_window` for the layers from `max_window_layers` on."""
-        window = self.nullable("sliding_window", default_window)
-        if not self.optional("use_sliding_window", False):
+        window = self.window("sliding_window", default_window)
+        if not self.boolean("use_sliding_window"):
             window = None  # as transformers does, whatever `layer_types` says
         first = self.optional("max_window_layers", default_first)
+        if not isinstance(first, int) or isinstance(first, bool) or first < 0:
+            raise ValueError(
+                f"field 'max_window_layers' is {first!r}, not a whole number: correct the config"
+            )
         sliding = [window is not None and i >= first for i in range(self.layer_count())]
         kinds = self.layer_kinds([SLIDING if slides else FULL for slides in sliding])
         windowed = replace(layer, attention=replace(layer.attention, window=window))
@@ -170,12 +204,12 @@ class HFConfig:
         """
         config = ModelConfig(
             family=family,
-            dim=self.required("hidden_size"),
-            layers=repeated(layers, self.required("num_hidden_layers")),
-            vocab_size=self.required("vocab_size"),
-            norm_eps=self.optional("rms_norm_eps", 1e-6),
-            context_length=self.optional("max_position_embeddings", default_context),
-            tied_embeddings=self.optional("tie_word_embeddings", default_tied),
+            dim=self.count("hidden_size"),
+            layers=repeated(layers, self.layer_count()),
+            vocab_size=self.count("vocab_size"),
+            norm_eps=self.number("rms_norm_eps", 1e-6),
+            context_length=self.count("max_position_embeddings", default_context),
+            tied_embeddings=self.boolean("tie_word_embeddings", default_tied),
             embedding_scale=embedding_scale,
         )
         for name, value in NEUTRAL.items():
@@ -198,7 +232,7 @@ class HFConfig:
         return rope
 
 
-def _rope(rope: Mapping[str, object], width: object, default_theta: object) -> Rope:
+def _rope(rope: Mapping[str, object], width: int, default_theta: object) -> Rope:
     """One rotation of `rope_parameters` or `rope_scaling`."""
     theta = _optional(rope, "rope_theta", default_theta)
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -242,8 +276,8 @@ def _optional(config: Mapping[str, object], name: str, default: object) -> objec
     return default if value is None else value
 
 
-def _whole_division(dim: object, heads: object) -> int:
-    if not isinstance(dim, int) or not isinstance(heads, int) or heads <= 0 or dim % heads:
+def _whole_division(dim: int, heads: int) -> int:
+    if dim % heads:
         raise ValueError(
             f"hidden_size {dim!r} does not divide evenly among {heads!r} num_attention_heads: "
             "correct the config or give head_dim"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from exporter.formats.adapter import ADAPTER_REMEDY
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
+from exporter.model.config import is_positive
 
 # The width of the feed-forward layer follows from the tensors; the rest is about training.
 HARMLESS = frozenset("dropout ffn_dim_multiplier hidden_dim max_batch_size multiple_of".split())
@@ -42,6 +43,15 @@ class MetaConfig:
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise ValueError(f"field {name!r} is {value!r}, not a positive whole number: correct it")
         return value
+
+    def number(self, name: str, default: float) -> float:
+        """A positive number, `default` where it is missing or null. Raises ValueError for anything else."""
+        value = self.params.get(name)
+        if value is None:
+            return default
+        if not is_positive(value):
+            raise ValueError(f"field {name!r} is {value!r}, not a positive number: correct it")
+        return float(value)
 
     def vocabulary(self) -> int:
         """A `vocab_size` of -1 (Llama 2) means the tensors' own."""

@@ -29,7 +29,10 @@ def hf_family(config: Mapping[str, object]) -> Family:
         architecture: family for family in all_families() if family.hf is not None
         for architecture in family.hf.architectures
     }  # fmt: skip
-    if name not in known:
+    for family in all_families():
+        if family.hf is not None and isinstance(name, str) and name in family.hf.refused:
+            raise ValueError(f"architecture {name} is not supported: {family.hf.refused[name]}")
+    if not isinstance(name, str) or name not in known:
         raise ValueError(
             f"architectures {named!r} is not supported: use a checkpoint of {' or '.join(known)}"
         )
@@ -46,7 +49,7 @@ def gguf_family(fields: Mapping[str, object]) -> Family:
         )
     name = fields.get("general.architecture")
     known = {family.gguf.architecture: family for family in all_families() if family.gguf is not None}
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         listed = " or ".join(repr(architecture) for architecture in known)
         raise ValueError(
             f"general.architecture {name!r} is not supported: use a file of architecture {listed}"
