@@ -1,10 +1,8 @@
 """Any artifact, read without running it: metadata, sizes, weights where they lie, operators.
 
 Neither torch nor ExecuTorch is imported. The file is mapped: a weight's bytes are a view, and what
-nobody looks at is not read. Weights have the same canonical names in every format, those of
-`lowbit.decoder.LowbitTransformer`: `table`, `layers.N.attention_norm`, `layers.N.wqkv`,
-`layers.N.wo`, `layers.N.ffn_norm`, `layers.N.gate_up`, `layers.N.down`, `norm`, `head`, `output`,
-`rope_cos`, `rope_sin`; a bias has `.bias` behind its layer's name.
+nobody looks at is not read. Weights have the same canonical names in every format: those of
+`model/matrices.py`, and `table`, `head`, `rope_cos`, `rope_sin`; a bias has `.bias` behind its matrix's name.
 """
 
 import json

@@ -29,7 +29,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Cut:
-    """Of a content that holds `after`, only what follows the last one stays, stripped by `strip`."""
+    """Keep of a content what follows the last `after` in it, stripped by `strip`."""
 
     after: str
     strip: Strip = Strip()

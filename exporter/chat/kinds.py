@@ -103,7 +103,7 @@ class Kinds:
         return Kind.MESSAGE if content else Kind.PLAIN
 
     def _mixed(self, node: nodes.Node) -> Kind:
-        """Of an operation that is not known: a message in it may be read whole."""
+        """Take an operation that is not known: a message in it may be read whole."""
         holds = any(self.of(child) for child in node.iter_child_nodes())
         return Kind.CONTENT if holds else Kind.PLAIN
 

@@ -131,7 +131,7 @@ Decoder = Transformer | LowbitTransformer
 
 
 def embed(config: ModelConfig, table: Tensor, tokens: Tensor) -> Tensor:
-    """What the first layer reads [T, D], of tokens [1, T]."""
+    """Return what the first layer reads, float32 [T, D], of tokens int64 [1, T]."""
     return torch.ops.lowbit.embedding(table, tokens, config.dim, config.embedding_scale)
 
 
@@ -152,8 +152,8 @@ def cache_shape(spec: AttentionSpec, length: int, dtype: torch.dtype) -> tuple[i
 
 
 def score_scale(spec: AttentionSpec) -> float:
-    """What attention multiplies scores by. Where the model does not say, it is 1 / sqrt(head_dim), rounded to
-    float32 at each step, as the operator's first version computed it."""
+    """Return the factor of attention's scores. Where the model does not say, it is 1 / sqrt(head_dim), rounded
+    to float32 at each step, as the operator's first version computed it."""
     if spec.scale is not None:
         return spec.scale
     return float(np.float32(1) / np.sqrt(np.float32(spec.head_dim)))
@@ -169,7 +169,7 @@ def rope_names(config: ModelConfig, rope: Rope | None) -> tuple[str, str] | tupl
 
 
 def rotary_names(config: ModelConfig) -> list[str]:
-    """Every rotary table's name."""
+    """Return the name of every rotary table."""
     return [name for rope in config.ropes() for name in rope_names(config, rope)]
 
 

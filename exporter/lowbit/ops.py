@@ -53,7 +53,7 @@ def table() -> dict[str, str]:
 
 
 def interface_version() -> int:
-    """Of the operators' arguments and meaning: a runner of another number cannot run them."""
+    """Return the version of the operators' arguments and meaning: a runner of another cannot run them."""
     return torch.ops.lowbit.interface_version()
 
 

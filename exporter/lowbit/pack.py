@@ -19,7 +19,7 @@ from exporter.util.progress import Report
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What the packed weights are: `recipe`'s schemes, `dtype` where it has none. `found` are
+    """The formats of packed weights: `recipe`'s schemes, `dtype` where it has none. `found` are
     matrices that are quantized already, by their names: `layers.0.wqkv`, ..., `output`."""
 
     recipe: Recipe

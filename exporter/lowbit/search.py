@@ -99,7 +99,7 @@ def stored_scales(scales: Tensor, scale_dtype: str) -> Tensor:
 
 
 class _Trial:
-    """What groups [size, M] become under a scale and a zero point [M]."""
+    """Return what groups [size, M] become under a scale and a zero point [M]."""
 
     def __init__(self, shape: torch.Size, bits: int):
         self.bits, self.limit = bits, 2**bits - 1

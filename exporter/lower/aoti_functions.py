@@ -34,7 +34,7 @@ _OTHERS = (
 
 
 def host_functions() -> frozenset[str]:
-    """Those of the interface, and of our operators where they are loaded."""
+    """Return the functions of the interface, and those of our operators where they are loaded."""
     elements = (
         f"{kind}_{element}"
         for kind in ("dtype", "item", "scalar_to_tensor") for element in _ELEMENTS

@@ -1,4 +1,4 @@
-"""What a layer computes, written once.
+"""Compute a layer: written once, for every way to run it.
 
 A layer is a sequence of branches, each added to the residual stream. A branch is a generator over few
 operations: it yields `(matrix, input)` for each multiplication by a matrix of `model.matrices`, is sent the
@@ -18,7 +18,7 @@ Linear = Callable[[str, X], X]
 
 
 class Operations(Protocol[X]):
-    """What one layer does beside its matrices; names are those of `model.matrices`."""
+    """A layer's operations beside its matrices; names are those of `model.matrices`."""
 
     def norm(self, name: str, x: X) -> X:
         """RMS norm with the weight `name`."""
@@ -46,7 +46,7 @@ BRANCHES = {"attention": attention, "feed_forward": feed_forward}  # in order; `
 
 
 def run_branch(branch: Branch[X], linear: Linear[X]) -> X:
-    """What the branch adds, with `linear(matrix, input)` for its matrices."""
+    """Run a branch with `linear(matrix, input)` for its matrices; returns what it adds to the stream."""
     try:
         wanted = next(branch)
         while True:
@@ -58,7 +58,7 @@ def run_branch(branch: Branch[X], linear: Linear[X]) -> X:
 def run_layer(
     layer: LayerSpec, ops: Operations[X], x: X, linear: Linear[X], add: Callable[[X, X], X]
 ) -> X:
-    """The layer's output of the residual stream `x`."""
+    """Return the layer's output of the residual stream `x`."""
     for branch in BRANCHES.values():
         x = add(x, run_branch(branch(layer, ops, x), linear))
     return x

@@ -117,12 +117,12 @@ class AttentionSpec:
 
     @property
     def width(self) -> int:
-        """Of all heads' queries, and of what the output matrix reads."""
+        """Return the width of all heads' queries together, which is what the output matrix reads."""
         return self.n_heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Of all heads' keys, and of their values."""
+        """Return the width of all heads' keys together, which is that of their values."""
         return self.n_kv_heads * self.head_dim
 
     @property

@@ -209,7 +209,7 @@ class Transformer(nn.Module):
         return x if self.config.embedding_scale == 1 else x * self.config.embedding_scale
 
     def shared_operands(self, positions_T: Tensor, dtype: torch.dtype) -> Mapping[object, object]:
-        """What layers of one kind share in a forward: rotary tables at the positions, and masks."""
+        """Return what layers of one kind share in a forward: rotary tables at the positions, and masks."""
         found: dict[object, object] = {}
         for layer in self.config.layers:
             spec = layer.attention
@@ -229,7 +229,7 @@ class Transformer(nn.Module):
         shared: Mapping[object, object],
         caches: Sequence[Tensor],
     ) -> CachedOperations:
-        """Of `block`, with what `shared_operands` found for these positions, and its two caches."""
+        """Return the operations of `block` at these positions, with what `shared_operands` found for them."""
         spec = block.layer.attention
         mask = shared[spec.window, spec.n_heads // spec.n_kv_heads]
         return CachedOperations(block, positions_T, *shared[_Turn.of(spec)], mask, *caches)
@@ -251,7 +251,7 @@ class Transformer(nn.Module):
 
 @dataclass(frozen=True)
 class _Turn:
-    """What queries and keys are multiplied by: a rotation, and a factor for each, so that their products have
+    """A rotation of queries and keys, and a factor for each, so that their products have
     the scores' scale and the scores need no multiplication of their own."""
 
     rope: Rope | None

@@ -26,7 +26,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Feed:
-    """What makes a matrix's inputs: a NORM's output; attention's weighted sum of VALUES; the PRODUCT of an
+    """The maker of a matrix's inputs: a NORM's output; attention's weighted sum of VALUES; the PRODUCT of an
     activation and a second matrix's output; the residual STREAM itself.
 
     `name` is the vector or the source whose elements or rows scale the inputs, "" for the stream.
@@ -73,7 +73,7 @@ class Vector:
 
 
 def layer_matrices(layer: LayerSpec, dim: int) -> tuple[Matrix, ...]:
-    """In the order in which the layer multiplies by them."""
+    """Return a layer's matrices in the order in which it multiplies by them."""
     attention, ffn = layer.attention, layer.feed_forward
     queries = Source("attention.wq", attention.width, attention.qkv_bias)
     keys = Source("attention.wk", attention.kv_width, attention.qkv_bias)
@@ -96,7 +96,7 @@ def layer_matrices(layer: LayerSpec, dim: int) -> tuple[Matrix, ...]:
 
 
 def layer_vectors(layer: LayerSpec, dim: int) -> tuple[Vector, ...]:
-    """The layer's norms, and attention's sinks."""
+    """Return a layer's norms, and attention's sinks."""
     attention, found = layer.attention, []
     for kind in ("attention", "ffn"):
         if layer.norm_in:
@@ -113,13 +113,13 @@ def layer_vectors(layer: LayerSpec, dim: int) -> tuple[Vector, ...]:
 
 
 def output_matrix(config: ModelConfig) -> Matrix:
-    """The output layer: the embedding's table where the two are tied."""
+    """Return the output layer's matrix: the embedding's table where the two are tied."""
     name = "tok_embeddings" if config.tied_embeddings else "output"
     return Matrix("output", "", (Source(name, config.vocab_size, False),), config.dim, Feed(NORM, "norm"))
 
 
 def model_matrices(config: ModelConfig) -> dict[str, Matrix]:
-    """Every matrix by its name in the model, the output's last; sources have the checkpoint's whole names."""
+    """Return every matrix by its name in the model, the output's last; its sources have whole names, too."""
     found = {}
     for i, layer in enumerate(config.layers):
         for matrix in layer_matrices(layer, config.dim):
@@ -128,7 +128,7 @@ def model_matrices(config: ModelConfig) -> dict[str, Matrix]:
 
 
 def model_vectors(config: ModelConfig) -> dict[str, Vector]:
-    """Every norm and every layer's sinks by its name in the model."""
+    """Return every norm and every layer's sinks by its name in the model."""
     found = {}
     for i, layer in enumerate(config.layers):
         for vector in layer_vectors(layer, config.dim):
@@ -138,7 +138,7 @@ def model_vectors(config: ModelConfig) -> dict[str, Vector]:
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter of the checkpoint under its canonical name, the embedding first."""
+    """Return every parameter of the checkpoint under its canonical name, the embedding first."""
     shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab_size, config.dim)}
     for i, layer in enumerate(config.layers):
         shapes |= {f"layers.{i}.{name}": shape for name, shape in layer_shapes(layer, config.dim)}
@@ -149,7 +149,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def layer_shapes(layer: LayerSpec, dim: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The parameters of one layer, and their shapes."""
+    """Yield the parameters of one layer with their shapes."""
     for vector in layer_vectors(layer, dim):
         yield vector.parameter, (vector.size,)
     for matrix in layer_matrices(layer, dim):

@@ -84,7 +84,7 @@ class Stream:
         return held[at]
 
     def take(self, name: str, windows: slice) -> Tensor:
-        """What reaches the matrix, of windows that are moved past it."""
+        """Return what reaches the matrix, of windows that are moved past it."""
         return self.through(name, windows)[0]
 
     def through(self, name: str, windows: slice) -> tuple[Tensor, Tensor | None]:
@@ -146,7 +146,7 @@ def add_second_moment(x: Tensor, total: Tensor) -> None:
 
 
 def mirrored(total: Tensor) -> Tensor:
-    """The same [K, K], with what `add_second_moment` leaves out below the diagonal."""
+    """Return the sum [K, K] of `add_second_moment` with what it leaves out below the diagonal."""
     for start, end in _moment_blocks(len(total)):
         total[end:, start:end] = total[start:end, end:].t()
     return total

@@ -52,7 +52,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class WindowOperations:
-    """Of `block`, on windows [B, T, ...] that begin at position 0, or where `cache` ends, which grows."""
+    """The operations of `block` on windows [B, T, ...] from position 0 on, or behind what `cache` holds."""
 
     block: Block
     positions: RotaryTables
@@ -123,7 +123,7 @@ def _seen(window: int | None, first: int, last: int, seen_from: int) -> Tensor:
 def _attend_by_hand(
     spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sinks_H: Tensor | None
 ) -> Tensor:
-    """What torch's kernel has no room for: a soft cap, sinks."""
+    """Compute attention with a soft cap or sinks, which torch's kernel has not."""
     k, v = (x.repeat_interleave(spec.n_heads // spec.n_kv_heads, dim=1) for x in (k, v))
     scores = q @ k.transpose(-1, -2) * spec.score_scale
     if spec.softcap is not None:
@@ -155,11 +155,11 @@ def float_weights(block: Block) -> Known:
 
 
 def embedded(model: Transformer, tokens: Tensor) -> Tensor:
-    """What the first layer reads [..., D], float32."""
+    """Return what the first layer reads, float32 [..., D]."""
     return model.embed(tokens).float()
 
 
 def last_hidden(model: Transformer, x: Tensor) -> Tensor:
-    """What the output layer reads [..., D], of the last block's output."""
+    """Return what the output layer reads [..., D], of the last block's output."""
     h = rms_norm(x, model.norm.weight, model.config.norm_eps)
     return h if model.head is None else F.linear(h, model.head.weight)

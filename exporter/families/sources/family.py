@@ -1,4 +1,4 @@
-"""What a family's file says."""
+"""The values that a family's file gives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from exporter.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class TensorNames:
-    """What a source calls the tensors, and how it stores them.
+    """A source's names of the tensors, and how it stores them.
 
     `modules` maps canonical module names, `{i}` being the layer, to the source's. `ignored` holds patterns of
     stored names that carry nothing. `interleaved`: the rotary pairs of wq and wk are neighbouring rows, not

@@ -116,7 +116,7 @@ class GGUFConfig:
 
     @property
     def rope_factors(self) -> Sequence[float] | None:
-        """What `rope_freqs.weight` divides the rotary frequencies by; None where the file has none."""
+        """Return the divisors of rotary frequencies in `rope_freqs.weight`; None where the file has none."""
         self._read_factors = True
         return self._rope_factors
 

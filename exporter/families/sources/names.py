@@ -1,4 +1,4 @@
-"""What most families of a source call the tensors: canonical module names to the source's, `{i}` the layer.
+"""Names of tensors that most families of a source share: canonical ones to the source's, `{i}` the layer.
 
 Canonical names are Meta's. A family adds its own to these.
 """

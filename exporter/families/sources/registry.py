@@ -13,7 +13,7 @@ from exporter.families.sources.family import Family
 
 @functools.cache
 def all_families() -> tuple[Family, ...]:
-    """Of every file in `exporter/families/`, by name."""
+    """Return the family of every file in `exporter/families/`, by name."""
     found = []
     for module in pkgutil.iter_modules(families.__path__):
         if not module.ispkg:
