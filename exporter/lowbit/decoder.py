@@ -152,8 +152,8 @@ def cache_shape(spec: AttentionSpec, length: int, dtype: torch.dtype) -> tuple[i
 
 
 def score_scale(spec: AttentionSpec) -> float:
-    """Return the factor of attention's scores. Where the model does not say, it is 1 / sqrt(head_dim), rounded
-    to float32 at each step, as the operator's first version computed it."""
+    """Return the factor of attention's scores. Where the model does not say, it is 1 / sqrt(head_dim), and
+    rounded to float32 at each step, as the operator's first version computed it."""
     if spec.scale is not None:
         return spec.scale
     return float(np.float32(1) / np.sqrt(np.float32(spec.head_dim)))

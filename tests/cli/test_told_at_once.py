@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import family
 import gguf
 import pytest
 import tiny
 import torch
+import transformers
 from checkpoint_files import finish
 from native import ROOT
 
@@ -51,6 +53,10 @@ def folder(tmp_path_factory) -> Path:
     (folder / "bare" / "tokenizer.json").unlink()
     tiny.write_meta(folder / "meta", model)
     torch.save({"w": torch.ones(2)}, folder / "odd.pt")
+    gemma = family.Case(
+        transformers.Gemma3ForCausalLM, gguf.MODEL_ARCH.GEMMA3, {"num_hidden_layers": 2}, lambda *_: None
+    )
+    family.make_hf(folder / "gemma", gemma)
     writer = gguf.GGUFWriter(folder / "other.gguf", "mamba")
     writer.add_tensor("token_embd.weight", torch.ones(4, 4).numpy())
     finish(writer)
@@ -64,6 +70,9 @@ CASES = {
     "an empty folder": (1, "it is empty", ["{}/empty", "--output-pte"]),
     "an unsupported architecture": (1, "OtherForCausalLM", ["{}/other", "--output-aoti-package"]),
     "another in a GGUF file": (1, "'mamba' is not supported", ["{}/other.gguf", "--output-pte"]),
+    "a method that the layers forbid": (1, "attention_out_norm",
+        ["{}/gemma", "--output-pte", "--quantize",
+         '{{"linear:a8wx": {{"bitwidth": 4, "method": "rotate+gptq"}}}}']),
     "a file without its config": (1, "params.json is missing", ["{}/odd.pt", "--output-pte"]),
     "an unwritable output": (1, "no such folder", ["{}/good", "--output-pte", "{}/nosuch/a.pte"]),
     "a wrong recipe": (2, "linear:int8",
