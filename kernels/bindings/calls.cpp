@@ -181,6 +181,8 @@ bool holds_not_finite(const Cache& cache, int64_t kv_heads, int64_t head_dim, in
 
 }  // namespace
 
+namespace calls {
+
 void call_linear_a8wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias,
                       int64_t out_features, bool token_scales, TensorRef out) {
   const char* op = "linear_a8wx";
@@ -338,4 +340,5 @@ void call_attention(Host& host, TensorRef qkv, const TensorRef* cos, const Tenso
            "with --cache-dtype fp32");
 }
 
+}  // namespace calls
 }  // namespace lowbit

@@ -47,7 +47,6 @@ using Bool = bool;
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"
-#define LOWBIT_LIST(...) __VA_ARGS__
 #define LOWBIT_OPERATOR(NAME, ARGUMENTS, SIZES_TEXT, PARAMETERS, NAMES, SIZES)                 \
   struct NAME {                                                                                \
     static constexpr const char *kName = #NAME, *kArguments = ARGUMENTS, *kSizes = SIZES_TEXT; \

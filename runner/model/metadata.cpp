@@ -5,7 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "kernels/bindings/calls.h"
+#include "kernels/bindings/interface.h"
 #include "system/error.h"
 
 namespace runner {

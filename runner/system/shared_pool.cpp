@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "kernels/bindings/calls.h"
+#include "kernels/bindings/interface.h"
 
 namespace runner {
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "kernels/bindings/aoti.h"
-#include "kernels/bindings/calls.h"
+#include "kernels/bindings/interface.h"
 #include "model/artifact_file.h"
 #include "system/error.h"
 

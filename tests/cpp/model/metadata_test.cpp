@@ -1,6 +1,6 @@
 #include "model/metadata.h"
 
-#include "kernels/bindings/calls.h"
+#include "kernels/bindings/interface.h"
 #include "system/error.h"
 #include "tests/cpp/check.h"
 
