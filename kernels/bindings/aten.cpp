@@ -79,7 +79,7 @@ struct From<op::OptionalTensor> {
 };
 
 // The functions of an operator, whose arguments are those of Op::size.
-template <class Op, class Size = decltype(&Op::size)>
+template <class Op, class Function = decltype(&Op::size)>
 struct Bound;
 template <class Op, class... Arguments>
 struct Bound<Op, MatrixSize (*)(Arguments...)> {

@@ -6,6 +6,8 @@
 #include <initializer_list>
 #include <limits>
 
+#include "kernels/bindings/operators.h"
+
 namespace lowbit {
 namespace {
 
@@ -179,7 +181,19 @@ bool holds_not_finite(const Cache& cache, int64_t kv_heads, int64_t head_dim, in
   return any;
 }
 
+std::string text_of(Size size) {
+  return size.is_number() ? std::to_string(size.value()) : "what no number holds";
+}
+
 }  // namespace
+
+void check_result(const char* op, MatrixSize size) {
+  for (const Size n : {size.rows, size.columns}) {
+    if (n.is_number() && n.value() >= 0 && n.value() <= INT32_MAX) continue;
+    fail(op, "a result of " + text_of(size.rows) + " x " + text_of(size.columns) +
+                 "; each is from 0 to " + std::to_string(INT32_MAX));
+  }
+}
 
 namespace calls {
 

@@ -74,19 +74,20 @@ struct From<op::OptionalTensor> {
   std::optional<Ref> value;
 };
 
-Ref resized(Tensor& out, int64_t rows, int64_t columns) {
-  using Size = Tensor::SizesType;
-  const std::array<Size, 2> sizes{static_cast<Size>(rows), static_cast<Size>(columns)};
+// Rows and columns are at most INT32_MAX.
+Ref resized(const char* op, Tensor& out, int64_t rows, int64_t columns) {
+  using Extent = Tensor::SizesType;
+  const std::array<Extent, 2> sizes{static_cast<Extent>(rows), static_cast<Extent>(columns)};
   if (executorch::runtime::resize_tensor(out, {sizes.data(), sizes.size()}) != Error::Ok) {
-    throw CallError("lowbit: no room for a result of " + std::to_string(rows) + " x " +
-                    std::to_string(columns));
+    throw CallError(std::string("lowbit::") + op + ": no room for a result of " +
+                    std::to_string(rows) + " x " + std::to_string(columns));
   }
   return Ref(out);
 }
 
 // An operator's kernel, whose arguments are those of Op::size. A failure fails the model's run.
 // What an operator writes in place is a mutable buffer of the model.
-template <class Op, class Size = decltype(&Op::size)>
+template <class Op, class Function = decltype(&Op::size)>
 struct Bound;
 template <class Op, class... Arguments>
 struct Bound<Op, MatrixSize (*)(Arguments...)> {
@@ -94,7 +95,7 @@ struct Bound<Op, MatrixSize (*)(Arguments...)> {
                      Tensor& result) {
     try {
       run_operator<Op>(
-          [&](int64_t rows, int64_t columns) { return resized(result, rows, columns); },
+          [&](int64_t rows, int64_t columns) { return resized(Op::kName, result, rows, columns); },
           From<Arguments>::of(arguments)...);
     } catch (const std::bad_alloc&) {
       context.fail(Error::MemoryAllocationFailed);

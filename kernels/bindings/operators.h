@@ -8,34 +8,39 @@
 
 namespace lowbit {
 
-// A number in the table's sizes, which may come from a damaged file: what an int64_t cannot hold is
-// a CallError.
+// A number in the table's sizes, which may come from a damaged file. What an int64_t cannot hold is
+// no number, and so is what is made of it.
 class Size {
  public:
   Size(int64_t value) : value_(value) {}
   int64_t value() const { return value_; }
+  bool is_number() const { return is_number_; }
 
   friend Size operator+(Size a, Size b) {
-    int64_t sum;
-    return __builtin_add_overflow(a.value_, b.value_, &sum) ? none() : Size(sum);
+    a.is_number_ &= b.is_number_ & !__builtin_add_overflow(a.value_, b.value_, &a.value_);
+    return a;
   }
   friend Size operator*(Size a, Size b) {
-    int64_t product;
-    return __builtin_mul_overflow(a.value_, b.value_, &product) ? none() : Size(product);
+    a.is_number_ &= b.is_number_ & !__builtin_mul_overflow(a.value_, b.value_, &a.value_);
+    return a;
   }
   friend Size operator/(Size a, Size b) {
-    return b.value_ < 1 ? none() : Size(a.value_ / b.value_);
+    a.is_number_ &= b.is_number_ & (b.value_ > 0);
+    if (a.is_number_) a.value_ /= b.value_;
+    return a;
   }
 
  private:
-  [[noreturn]] static Size none() { throw CallError("lowbit: an operator's result has no size"); }
-
   int64_t value_;
+  bool is_number_ = true;
 };
 
 struct MatrixSize {
   Size rows, columns;
 };
+
+// Throws CallError where a binding must not try to make a result of that size.
+void check_result(const char* op, MatrixSize size);
 
 namespace op {
 
@@ -64,6 +69,7 @@ using Bool = bool;
 template <class Op, class Make, class... Arguments>
 void run_operator(Make make, const Arguments&... arguments) {
   const MatrixSize size = Op::size(arguments...);
+  check_result(Op::kName, size);
   Op::kCall(current_host(), arguments..., make(size.rows.value(), size.columns.value()));
 }
 

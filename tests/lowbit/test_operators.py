@@ -24,6 +24,11 @@ def _loaded():
     ops.load()
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(1)
+
+
 def lowbit(name: str):
     return getattr(torch.ops.lowbit, name).default
 
@@ -87,6 +92,20 @@ def test_schema_tracing_and_out_form(name):
     assert torch.equal(out, expected)
     with pytest.raises(RuntimeError, match=f"lowbit::{name}: out has shape"):
         getattr(torch.ops.lowbit, name).out(**arguments, out=torch.empty(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "size"),
+    [
+        ("linear_fp", {"out_features": -5}, "3 x -5;"),
+        ("linear_a8wx", {"out_features": 2**31}, f"3 x {2**31};"),
+        ("embedding", {"width": -(2**63)}, f"2 x {-(2**63)};"),
+        ("attention", {"heads": 2**62}, f"{TOKENS} x what no number holds;"),
+    ],
+)
+def test_results_of_no_size(name, changes, size):
+    with pytest.raises(RuntimeError, match=f"^lowbit::{name}: a result of {re.escape(size)}"):
+        lowbit(name)(**samples()[name] | changes)
 
 
 def test_c_declarations():
@@ -161,7 +180,8 @@ def reference(a: dict[str, object]) -> torch.Tensor:
 
 @pytest.mark.parametrize("changes", [
     {}, {"q_norm": None, "sinks": None}, {"cos": None, "sin": None}, {"interleaved": False},
-    {"softcap": 0.0, "window": 0}, {"k_norm": torch.rand(WIDTH), "q_norm": torch.rand(HEADS * WIDTH)},
+    {"softcap": 0.0, "window": 0},
+    {"k_norm": torch.linspace(0.1, 1, WIDTH), "q_norm": torch.linspace(1, 0.1, HEADS * WIDTH)},
 ])  # fmt: skip
 def test_attention(changes):
     arguments = attention_arguments(1, **changes)
