@@ -255,7 +255,7 @@ void call_rms_norm(Host& host, TensorRef x, TensorRef weight, double eps, Tensor
   expect(op, "weight", weight, Type::float32, {x.sizes[1]});
   expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
   rms_norm(host, data<const float>(x), x.sizes[0], x.sizes[1], data<const float>(weight),
-           static_cast<float>(eps), data<float>(out));
+           number(op, "eps", eps, 0), data<float>(out));
 }
 
 void call_silu_mul(Host& host, TensorRef gate_up, double limit, TensorRef out) {

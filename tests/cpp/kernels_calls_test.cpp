@@ -183,8 +183,8 @@ TEST(embedding) {
 
 TEST(norm_gates_and_sums) {
   SerialHost host;
-  const auto norm = [&](Tensor x, Tensor weight, Tensor out) {
-    lowbit::call_rms_norm(host, x, weight, 1e-5, out);
+  const auto norm = [&](Tensor x, Tensor weight, Tensor out, double eps = 1e-5) {
+    lowbit::call_rms_norm(host, x, weight, eps, out);
   };
   norm(floats({3, 8}), floats({8}), floats({3, 8}));
   norm(floats({3, 0}), floats({0}), floats({3, 0}));
@@ -196,6 +196,8 @@ TEST(norm_gates_and_sums) {
           {"a weight float16", [&] { norm(floats({3, 8}), {Type::float16, {8}}, floats({3, 8})); }},
           {"out too short", [&] { norm(floats({3, 8}), floats({8}), floats({2, 8})); }},
           {"x of one dimension", [&] { norm(floats({8}), floats({8}), floats({8})); }},
+          {"eps -1", [&] { norm(floats({3, 8}), floats({8}), floats({3, 8}), -1); }},
+          {"eps NaN", [&] { norm(floats({3, 8}), floats({8}), floats({3, 8}), NAN); }},
       });
   using Gate = void (*)(lowbit::Host&, TensorRef, double, TensorRef);
   for (const auto& [name, gate] : {std::pair<const char*, Gate>{"silu_mul", lowbit::call_silu_mul},
