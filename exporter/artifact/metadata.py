@@ -14,7 +14,7 @@ from pathlib import Path
 from exporter.model.config import ModelConfig
 from exporter.recipe.recipe import Recipe
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 TOKENIZER_KEY = "tokenizer"
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/tokenizer/end_tokens.py writes it
 

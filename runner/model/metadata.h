@@ -12,7 +12,8 @@
 
 namespace runner {
 
-// The keys of an artifact's metadata; the exporter's artifact.py holds the same list.
+// The keys of an artifact's metadata; exporter/artifact/metadata.py holds the same
+// list.
 namespace keys {
 inline constexpr const char* kSchemaVersion = "schema_version";
 inline constexpr const char* kBackend = "backend";
@@ -95,7 +96,7 @@ inline constexpr std::array kCommonKeys = {
     keys::kOperatorsVersion,
 };
 
-inline constexpr int kNewestSchemaVersion = 3;
+inline constexpr int kNewestSchemaVersion = 4;
 inline constexpr int kNewestKernelLayoutVersion = 4;
 
 inline constexpr std::string_view kExecutorchBackend = "executorch";

@@ -120,7 +120,7 @@ TEST(executorch_needs_no_cache_form) {
 }
 
 TEST(versions_and_backend) {
-  CHECK_THROWS(Error, parse_with("schema_version", "4"), "schema 4", "newer", "up to 3");
+  CHECK_THROWS(Error, parse_with("schema_version", "5"), "schema 5", "newer", "up to 4");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "newer",
                "up to 4");
