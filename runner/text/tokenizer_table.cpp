@@ -82,6 +82,9 @@ NormalForm read_normal_form(Reader& reader) {
   for (const auto& list : {&form.decompositions, &form.compositions, &form.classes}) {
     if (!all_numbers(*list, is_character)) fail("a code point is no character");
   }
+  for (const Triple& range : form.classes) {
+    if (range.c < 1 || range.c > kMaxCombiningClass) fail("a combining class is none of 1 to 254");
+  }
   return form;
 }
 
