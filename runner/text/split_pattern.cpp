@@ -3,6 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <string>
 
 #include "system/error.h"
@@ -18,6 +20,11 @@ struct Release {
   }
 };
 using MatchData = std::unique_ptr<pcre2_match_data, Release<pcre2_match_data_free>>;
+using MatchContext = std::unique_ptr<pcre2_match_context, Release<pcre2_match_context_free>>;
+
+// How many steps a match may take: PCRE2's own bound, or so many for each byte of the text, some of
+// which a match needs that goes through all of it. Memory is bound by PCRE2's depth, which stays.
+constexpr size_t kSteps = 10'000'000, kStepsOfByte = 16;
 
 std::string message_of(int code) {
   char text[160] = "";
@@ -72,16 +79,19 @@ std::vector<std::string_view> SplitPattern::split(
     const std::vector<std::string_view>& texts) const {
   const pcre2_code* code = code_->code.get();
   const MatchData data(pcre2_match_data_create_from_pattern(code, nullptr));
-  if (!data) throw std::bad_alloc();
+  const MatchContext context(pcre2_match_context_create(nullptr));
+  if (!data || !context) throw std::bad_alloc();
 
   std::vector<std::string_view> parts;
   for (const std::string_view text : texts) {
+    const size_t steps = std::clamp(text.size(), kSteps / kStepsOfByte, UINT32_MAX / kStepsOfByte);
+    pcre2_set_match_limit(context.get(), static_cast<uint32_t>(steps * kStepsOfByte));
     const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
     size_t done = 0, from = 0;
     while (from < text.size()) {
       const int found =
           pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                      data.get(), nullptr);
+                      data.get(), context.get());
       if (found == PCRE2_ERROR_NOMATCH) break;
       if (found < 0) {
         throw Error("the text cannot be split into words: " + message_of(found) +

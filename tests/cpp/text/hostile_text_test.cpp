@@ -5,6 +5,7 @@
 #include "tests/cpp/check.h"
 #include "text/json_nesting.h"
 #include "text/printable.h"
+#include "text/split_pattern.h"
 #include "text/tokenizer.h"
 
 using namespace runner;
@@ -26,6 +27,17 @@ TEST(nesting_is_counted_outside_of_strings) {
   check_nesting("\"" + std::string(200, '[') + "\\\"" + std::string(200, '{') + "\"");
   CHECK_THROWS(Error, check_nesting(nested(101)), "more than 100");
   CHECK_THROWS(Error, check_nesting("{\"a\\\\\": " + nested(101) + "}"), "more than 100");
+}
+
+// PCRE2's own bound of steps is 10 million a match.
+TEST(long_texts_without_a_match_are_split) {
+  const SplitPattern pattern(R"(\G(?s:.*?)(?:b|c|\d))");
+  const std::string text(3'000'000, 'a');
+  CHECK_EQ(pattern.split({text}), std::vector<std::string_view>{text});
+  CHECK_EQ(pattern.split({text + "b" + text}).size(), size_t{2});
+  // What tries every way to go through a text ends.
+  const std::string some(100'000, 'a');
+  CHECK_THROWS(Error, SplitPattern("(?:a|aa)+[bc]").split({some}), "shorter text");
 }
 
 TEST(deep_json_beside_a_tokenizer_is_an_error) {
