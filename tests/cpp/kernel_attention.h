@@ -48,7 +48,7 @@ inline const RichCase kRichCases[] = {
     {{4, 2, 64, 32, false, 0, 0.25f, 5, true}, {Norm::by_head, Norm::by_head, true}, 270},
     {{6, 2, 40, 20, true, 33, 0.1f, 0, true}, {Norm::whole, Norm::whole, false}, 300},
     {{9, 1, 16, 0, false, 20, 0, 30, false}, {Norm::none, Norm::by_head, true}, 600},
-    {{2, 2, 512, 512, false, 0, 0.0625f, 50, false}, {Norm::by_head, Norm::none, true}, 40},
+    {{2, 2, 512, 512, false, 0, 0.0625f, 50, false}, {Norm::by_head, Norm::none, true}, 270},
     {{3, 1, 300, 128, false, 17, 0, 0, true}, {Norm::none, Norm::none, true}, 70},
     {{2, 1, 5, 2, true, 0, -1, 2, true}, {Norm::whole, Norm::by_head, true}, 300},
 };
