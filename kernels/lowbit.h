@@ -70,7 +70,7 @@ enum class Activation {
   silu,
   gelu,       // x Phi(x); off by less than 1e-6 of max(1, |x|)
   gelu_tanh,  // its approximation by tanh
-  relu2,      // max(x, 0)^2
+  relu2,      // max(x, 0)^2; NaN of minus infinity
   sigmoid,    // of an attention's gates; NaN of what is not finite
 };
 

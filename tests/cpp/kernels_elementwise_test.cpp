@@ -1,9 +1,12 @@
-// rms_norm, gate_mul and add against double precision.
+// rms_norm, gate_mul, add and tanh against double precision.
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
+#include "kernels/impl/exp.h"
 #include "kernels/lowbit.h"
+#include "kernels/simd/scalar.h"
 #include "tests/cpp/kernel_data.h"
 #include "tests/cpp/kernel_isas.h"
 
@@ -76,7 +79,7 @@ TEST(silu) {
 // gelu's argument is a sum of two terms of one sign: 3 roundings for x^3 and its factor, one for
 // the sum, 2 for the factor in front and the product with it.
 TEST(gelu_tanh) {
-  check_gate(Activation::gelu_tanh, "gelu_mul", 6 * kUnit,
+  check_gate(Activation::gelu_tanh, "gelu_tanh_mul", 6 * kUnit,
              [](double x) { return 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x); });
 }
 
@@ -121,7 +124,29 @@ TEST(gelu) {
     hash.add(out);
   }
   CHECK(largest < 1e-6);
-  report("gelu_mul, exact", hash);
+  report("gelu_mul", hash);
+}
+
+// The definition's own, whose bits all others have: numbers of every size up to 128, and infinity.
+TEST(tanh_of_all_sizes) {
+  constexpr uint32_t kStep = 1009, kInfinity = 0x7f800000;
+  bool within = true;
+  for (uint32_t first = 0; first < 0x43000000; first += 16 * kStep) {
+    lowbit::Scalar::F32 x;
+    for (uint32_t i = 0; i < 16; ++i) {
+      const uint32_t bits = i == 0 && first == 0 ? kInfinity : first + i * kStep;
+      std::memcpy(&x.v[i], &bits, sizeof(bits));
+      if (i % 2 == 1) x.v[i] = -x.v[i];
+    }
+    const auto y = lowbit::tanh<lowbit::Scalar>(x);
+    for (int i = 0; i < 16; ++i) {
+      const double wanted = std::tanh(double{x.v[i]});
+      within &= std::fabs(y.v[i] - wanted) < 5e-7 * std::fabs(wanted);
+    }
+  }
+  CHECK(within);
+  const auto zero = lowbit::tanh<lowbit::Scalar>(lowbit::Scalar::set(-0.0f));
+  CHECK(zero.v[0] == 0 && std::signbit(zero.v[0]));
 }
 
 TEST(squared_relu) {
