@@ -18,7 +18,7 @@ def program(name: str) -> Path:
 
 
 def ask(path: Path, requests: list[dict], chat: dict | None = None) -> list:
-    """tokenizer_tool's answers (tests/cpp/tokenizer_tool.cpp) for a raw file or a table."""
+    """tokenizer_tool's answers (tests/cpp/text/tokenizer_tool.cpp) for a raw file or a table."""
     command = [program("tests/tokenizer_tool"), path]
     command += [json.dumps(chat)] if chat else []
     lines = "".join(json.dumps(request) + "\n" for request in requests)

@@ -4,7 +4,7 @@ A text is made of spans, each markup (what a chat template writes, a raw prompt)
 message says). It becomes ids in these steps:
 
 1. Added tokens without NORMALIZED and LATE are found in the text as written, then those with LATE
-   in what is left (`tokenizer_finder`). What lies between tokens are segments.
+   in what is left (`finder`). What lies between tokens are segments.
 2. Each segment is normalized (NFC, then PREFIX_SPACE, ESCAPE_SPACES, COLLAPSE_SPACES), and the added
    tokens with NORMALIZED are found in the result; then METASPACE does its part.
 3. Each pattern in turn splits the parts so far: its matches and what lies between them.

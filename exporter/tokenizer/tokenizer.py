@@ -2,7 +2,7 @@
 
 `read_tokenizer` finds the format from the content, makes the table (`table`), and
 compares a plain engine over it (`engine`) with the format's own reference library on a
-multilingual sample (`tokenizer_sample`): an artifact never carries a table that tokenizes otherwise.
+multilingual sample (`sample`): an artifact never carries a table that tokenizes otherwise.
 """
 
 import re
