@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
 import tiny
 import torch
 import transformers
+
+from exporter.model.config import ModelConfig
 
 # Widths are multiples of 32, so that the models can be quantized by groups.
 SMALL = {
@@ -42,6 +44,26 @@ class Case:
     gguf_fields: Callable[[gguf.GGUFWriter, transformers.PretrainedConfig], None]
     norm_offset: float = 0.0
     older: Callable[[dict], dict] | None = None
+
+
+def write_heads_and_base(writer: gguf.GGUFWriter, config: transformers.PretrainedConfig) -> None:
+    """Write the fields of a head's width and of the one rotary base that all layers share."""
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+
+
+def with_older_rope(config: dict) -> dict:
+    """Spell the rotation of a config.json as transformers 4 did, without kinds of layers."""
+    rope = config["rope_parameters"]
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "layer_types")}
+    return kept | {"rope_theta": rope["rope_theta"], "rope_scaling": None}
+
+
+def with_attention(config: ModelConfig, **change) -> ModelConfig:
+    """Change fields of every layer's attention."""
+    layers = (replace(layer, attention=replace(layer.attention, **change)) for layer in config.layers)
+    return replace(config, layers=tuple(layers))
 
 
 def make_hf(folder: Path, case: Case, **change: object) -> transformers.PreTrainedModel:

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from exporter.lowbit.weights import QuantizedWeight, can_share, quantize_embedding, quantize_linear
 from exporter.model.decoder import Transformer
 from exporter.recipe.recipe import Recipe
-from exporter.recipe.schemes import TOKEN_SCALE_SCHEMES, EmbeddingScheme, LinearScheme
+from exporter.recipe.schemes import (
+    TOKEN_SCALE_SCHEMES,
+    WEIGHT_ONLY_SCHEMES,
+    EmbeddingScheme,
+    LinearScheme,
+)
 from exporter.util.progress import Report
 
 
@@ -135,7 +140,7 @@ def _pack(weight: Tensor, bias: Tensor | None, options: PackOptions, name: str) 
 
 
 def _module(q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: int) -> PackedLinear:
-    kind = linear_kind(True, scheme.key in ("linear:int4", "linear:int8"), scheme.key in TOKEN_SCALE_SCHEMES)
+    kind = linear_kind(True, scheme.key in WEIGHT_ONLY_SCHEMES, scheme.key in TOKEN_SCALE_SCHEMES)
     return kind(pack_integers(q), bias, n)
 
 

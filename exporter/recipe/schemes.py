@@ -17,6 +17,7 @@ DEFAULT_METHOD = ROUNDINGS[0]
 SCALE_DTYPES = ("float16", "int8")
 # Their activations are quantized as torchao does it, with a scale a token.
 TOKEN_SCALE_SCHEMES = ("linear:a8w4dq", "linear:a8wxdq")
+WEIGHT_ONLY_SCHEMES = ("linear:int4", "linear:int8")  # their activations stay float
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from exporter.lowbit.pack import PackedLinear, linear_kind
 from exporter.model.block import BRANCHES, run_branch
 from exporter.model.decoder import Transformer
 from exporter.model.matrices import layer_matrices, layer_vectors
+from exporter.recipe.schemes import WEIGHT_ONLY_SCHEMES
 from exporter.util.progress import Report
 from exporter.verify.checks import Check, check
 from exporter.verify.weights import as_bytes, transforms_of, unpack
 
-_WEIGHTS_ONLY = ("linear:int4", "linear:int8")  # schemes of the operator linear_wx
 # A part stands out when its error is so many times the median's and not small, or its result has
 # another length.
 OUTLIER, SMALL_ERROR, GAIN = 4.0, 0.15, (0.5, 1.6)
@@ -114,7 +114,7 @@ class _Rebuilt:
 
         ops.load()
         self._artifact, self._config = artifact, model.config
-        self._weights_only = any(key in _WEIGHTS_ONLY for key in stored_recipe(artifact))
+        self._weights_only = any(key in WEIGHT_ONLY_SCHEMES for key in stored_recipe(artifact))
         self._turn = _rotation(artifact, model)
         self._cache_dtype = getattr(torch, artifact.cache_dtype or "float32")
         self._length = int(artifact.metadata["context_length"])

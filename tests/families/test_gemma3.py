@@ -6,13 +6,13 @@ import family
 import gguf
 import pytest
 import transformers
+from family import with_attention
 from family_tests import FamilyTests
 
 from exporter.families.gemma3 import FAMILY
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.registry import hf_family
-from exporter.model.config import ModelConfig
 
 WINDOW = 8  # of prompts of 60 tokens
 
@@ -38,11 +38,6 @@ def older(config: dict) -> dict:
     }
 
 
-def with_attention(config: ModelConfig, change) -> ModelConfig:
-    layers = (replace(layer, attention=change(layer.attention)) for layer in config.layers)
-    return replace(config, layers=tuple(layers))
-
-
 class TestGemma3(FamilyTests):
     case = family.Case(
         transformers.Gemma3ForCausalLM,
@@ -59,17 +54,15 @@ class TestGemma3(FamilyTests):
     rotates = False
     variants = {"biases, untied": {"attention_bias": True, "tie_word_embeddings": False}}
     without = {
-        "norms of queries and keys": lambda config: with_attention(
-            config, lambda a: replace(a, qk_norm=None)
-        ),
+        "norms of queries and keys": lambda config: with_attention(config, qk_norm=None),
         "norms of what is added": lambda config: replace(config, layers=tuple(
             replace(layer, norm_out=False) for layer in config.layers
         )),
-        "windows": lambda config: with_attention(config, lambda a: replace(a, window=None)),
+        "windows": lambda config: with_attention(config, window=None),
         "the other rotary base": lambda config: with_attention(
-            config, lambda a: replace(a, rope=config.layers[0].attention.rope)
+            config, rope=config.layers[0].attention.rope
         ),
-        "the scores' scale": lambda config: with_attention(config, lambda a: replace(a, scale=1 / 8)),
+        "the scores' scale": lambda config: with_attention(config, scale=1 / 8),
         "the embedding's scale": lambda config: replace(config, embedding_scale=1.0),
         "the activation": lambda config: replace(config, layers=tuple(
             replace(layer, feed_forward=replace(layer.feed_forward, activation="silu"))

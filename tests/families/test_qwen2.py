@@ -8,13 +8,13 @@ import pytest
 import tiny
 import torch
 import transformers
+from family import with_attention, with_older_rope, write_heads_and_base
 from family_tests import CONTEXT, LENGTH, MAX_ERROR, TOKENS, FamilyTests, far, run
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.families.qwen2 import FAMILY
 from exporter.families.sources.hf import HFConfig
-from exporter.model.config import ModelConfig
 
 WINDOW = 8  # of prompts of 60 tokens
 # config.json of Qwen2.5-0.5B, as it is on the hub.
@@ -29,31 +29,14 @@ REAL = {
 }  # fmt: skip
 
 
-def gguf_fields(writer: gguf.GGUFWriter, config) -> None:
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-
-
-def older(config: dict) -> dict:
-    rope = config["rope_parameters"]
-    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "layer_types")}
-    return kept | {"rope_theta": rope["rope_theta"], "rope_scaling": None}
-
-
-def with_attention(config: ModelConfig, **change) -> ModelConfig:
-    layers = (replace(layer, attention=replace(layer.attention, **change)) for layer in config.layers)
-    return replace(config, layers=tuple(layers))
-
-
 class TestQwen2(FamilyTests):
     case = family.Case(
         transformers.Qwen2ForCausalLM,
         gguf.MODEL_ARCH.QWEN2,
         {"num_hidden_layers": 2, "rms_norm_eps": 1e-5,
          "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
-        gguf_fields,
-        older=older,
+        write_heads_and_base,
+        older=with_older_rope,
     )  # fmt: skip
     without = {
         "biases": lambda config: with_attention(config, qkv_bias=False),
@@ -76,7 +59,7 @@ def test_later_layers_have_windows(tmp_path):
     nowhere = replace(checkpoint, config=with_attention(checkpoint.config, window=None))
     for other in (everywhere, nowhere):
         assert far(run(load_model(other, torch.float32, CONTEXT), LENGTH), expected) > 10 * MAX_ERROR
-    tiny.write_json(tmp_path / "config.json", older(tiny.read_json(tmp_path / "config.json")))
+    tiny.write_json(tmp_path / "config.json", with_older_rope(tiny.read_json(tmp_path / "config.json")))
     assert open_checkpoint(str(tmp_path)).config == checkpoint.config
 
 

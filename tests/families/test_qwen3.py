@@ -6,30 +6,13 @@ import family
 import gguf
 import torch
 import transformers
+from family import with_attention, with_older_rope, write_heads_and_base
 from family_tests import CONTEXT, LENGTH, MAX_ERROR, TOKENS, FamilyTests, far, run
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.families.qwen3 import FAMILY
 from exporter.families.sources.hf import HFConfig
-from exporter.model.config import ModelConfig
-
-
-def gguf_fields(writer: gguf.GGUFWriter, config) -> None:
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-
-
-def older(config: dict) -> dict:
-    rope = config["rope_parameters"]
-    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "layer_types")}
-    return kept | {"rope_theta": rope["rope_theta"], "rope_scaling": None}
-
-
-def with_attention(config: ModelConfig, **change) -> ModelConfig:
-    layers = (replace(layer, attention=replace(layer.attention, **change)) for layer in config.layers)
-    return replace(config, layers=tuple(layers))
 
 
 class TestQwen3(FamilyTests):
@@ -38,8 +21,8 @@ class TestQwen3(FamilyTests):
         gguf.MODEL_ARCH.QWEN3,
         {"num_hidden_layers": 2, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
          "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
-        gguf_fields,
-        older=older,
+        write_heads_and_base,
+        older=with_older_rope,
     )  # fmt: skip
     variants = {
         "biases, untied": {"attention_bias": True, "tie_word_embeddings": False},

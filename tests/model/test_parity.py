@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from family import with_attention
 from torch import Tensor
 
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -102,11 +103,6 @@ def test_llama2c(tmp_path: Path):
 def with_rope(config: ModelConfig, **change) -> ModelConfig:
     rope = replace(config.layers[0].attention.rope, **change)
     return with_attention(config, rope=rope)
-
-
-def with_attention(config: ModelConfig, **change) -> ModelConfig:
-    layers = (replace(layer, attention=replace(layer.attention, **change)) for layer in config.layers)
-    return replace(config, layers=tuple(layers))
 
 
 @pytest.mark.parametrize(
