@@ -66,15 +66,18 @@ struct FloatKernels {
   PowerSum (*power_sum)(const float* row, int64_t width);
 
   // Normalizes and rotates one token's queries into `queries` [H, d], scaled, and writes its keys
-  // and values to the cache at `position`.
-  void (*rotate_and_cache)(const float* qkv, int64_t position, const float* cos, const float* sin,
-                           const AttentionShape& shape, const Cache& cache, float* queries);
-  // Attention of tokens [begin, end), whose first has position `start`, for one key/value head.
-  void (*attend)(const float* queries, int64_t start, int64_t begin, int64_t end, int64_t kv_head,
-                 const AttentionShape& shape, const Cache& cache, float* out);
-  // One token's attention over one chunk of the cache, for one key/value head: for each of its
-  // query heads [maximum, sum, weighted values [d rounded up to 16]], `partial_size` floats apart.
-  void (*attend_chunk)(const float* queries, int64_t position, int64_t chunk, int64_t kv_head,
+  // and values for `position` to the cache's block `block`.
+  void (*rotate_and_cache)(const float* qkv, int64_t position, int64_t block, const float* cos,
+                           const float* sin, const AttentionShape& shape, const Cache& cache,
+                           float* queries);
+  // Attention of tokens [begin, end) of a segment for one key/value head; `queries` and `out` are the
+  // segment's.
+  void (*attend)(const float* queries, const Segment& segment, int64_t begin, int64_t end,
+                 int64_t kv_head, const AttentionShape& shape, const Cache& cache, float* out);
+  // Attention of a segment of one token over one chunk of its cache, for one key/value head: for each
+  // of its query heads [maximum, sum, weighted values [d rounded up to 16]], `partial_size` floats
+  // apart.
+  void (*attend_chunk)(const float* queries, const Segment& segment, int64_t chunk, int64_t kv_head,
                        const AttentionShape& shape, const Cache& cache, float* partials);
   // Combines one head's partials of `chunks` consecutive chunks, `stride` floats apart. `sink` is
   // the head's or null.

@@ -90,14 +90,16 @@ void log_softmax_at(Host& host, const float* x, int64_t tokens, int64_t width,
 
 enum class CacheType { float32, float16, int8 };
 
-// The KV cache of one layer: blocks of 16 positions for each key/value head. A key block is
-// [d][16], a value block [16][d rounded up to 16]; int8 blocks end with 16 float32 scales, one a
-// position.
+inline constexpr int64_t kBlock = 16;  // positions in a block of the cache
+
+// The KV cache of one layer, of all sessions: blocks of 16 positions for each key/value head. A key
+// block is [d][16], a value block [16][d rounded up to 16]; int8 blocks end with 16 float32 scales,
+// one a position.
 struct Cache {
   CacheType type;
   void* keys;      // [KV][blocks][cache_block_bytes(type, d)]
   void* values;    // the same
-  int64_t blocks;  // context / 16, rounded up
+  int64_t blocks;
 };
 int64_t cache_block_bytes(CacheType type, int64_t head_dim);
 
@@ -122,10 +124,19 @@ struct AttentionShape {
   const float* sinks = nullptr;  // [H]: one more logit in each head's softmax, without a value
 };
 
+// The tokens of one session in a forward: `tokens` of them at the positions from `start` on. Position p
+// lies in the cache's block number blocks[p / 16].
+struct Segment {
+  int64_t tokens, start;
+  const int32_t* blocks;
+};
+
 // Normalizes queries and keys of qkv [T, (H + 2 KV) d], or [T, (2 H + 2 KV) d] with gates, rotates
-// them by the tables cos and sin [C, rotary_dim / 2], writes keys and values at start..start + T,
-// and attends: out [T, H d] = softmax(scale q k^T) v over the positions up to each token's own.
-void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, const float* cos,
+// them by the tables cos and sin [C, rotary_dim / 2], writes keys and values at their positions, and
+// attends: out [T, H d] = softmax(scale q k^T) v over the positions of the token's session up to its
+// own. The T tokens are those of `segments`, one after the other; what one gets does not depend on
+// the others.
+void attention(Host& host, const float* qkv, std::span<const Segment> segments, const float* cos,
                const float* sin, const AttentionShape& shape, const Cache& cache, float* out);
 
 // The instruction set in use: the best this CPU has, or the one that LOWBIT_ISA names. Throws

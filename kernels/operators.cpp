@@ -6,47 +6,10 @@
 
 #include "kernels/isa.h"
 #include "kernels/lowbit.h"
+#include "kernels/work.h"
 
 namespace lowbit {
 namespace {
-
-// Calls f(begin, end) for parts of 0..n.
-template <class F>
-void parallel(Host& host, int64_t n, int64_t grain, const F& f) {
-  host.parallel_for(
-      n, grain,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); },
-      const_cast<F*>(&f));
-}
-
-// Divides one block of scratch memory.
-class Arena {
- public:
-  template <class T>
-  void reserve(T*& pointer, int64_t count) {
-    offsets_[used_++] = {&pointer, size_};
-    size_ += (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-  }
-  void allocate(Host& host) {
-    auto* memory = static_cast<uint8_t*>(host.scratch(size_));
-    for (int i = 0; i < used_; ++i) {
-      uint8_t* at = memory + offsets_[i].at;
-      std::memcpy(offsets_[i].pointer, &at, sizeof(at));
-    }
-  }
-
- private:
-  struct Slot {
-    void* pointer;  // to the pointer
-    size_t at;
-  };
-  Slot offsets_[8];
-  int used_ = 0;
-  size_t size_ = 0;
-};
-
-// Rows of an elementwise operator that are worth a thread's wake-up.
-int64_t row_grain(int64_t width) { return 8192 / std::clamp<int64_t>(width, 1, 8192); }
 
 // ln(x) for a normal x > 0, by operations that every CPU rounds alike: x = m 2^e with m within a
 // factor of sqrt(2) of 1, ln m = 2 (t + t^3 / 3 + t^5 / 5 + ...) with t = (m - 1) / (m + 1),
@@ -180,75 +143,6 @@ void log_softmax_at(Host& host, const float* x, int64_t tokens, int64_t width,
       const PowerSum row = isa().floats->power_sum(x + t * width, width);
       const double logit = x[t * width + targets[t]];
       out[t] = static_cast<float>(logit - static_cast<double>(row.largest) - natural_log(row.total));
-    }
-  });
-}
-
-int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
-  const int64_t values = 16 * padded_head_dim(head_dim);
-  switch (type) {
-    case CacheType::float32: return values * 4;
-    case CacheType::float16: return values * 2;
-    case CacheType::int8: return values + 16 * static_cast<int64_t>(sizeof(float));
-  }
-  return 0;
-}
-
-void attention(Host& host, const float* qkv, int64_t tokens, int64_t start, const float* cos,
-               const float* sin, const AttentionShape& shape, const Cache& cache, float* out) {
-  const FloatKernels& k = *isa().floats;
-  const int64_t query_width = shape.heads * shape.head_dim;
-  const int64_t gate_at = query_width + 2 * shape.kv_heads * shape.head_dim;
-  const int64_t width = gate_at + (shape.gated ? query_width : 0);
-  const int64_t heads_each = shape.heads / shape.kv_heads;
-  const int64_t first =
-      shape.window > 0 && start + 1 > shape.window ? start + 1 - shape.window : 0;
-  const int64_t first_chunk = first / kChunk;
-  const int64_t chunks = (start + tokens + kChunk - 1) / kChunk - first_chunk;
-  const int64_t head_partials = partial_size(shape.head_dim);
-  const int64_t chunk_partials = shape.heads * head_partials;
-  const bool by_chunk = tokens == 1 && chunks > 1;
-
-  float *queries, *partials;
-  Arena arena;
-  arena.reserve(queries, tokens * query_width);
-  arena.reserve(partials, by_chunk ? chunks * chunk_partials : 0);
-  arena.allocate(host);
-  parallel(host, tokens, row_grain(width), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      k.rotate_and_cache(qkv + t * width, start + t, cos, sin, shape, cache,
-                         queries + t * query_width);
-    }
-  });
-  if (by_chunk) {
-    parallel(host, shape.kv_heads * chunks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t kv_head = i / chunks, chunk = i % chunks;
-        k.attend_chunk(queries, start, first_chunk + chunk, kv_head, shape, cache,
-                       partials + chunk * chunk_partials + kv_head * heads_each * head_partials);
-      }
-    });
-    for (int64_t h = 0; h < shape.heads; ++h) {
-      k.merge_chunks(partials + h * head_partials, chunk_partials, chunks, shape.head_dim,
-                     shape.sinks != nullptr ? shape.sinks + h : nullptr, out + h * shape.head_dim);
-    }
-  } else {
-    constexpr int64_t kTokens = 8;  // a task's; the heads of a group share its keys and values
-    const int64_t tiles = (tokens + kTokens - 1) / kTokens;
-    parallel(host, shape.kv_heads * tiles, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t kv_head = i % shape.kv_heads, from = i / shape.kv_heads * kTokens;
-        const int64_t to = from + kTokens < tokens ? from + kTokens : tokens;
-        k.attend(queries, start, from, to, kv_head, shape, cache, out);
-      }
-    });
-  }
-  if (!shape.gated) return;
-  parallel(host, tokens, row_grain(4 * query_width), [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      float* row = out + t * query_width;
-      k.gate_mul(Activation::sigmoid, qkv + t * width + gate_at, row, query_width,
-                 std::numeric_limits<float>::infinity(), row);
     }
   });
 }

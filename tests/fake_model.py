@@ -32,7 +32,7 @@ class FakeModel:
     def __init__(self, folder: Path, context: int = 128, add_bos: bool = False):
         checkpoint = open_checkpoint(str(folder))
         self.decoder = load_model(checkpoint, torch.float32, context)
-        self.caches = self.decoder.new_caches()
+        self.session = self.decoder.new_session()
         self.tokenizer = FakeTokenizer(checkpoint.tokenizer_path, add_bos)
         self.metadata = {
             "model_name": "fake",
@@ -42,7 +42,7 @@ class FakeModel:
             "max_rows": "8",
             "stop_ids": f"[{self.tokenizer.eos_id}]",
         }
-        self.forwards = 0
+        self.forwards, self.context_length = 0, context
 
     def forward(self, tokens, start_pos: int, rows) -> np.ndarray:
         assert 1 <= len(tokens) <= int(self.metadata["max_chunk"])
@@ -50,17 +50,14 @@ class FakeModel:
         assert start_pos + len(tokens) <= int(self.metadata["context_length"])
         self.forwards += len(tokens)
         with torch.no_grad():
-            return self.decoder(
-                torch.tensor([list(tokens)]), torch.tensor([start_pos]), torch.tensor(list(rows)),
-                self.caches,
-            ).numpy()  # fmt: skip
+            return self.session.read(
+                torch.tensor([list(tokens)]), start_pos, torch.tensor(list(rows))
+            ).numpy()
 
     def score(self, tokens, first: int) -> np.ndarray:
-        caches = self.decoder.new_caches()
         with torch.no_grad():
-            logits = self.decoder(
-                torch.tensor([list(tokens[:-1])]), torch.tensor([0]),
-                torch.arange(first - 1, len(tokens) - 1), caches,
-            )  # fmt: skip
+            logits = self.decoder.new_session().read(
+                torch.tensor([list(tokens[:-1])]), 0, torch.arange(first - 1, len(tokens) - 1)
+            )
         chosen = logits.log_softmax(-1).gather(1, torch.tensor(tokens[first:])[:, None])
         return chosen[:, 0].numpy()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import family
 import numpy as np
 import pytest
+import session_fuzz
 import tiny
 import torch
 from native import export, generate, logits
@@ -133,6 +134,15 @@ class FamilyTests:
             texts = [generate(path, "--tokens", "5,6,7", "-n", 8, "-t", 0) for path in (pte, package)]
             assert texts[0] == texts[1]
 
+    def test_sessions(self, model, tmp_path):
+        """Forked, rewound, saved and in forwards with others, each says what it would alone."""
+        pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
+        export(model[1] / "hf", "--quantize", "q4", "--max-seq-length", CONTEXT, "--output-pte", pte,
+               "--output-aoti-package", package)  # fmt: skip
+        for artifact in (pte, package):
+            for cache_type in session_fuzz.CACHE_TYPES:
+                assert "60 sequences" in session_fuzz.fuzz(artifact, 60, cache_type=cache_type)
+
     @pytest.mark.parametrize("method", ["gptq", "awq", "rotate+gptq"])
     def test_methods(self, method, model, tmp_path, capsys):
         """What is calibrated is verified, part by part, against the checkpoint."""
@@ -188,15 +198,15 @@ def run_packed(checkpoint, scheme: str) -> np.ndarray:
     dtype = torch.bfloat16 if scheme == "bf16" else torch.float32
     options = PackOptions(recipe, dtype)
     model = load_model(checkpoint, torch.float32, CONTEXT)
-    return run(LowbitTransformer(model, options, torch.float16, lambda line: None), LENGTH)
+    return run(LowbitTransformer(model, options, "float16", lambda line: None), LENGTH)
 
 
 def run(decoder, chunk: int) -> np.ndarray:
     """Logits [LENGTH, V] of TOKENS, taken `chunk` at a time."""
-    caches, found = decoder.new_caches(), []
+    session, found = decoder.new_session(), []
     with torch.no_grad():
         for start in range(0, LENGTH, chunk):
             tokens = torch.tensor([TOKENS[start : start + chunk]])
             rows = torch.arange(tokens.shape[1])
-            found.append(decoder(tokens, torch.tensor([start]), rows, caches))
+            found.append(session.read(tokens, start, rows))
     return torch.cat(found).numpy()

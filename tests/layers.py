@@ -58,10 +58,10 @@ def make(layers: tuple[LayerSpec, ...], **change) -> Transformer:
 
 
 def logits(decoder, chunk: int = LENGTH) -> torch.Tensor:
-    tokens, caches, found = tiny.prompt(LENGTH), decoder.new_caches(), []
+    tokens, session, found = tiny.prompt(LENGTH), decoder.new_session(), []
     with torch.no_grad():
         for start in range(0, LENGTH, chunk):
             part = tokens[:, start : start + chunk]
             rows = torch.arange(part.shape[1])
-            found.append(decoder(part, torch.tensor([start]), rows, caches))
+            found.append(session.read(part, start, rows))
     return torch.cat(found)

@@ -26,13 +26,13 @@ def quantized(folder, wanted: Recipe, tokens: Tensor, work: Work, report=lambda 
     transform(model, wanted.linear, report)
     found = apply_method(model, wanted.linear, wanted.embedding, tokens, work, report)
     options = PackOptions(wanted, torch.float32, found)
-    return LowbitTransformer(model, options, torch.float16, lambda line: None)
+    return LowbitTransformer(model, options, "float16", lambda line: None)
 
 
 def log_probabilities(model, windows: Tensor) -> Tensor:
     rows = torch.arange(windows.shape[1])
     with torch.no_grad():
-        logits = [model(w[None], torch.tensor([0]), rows, model.new_caches()) for w in windows]
+        logits = [model.new_session().read(w[None], 0, rows) for w in windows]
     return torch.log_softmax(torch.cat(logits), -1)
 
 

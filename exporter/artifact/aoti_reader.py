@@ -118,7 +118,6 @@ def _artifact(
         f"lowbit::{name.removeprefix('aoti_torch_cpu_')}" if lowbit else name: None
         for name in functions if str(name).startswith("aoti_torch_cpu_")
     }  # fmt: skip
-    shape = tuple(_json_list(metadata, "key_cache_shape"))
     return Artifact(
         path=path,
         kind=kind,
@@ -131,7 +130,6 @@ def _artifact(
         delegates={},
         targets=tuple(_json_list(metadata, "targets")),
         token_scales=any(key in TOKEN_SCALE_SCHEMES for key in recipe_in_metadata(metadata)),
-        cache_shape=shape or None,
         cache_dtype=metadata.get("cache_dtype"),
         planned_bytes=None,
         unknown=tuple(unknown),

@@ -2,7 +2,7 @@
 
 Neither torch nor ExecuTorch is imported. The file is mapped: a weight's bytes are a view, and what
 nobody looks at is not read. Weights have the same canonical names in every format: those of
-`model/matrices.py`, and `table`, `head`, `rope_cos`, `rope_sin`; a bias has `.bias` behind its matrix's name.
+`model/matrices.py`, and `table`, `head`; a bias has `.bias` behind its matrix's name.
 """
 
 import json
@@ -55,8 +55,8 @@ class StoredTensor:
 class Artifact:
     """What a file holds. `sizes` are bytes by part of PARTS and add up to `size`, which for a
     `.so` has the metadata beside it. `operators` and `delegates` map names to the number of calls,
-    None where the format does not tell. `cache_shape` and `planned_bytes` (all that ExecuTorch
-    plans, caches included) are of the program; None where unknown. `unknown` says in words what
+    None where the format does not tell. `planned_bytes` are all that ExecuTorch plans, caches of stock
+    operators included; None where unknown. `unknown` says in words what
     could not be told."""
 
     path: Path
@@ -70,7 +70,6 @@ class Artifact:
     delegates: Mapping[str, int]
     targets: tuple[Mapping, ...]
     token_scales: bool
-    cache_shape: tuple[int, ...] | None
     cache_dtype: str | None
     planned_bytes: int | None
     unknown: tuple[str, ...]

@@ -14,8 +14,9 @@ from pathlib import Path
 from exporter.model.config import ModelConfig
 from exporter.recipe.recipe import Recipe
 
-SCHEMA_VERSION = "4"
+SCHEMA_VERSION = "5"
 TOKENIZER_KEY = "tokenizer"
+STATE_KEY = "state"
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/tokenizer/end_tokens.py writes it
 
 
@@ -80,8 +81,33 @@ class TextMetadata:
 
 
 @dataclass(frozen=True)
+class StateMetadata:
+    """What a program on our operators needs of a state: (key/value heads, head width, rotary embedding or -1)
+    of each layer, the frequencies of each rotary embedding in radians a position, the default type of the
+    caches, the model's own context length, the sessions that a forward takes, and a digest of the weights."""
+
+    layers: tuple[tuple[int, int, int], ...]
+    frequencies: tuple[tuple[float, ...], ...]
+    cache_dtype: str
+    longest_context: int
+    max_segments: int
+    weights_digest: str
+
+    def to_strings(self) -> dict[str, str]:
+        """Return the keys of states."""
+        layers = [dict(zip(("kv_heads", "head_dim", "rope"), layer, strict=True)) for layer in self.layers]
+        return {
+            STATE_KEY: json.dumps({"layers": layers, "frequencies": self.frequencies}),
+            "cache_dtype": self.cache_dtype,
+            "longest_context": str(self.longest_context),
+            "max_segments": str(self.max_segments),
+            "weights_digest": self.weights_digest,
+        }
+
+
+@dataclass(frozen=True)
 class CacheMetadata:
-    """The KV caches that a program of AOTInductor takes as inputs."""
+    """The KV caches that a program of AOTInductor on stock operators takes as inputs."""
 
     count: int
     key_shape: tuple[int, ...]
@@ -135,6 +161,7 @@ class Metadata:
     max_rows: int
     text: TextMetadata
     checkpoint_digest: str
+    state: StateMetadata | None = None  # on our operators
     backend: str | None = None
     caches: CacheMetadata | None = None
     code: CodeMetadata | None = None
@@ -156,7 +183,7 @@ class Metadata:
         }
         if self.backend is not None:
             strings["backend"] = self.backend
-        for part in (self.caches, self.code):
+        for part in (self.state, self.caches, self.code):
             if part is not None:
                 strings |= part.to_strings()
         return strings

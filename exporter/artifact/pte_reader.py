@@ -61,8 +61,6 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
         parts.update(_stock_parts(forward, calls, constants, whole_number(metadata, "head_dim")))
     parts[DELEGATES_PART] = _delegate_bytes(program)
     parts[CODE_PART] = max(0, program.size - _strings(metadata))
-    attention = next((call for call in calls if call.name == "lowbit::attention.out"), None)
-    cache = forward.tensor(attention.arguments[3]) if attention else None
     linear = [call for call in calls if call.name == "lowbit::linear_a8wx.out"]
     return Artifact(
         path=path,
@@ -76,8 +74,7 @@ def read_pte(path: Path, data: memoryview) -> Artifact:
         delegates=dict(Counter(c.name for c in calls if c.delegate).most_common()),
         targets=(),
         token_scales=bool(linear) and forward.boolean(linear[0].arguments[4]),
-        cache_shape=cache.shape if cache else None,
-        cache_dtype=cache.dtype if cache else metadata.get("dtype"),
+        cache_dtype=metadata.get("cache_dtype") or metadata.get("dtype"),
         planned_bytes=sum(forward.planned_bytes()),
         unknown=() if lowbit else _not_ours(bool(parts[DELEGATES_PART])),
     )

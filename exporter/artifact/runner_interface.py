@@ -85,6 +85,33 @@ class Generated(Protocol):
         """Seconds that the forwards of one token took."""
 
 
+class RunnerSession(Protocol):
+    """A conversation's tokens, and what the model remembers of them."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that it has read."""
+
+    @property
+    def position(self) -> int:
+        """The number of its tokens."""
+
+    def rewind(self, position: int) -> None:
+        """Forget the tokens from `position` on. Raises ValueError where there are fewer."""
+
+    def fork(self) -> RunnerSession:
+        """Return a session of the same tokens; memory is shared until one of both goes on.
+
+        Raises ValueError when the model has none left.
+        """
+
+    def save(self) -> bytes:
+        """Return all of it, for `RunnerModel.restore_session` of the same model."""
+
+    def drop(self) -> None:
+        """Give its place to another one."""
+
+
 class RunnerModel(Protocol):
     """An artifact, or a decoder run by PyTorch, that is ready to run."""
 
@@ -95,6 +122,10 @@ class RunnerModel(Protocol):
     @property
     def threads(self) -> int:
         """The number of threads of the native code; 0 where only metadata was read."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a session, as it was loaded."""
 
     @property
     def isa(self) -> str:
@@ -158,6 +189,43 @@ class RunnerModel(Protocol):
         TypeError for an unknown setting.
         """
 
+    def generate_samples(
+        self,
+        prompt_ids: Sequence[int],
+        num_samples: int,
+        steps: int = 0,
+        seed: int | None = None,
+        stop_ids: Sequence[int] | None = None,
+        on_text: Callable[[str], None] | None = None,
+        on_token: Callable[[int], None] | None = None,
+        **sampling: object,
+    ) -> list[Generated]:
+        """Continue `prompt_ids` in `num_samples` ways as `generate` does, the first by `seed`, each further
+        one by the next. They are decoded together, in as many sessions; each is what it would be alone.
+
+        on_text and on_token hear of the first. Raises ValueError when the model has too few sessions.
+        """
+
+    def open_session(self) -> RunnerSession:
+        """Return a new session of those that the model was loaded for. One of them is the model's own from
+        the first call of `forward`, `score`, `generate` or a timing on.
+
+        Raises ValueError when none is left.
+        """
+
+    def restore_session(self, saved: bytes) -> RunnerSession:
+        """Return the session that `RunnerSession.save` gave.
+
+        Raises ValueError where it is damaged, or of another model or cache type.
+        """
+
+    def forward_together(self, turns: Sequence[tuple[RunnerSession, Sequence[int]]]) -> list[np.ndarray]:
+        """Run one forward of several sessions, each with the tokens that it reads next; return the logits
+        float32 [tokens, vocab] of each, to the bit what it would be alone.
+
+        Raises ValueError for a session that is there twice, and for more than a forward takes.
+        """
+
     def time_prefill(self, n_tokens: int, depth: int = 0) -> float:
         """Return the seconds that a prompt of `n_tokens` takes after `depth` others, which are not timed."""
 
@@ -167,7 +235,7 @@ class RunnerModel(Protocol):
 
 @dataclass(frozen=True)
 class RunLimits:
-    """How much a loaded model takes, as its metadata has it."""
+    """How much a loaded model takes."""
 
     context_length: int
     vocab_size: int
@@ -178,10 +246,9 @@ class RunLimits:
     def of(cls, model: RunnerModel) -> RunLimits:
         """Read the limits of `model`."""
         said = model.metadata
-        context, vocabulary, chunk, rows = (
-            int(said[key]) for key in ("context_length", "vocab_size", "max_chunk", "max_rows")
-        )
-        return cls(context, vocabulary, chunk, min(chunk, rows))
+        vocabulary, chunk, rows = (int(said[key]) for key in ("vocab_size", "max_chunk", "max_rows"))
+        chunk = min(chunk, model.context_length)
+        return cls(model.context_length, vocabulary, chunk, min(chunk, rows))
 
 
 class RunnerSampler(Protocol):
@@ -204,7 +271,10 @@ class RunnerSampler(Protocol):
 class RunnerModule(Protocol):
     """A runner's Python module: one of `_et` and `_aoti`, which have the same functions."""
 
-    def load_model(self, path: bytes | str | Path, threads: int, metadata_only: bool) -> RunnerModel:
+    def load_model(
+        self, path: bytes | str | Path, threads: int, metadata_only: bool, context_length: int | None,
+        cache_dtype: str | None, sessions: int,
+    ) -> RunnerModel:  # fmt: skip
         """Load an artifact of the module's backend; see `runners.native.load_artifact`."""
 
     def make_python_model(self, metadata: dict[str, str], forward: Forward, threads: int) -> RunnerModel:

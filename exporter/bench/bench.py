@@ -5,11 +5,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from exporter.artifact.contents import EMBEDDING_PART, Artifact
-from exporter.artifact.memory import cache_bytes
+from exporter.artifact.memory import position_bytes
 from exporter.artifact.reader import read_artifact
 from exporter.bench.worker import DECODE, PREFILL
 from exporter.recipe.recipe import Recipe, parse_recipe
@@ -29,8 +29,22 @@ class Trial:
     depth: int
 
     @property
+    def positions(self) -> int:
+        return self.count + self.depth
+
+    @property
     def name(self) -> str:
         return f"{self.kind}{self.count}" + (f" @ d{self.depth}" if self.depth else "")
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How an artifact is loaded: threads (0: as many as the runner chooses), and what of the cache is chosen
+    (None: the artifact's own)."""
+
+    threads: int
+    context_length: int | None = None
+    cache_dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +101,24 @@ def plan(prompts: Sequence[int], steps: Sequence[int], depths: Sequence[int]) ->
 
 def check_fits(path: Path, artifact: Artifact, tests: Sequence[Trial]) -> None:
     """Raise ValueError for a test that needs more positions than the artifact's context has."""
-    context = artifact.context_length
+    context = artifact.number("longest_context") or artifact.context_length
     for test in tests:
-        needed = test.count + test.depth
-        if context is not None and needed > context:
-            raise ValueError(
-                f"{test.name} needs {needed} positions and the context of {path} has {context}: "
-                f"use smaller -p, -n or -d, or export with --max-seq-length {needed}"
+        if context is not None and test.positions > context:
+            again = "" if "longest_context" in artifact.metadata else (
+                f", or export with --max-seq-length {test.positions}"
             )
+            raise ValueError(
+                f"{test.name} needs {test.positions} positions and the context of {path} has {context}: "
+                f"use smaller -p, -n or -d{again}"
+            )
+
+
+def context_of(artifact: Artifact, tests: Sequence[Trial]) -> int | None:
+    """Return the context that the tests need and at least the artifact's, where it is the program's to
+    choose."""
+    if "longest_context" not in artifact.metadata:
+        return None
+    return max([artifact.context_length or 1, *(test.positions for test in tests)])
 
 
 def bench(
@@ -104,9 +128,10 @@ def bench(
     repetitions: int,
     report: Report,
     worker: Sequence[str] = WORKER,
+    cache_dtype: str | None = None,
 ) -> Iterator[Row]:
     """Measure the artifacts and yield the rows, a process for each artifact and number of threads (0: as many
-    as the runner chooses). `report` takes a line of progress.
+    as the runner chooses). `cache_dtype` None is the artifact's own; `report` takes a line of progress.
 
     Raises ValueError or OSError for files that are missing or damaged and tests that do not fit,
     before anything is measured; and ValueError where a process fails.
@@ -116,15 +141,17 @@ def bench(
         check_fits(path, artifact, tests)
     for path, artifact in artifacts:
         for count in threads:
-            measured = measure(path, tests, count, repetitions, report, worker)
+            context = context_of(artifact, tests)
+            how = Loading(count, context, cache_dtype)
+            measured = measure(path, tests, how, repetitions, report, worker)
             for test, seconds in zip(tests, measured.seconds, strict=True):
-                yield row(path, artifact, test, seconds, measured)
+                yield row(path, artifact, test, seconds, measured, cache_dtype)
 
 
 def measure(
     path: Path,
     tests: Sequence[Trial],
-    threads: int,
+    how: Loading,
     repetitions: int,
     report: Report,
     worker: Sequence[str] = WORKER,
@@ -133,7 +160,7 @@ def measure(
     words where it fails."""
     order = {
         "path": str(path),
-        "threads": threads,
+        **asdict(how),
         "tests": [[test.kind, test.count, test.depth] for test in tests],
         "repetitions": repetitions,
     }
@@ -166,8 +193,9 @@ def measure(
 
 
 def row(
-    path: Path, artifact: Artifact, test: Trial, seconds: Sequence[float], measured: Measured
-) -> Row:
+    path: Path, artifact: Artifact, test: Trial, seconds: Sequence[float], measured: Measured,
+    cache_dtype: str | None = None,
+) -> Row:  # fmt: skip
     """Make the row of one test from the `seconds` of its repetitions."""
     samples = tuple(test.count / one for one in seconds)
     return Row(
@@ -184,18 +212,18 @@ def row(
         deviation=statistics.stdev(samples) if len(samples) > 1 else 0.0,
         samples=samples,
         memory_bytes=measured.memory,
-        bytes_a_token=bytes_a_token(artifact, test),
+        bytes_a_token=bytes_a_token(artifact, test, cache_dtype),
         bandwidth=measured.bandwidth,
     )
 
 
-def bytes_a_token(artifact: Artifact, test: Trial) -> float | None:
+def bytes_a_token(artifact: Artifact, test: Trial, cache_dtype: str | None = None) -> float | None:
     """Return the bytes that a decoded token reads: each linear layer's weights once, and the cache up to the
     mean position. None for prompts, where weights serve many tokens, and where sizes are not known."""
     weights = weight_bytes(artifact)
     if test.kind != DECODE or weights is None:
         return None
-    return weights + (test.depth + test.count / 2) * position_bytes(artifact)
+    return weights + (test.depth + test.count / 2) * (position_bytes(artifact, cache_dtype) or 0)
 
 
 def weight_bytes(artifact: Artifact) -> int | None:
@@ -209,12 +237,6 @@ def weight_bytes(artifact: Artifact) -> int | None:
         for tensor in packed
         if tensor.part() != EMBEDDING_PART or "output" in tensor.names
     )
-
-
-def position_bytes(artifact: Artifact) -> float:
-    """Return the bytes of one position in all layers' keys and values; 0 where the artifact does not tell."""
-    context = artifact.context_length
-    return (cache_bytes(artifact, context) or 0) / context if context else 0.0
 
 
 def scheme_name(metadata: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """Measure one artifact with one number of threads in a process of its own:
 
-    python -m exporter.bench.worker '{"path": ..., "threads": ..., "tests": [[KIND, N, DEPTH], ...],
+    python -m exporter.bench.worker '{"path": ..., "threads": ..., "context_length": ..., "cache_dtype": ...,
+                                      "tests": [[KIND, N, DEPTH], ...],
                                       "repetitions": ...}'
 
 Writes a line of JSON after each step, and `{"error": TEXT}` where it fails. No torch is loaded, so
@@ -39,7 +40,10 @@ def work(order: dict) -> None:
     from exporter.runners import native
 
     before = resident_bytes("VmRSS", native.peak_rss_bytes)
-    model = native.load_artifact(order["path"], threads=order["threads"])
+    model = native.load_artifact(
+        order["path"], threads=order["threads"], context_length=order["context_length"],
+        cache_dtype=order["cache_dtype"],
+    )  # fmt: skip
     say(threads=model.threads, isa=model.isa)
     for kind, count, depth in order["tests"]:
         measure = model.time_prefill if kind == PREFILL else model.time_decode

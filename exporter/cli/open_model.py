@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from exporter.cli.command_line import UsageError
 from exporter.cli.model_options import add_model_options, model_request
+from exporter.recipe.recipe import CACHE_DTYPES
 
 if TYPE_CHECKING:
     from exporter.artifact.runner_interface import RunnerModel
 
 SUFFIXES = (".pte", ".pt2", ".so")
+AT_START = ("max_seq_length", "cache_dtype")  # what an artifact, too, lets the program choose
 
 
 def add_runnable_options(parser: argparse.ArgumentParser) -> None:
@@ -27,18 +29,23 @@ def is_artifact(name: str) -> bool:
     return Path(name).suffix in SUFFIXES and not Path(name).is_dir()
 
 
-def open_model(options: argparse.Namespace) -> "RunnerModel":
+def open_model(options: argparse.Namespace, sessions: int = 1) -> "RunnerModel":
     """Open the artifact `options.model`, or the model of that name run by PyTorch.
 
-    `options` are those of `add_runnable_options`, with model and threads. Raises UsageError for a
-    flag that an artifact cannot follow, ValueError or OSError for the rest.
+    `options` are those of `add_runnable_options`, with model and threads. An artifact has room for `sessions`
+    at a time; PyTorch runs one. Raises UsageError for a flag that an artifact cannot follow, ValueError or
+    OSError for the rest.
     """
     threads = options.threads or 0
     if is_artifact(options.model):
         _refuse_model_flags(options)
         from exporter.runners.native import load_artifact
 
-        return load_artifact(options.model, threads)
+        cache_dtype = CACHE_DTYPES[options.cache_dtype]
+        return load_artifact(
+            options.model, threads, context_length=options.max_seq_length, cache_dtype=cache_dtype,
+            sessions=sessions,
+        )  # fmt: skip
     request = model_request(options.model, options)
     from exporter.pipeline.prepare import prepare
     from exporter.runners.eager import eager_model
@@ -51,7 +58,7 @@ def _refuse_model_flags(options: argparse.Namespace) -> None:
     parser = argparse.ArgumentParser()
     add_runnable_options(parser)
     for name, default in vars(parser.parse_args([])).items():
-        if getattr(options, name) != default:
+        if name not in AT_START and getattr(options, name) != default:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for a MODEL that is not exported yet; "
                 f"{options.model} is an artifact: leave it out"

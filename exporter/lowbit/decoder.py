@@ -4,7 +4,8 @@ Activations are float32. Queries, keys and values are one matrix, and so are gat
 output has the embedding's table where both ask for the same format.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +22,13 @@ from exporter.lowbit.pack import (
     pack_linear,
     pack_output,
 )
+from exporter.lowbit.state import State, StateLayout
 from exporter.model.block import Operations, run_layer
-from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig, Rope
-from exporter.model.decoder import Block, Transformer
+from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig
+from exporter.model.decoder import Block, CacheSession, Transformer
 from exporter.model.matrices import layer_vectors
-from exporter.model.rotary import rope_angles
 from exporter.recipe.model_limits import check_head_widths
 from exporter.util.progress import Progress, Report
-
-BLOCK = 16  # positions in a block of the cache
 
 
 class LowbitBlock(nn.Module):
@@ -54,13 +53,13 @@ class LowbitBlock(nn.Module):
 
 @dataclass(frozen=True)
 class LowbitOperations:
-    """A layer's operations as `torch.ops.lowbit` has them, with its rotary tables and its caches."""
+    """A layer's operations as `torch.ops.lowbit` has them; `number` is the layer's in the state, of which
+    `state` int64 [1] is the handle. `segments` int64 [S, 2] are those of the forward."""
 
     block: LowbitBlock
-    start_pos: Tensor
-    rope: tuple[Tensor | None, Tensor | None]  # cos and sin; None of a layer that rotates nothing
-    k_cache: Tensor
-    v_cache: Tensor
+    number: int
+    segments: Tensor
+    state: Tensor
 
     def norm(self, name: str, x_TD: Tensor) -> Tensor:
         return torch.ops.lowbit.rms_norm(x_TD, self.block.get_buffer(name), self.block.eps)
@@ -68,9 +67,9 @@ class LowbitOperations:
     def attend(self, qkv: Tensor) -> Tensor:
         spec, vectors = self.block.layer.attention, dict(self.block.named_buffers(recurse=False))
         return torch.ops.lowbit.attention(
-            qkv, *self.rope, self.k_cache, self.v_cache, self.start_pos,
+            qkv, self.segments, self.state,
             vectors.get("q_norm"), vectors.get("k_norm"), vectors.get("sinks"),
-            spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.window or 0,
+            self.number, spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.window or 0,
             spec.rope is not None and spec.rope.interleaved, spec.gated,
             self.block.eps, score_scale(spec), spec.softcap or 0.0,
         )  # fmt: skip
@@ -82,17 +81,17 @@ class LowbitOperations:
 
 
 class LowbitTransformer(nn.Module):
-    """`Transformer` with the same `forward`; its caches are those of `cache_shape`."""
+    """`Transformer` on packed weights, for tokens of several sessions of a `State`."""
 
     def __init__(
-        self, model: Transformer, options: PackOptions, cache_dtype: torch.dtype, report: Report
+        self, model: Transformer, options: PackOptions, cache_dtype: str, report: Report
     ):
         super().__init__()
         ops.load()
         config = self.config = model.config
         check_head_widths(config)
-        self.max_seq_length = model.max_seq_length
-        self.cache_dtype = cache_dtype
+        self.max_seq_length = model.max_seq_length  # of its sessions, where nobody says otherwise
+        self.cache_dtype = cache_dtype  # the same; one of CACHE_TYPES
         layers, progress = [], Progress(config.n_layers)
         for i in range(config.n_layers):
             layers.append(pack_block(model.layers[i], config, options, i))
@@ -102,32 +101,54 @@ class LowbitTransformer(nn.Module):
         self.output, table = pack_output(model, options, report)
         self.register_buffer("table", table)
         self.register_buffer("norm", float_copy(model.norm.weight))
-        self.rope_names = [rope_names(config, layer.attention.rope) for layer in config.layers]
-        for name, table in rotary_tables(config, self.max_seq_length).items():
-            self.register_buffer(name, table)
 
-    def forward(
-        self, tokens: Tensor, start_pos: Tensor, rows: Tensor, caches: Sequence[Tensor]
-    ) -> Tensor:
-        """As `Transformer.forward`."""
+    def forward(self, tokens: Tensor, segments: Tensor, rows: Tensor, state: Tensor) -> Tensor:
+        """Logits of some tokens of a forward.
+
+        Args:
+            tokens: int64 [1, T], those of all segments, one after the other.
+            segments: int64 [S, 2], the session and the number of tokens of each.
+            rows: int64 [R], which of the T tokens' logits to compute.
+            state: int64 [1], the handle of a state of `state_layout()`.
+
+        Returns: float32 [R, V].
+        """
         lowbit, config = torch.ops.lowbit, self.config
         x_TD = embed(config, self.table, tokens)
         for i, block in enumerate(self.layers):
-            rope = tuple(None if name is None else self.get_buffer(name) for name in self.rope_names[i])
-            ops = LowbitOperations(block, start_pos, rope, *caches[2 * i : 2 * i + 2])
-            x_TD = block(x_TD, ops)
+            x_TD = block(x_TD, LowbitOperations(block, i, segments, state))
         x_RD = lowbit.rms_norm(lowbit.select_rows(x_TD, rows), self.norm, config.norm_eps)
         if self.head is not None:
             x_RD = self.head(x_RD)
         return self.output(x_RD)
 
-    def new_caches(self) -> list[Tensor]:
-        length, dtype = self.max_seq_length, self.cache_dtype
-        shapes = [cache_shape(layer.attention, length, dtype) for layer in self.config.layers]
-        return [torch.zeros(shape, dtype=dtype) for shape in shapes for _ in range(2)]
+    def state_layout(self) -> StateLayout:
+        return StateLayout.of(self.config)
+
+    def new_session(self) -> "StateSession":
+        return StateSession(self)
+
+
+class StateSession:
+    """One conversation with a `LowbitTransformer`, alone in a state of its own."""
+
+    def __init__(self, model: LowbitTransformer):
+        self.model = model
+        self._state = State(model.state_layout(), model.max_seq_length, model.cache_dtype)
+        self._session = self._state.open()
+
+    def read(
+        self, tokens: Tensor, start: int, rows: Tensor, forward: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """As `CacheSession.read`."""
+        self._state.rewind(self._session, start)
+        segments = torch.tensor([[self._session, tokens.shape[1]]])
+        with self._state.forward(segments):
+            return (forward or self.model)(tokens, segments, rows, self._state.tensor)
 
 
 Decoder = Transformer | LowbitTransformer
+DecoderSession = CacheSession | StateSession
 
 
 def embed(config: ModelConfig, table: Tensor, tokens: Tensor) -> Tensor:
@@ -144,11 +165,13 @@ def layout_version(model: nn.Module) -> int:
     return max(found)
 
 
-def cache_shape(spec: AttentionSpec, length: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """[K, blocks, elements of a block]: `kernels/lowbit.h`, Cache."""
-    padded = -(-spec.head_dim // 16) * 16
-    scales = 4 * BLOCK if dtype == torch.int8 else 0
-    return spec.n_kv_heads, -(-length // BLOCK), BLOCK * padded + scales
+def weights_digest(model: nn.Module) -> str:
+    """The SHA-256 of all buffers of `model` by name: two models of one digest give the same logits."""
+    digest = hashlib.sha256()
+    for name, buffer in sorted(model.named_buffers()):
+        digest.update(f"{name} {tuple(buffer.shape)} {buffer.dtype}".encode())
+        digest.update(buffer.contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def score_scale(spec: AttentionSpec) -> float:
@@ -157,30 +180,6 @@ def score_scale(spec: AttentionSpec) -> float:
     if spec.scale is not None:
         return spec.scale
     return float(np.float32(1) / np.sqrt(np.float32(spec.head_dim)))
-
-
-def rope_names(config: ModelConfig, rope: Rope | None) -> tuple[str, str] | tuple[None, None]:
-    """The names of a rotation's tables; a model's second one has _1 behind its names, and so on."""
-    if rope is None:
-        return None, None
-    number = config.ropes().index(rope)
-    suffix = f"_{number}" if number else ""
-    return f"rope_cos{suffix}", f"rope_sin{suffix}"
-
-
-def rotary_names(config: ModelConfig) -> list[str]:
-    """Return the name of every rotary table."""
-    return [name for rope in config.ropes() for name in rope_names(config, rope)]
-
-
-def rotary_tables(config: ModelConfig, length: int) -> dict[str, Tensor]:
-    """The tables of `rope_names`, float32 [length, width / 2]."""
-    tables = {}
-    for rope in config.ropes():
-        angles = rope_angles(rope, length)
-        cos, sin = rope_names(config, rope)
-        tables |= {cos: angles.cos(), sin: angles.sin()}
-    return tables
 
 
 def pack_block(block: Block, config: ModelConfig, options: PackOptions, number: int) -> LowbitBlock:

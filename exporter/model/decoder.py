@@ -11,7 +11,7 @@ Sources: Llama (arXiv 2302.13971), grouped-query attention (2305.13245), sliding
 2310.06825), soft cap (Gemma 2, 2408.00118), sinks (2309.17453; learned ones as in gpt-oss).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -238,6 +238,9 @@ class Transformer(nn.Module):
         """Zeroed caches in the dtype the model computes in: that of a norm, never quantized."""
         return new_caches(self.config, self.max_seq_length, self.norm.weight.dtype)
 
+    def new_session(self) -> "CacheSession":
+        return CacheSession(self)
+
     def _register_tables(self, turn: "_Turn", length: int) -> None:
         if turn in self._tables:
             return
@@ -247,6 +250,23 @@ class Transformer(nn.Module):
         for name, table in zip(names, (cos, sin, quarter_turn(turn.rope, turn.head_dim)), strict=True):
             self.register_buffer(name, table, persistent=False)
         self._tables[turn] = names
+
+
+class CacheSession:
+    """One conversation with a `Transformer`: its caches, of the positions that were read."""
+
+    def __init__(self, model: Transformer):
+        self.model, self._caches = model, model.new_caches()
+
+    def read(
+        self, tokens: Tensor, start: int, rows: Tensor, forward: Callable[..., Tensor] | None = None
+    ) -> Tensor:
+        """Return the logits float32 [R, V] of `rows` int64 [R] of the chunk `tokens` int64 [1, T], which
+        stands at the positions from `start` on; those before it were read.
+
+        `forward` stands in for the model: compiled, for instance.
+        """
+        return (forward or self.model)(tokens, torch.tensor([start]), rows, self._caches)
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,19 @@ from torch import Tensor
 from exporter.model.config import Rope, RopeScaling
 
 
-def rope_angles(rope: Rope, length: int) -> Tensor:
-    """The rotation of each pair at each position, float32 [length, width / 2]; always on the CPU."""
+def rope_frequencies(rope: Rope) -> Tensor:
+    """The rotation of each pair from one position to the next in radians, float32 [width / 2]; always on the
+    CPU."""
     with torch.device("cpu"):
         exponents = torch.arange(0, rope.width, 2, dtype=torch.int64).float() / rope.width
         frequencies = 1.0 / (rope.theta**exponents)
-        if rope.scaling is not None:
-            frequencies = scale_frequencies(frequencies, rope.scaling)
-        return torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+        return frequencies if rope.scaling is None else scale_frequencies(frequencies, rope.scaling)
+
+
+def rope_angles(rope: Rope, length: int) -> Tensor:
+    """The rotation of each pair at each position, float32 [length, width / 2]; always on the CPU."""
+    with torch.device("cpu"):
+        return torch.outer(torch.arange(length, dtype=torch.float32), rope_frequencies(rope))
 
 
 def scale_frequencies(frequencies: Tensor, scaling: RopeScaling) -> Tensor:

@@ -17,6 +17,7 @@ from exporter.util.progress import note, stage
 
 if TYPE_CHECKING:
     from exporter.lowbit.decoder import Decoder
+    from exporter.model.decoder import Transformer
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _write_recipe(prepared: Prepared, outputs: OutputPaths) -> None:
 def _to_executorch(model: "Decoder", metadata: Metadata, path: Path) -> None:
     from exporter.lower.program import export_buffer_caches, export_functional
 
-    with stage("torch.export with cache buffers"):
+    with stage("torch.export"):
         lowbit = metadata.delegate == LOWBIT
         program = export_functional(model) if lowbit else export_buffer_caches(model)
     with stage("lowering to ExecuTorch"):
@@ -113,24 +114,31 @@ def _to_executorch(model: "Decoder", metadata: Metadata, path: Path) -> None:
 
 
 def _to_aoti(model: "Decoder", metadata: Metadata, options: AotiOptions) -> None:
-    from exporter.lower.program import export_input_caches
+    from exporter.lower.program import export_input_caches, export_stateful
     from exporter.lower.to_aoti import lower
 
-    with stage("torch.export with cache inputs"):
-        program = export_input_caches(model)
-    keys, values = model.new_caches()[:2]
-    caches = CacheMetadata(
-        count=2 * model.config.n_layers,
-        key_shape=tuple(keys.shape),
-        value_shape=tuple(values.shape),
-        dtype=str(keys.dtype).removeprefix("torch."),
-    )
-    metadata = replace(metadata, backend=AOTI, caches=caches)
+    metadata = replace(metadata, backend=AOTI)
+    with stage("torch.export"):
+        if metadata.delegate == LOWBIT:
+            program = export_stateful(model)
+        else:
+            program = export_input_caches(model)
+            metadata = replace(metadata, caches=_caches_of(model))
     with stage("compiling with AOTInductor"):
         lower(program, metadata, options)
     for path in (options.package, options.library):
         if path is not None:
             _announce(path)
+
+
+def _caches_of(model: "Transformer") -> CacheMetadata:
+    keys, values = model.new_caches()[:2]
+    return CacheMetadata(
+        count=2 * model.config.n_layers,
+        key_shape=tuple(keys.shape),
+        value_shape=tuple(values.shape),
+        dtype=str(keys.dtype).removeprefix("torch."),
+    )
 
 
 def _announce(path: Path) -> None:

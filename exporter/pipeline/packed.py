@@ -47,7 +47,7 @@ class Job:
     checkpoint_digest: str
     load: Callable[[], Transformer]
     dtype: torch.dtype
-    cache_dtype: torch.dtype
+    cache_dtype: str  # of what is run eagerly, and the default of what is exported
     backends: tuple[str, ...]  # what it is lowered to; none: run eagerly
 
 
@@ -307,9 +307,8 @@ def _program_bytes(job: Job, model: Transformer) -> int:
 
 
 def _float_bytes(model: Transformer) -> int:
-    """Count the bytes of norms, biases, rotary tables and the small matrix before the output."""
+    """Count the bytes of norms, biases and the small matrix before the output."""
     config = model.config
     vectors = sum(vector.size for vector in model_vectors(config).values())
     biases = sum(matrix.rows for matrix in model_matrices(config).values() if matrix.bias)
-    rope = 4 * model.max_seq_length * sum(rope.width for rope in config.ropes())
-    return 4 * (vectors + biases) + rope + (0 if model.head is None else model.head.weight.numel() * 2)
+    return 4 * (vectors + biases) + (0 if model.head is None else model.head.weight.numel() * 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter import __version__
-from exporter.artifact.metadata import Metadata, TextMetadata, Versions
+from exporter.artifact.metadata import Metadata, StateMetadata, TextMetadata, Versions
 from exporter.model.generation_settings import sampling_settings
 from exporter.pipeline.model_request import ModelRequest, ModelSource
 from exporter.recipe.model_limits import check_model
@@ -16,11 +16,12 @@ from exporter.util.progress import note, stage
 
 if TYPE_CHECKING:
     from exporter.checkpoint.checkpoint import Checkpoint
-    from exporter.lowbit.decoder import Decoder
+    from exporter.lowbit.decoder import Decoder, LowbitTransformer
     from exporter.quality.checkpointing import Work
     from exporter.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_CONTEXT = 2048
+LONGEST_CONTEXT = 1 << 20  # of a state (kernels/state/layout.h)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     lowbit = form.delegate == LOWBIT
     context = form.max_seq_length or min(DEFAULT_CONTEXT, checkpoint.config.context_length)
 
-    recipe, work, measured, operators = form.recipe, None, {}, ""
+    recipe, work, measured, operators, state = form.recipe, None, {}, "", None
     if lowbit:
         from exporter.lowbit import ops
         from exporter.pipeline.packed import Job, packed
@@ -155,11 +156,12 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         job = Job(
             request, described.tokenizer, checkpoint.digest,
             lambda: stream_model(checkpoint, context),
-            getattr(torch, dtype), getattr(torch, form.cache_dtype or _cache_dtype(recipe, dtype)),
+            getattr(torch, dtype), form.cache_dtype or _cache_dtype(recipe, dtype),
             backends,
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
         operators = str(ops.interface_version())
+        state = _state_metadata(model)
         if work is not None and not backends:  # nothing is written that could fail yet
             work.remove()
             work = None
@@ -191,8 +193,24 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         max_rows=bounds.max_rows,
         text=described.text,
         checkpoint_digest=checkpoint.digest,
+        state=state,
     )
     return Prepared(model, metadata, work, measured)
+
+
+def _state_metadata(model: "LowbitTransformer") -> StateMetadata:
+    from exporter.lowbit.decoder import weights_digest
+    from exporter.lower.program import forward_limits
+
+    layout = model.state_layout()
+    return StateMetadata(
+        layers=tuple((layer.kv_heads, layer.head_dim, layer.rope) for layer in layout.layers),
+        frequencies=layout.frequencies,
+        cache_dtype=model.cache_dtype,
+        longest_context=min(model.config.context_length, LONGEST_CONTEXT),
+        max_segments=forward_limits(model).max_segments,
+        weights_digest=weights_digest(model),
+    )
 
 
 def _cache_dtype(recipe: Recipe, dtype: str) -> str:

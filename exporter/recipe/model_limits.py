@@ -14,7 +14,7 @@ def check_model(config: ModelConfig, recipe: Recipe, backends: tuple[str, ...], 
         check_rotation(config)
     if delegate == LOWBIT:
         check_head_widths(config)
-    if AOTI in backends:
+    elif AOTI in backends:
         check_caches(config)
 
 
@@ -40,11 +40,13 @@ def check_head_widths(config: ModelConfig) -> None:
 
 
 def check_caches(config: ModelConfig) -> None:
-    """Raise ValueError for layers whose caches differ, of which an AOTInductor artifact knows one shape."""
+    """Raise ValueError for layers whose caches differ, of which an AOTInductor artifact on stock operators
+    knows one shape."""
     specs = (layer.attention for layer in config.layers)
     shapes = sorted({(spec.n_kv_heads, spec.head_dim) for spec in specs})
     if len(shapes) > 1:
         named = " and ".join(f"{heads} key-value heads of width {width}" for heads, width in shapes)
         raise ValueError(
-            f"layers with {named}: a .pt2 or .so has caches of one shape for all layers; use --output-pte"
+            f"layers with {named}: a .pt2 or .so on stock operators has caches of one shape for all layers; "
+            "use --delegate lowbit or --output-pte"
         )

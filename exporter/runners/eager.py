@@ -4,7 +4,7 @@
 length (gpt-fast's and torchchat's meaning of them).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from exporter.artifact.runner_interface import Forward, RunnerModel
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from exporter.lowbit.decoder import DecoderSession
     from exporter.pipeline.prepare import Prepared
 
 
 def eager_model(
     prepared: "Prepared", compile: bool = False, compile_prefill: bool = False, threads: int = 0
 ) -> RunnerModel:
-    """Make a model whose forward is `prepared.model`, with caches of its own.
+    """Make a model whose forward is `prepared.model`, of one session.
 
     Args:
         compile: run the forward of one token through torch.compile, at its first call.
@@ -36,7 +37,7 @@ def eager_model(
 
     if threads:
         torch.set_num_threads(threads)
-    decoder, caches = prepared.model, prepared.model.new_caches()
+    decoder = prepared.model
     one = many = decoder
     if compile or compile_prefill:
         compiler = InductorCompiler.make_for_process()
@@ -44,7 +45,7 @@ def eager_model(
             one = _compiled(decoder, compiler, dynamic=False)
         if compile_prefill:
             many = _compiled(decoder, compiler, dynamic=True)
-    forward = _forward(one, many, caches)
+    forward = _forward(decoder.new_session(), one, many)
     return make_python_model(prepared.metadata.to_strings(), forward, threads)
 
 
@@ -63,16 +64,16 @@ def _compiled(
 
 
 def _forward(
-    one: Callable[..., "Tensor"], many: Callable[..., "Tensor"], caches: Sequence["Tensor"]
+    session: "DecoderSession", one: Callable[..., "Tensor"], many: Callable[..., "Tensor"]
 ) -> Forward:
     import torch
 
     def forward(tokens: "np.ndarray", start_pos: int, rows: "np.ndarray") -> "np.ndarray":
         decoder = one if len(tokens) == 1 else many
-        inputs = (torch.from_numpy(tokens)[None], torch.tensor([start_pos]), torch.from_numpy(rows))
+        ids, wanted = torch.from_numpy(tokens)[None], torch.from_numpy(rows)
         try:
             with torch.no_grad():
-                return decoder(*inputs, caches).contiguous().numpy()
+                return session.read(ids, start_pos, wanted, decoder).contiguous().numpy()
         except RuntimeError as error:
             line = str(error).partition("\n")[0]
             if not line.startswith("lowbit::"):

@@ -22,19 +22,31 @@ ZIP_MAGIC, ELF_MAGIC = b"PK\x03\x04", b"\x7fELF"
 EXECUTORCH_MAGIC_AT, EXECUTORCH_MAGIC = 4, b"ET"
 
 
-def load_artifact(path: Path | str, threads: int = 0, metadata_only: bool = False) -> RunnerModel:
+def load_artifact(
+    path: Path | str,
+    threads: int = 0,
+    metadata_only: bool = False,
+    context_length: int | None = None,
+    cache_dtype: str | None = None,
+    sessions: int = 1,
+) -> RunnerModel:
     """Load the artifact `path` (.pte, .pt2 or .so).
 
     Args:
         threads: how many the native code uses; 0: OMP_NUM_THREADS, else this machine's cores.
         metadata_only: read metadata and tokenizer, and not the code, which may be another machine's.
+        context_length: most tokens of a session; None: the artifact's.
+        cache_dtype: float32, float16 or int8; None: the artifact's.
+        sessions: how many there can be at a time. Memory for all is asked for, and taken as they grow.
 
     Raises FileNotFoundError when the file is missing or the library that runs it is not built, and
     ValueError, with the runner's line, when it cannot be loaded.
     """
     backend = backend_of(Path(path))
     # Bytes: a file's name need not be text.
-    return _library(backend).load_model(os.fsencode(path), threads, metadata_only)
+    return _library(backend).load_model(
+        os.fsencode(path), threads, metadata_only, context_length, cache_dtype, sessions
+    )
 
 
 def make_python_model(metadata: Mapping[str, str], forward: Forward, threads: int = 0) -> RunnerModel:

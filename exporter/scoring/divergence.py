@@ -173,11 +173,11 @@ def _error(values: np.ndarray) -> float:
 
 
 class DecoderLogits:
-    """`WindowLogits` of a decoder run eagerly; its caches are used again from window to window."""
+    """`WindowLogits` of a decoder run eagerly; its session is used again from window to window."""
 
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
-        self._caches = decoder.new_caches()
+        self._session = decoder.new_session()
 
     @property
     def vocab_size(self) -> int:
@@ -188,9 +188,7 @@ class DecoderLogits:
         for start, end, wanted in passes(window, TARGETS_AT_ONCE, TARGETS_AT_ONCE):
             rows = torch.arange(end - start) if wanted else torch.tensor([end - start - 1])
             with torch.inference_mode():
-                logits = self.decoder(
-                    tokens[:, start:end], torch.tensor([start]), rows, self._caches
-                )
+                logits = self._session.read(tokens[:, start:end], start, rows)
             if wanted:
                 yield logits
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from exporter.artifact.contents import SO, Artifact, StoredTensor, stored_recipe
-from exporter.artifact.memory import Memory
-from exporter.artifact.metadata import TOKEN_SOURCES_KEY, source_lines
+from exporter.artifact.memory import CACHE_TYPES, Memory, position_bytes
+from exporter.artifact.metadata import STATE_KEY, TOKEN_SOURCES_KEY, source_lines
 from exporter.recipe.schemes import LOWBIT
 
-_LISTED_ELSEWHERE = ("weights", "host_functions", "targets", TOKEN_SOURCES_KEY)  # of the metadata
+_LISTED_ELSEWHERE = ("weights", "host_functions", "targets", STATE_KEY, TOKEN_SOURCES_KEY)  # of the metadata
 MISSING = "(none)"
 
 
@@ -30,6 +30,7 @@ def facts(artifact: Artifact, memory: Memory) -> dict:
         "bits_per_linear_weight": artifact.linear_bits(),
         "memory": {
             "context": memory.context,
+            "sessions": memory.sessions,
             "file": memory.file,
             "cache": memory.cache,
             "activations": memory.activations,
@@ -80,6 +81,7 @@ def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
         ("scheme", scheme(artifact)),
         ("size", size),
         ("memory", _memory(memory)),
+        ("cache", _cache(artifact)),
         ("runs on", cpu(artifact)),
         ("delegate", artifact.delegate or "not recorded"),
     ):
@@ -220,9 +222,27 @@ def _memory(memory: Memory) -> str:
     unknown = "not known"
     cache = unknown if memory.cache is None else _mb(memory.cache)
     activations = unknown if memory.activations is None else _mb(memory.activations)
+    positions = f"{memory.context} positions"
+    if memory.sessions > 1:
+        positions = f"{memory.sessions} sessions of {positions}"
     return (
-        f"{_mb(memory.total)} at {memory.context} positions: file {_mb(memory.file)}, cache {cache}"
+        f"{_mb(memory.total)} at {positions}: file {_mb(memory.file)}, cache {cache}"
         f", activations {activations}, runner {_mb(memory.runner)}"
+    )
+
+
+def _cache(artifact: Artifact) -> str:
+    """Say what a choice at the start costs: bytes of a position and session, for each type of cache."""
+    if artifact.delegate != LOWBIT:
+        return f"in the graph: {artifact.cache_dtype or 'of a type not known'}, one session"
+    costs = {dtype: position_bytes(artifact, dtype) for dtype in CACHE_TYPES}
+    if None in costs.values():
+        return "not known"
+    said = ", ".join(f"{dtype} {size / 1e3:.1f}" for dtype, size in costs.items())
+    default, longest = artifact.cache_dtype, artifact.metadata.get("longest_context", "?")
+    return (
+        f"KB a position and session: {said}; --cache-dtype chooses ({default} if not), "
+        f"--max-seq-length up to {longest}"
     )
 
 

@@ -57,11 +57,11 @@ class Greedy:
 
 def float_logits(model: Transformer, ids: Sequence[int]) -> Iterator[Tensor]:
     """Yield float32 logits [at most _ROWS, V] of every position."""
-    caches = model.new_caches()
+    session = model.new_session()
     for start in range(0, len(ids), _ROWS):
         part = torch.tensor([ids[start : start + _ROWS]])
         with torch.inference_mode():
-            yield model(part, torch.tensor([start]), torch.arange(part.shape[1]), caches)
+            yield session.read(part, start, torch.arange(part.shape[1]))
 
 
 def native_logits(native: RunnerModel, ids: Sequence[int]) -> np.ndarray:
@@ -115,12 +115,12 @@ def _compared(expected: Tensor, actual: Tensor) -> tuple[np.ndarray, ...]:
 
 def greedy(model: Transformer, native: RunnerModel, prompt: Sequence[int], steps: int) -> Greedy:
     """Continue a prompt greedily by the float model; the artifact reads the same tokens."""
-    caches, ids = model.new_caches(), list(prompt)
+    session, ids = model.new_session(), list(prompt)
     part, start = ids, 0
     with torch.inference_mode():
         for _ in range(steps):
             rows = torch.tensor([len(part) - 1])
-            logits = model(torch.tensor([part]), torch.tensor([start]), rows, caches)
+            logits = session.read(torch.tensor([part]), start, rows)
             start += len(part)
             part = [int(logits[0].argmax())]
             ids += part

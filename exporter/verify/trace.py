@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from exporter.artifact.contents import Artifact, StoredTensor, stored_recipe
-from exporter.lowbit.decoder import LowbitBlock, LowbitOperations, cache_shape, embed, rope_names
+from exporter.lowbit.decoder import LowbitBlock, LowbitOperations, embed
 from exporter.lowbit.pack import PackedLinear, linear_kind
+from exporter.lowbit.state import State, StateLayout
 from exporter.model.block import BRANCHES, run_branch
 from exporter.model.decoder import Transformer
 from exporter.model.matrices import layer_matrices, layer_vectors
@@ -61,13 +62,16 @@ def trace(
         caches = model.new_caches()
         for i, block in enumerate(model.layers):
             ops = model.operations(block, positions, shared, caches[2 * i : 2 * i + 2])
-            stored, stored_ops = rebuilt.layer(i)
-            for name, branch in BRANCHES.items():
-                added = run_branch(branch(block.layer, ops, x), block.linear)
-                turned = branch(block.layer, stored_ops, rebuilt.turned(x))
-                actual = rebuilt.turned_back(run_branch(turned, stored.linear))
-                found.append(_part(f"layers.{i}.{name}", added, actual))
-                x = x + added
+            stored, state = rebuilt.layer(i), rebuilt.state(i)
+            segments = torch.tensor([[state.open(), len(tokens)]])
+            stored_ops = LowbitOperations(stored, 0, segments, state.tensor)
+            with state.forward(segments):
+                for name, branch in BRANCHES.items():
+                    added = run_branch(branch(block.layer, ops, x), block.linear)
+                    turned = branch(block.layer, stored_ops, rebuilt.turned(x))
+                    actual = rebuilt.turned_back(run_branch(turned, stored.linear))
+                    found.append(_part(f"layers.{i}.{name}", added, actual))
+                    x = x + added
             report(f"  traced layer {i + 1} of {config.n_layers}")
         found.append(_part("output", model.output(model.norm(x)), rebuilt.output(x)))
     return found
@@ -116,25 +120,24 @@ class _Rebuilt:
         self._artifact, self._config = artifact, model.config
         self._weights_only = any(key in WEIGHT_ONLY_SCHEMES for key in stored_recipe(artifact))
         self._turn = _rotation(artifact, model)
-        self._cache_dtype = getattr(torch, artifact.cache_dtype or "float32")
+        self._cache_dtype = artifact.cache_dtype or "float32"
         self._length = int(artifact.metadata["context_length"])
 
     def embed(self, tokens: Tensor) -> Tensor:
         table = as_bytes(self._artifact.weight("table"))
         return self.turned_back(embed(self._config, table, tokens))
 
-    def layer(self, number: int) -> tuple[LowbitBlock, LowbitOperations]:
-        """Rebuild a layer and its operations, at position 0 of empty caches."""
+    def layer(self, number: int) -> LowbitBlock:
         config, layer = self._config, self._config.layers[number]
         matrices, vectors = layer_matrices(layer, config.dim), layer_vectors(layer, config.dim)
         linears = {matrix.name: self._linear(f"layers.{number}.{matrix.name}") for matrix in matrices}
         vectors = {vector.name: self._float(f"layers.{number}.{vector.name}") for vector in vectors}
-        block = LowbitBlock(layer, config.norm_eps, linears, vectors)
-        names = rope_names(config, layer.attention.rope)
-        rope = tuple(None if name is None else self._float(name) for name in names)
-        shape = cache_shape(layer.attention, self._length, self._cache_dtype)
-        caches = (torch.zeros(shape, dtype=self._cache_dtype) for _ in range(2))
-        return block, LowbitOperations(block, torch.tensor([0]), rope, *caches)
+        return LowbitBlock(layer, config.norm_eps, linears, vectors)
+
+    def state(self, number: int) -> State:
+        """A state of that layer alone."""
+        layout = StateLayout.of_layers([self._config.layers[number]], self._config.ropes())
+        return State(layout, self._length, self._cache_dtype)
 
     def output(self, x_TD: Tensor) -> Tensor:
         x_TD = torch.ops.lowbit.rms_norm(self.turned(x_TD), self._float("norm"), self._config.norm_eps)

@@ -8,6 +8,7 @@ original must be between WEIGHT_GAIN's bounds times as long, in every panel of 1
 gain is the scales' own, of that, and the error follows from the scales without a factor.
 """
 
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor
 
 from exporter.artifact.contents import UNNAMED, Artifact, StoredTensor
+from exporter.artifact.metadata import STATE_KEY
 from exporter.formats.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader
-from exporter.lowbit.decoder import rotary_names, rotary_tables
+from exporter.lowbit.state import LayerLayout, StateLayout
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import Matrix, model_matrices, model_vectors
 from exporter.recipe.methods import Method, parse_method
@@ -98,7 +100,7 @@ def transformed(artifact: Artifact) -> str | None:
 def check_names(artifact: Artifact, config: ModelConfig) -> None:
     """Raise ValueError where the artifact's named weights are not those of a model of `config`."""
     matrices = model_matrices(config)
-    known = {"table", "head", *matrices, *model_vectors(config), *rotary_names(config)}
+    known = {"table", "head", *matrices, *model_vectors(config)}
     known |= {f"{name}.bias" for name, matrix in matrices.items() if matrix.bias}
     found = [name for tensor in artifact.weights for name in tensor.names if not name.startswith(UNNAMED)]
     unknown = [name for name in found if name not in known]
@@ -159,20 +161,17 @@ def weight_checks(errors: Sequence[WeightError]) -> Iterator[Check]:
 def constant_checks(
     artifact: Artifact, state: Mapping[str, Tensor], config: ModelConfig, rescaled: bool
 ) -> Iterator[Check]:
-    """Check norms, biases and rotary tables, which are stored as they are. `rescaled`: norms and biases hold
-    a method's scales and are not compared."""
+    """Check norms and biases, which are stored as they are, and what the artifact says of its state.
+    `rescaled`: norms and biases hold a method's scales and are not compared."""
+    if STATE_KEY in artifact.metadata:
+        yield _state_check(artifact.metadata[STATE_KEY], StateLayout.of(config))
     wrong, count = [], 0
-    matrices, vectors, tables = model_matrices(config), model_vectors(config), {}
+    matrices, vectors = model_matrices(config), model_vectors(config)
     for tensor in artifact.weights:
         name = tensor.name
-        if tensor.packed is not None or name.startswith(UNNAMED):
+        if rescaled or tensor.packed is not None or name.startswith(UNNAMED):
             continue
-        if "rope_" in name:
-            tables = tables or rotary_tables(config, tensor.shape[0])
-            expected = tables[name]
-        elif rescaled:
-            continue
-        elif name.endswith(".bias"):
+        if name.endswith(".bias"):
             expected = _bias(matrices[name.removesuffix(".bias")], state)
         else:
             expected = state[vectors[name].parameter]
@@ -185,10 +184,28 @@ def constant_checks(
         yield check(name, False, "other values", "the checkpoint's",
                     "its values are not the checkpoint's")  # fmt: skip
     if count > len(wrong):
-        yield check("norms, biases and rotary tables", True, f"{count - len(wrong)} of {count}",
+        yield check("norms and biases", True, f"{count - len(wrong)} of {count}",
                     "the checkpoint's")  # fmt: skip
     elif not count:
-        yield skipped("norms, biases and rotary tables", "the artifact does not show them")
+        yield skipped("norms and biases", "the artifact does not show them")
+
+
+def _state_check(said: str, expected: StateLayout) -> Check:
+    name = "heads and rotary frequencies of the state"
+    try:
+        state = json.loads(said)
+        layers = tuple(LayerLayout(**layer) for layer in state["layers"])
+        found = StateLayout(layers, tuple(tuple(map(float, each)) for each in state["frequencies"]))
+    except (KeyError, TypeError, ValueError):
+        return check(name, False, "damaged", "the checkpoint's")
+    alike = found.layers == expected.layers and [len(each) for each in found.frequencies] == [
+        len(each) for each in expected.frequencies
+    ]
+    alike = alike and all(
+        np.allclose(a, b, rtol=1e-6)
+        for a, b in zip(found.frequencies, expected.frequencies, strict=True)
+    )
+    return check(name, alike, "as the checkpoint's" if alike else "other values", "the checkpoint's")
 
 
 def unpack(tensor: StoredTensor) -> Tensor:

@@ -5,8 +5,11 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <memory>
+#include <utility>
 
 #include "kernels/bindings/operators.h"
+#include "kernels/state/state.h"
 
 namespace lowbit {
 namespace {
@@ -109,40 +112,6 @@ HeadNorm check_norm(const char* op, const char* name, const TensorRef* weight, i
   return {data<const float>(*weight), by_head};
 }
 
-// The rotary tables, which may be none.
-struct Rotary {
-  const float *cos = nullptr, *sin = nullptr;
-  int64_t positions = 0, width = 0;
-};
-
-Rotary check_rotary(const char* op, const TensorRef* cos, const TensorRef* sin, int64_t head_dim) {
-  if (cos == nullptr && sin == nullptr) return {};
-  if (cos == nullptr || sin == nullptr) fail(op, "of the tables cos and sin one is missing");
-  expect(op, "cos", *cos, Type::float32, {-1, -1});
-  expect(op, "sin", *sin, Type::float32, {cos->sizes[0], cos->sizes[1]});
-  if (cos->sizes[1] > head_dim / 2) {
-    fail(op, "a head width of " + std::to_string(head_dim) +
-                 " is narrower than the rotary tables for " + std::to_string(2 * cos->sizes[1]));
-  }
-  return {data<const float>(*cos), data<const float>(*sin), cos->sizes[0], 2 * cos->sizes[1]};
-}
-
-Cache check_cache(const char* op, const TensorRef& keys, const TensorRef& values, int64_t kv_heads,
-                  int64_t head_dim) {
-  CacheType type;
-  switch (keys.type) {
-    case Type::float32: type = CacheType::float32; break;
-    case Type::float16: type = CacheType::float16; break;
-    case Type::int8: type = CacheType::int8; break;
-    default: fail(op, "the caches are of no known type");
-  }
-  const int64_t element = keys.type == Type::float32 ? 4 : keys.type == Type::float16 ? 2 : 1;
-  const int64_t block = cache_block_bytes(type, head_dim) / element;
-  expect(op, "key_cache", keys, keys.type, {kv_heads, -1, block});
-  expect(op, "value_cache", values, keys.type, {kv_heads, keys.sizes[1], block});
-  return {type, keys.data, values.data, keys.sizes[1]};
-}
-
 // Whether one of n float16 at `p` is infinite or NaN: its exponent is all ones. Four at a time.
 bool any_not_finite(const uint16_t* p, int64_t n) {
   constexpr uint64_t kExponents = 0x7c007c007c007c00, kOnes = 0x0400040004000400;
@@ -158,18 +127,18 @@ bool any_not_finite(const uint16_t* p, int64_t n) {
   return any;
 }
 
-// Whether the keys or values at positions start..start + tokens of a float16 cache are not finite.
-bool holds_not_finite(const Cache& cache, int64_t kv_heads, int64_t head_dim, int64_t start,
-                      int64_t tokens) {
-  const int64_t width = (head_dim + 15) / 16 * 16, block = 16 * width;
+// Whether the keys or values that a segment wrote to a float16 cache are not finite.
+bool holds_not_finite(const Cache& cache, const LayerLayout& layout, const Segment& segment) {
+  const int64_t head_dim = layout.head_dim, width = (head_dim + 15) / 16 * 16, block = 16 * width;
+  const int64_t end = segment.start + segment.tokens;
   bool any = false;
-  for (int64_t head = 0; head < kv_heads; ++head) {
-    for (int64_t at = start; at < start + tokens;) {
-      const int64_t first = at % 16, n = std::min(16 - first, start + tokens - at);
-      const int64_t from = (head * cache.blocks + at / 16) * block;
+  for (int64_t head = 0; head < layout.kv_heads; ++head) {
+    for (int64_t at = segment.start; at < end;) {
+      const int64_t first = at % kBlock, n = std::min(kBlock - first, end - at);
+      const int64_t from = (head * cache.blocks + segment.blocks[at / kBlock]) * block;
       const auto* keys = static_cast<const uint16_t*>(cache.keys) + from;
       const auto* values = static_cast<const uint16_t*>(cache.values) + from;
-      if (n == 16) {
+      if (n == kBlock) {
         any |= any_not_finite(keys, head_dim * 16);
       } else {
         for (int64_t j = 0; j < head_dim; ++j) any |= any_not_finite(keys + j * 16 + first, n);
@@ -179,6 +148,23 @@ bool holds_not_finite(const Cache& cache, int64_t kv_heads, int64_t head_dim, in
     }
   }
   return any;
+}
+
+struct StateOfLayer {
+  std::shared_ptr<State> state;  // lives while the operator runs
+  LayerState layer;
+};
+
+StateOfLayer state_of_layer(const char* op, const TensorRef& state, const TensorRef& segments,
+                            int64_t layer) {
+  try {
+    auto found = find_state(*data<const int64_t>(state));
+    const std::span asked(data<const int64_t>(segments), 2 * static_cast<size_t>(segments.sizes[0]));
+    const LayerState of_layer = found->enter(layer, asked);
+    return {std::move(found), of_layer};
+  } catch (const StateError& error) {
+    fail(op, error.what());
+  }
 }
 
 std::string text_of(Size size) {
@@ -297,15 +283,15 @@ void call_select_rows(Host&, TensorRef x, TensorRef rows, TensorRef out) {
   }
 }
 
-void call_attention(Host& host, TensorRef qkv, const TensorRef* cos, const TensorRef* sin,
-                    TensorRef key_cache, TensorRef value_cache, TensorRef start_pos,
+void call_attention(Host& host, TensorRef qkv, TensorRef segments, TensorRef state,
                     const TensorRef* q_norm, const TensorRef* k_norm, const TensorRef* sinks,
-                    int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
+                    int64_t layer, int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t window,
                     bool interleaved, bool gated, double norm_eps, double scale, double softcap,
                     TensorRef out) {
   const char* op = "attention";
   expect(op, "qkv", qkv, Type::float32, {-1, -1});
-  expect(op, "start_pos", start_pos, Type::int64, {1});
+  expect(op, "segments", segments, Type::int64, {-1, 2});
+  expect(op, "state", state, Type::int64, {1});
   if (head_dim < 1 || head_dim > kMaxHeadDim) {
     fail(op, "a head width of " + std::to_string(head_dim) + " is not in 1.." +
                  std::to_string(kMaxHeadDim));
@@ -318,13 +304,20 @@ void call_attention(Host& host, TensorRef qkv, const TensorRef* cos, const Tenso
                  (gated ? " with gates" : "") + " do not fit a width of " + std::to_string(width));
   }
   if (window < 0) fail(op, "a window of " + std::to_string(window) + " positions; 0 is none");
-  const Rotary rotary = check_rotary(op, cos, sin, head_dim);
   if (sinks != nullptr) expect(op, "sinks", *sinks, Type::float32, {heads});
+  const StateOfLayer found = state_of_layer(op, state, segments, layer);
+  const LayerState& own = found.layer;
+  if (own.layout.kv_heads != kv_heads || own.layout.head_dim != head_dim) {
+    fail(op, "the state's layer " + std::to_string(layer) + " has " +
+                 std::to_string(own.layout.kv_heads) + " key/value heads of width " +
+                 std::to_string(own.layout.head_dim) + ", not " + std::to_string(kv_heads) + " of " +
+                 std::to_string(head_dim));
+  }
   const AttentionShape shape{
       .heads = heads,
       .kv_heads = kv_heads,
       .head_dim = head_dim,
-      .rotary_dim = rotary.width,
+      .rotary_dim = own.rotary_dim,
       .interleaved = interleaved,
       .window = window,
       .scale = number(op, "scale", scale, kAny),
@@ -335,23 +328,25 @@ void call_attention(Host& host, TensorRef qkv, const TensorRef* cos, const Tenso
       .norm_eps = number(op, "norm_eps", norm_eps, 0),
       .sinks = sinks != nullptr ? data<const float>(*sinks) : nullptr,
   };
-  const Cache cache = check_cache(op, key_cache, value_cache, kv_heads, head_dim);
-  const int64_t tokens = qkv.sizes[0], start = *data<const int64_t>(start_pos);
-  int64_t context = cache.blocks * 16;
-  if (rotary.width > 0) context = std::min(context, rotary.positions);
-  if (tokens < 1 || start < 0 || start > context - tokens) {
-    fail(op, std::to_string(tokens) + " positions from " + std::to_string(start) +
-                 " on are not within the context of " + std::to_string(context));
+  const int64_t tokens = qkv.sizes[0];
+  int64_t asked = 0;
+  for (const Segment& segment : own.segments) asked += segment.tokens;
+  if (asked != tokens) {
+    fail(op, "the segments have " + std::to_string(asked) + " tokens, qkv has " +
+                 std::to_string(tokens));
   }
   expect(op, "out", out, Type::float32, {tokens, heads * head_dim});
-  attention(host, data<const float>(qkv), tokens, start, rotary.cos, rotary.sin, shape, cache,
+  attention(host, data<const float>(qkv), own.segments, own.cos, own.sin, shape, own.cache,
             data<float>(out));
-  if (cache.type != CacheType::float16) return;
-  if (!holds_not_finite(cache, kv_heads, head_dim, start, tokens)) return;
+  if (own.cache.type != CacheType::float16) return;
+  const bool beyond = std::ranges::any_of(own.segments, [&](const Segment& segment) {
+    return holds_not_finite(own.cache, own.layout, segment);
+  });
+  if (!beyond) return;
   const std::span<const float> given(data<const float>(qkv), static_cast<size_t>(tokens * width));
   if (!std::ranges::all_of(given, [](float x) { return std::isfinite(x); })) return;  // broken before
-  fail(op, "the model's keys or values are beyond 65504, the largest number of its float16 cache: export "
-           "with --cache-dtype fp32");
+  fail(op, "the model's keys or values are beyond 65504, the largest number of its float16 cache: run "
+           "it with --cache-dtype fp32");
 }
 
 }  // namespace calls

@@ -38,11 +38,11 @@ class CallError : public std::runtime_error {
 //   embedding    tokens int64 [1, T]; out [T, width]
 //   NAME_mul     limit 0 = none
 //   select_rows  out [R, D] = the rows int64 [R] of x [T, D]
-//   attention    qkv [T, (H + 2 KV) d], gated [T, (2 H + 2 KV) d]. cos, sin [C, rotary_dim / 2]:
-//                none, or of no columns, where nothing is rotated. Caches float32 or float16
-//                [KV, blocks, 16 * padded d], or int8 [KV, blocks, bytes of a block]; start_pos
-//                int64 [1]. q_norm [d] or [H d], k_norm [d] or [KV d], sinks [H]. window and
-//                softcap 0 = none. What is beyond a float16 cache's range is a CallError, too.
+//   attention    qkv [T, (H + 2 KV) d], gated [T, (2 H + 2 KV) d]. state int64 [1], the handle of a
+//                lowbit::State whose layer `layer` has KV heads of width d; segments int64 [S, 2],
+//                those that State::begin() was given, of T tokens together. q_norm [d] or [H d],
+//                k_norm [d] or [KV d], sinks [H]. window and softcap 0 = none. What is beyond a
+//                float16 cache's range is a CallError, too.
 namespace calls {
 
 using Tensor = TensorRef;

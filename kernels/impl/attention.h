@@ -35,18 +35,23 @@ struct CacheElement<V, CacheType::int8> {
   static typename V::F32 load(const int8_t* p) { return V::load_i8(p); }
 };
 
-// One key/value head's blocks.
+// One key/value head's blocks of a session.
 struct HeadCache {
   const uint8_t* keys;
   const uint8_t* values;
   int64_t block_bytes;
+  const int32_t* blocks;
+
+  const uint8_t* key_block(int64_t i) const { return keys + blocks[i] * block_bytes; }
+  const uint8_t* value_block(int64_t i) const { return values + blocks[i] * block_bytes; }
 };
 
-inline HeadCache head_cache(const Cache& cache, int64_t kv_head, int64_t head_dim) {
+inline HeadCache head_cache(const Cache& cache, const Segment& segment, int64_t kv_head,
+                            int64_t head_dim) {
   const int64_t block_bytes = cache_block_bytes(cache.type, head_dim);
   const int64_t at = kv_head * cache.blocks * block_bytes;
   return {static_cast<const uint8_t*>(cache.keys) + at,
-          static_cast<const uint8_t*>(cache.values) + at, block_bytes};
+          static_cast<const uint8_t*>(cache.values) + at, block_bytes, segment.blocks};
 }
 
 // R queries of one key/value head, with the positions each may see.
@@ -71,7 +76,7 @@ void chunk_scores(const Queries<R>& q, const HeadCache& head, int64_t head_dim, 
                   int64_t to_block, int64_t chunk, float (*scores)[kChunk]) {
   using Element = CacheElement<V, C>;
   for (int64_t block = from_block; block < to_block; ++block) {
-    const uint8_t* bytes = head.keys + block * head.block_bytes;
+    const uint8_t* bytes = head.key_block(block);
     const auto* keys = reinterpret_cast<const typename Element::Type*>(bytes);
     typename V::F32 acc[R];
 #pragma GCC unroll 8
@@ -107,8 +112,7 @@ void weigh_values(const Queries<R>& q, const HeadCache& head, int64_t head_dim, 
     for (int c = 0; c < D; ++c) acc[r][c] = V::zero();
   }
   for (int64_t block = from_block; block < to_block; ++block) {
-    const auto* values = reinterpret_cast<const typename Element::Type*>(
-        head.values + block * head.block_bytes);
+    const auto* values = reinterpret_cast<const typename Element::Type*>(head.value_block(block));
     const int64_t at = block * 16 - chunk * kChunk;
     const bool all_see_all =
         block * 16 >= q.last_first && block * 16 + 16 <= q.first_end;
@@ -152,7 +156,7 @@ void attend_to_chunk(const Queries<R>& q, const HeadCache& head, const Attention
   }
   if constexpr (C == CacheType::int8) {
     for (int64_t block = from; block < to; ++block) {
-      const uint8_t* bytes = head.values + block * head.block_bytes;
+      const uint8_t* bytes = head.value_block(block);
       const auto steps = V::load(reinterpret_cast<const float*>(bytes + 16 * padded_head_dim(head_dim)));
       for (int r = 0; r < R; ++r) {
         float* at = &scores[r][block * 16 - chunk * kChunk];
@@ -200,10 +204,11 @@ Queries<R> query_rows(const float* queries, int64_t start, int64_t begin, int64_
 }
 
 template <class V, CacheType C, int R>
-void attend_rows(const float* queries, int64_t start, int64_t begin, int64_t from, int64_t count,
-                 int64_t kv_head, const AttentionShape& s, const Cache& cache, float* out) {
-  const auto q = query_rows<R>(queries, start, begin, from, count, kv_head, s);
-  const HeadCache head = head_cache(cache, kv_head, s.head_dim);
+void attend_rows(const float* queries, const Segment& segment, int64_t begin, int64_t from,
+                 int64_t count, int64_t kv_head, const AttentionShape& s, const Cache& cache,
+                 float* out) {
+  const auto q = query_rows<R>(queries, segment.start, begin, from, count, kv_head, s);
+  const HeadCache head = head_cache(cache, segment, kv_head, s.head_dim);
   const int64_t width = padded_head_dim(s.head_dim);
   Partial<R> total, part;
   for (int r = 0; r < R; ++r) {
@@ -231,25 +236,25 @@ template <class V>
 constexpr int kFewRows = V::kAttentionRows < 4 ? V::kAttentionRows : 4;
 
 template <class V, CacheType C>
-void attend_tokens(const float* queries, int64_t start, int64_t begin, int64_t end, int64_t kv_head,
-                   const AttentionShape& s, const Cache& cache, float* out) {
+void attend_tokens(const float* queries, const Segment& segment, int64_t begin, int64_t end,
+                   int64_t kv_head, const AttentionShape& s, const Cache& cache, float* out) {
   const int64_t count = (end - begin) * (s.heads / s.kv_heads);
   int64_t from = 0;
   for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
-    attend_rows<V, C, V::kAttentionRows>(queries, start, begin, from, count, kv_head, s, cache, out);
+    attend_rows<V, C, V::kAttentionRows>(queries, segment, begin, from, count, kv_head, s, cache, out);
   }
   if (from < count) {
-    attend_rows<V, C, kFewRows<V>>(queries, start, begin, from, count, kv_head, s, cache, out);
+    attend_rows<V, C, kFewRows<V>>(queries, segment, begin, from, count, kv_head, s, cache, out);
   }
 }
 
 template <class V, CacheType C, int R>
-void attend_chunk_rows(const float* queries, int64_t position, int64_t chunk, int64_t from,
+void attend_chunk_rows(const float* queries, const Segment& segment, int64_t chunk, int64_t from,
                        int64_t count, int64_t kv_head, const AttentionShape& s, const Cache& cache,
                        float* partials) {
-  const auto q = query_rows<R>(queries, position, 0, from, count, kv_head, s);
+  const auto q = query_rows<R>(queries, segment.start, 0, from, count, kv_head, s);
   Partial<R> part;
-  attend_to_chunk<V, C, R>(q, head_cache(cache, kv_head, s.head_dim), s, chunk, part);
+  attend_to_chunk<V, C, R>(q, head_cache(cache, segment, kv_head, s.head_dim), s, chunk, part);
   const int64_t width = padded_head_dim(s.head_dim);
   for (int r = 0; r < R && from + r < count; ++r) {
     float* to = partials + (from + r) * partial_size(s.head_dim);
@@ -260,16 +265,17 @@ void attend_chunk_rows(const float* queries, int64_t position, int64_t chunk, in
 }
 
 template <class V, CacheType C>
-void attend_chunk_heads(const float* queries, int64_t position, int64_t chunk, int64_t kv_head,
-                        const AttentionShape& s, const Cache& cache, float* partials) {
+void attend_chunk_heads(const float* queries, const Segment& segment, int64_t chunk,
+                        int64_t kv_head, const AttentionShape& s, const Cache& cache,
+                        float* partials) {
   const int64_t count = s.heads / s.kv_heads;
   int64_t from = 0;
   for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
-    attend_chunk_rows<V, C, V::kAttentionRows>(queries, position, chunk, from, count, kv_head, s,
+    attend_chunk_rows<V, C, V::kAttentionRows>(queries, segment, chunk, from, count, kv_head, s,
                                                cache, partials);
   }
   if (from < count) {
-    attend_chunk_rows<V, C, kFewRows<V>>(queries, position, chunk, from, count, kv_head, s, cache,
+    attend_chunk_rows<V, C, kFewRows<V>>(queries, segment, chunk, from, count, kv_head, s, cache,
                                          partials);
   }
 }
@@ -285,18 +291,18 @@ void with_cache_type(CacheType type, F f) {
 }
 
 template <class V>
-void attend(const float* queries, int64_t start, int64_t begin, int64_t end, int64_t kv_head,
-            const AttentionShape& s, const Cache& cache, float* out) {
+void attend(const float* queries, const Segment& segment, int64_t begin, int64_t end,
+            int64_t kv_head, const AttentionShape& s, const Cache& cache, float* out) {
   with_cache_type(cache.type, [&]<CacheType C>() {
-    attend_tokens<V, C>(queries, start, begin, end, kv_head, s, cache, out);
+    attend_tokens<V, C>(queries, segment, begin, end, kv_head, s, cache, out);
   });
 }
 
 template <class V>
-void attend_chunk(const float* queries, int64_t position, int64_t chunk, int64_t kv_head,
+void attend_chunk(const float* queries, const Segment& segment, int64_t chunk, int64_t kv_head,
                   const AttentionShape& s, const Cache& cache, float* partials) {
   with_cache_type(cache.type, [&]<CacheType C>() {
-    attend_chunk_heads<V, C>(queries, position, chunk, kv_head, s, cache, partials);
+    attend_chunk_heads<V, C>(queries, segment, chunk, kv_head, s, cache, partials);
   });
 }
 

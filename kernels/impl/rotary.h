@@ -115,8 +115,9 @@ struct NormedHeads {
 };
 
 template <class V>
-void rotate_and_cache(const float* qkv, int64_t position, const float* cos, const float* sin,
-                      const AttentionShape& s, const Cache& cache, float* queries) {
+void rotate_and_cache(const float* qkv, int64_t position, int64_t block, const float* cos,
+                      const float* sin, const AttentionShape& s, const Cache& cache,
+                      float* queries) {
   const int64_t d = s.head_dim;
   cos += position * (s.rotary_dim / 2);
   sin += position * (s.rotary_dim / 2);
@@ -131,8 +132,8 @@ void rotate_and_cache(const float* qkv, int64_t position, const float* cos, cons
     float key[kMaxHeadDim];
     rotate_head<V>(given_keys.head(h, key), cos, sin, s, 1.0f, key);
     const float* value = qkv + (s.heads + s.kv_heads + h) * d;
-    const int64_t at = (h * cache.blocks + position / 16) * block_bytes;
-    write_head<V>(key, value, position % 16, d, cache.type, static_cast<uint8_t*>(cache.keys) + at,
+    const int64_t at = (h * cache.blocks + block) * block_bytes;
+    write_head<V>(key, value, position % kBlock, d, cache.type, static_cast<uint8_t*>(cache.keys) + at,
                   static_cast<uint8_t*>(cache.values) + at);
   }
 }

@@ -8,6 +8,8 @@
 #include <functional>
 #include <limits>
 
+#include "kernels/state/layout.h"
+#include "model/cache_types.h"
 #include "system/cpu_count.h"
 #include "system/error.h"
 #include "text/nearest.h"
@@ -170,6 +172,18 @@ std::vector<Flag> make_flags() {
        [](Args& a, const Given& g) {
          a.threads = integer<int>(g, 1, kMaxThreads,
                                   "a whole number from 1 to " + std::to_string(kMaxThreads));
+       }},
+      {"", "--max-seq-length", true,
+       [](Args& a, const Given& g) {
+         a.context_length = integer<int64_t>(g, 1, lowbit::kMostContext,
+                                             "a number of tokens from 1 to " +
+                                                 std::to_string(lowbit::kMostContext));
+       }},
+      {"", "--cache-dtype", true,
+       [](Args& a, const Given& g) {
+         if (g.value == "auto") return a.cache_type.reset();
+         a.cache_type = cache_type_of(g.value);
+         if (!a.cache_type) g.bad("one of auto, " + cache_type_names());
        }},
       {"", "--prefill-chunk", true,
        [](Args& a, const Given& g) {

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/lowbit.h"
 #include "model/sampling_settings.h"
 
 namespace runner {
@@ -25,6 +26,8 @@ struct Args : SamplingSettings {
   std::optional<int> llama_version;
   int threads = 0;            // 0: see thread_count()
   int64_t prefill_chunk = 0;  // 0: the artifact's largest
+  std::optional<int64_t> context_length;
+  std::optional<lowbit::CacheType> cache_type;
   std::optional<std::vector<int32_t>> tokens;
   std::string logits_path;
   bool ignore_eos = false, stats = false, json = false, tokenize = false, verbose = false;

@@ -32,37 +32,37 @@ CommandResult help(const ChatState& state, const std::string&) {
 }
 
 CommandResult clear(const ChatState& state, const std::string&) {
-  clear_turns(state.conversation);
+  clear_turns(state.transcript);
   return CommandResult::done;
 }
 
 // Takes `changed` for the conversation if the model can go on with it.
-CommandResult change(const ChatState& state, Conversation changed) {
+CommandResult change(const ChatState& state, Transcript changed) {
   state.check(changed);
-  state.conversation = std::move(changed);
+  state.transcript = std::move(changed);
   return CommandResult::done;
 }
 
 CommandResult set_system(const ChatState& state, const std::string& text) {
-  Conversation changed = state.conversation;
+  Transcript changed = state.transcript;
   set_system_prompt(changed, text.empty() ? std::nullopt : std::optional(text));
   return change(state, std::move(changed));
 }
 
-std::string counted_messages(const Conversation& conversation) {
-  return std::to_string(conversation.size()) +
-         (conversation.size() == 1 ? " message" : " messages");
+std::string counted_messages(const Transcript& transcript) {
+  return std::to_string(transcript.size()) +
+         (transcript.size() == 1 ? " message" : " messages");
 }
 
 CommandResult save(const ChatState& state, const std::string& path) {
-  save_conversation(state.conversation, path);
-  state.notice("saved " + counted_messages(state.conversation) + " in " + path);
+  save_transcript(state.transcript, path);
+  state.notice("saved " + counted_messages(state.transcript) + " in " + path);
   return CommandResult::done;
 }
 
 CommandResult load(const ChatState& state, const std::string& path) {
-  const CommandResult result = change(state, load_conversation(path));
-  state.notice("loaded " + counted_messages(state.conversation) + " of " + path);
+  const CommandResult result = change(state, load_transcript(path));
+  state.notice("loaded " + counted_messages(state.transcript) + " of " + path);
   return result;
 }
 

@@ -4,15 +4,15 @@
 #include <string>
 #include <string_view>
 
-#include "decode/conversation.h"
+#include "decode/transcript.h"
 
 namespace runner {
 
 // What a command of a chat may see and change.
 struct ChatState {
-  Conversation& conversation;
+  Transcript& transcript;
   // Throws Error when the model cannot go on with such a conversation.
-  std::function<void(const Conversation&)> check;
+  std::function<void(const Transcript&)> check;
   std::function<void(std::string_view)> notice;  // a line for the person
 };
 

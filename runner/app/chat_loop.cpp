@@ -1,42 +1,34 @@
 #include "app/chat_loop.h"
 
 #include <algorithm>
-#include <span>
 #include <utility>
 #include <vector>
 
 #include "app/chat_commands.h"
 #include "decode/conversation.h"
-#include "decode/text_stream.h"
+#include "decode/transcript.h"
 #include "system/error.h"
 
 namespace runner {
 namespace {
 
-// What a model says to one turn.
-struct Reply {
-  std::string text;
-  std::vector<int32_t> tokens;
-  StopReason reason;
-};
-
-// One chat: the conversation, and the session that has run a part of it.
+// One chat: what was said, and the conversation that has run a part of it.
 class Chat {
  public:
-  Chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer, const ChatFormat& format,
+  Chat(Conversation& conversation, Sampler& sampler, const Tokenizer& tokenizer, const ChatFormat& format,
        const ChatOptions& options, const ChatIo& io, Stats& stats)
-      : session_(session),
+      : conversation_(conversation),
         sampler_(sampler),
         tokenizer_(tokenizer),
         format_(format),
         options_(options),
         io_(io),
         stats_(stats) {
-    set_system_prompt(conversation_, options.system_prompt);
+    set_system_prompt(transcript_, options.system_prompt);
   }
 
   ChatResult run() {
-    if (options_.system_prompt) check(conversation_);
+    if (options_.system_prompt) check(transcript_);
     if (options_.first_turn) take_first_turn(*options_.first_turn);
     while (const auto input = read_turn(io_.read_line, options_.generate.interrupted)) {
       if (!input->is_command) {
@@ -49,10 +41,10 @@ class Chat {
   }
 
  private:
-  int64_t context_length() const { return session_.context_length(); }
+  int64_t context_length() const { return conversation_.session().context_length(); }
 
-  std::vector<int32_t> encode(const Conversation& conversation) const {
-    return format_.encode(conversation, /*generation_prompt=*/true, tokenizer_);
+  std::vector<int32_t> encode(const Transcript& transcript) const {
+    return format_.encode(transcript, /*generation_prompt=*/true, tokenizer_);
   }
 
   // Whether there is room for a token of the reply.
@@ -66,8 +58,8 @@ class Chat {
   }
 
   // Throws Error where no short turn can follow on `conversation`.
-  void check(const Conversation& conversation) const {
-    Conversation next = conversation;
+  void check(const Transcript& transcript) const {
+    Transcript next = transcript;
     next.push_back({"user", "?"});
     const auto prompt = encode(next);
     if (fits(prompt)) return;
@@ -77,8 +69,8 @@ class Chat {
   }
 
   CommandResult take_command(const std::string& line) {
-    const auto check_changed = [this](const Conversation& changed) { check(changed); };
-    const CommandResult done = run_command(line, {conversation_, check_changed, io_.notice});
+    const auto check_changed = [this](const Transcript& changed) { check(changed); };
+    const CommandResult done = run_command(line, {transcript_, check_changed, io_.notice});
     if (done == CommandResult::refused) result_.refused = true;
     return done;
   }
@@ -90,112 +82,87 @@ class Chat {
 
   void take_turn(const std::string& turn) {
     if (const auto why = format_.refusal({"user", turn})) return refuse("the turn " + *why);
-    conversation_.push_back({"user", turn});
-    const auto prompt = encode(conversation_);
+    transcript_.push_back({"user", turn});
+    const auto prompt = encode(transcript_);
     if (!fits(prompt)) {
       refuse(what_does_not_fit(prompt));
-      conversation_.pop_back();
+      transcript_.pop_back();
       return;
     }
-    const size_t common = rewind_to_common(prompt);
-    const std::span<const int32_t> rest = std::span(prompt).subspan(common);
     try {
-      session_.check(rest);  // a tokenizer may have more tokens than the model
+      conversation_.check(prompt);  // a tokenizer may have more tokens than the model
     } catch (const Error& error) {
       refuse(error.what());
-      conversation_.pop_back();
+      transcript_.pop_back();
       return;
     }
-    const Reply reply = answer(prompt, rest);
+    const Reply reply = answer(prompt);
     if (io_.forget_interrupt) io_.forget_interrupt();
-    if (reply.reason == StopReason::interrupted) {
+    if (reply.counts.reason == StopReason::interrupted) {
       result_.interrupted = true;
       if (reply.tokens.empty()) {
         io_.notice("nothing of the reply was written: the turn is left out");
-        conversation_.pop_back();
+        transcript_.pop_back();
         return;
       }
     }
     if (const auto why = format_.refusal({"assistant", reply.text})) {
       io_.notice("the reply holds no text, from which this model's chat template does not go on: "
                  "the turn is left out");
-      conversation_.pop_back();
+      transcript_.pop_back();
       return;
     }
-    conversation_.push_back({"assistant", reply.text});
-    if (reply.reason == StopReason::context) {
+    transcript_.push_back({"assistant", reply.text});
+    if (reply.counts.reason == StopReason::context) {
       io_.notice("the context of " + std::to_string(context_length()) +
-                 " tokens is full: /clear begins anew, /save FILE keeps what was said; or export "
-                 "with a larger --max-seq-length");
+                 " tokens is full: /clear begins anew, /save FILE keeps what was said; or " +
+                 conversation_.session().longer_context());
     }
   }
 
-  // Runs `rest`, what the cache does not hold of `prompt`, and writes what the model answers.
-  Reply answer(const std::vector<int32_t>& prompt, std::span<const int32_t> rest) {
-    TextStream text(tokenizer_, options_.stop_strings, prompt, TextStream::Start::fresh);
-    Reply reply;
-    const auto show = [&](const std::string& piece) {
-      reply.text += piece;
-      io_.write(piece);
-    };
-    const GenerateResult result =
-        generate(session_, sampler_, rest, options_.generate, [&](int32_t token) {
-          stats_.note_token();
-          reply.tokens.push_back(token);
-          show(text.push(token));
-          return !text.stopped();
-        });
-    stats_.add(result);
-    show(text.finish());
+  // Writes what the model answers.
+  Reply answer(const std::vector<int32_t>& prompt) {
+    const ReplyOptions options{options_.generate, options_.stop_strings, TextStream::Start::fresh};
+    Reply reply = conversation_.reply(prompt, sampler_, options,
+                                      {[this](int32_t) { stats_.note_token(); }, io_.write});
+    stats_.add(reply.counts);
     io_.write("\n");
-    reply.reason = result.reason;
     return reply;
   }
 
-  size_t common_with_cache(const std::vector<int32_t>& prompt) const {
-    return static_cast<size_t>(std::ranges::mismatch(session_.tokens(), prompt).in2 - prompt.begin());
-  }
-
-  // Rewinds the session to where `prompt` departs from it, at the latest before the last token.
-  size_t rewind_to_common(const std::vector<int32_t>& prompt) {
-    const size_t common = std::min(common_with_cache(prompt), prompt.size() - 1);
-    session_.rewind(static_cast<int64_t>(common));
-    return common;
-  }
-
   std::string what_does_not_fit(const std::vector<int32_t>& prompt) const {
-    const auto held = static_cast<int64_t>(common_with_cache(prompt));
-    Conversation alone = conversation_;
+    const int64_t held = conversation_.held(prompt);
+    Transcript alone = transcript_;
     clear_turns(alone);
-    alone.push_back(conversation_.back());
+    alone.push_back(transcript_.back());
     const bool fits_alone = fits(encode(alone));
     return "the turn needs " + std::to_string(std::ssize(prompt) - held) +
            " tokens and a reply at least one more, " + std::to_string(context_length() - held) +
            " are left of " + std::to_string(context_length()) + ": shorten it, or " +
-           (fits_alone ? "begin anew with /clear" : "export with a larger --max-seq-length");
+           (fits_alone ? "begin anew with /clear" : conversation_.session().longer_context());
   }
 
-  Session& session_;
+  Conversation& conversation_;
   Sampler& sampler_;
   const Tokenizer& tokenizer_;
   const ChatFormat& format_;
   const ChatOptions& options_;
   const ChatIo& io_;
   Stats& stats_;
-  Conversation conversation_;
+  Transcript transcript_;
   ChatResult result_;
 };
 
 }  // namespace
 
-ChatResult run_chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer,
+ChatResult run_chat(Conversation& conversation, Sampler& sampler, const Tokenizer& tokenizer,
                     const ChatFormat& format, const ChatOptions& options, const ChatIo& io,
                     Stats& stats) {
   if (!format.reducible()) {
     throw Error("this model's chat template cannot be used: " + format.reason() +
                 "; use -m generate");
   }
-  return Chat(session, sampler, tokenizer, format, options, io, stats).run();
+  return Chat(conversation, sampler, tokenizer, format, options, io, stats).run();
 }
 
 }  // namespace runner

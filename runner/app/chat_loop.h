@@ -8,7 +8,7 @@
 
 #include "app/stats.h"
 #include "app/turn_input.h"
-#include "decode/generate.h"
+#include "decode/conversation.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
 
@@ -39,7 +39,7 @@ struct ChatResult {
 // does not fit the context is refused, and the chat goes on. The KV cache is kept over the turns:
 // of the conversation so far only what the cache does not hold is run.
 // Throws Error when the artifact's chat template could not be reduced at export.
-ChatResult run_chat(Session& session, Sampler& sampler, const Tokenizer& tokenizer,
+ChatResult run_chat(Conversation& conversation, Sampler& sampler, const Tokenizer& tokenizer,
                     const ChatFormat& format, const ChatOptions& options, const ChatIo& io,
                     Stats& stats);
 

@@ -11,8 +11,7 @@
 #include "app/prompt_text.h"
 #include "app/stats.h"
 #include "app/tokenize_lines.h"
-#include "decode/generate.h"
-#include "decode/text_stream.h"
+#include "decode/conversation.h"
 #include "model/model.h"
 #include "system/crash_line.h"
 #include "system/error.h"
@@ -127,6 +126,10 @@ class Run {
             load_model(args.model_path, {.threads = args.threads, .metadata_only = args.tokenize})),
         tokenizer_(make_tokenizer(args, *model_)),
         settings_(chosen_settings(args, model_->metadata().sampling)) {
+    if (!args.tokenize) {
+      state_ = model_->make_state(
+          {.context_length = args.context_length, .cache_type = args.cache_type});
+    }
     check_llama_version(args, tokenizer_);
     stats_.start = start;
     stats_.load_seconds =
@@ -140,7 +143,7 @@ class Run {
   // Returns the exit status.
   int chat() {
     LineInput input;
-    Session session(*model_, args_.prefill_chunk);
+    Conversation conversation = make_conversation();
     Sampler sampler = make_sampler();
     ChatOptions options{.system_prompt = args_.system_prompt,
                         .first_turn = prompt_,
@@ -154,7 +157,7 @@ class Run {
                     .notice = say,
                     .forget_interrupt = forget_interrupt};
     const ChatResult result =
-        run_chat(session, sampler, tokenizer_, ChatFormat::from_json(metadata().chat), options, io,
+        run_chat(conversation, sampler, tokenizer_, ChatFormat::from_json(metadata().chat), options, io,
                  stats_);
     // A person at a terminal sees that a reply was ended, a script's reader does not.
     if (interrupted() || (result.interrupted && !input.is_terminal())) return kInterrupted;
@@ -164,29 +167,29 @@ class Run {
   // Returns the exit status.
   int generate_text() {
     const std::vector<int32_t> prompt = prompt_tokens();
-    Session session(*model_, args_.prefill_chunk);
-    GenerateOptions options = generate_options();
+    Conversation conversation = make_conversation();
+    ReplyOptions options{generate_options(), stop_strings()};
+    GenerateOptions& generate = options.generate;
     std::unique_ptr<NpyWriter> logits;
-    session.check(prompt);  // before anything is written
+    conversation.check(prompt);  // before anything is written
     if (!args_.logits_path.empty()) {
       logits =
           std::make_unique<NpyWriter>(args_.logits_path, std::ssize(prompt), metadata().vocab_size);
-      options.every_prompt_row = [&](std::span<const float> row) { logits->write_row(row); };
+      generate.every_prompt_row = [&](std::span<const float> row) { logits->write_row(row); };
     }
-    options.prompt_only = logits && !args_.steps;
+    generate.prompt_only = logits && !args_.steps;
 
-    TextStream text(tokenizer_, stop_strings(), prompt, TextStream::Start::inside);
     Sampler sampler = make_sampler();
-    if (!options.prompt_only && prompt_) write_text(stdout, *prompt_);
-    const GenerateResult result = generate(session, sampler, prompt, options, [&](int32_t token) {
-      stats_.note_token();
-      write_text(stdout, text.push(token));
-      return !text.stopped();
-    });
+    if (!generate.prompt_only && prompt_) write_text(stdout, *prompt_);
+    const Reply reply =
+        conversation.reply(prompt, sampler, options,
+                           {[this](int32_t) { stats_.note_token(); },
+                            [](const std::string& text) { write_text(stdout, text); }});
+    const GenerateResult& result = reply.counts;
     stats_.add(result);
-    if (!options.prompt_only) write_text(stdout, text.finish() + "\n");
+    if (!generate.prompt_only) write_text(stdout, "\n");
     if (logits && result.reason != StopReason::interrupted) logits->commit();
-    if (args_.verbose && !options.prompt_only)
+    if (args_.verbose && !generate.prompt_only)
       say(std::string("ended by ") + words_for(result.reason));
     return interrupted() ? kInterrupted : 0;
   }
@@ -202,12 +205,16 @@ class Run {
     const Metadata& m = metadata();
     say(m.model_name + " (" + m.model_family + "), " + m.dtype + ", " +
         counted(m.n_layers, "layer") + ", vocabulary " + std::to_string(m.vocab_size) +
-        ", context " + std::to_string(m.context_length) + ", " + counted(stats_.threads, "thread") +
+        ", context " + std::to_string((*state_)->options().context_length) + ", " + counted(stats_.threads, "thread") +
         ", quantization " + m.quantization);
   }
 
  private:
   const Metadata& metadata() const { return model_->metadata(); }
+
+  Conversation make_conversation() const {
+    return {Session(*model_, state_, args_.prefill_chunk), tokenizer_};
+  }
 
   Sampler make_sampler() const {
     const uint64_t seed = args_.seed ? *args_.seed : std::random_device()();
@@ -245,6 +252,7 @@ class Run {
   std::unique_ptr<Model> model_;
   Tokenizer tokenizer_;
   SamplingSettings settings_;
+  std::shared_ptr<OwnedState> state_;  // none to tokenize
   Stats stats_;
 };
 

@@ -1,7 +1,6 @@
 // Models of AOTInductor (.pt2 packages and bare .so libraries) on a host of our own, without
 // libtorch. Weights are used where they lie in the mapped file.
 
-#include <cstring>
 #include <optional>
 
 #include "backends/aoti_artifact.h"
@@ -11,7 +10,7 @@
 #include "system/cpu_count.h"
 #include "system/error.h"
 #include "system/shared_pool.h"
-#include "system/zero_memory.h"
+#include "kernels/state/zero_memory.h"
 
 namespace runner {
 namespace {
@@ -76,24 +75,29 @@ class AotiModel final : public Model {
   int threads() const override { return threads_; }
   std::string isa() const override { return metadata().lowbit ? lowbit::isa_name() : target_; }
 
-  void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
-               std::span<float> logits) override {
-    const std::span<const float> output = run(tokens, start_pos, rows, unused_);
-    std::memcpy(logits.data(), output.data(), logits.size_bytes());
-    output_ = {};
-  }
+ protected:
+  lowbit::Library library() const override { return lowbit::Library::aoti; }
 
-  std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
-                             std::span<const int64_t> rows, std::vector<float>&) override {
+  std::span<const float> run_graph(const Batch& batch, const OwnedState& state,
+                                   std::vector<float>&) override {
     shared_pool(threads_);  // another model may have asked for other ones
     output_ = {};           // first, so that there is never room for two
-    const int64_t chunk[] = {1, std::ssize(tokens)}, one[] = {1}, count[] = {std::ssize(rows)};
-    std::vector<Tensor> inputs = {view(tokens, chunk), view({&start_pos, 1}, one),
-                                  view(rows, count)};
-    inputs.insert(inputs.end(), caches_.begin(), caches_.end());
+    const int64_t chunk[] = {1, std::ssize(batch.tokens)}, one[] = {1},
+                  pairs[] = {std::ssize(batch.segments) / 2, 2}, count[] = {std::ssize(batch.rows)};
+    const int64_t number = metadata().lowbit ? state.handle() : state->position(batch.segments[0]);
+    std::vector<Tensor> inputs = {view(batch.tokens, chunk)};
+    if (metadata().lowbit) {
+      inputs.push_back(view(batch.segments, pairs));
+      inputs.push_back(view(batch.rows, count));
+      inputs.push_back(view({&number, 1}, one));
+    } else {
+      inputs.push_back(view({&number, 1}, one));
+      inputs.push_back(view(batch.rows, count));
+      inputs.insert(inputs.end(), caches_.begin(), caches_.end());
+    }
     output_ = container_->run(inputs);
     if (output_.dtype != ScalarType::Float || !output_.is_contiguous() ||
-        output_.numel() != std::ssize(rows) * metadata().vocab_size) {
+        output_.numel() != std::ssize(batch.rows) * metadata().vocab_size) {
       throw Error(artifact_.path +
                   " does not return the logits that its metadata promises; export the model again");
     }
@@ -155,7 +159,7 @@ class AotiModel final : public Model {
       auto* data = const_cast<std::byte*>(place_of(artifact_.path, weight, blob).data());
       weights.push_back({weight.name, dense(data, scalar_type(weight.dtype), weight.shape)});
     }
-    const auto inputs = static_cast<size_t>(3 + metadata().n_caches);
+    const auto inputs = static_cast<size_t>(metadata().lowbit ? 4 : 3 + metadata().n_caches);
     container_.emplace(artifact_.path, std::move(library), weights, inputs);
   }
 
@@ -163,10 +167,10 @@ class AotiModel final : public Model {
   std::string target_;
   std::optional<Container> container_;
   int threads_ = 0;
-  std::vector<ZeroMemory> cache_memory_;
-  std::vector<Tensor> caches_;  // k_0, v_0, k_1, v_1, ...
-  Tensor output_;               // of the last run
-  std::vector<float> unused_;
+  // Of a program on stock operators: k_0, v_0, k_1, v_1, ...
+  std::vector<lowbit::ZeroMemory> cache_memory_;
+  std::vector<Tensor> caches_;
+  Tensor output_;  // of the last run
 };
 
 }  // namespace

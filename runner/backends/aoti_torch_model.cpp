@@ -20,7 +20,7 @@
 #include "system/cpu_count.h"
 #include "system/error.h"
 #include "system/shared_pool.h"
-#include "system/zero_memory.h"
+#include "kernels/state/zero_memory.h"
 
 namespace runner {
 namespace {
@@ -130,28 +130,39 @@ class AotiModel final : public Model {
   int threads() const override { return threads_; }
   std::string isa() const override { return metadata().lowbit ? lowbit::isa_name() : target_; }
 
-  void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
-               std::span<float> logits) override try {
+ protected:
+  lowbit::Library library() const override { return lowbit::Library::aoti; }
+
+  std::span<const float> run_graph(const Batch& batch, const OwnedState& state,
+                                   std::vector<float>&) override try {
     const c10::InferenceMode guard;
-    std::vector<at::Tensor> inputs = {view(tokens).unsqueeze(0), view({&start_pos, 1}), view(rows)};
-    inputs.insert(inputs.end(), caches_.begin(), caches_.end());
+    const int64_t number = metadata().lowbit ? state.handle() : state->position(batch.segments[0]);
+    std::vector<at::Tensor> inputs = {view(batch.tokens).unsqueeze(0)};
+    if (metadata().lowbit) {
+      inputs.push_back(view(batch.segments).view({-1, 2}));
+      inputs.push_back(view(batch.rows));
+      inputs.push_back(view({&number, 1}));
+    } else {
+      inputs.push_back(view({&number, 1}));
+      inputs.push_back(view(batch.rows));
+      inputs.insert(inputs.end(), caches_.begin(), caches_.end());
+    }
     lowbit::clear_last_error();
     const std::vector<at::Tensor> outputs = library_->run(inputs);
     const bool expected = !outputs.empty() && outputs[0].scalar_type() == at::kFloat &&
-                          static_cast<size_t>(outputs[0].numel()) == logits.size();
+                          outputs[0].numel() == std::ssize(batch.rows) * metadata().vocab_size;
     if (!expected) {
       throw Error(path_ +
                   " does not return the logits that its metadata promises; export the "
                   "model again");
     }
-    const at::Tensor output = outputs[0].contiguous();
-    std::memcpy(logits.data(), output.const_data_ptr<float>(), logits.size_bytes());
+    output_ = outputs[0].contiguous();
+    return {output_.const_data_ptr<float>(), static_cast<size_t>(output_.numel())};
   } catch (const Error&) {
     throw;
   } catch (const std::exception& error) {
     if (!lowbit::last_error().empty()) {
-      throw Error(path_ + " failed while running: " + lowbit::last_error() +
-                  "; export the model again");
+      throw Error(with_remedy(path_ + " failed while running: " + lowbit::last_error()));
     }
     fail(path_ + " failed while running", error);
   }
@@ -186,8 +197,10 @@ class AotiModel final : public Model {
   std::string target_;
   std::unique_ptr<torch::inductor::AOTIModelContainerRunnerCpu> library_;
   int threads_ = 0;
-  std::vector<ZeroMemory> cache_memory_;
-  std::vector<at::Tensor> caches_;  // k_0, v_0, k_1, v_1, ...
+  // Of a program on stock operators: k_0, v_0, k_1, v_1, ...
+  std::vector<lowbit::ZeroMemory> cache_memory_;
+  std::vector<at::Tensor> caches_;
+  at::Tensor output_;  // of the last run
 };
 
 }  // namespace

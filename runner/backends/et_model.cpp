@@ -16,7 +16,7 @@
 #include "system/cpu_count.h"
 #include "system/error.h"
 #include "system/shared_pool.h"
-#include "system/zero_memory.h"
+#include "kernels/state/zero_memory.h"
 
 // The wheel ships the thread pool's library without its header; these are the members we call.
 // Source: ExecuTorch 1.5.1, extension/threadpool/threadpool.h.
@@ -91,23 +91,19 @@ class EtModel final : public Model {
   // XNNPACK and the stock kernels choose, and do not say.
   std::string isa() const override { return metadata_.lowbit ? lowbit::isa_name() : "stock"; }
 
-  void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
-               std::span<float> logits) override {
-    const std::span<const float> output = run(tokens, start_pos, rows, unused_);
-    std::memcpy(logits.data(), output.data(), logits.size_bytes());
-  }
+ protected:
+  lowbit::Library library() const override { return lowbit::Library::executorch; }
 
-  std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
-                             std::span<const int64_t> rows, std::vector<float>&) override {
+  std::span<const float> run_graph(const Batch& batch, const OwnedState& state,
+                                   std::vector<float>&) override {
     use_threads();  // another model may have asked for other ones
     Log::instance().clear();
-    auto outputs = module_.forward(
-        {view(tokens, {1, size(tokens)}), view({&start_pos, 1}, {1}), view(rows, {size(rows)})});
+    auto outputs = module_.forward(inputs(batch, state));
     if (outputs.error() == et::Error::MemoryAllocationFailed) throw std::bad_alloc();
     check(outputs.error(), "failed while running");
     const auto& output = outputs->at(0).toTensor();
     if (output.scalar_type() != executorch::aten::ScalarType::Float ||
-        output.numel() != std::ssize(rows) * metadata_.vocab_size) {
+        output.numel() != std::ssize(batch.rows) * metadata_.vocab_size) {
       fail("does not return the logits that its metadata promises");
     }
     return {output.const_data_ptr<float>(), static_cast<size_t>(output.numel())};
@@ -124,6 +120,27 @@ class EtModel final : public Model {
                                             executorch::aten::ScalarType::Long);
   }
 
+  // The tensors lie over the caller's memory and number_.
+  std::vector<et::EValue> inputs(const Batch& batch, const OwnedState& state) {
+    const TensorPtr tokens = view(batch.tokens, {1, size(batch.tokens)});
+    const TensorPtr rows = view(batch.rows, {size(batch.rows)});
+    if (!metadata_.lowbit) {
+      number_ = state->position(batch.segments[0]);
+      return kept({tokens, view({&number_, 1}, {1}), rows});
+    }
+    number_ = state.handle();
+    const auto segments = size(batch.segments) / 2;
+    return kept({tokens, view(batch.segments, {segments, 2}), rows, view({&number_, 1}, {1})});
+  }
+
+  // The tensors as values, which do not own them.
+  std::vector<et::EValue> kept(std::vector<TensorPtr> tensors) {
+    tensors_ = std::move(tensors);
+    std::vector<et::EValue> values;
+    for (const TensorPtr& tensor : tensors_) values.emplace_back(*tensor);
+    return values;
+  }
+
   void use_threads() const {
     if (metadata_.lowbit) {
       shared_pool(threads_);
@@ -134,7 +151,7 @@ class EtModel final : public Model {
   }
 
   [[noreturn]] void fail(const std::string& what) const {
-    throw Error(path_ + " " + what + Log::instance().because() + "; export the model again");
+    throw Error(with_remedy(path_ + " " + what + Log::instance().because()));
   }
 
   void check(et::Error error, const char* what) const {
@@ -202,8 +219,10 @@ class EtModel final : public Model {
   void load_forward() {
     const auto meta = module_.method_meta("forward");
     check(meta.error(), "has no method 'forward'");
-    if (meta->num_inputs() != 3 || meta->num_outputs() != 1) {
-      fail("has a method 'forward' of another form than (tokens, start_pos, rows) -> logits");
+    const size_t n_inputs = metadata_.lowbit ? 4 : 3;
+    if (meta->num_inputs() != n_inputs || meta->num_outputs() != 1) {
+      fail(std::string("has a method 'forward' of another form than (tokens, ") +
+           (metadata_.lowbit ? "segments, rows, state" : "start_pos, rows") + ") -> logits");
     }
     std::vector<et::Span<uint8_t>> spans;
     for (size_t i = 0; i < meta->num_memory_planned_buffers(); ++i) {
@@ -219,15 +238,17 @@ class EtModel final : public Model {
   }
 
   std::string path_;
-  // The caches and every intermediate result lie here; they outlive the method.
-  std::vector<ZeroMemory> planned_;
+  // Every intermediate result lies here, and the caches of a program on stock operators; they outlive the
+  // method.
+  std::vector<lowbit::ZeroMemory> planned_;
   std::vector<et::Span<uint8_t>> planned_spans_;
   std::optional<et::HierarchicalAllocator> allocator_;
   Module module_;
   int threads_ = 0;
   Metadata metadata_;
   std::string tokenizer_table_;
-  std::vector<float> unused_;
+  int64_t number_ = 0;  // an input of the forward that runs: a state's handle, or a position
+  std::vector<TensorPtr> tensors_;
 };
 
 }  // namespace

@@ -1,135 +1,99 @@
 #include "decode/conversation.h"
 
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <system_error>
-
-#include "system/error.h"
-#include "system/whole_file.h"
-#include "text/utf8.h"
+#include <algorithm>
+#include <chrono>
+#include <deque>
 
 namespace runner {
 namespace {
 
-namespace fs = std::filesystem;
+// A reply as it is written.
+class Writer {
+ public:
+  Writer(const Tokenizer& tokenizer, const ReplyOptions& options, std::span<const int32_t> prompt,
+         const ReplyListener& listener)
+      : text_(tokenizer, options.stop_strings, prompt, options.start), listener_(listener) {}
 
-// As nlohmann's dump(1) lays it out; its objects that keep an order are 15 KB of code.
-std::string to_json(const Conversation& conversation) {
-  std::string text;
-  for (const Message& message : conversation) {
-    text += text.empty() ? "[\n" : ",\n";
-    text += " {\n  \"role\": " + nlohmann::json(message.role).dump();
-    text += ",\n  \"content\": " + nlohmann::json(to_valid_utf8(message.content)).dump() + "\n }";
+  // Returns false where the token completes a stop string.
+  bool push(int32_t token) {
+    reply_.tokens.push_back(token);
+    if (listener_.on_token) listener_.on_token(token);
+    show(text_.push(token));
+    return !text_.stopped();
   }
-  return text.empty() ? "[]\n" : text + "\n]\n";
-}
 
-// Throws Error or a JSON exception with words that follow "is not a saved conversation: ".
-Conversation from_json(std::string_view text) {
-  const auto list = nlohmann::json::parse(text);
-  if (!list.is_array()) throw Error("it is no list of messages");
-  Conversation conversation;
-  for (const auto& item : list) {
-    conversation.push_back({item.at("role"), item.at("content")});
+  Reply finish(const GenerateResult& counts) {
+    show(text_.finish());
+    reply_.counts = counts;
+    return std::move(reply_);
   }
-  const bool has_system = system_prompt(conversation).has_value();
-  for (size_t i = has_system; i < conversation.size(); ++i) {
-    const char* wanted = (i - has_system) % 2 == 0 ? "user" : "assistant";
-    if (conversation[i].role != wanted) {
-      throw Error("message " + std::to_string(i + 1) + " is of role '" + conversation[i].role +
-                  "', expected " + wanted);
-    }
-  }
-  if ((conversation.size() - has_system) % 2 == 1) {
-    throw Error("the last message has no answer of the assistant");
-  }
-  return conversation;
-}
 
-// The bytes of an ordinary file. Devices, pipes and models are not read to their end only to find
-// that they are no conversations. Throws Error that says why it cannot be read.
-std::string read_bytes(const std::string& path) {
-  constexpr uintmax_t kMost = 64 << 20;
-  std::error_code failed;
-  const auto status = fs::status(path, failed);
-  if (fs::exists(status) && !fs::is_regular_file(status)) throw Error("it is no ordinary file");
-  const uintmax_t size = fs::file_size(path, failed);
-  if (failed) throw Error(failed.message());
-  if (size > kMost) {
-    throw Error("it has " + std::to_string(size) + " bytes, and a conversation at most " +
-                std::to_string(kMost) + " (64 MiB)");
+ private:
+  void show(const std::string& piece) {
+    if (piece.empty()) return;
+    reply_.text += piece;
+    if (listener_.on_text) listener_.on_text(piece);
   }
-  std::string bytes(size, '\0');
-  errno = 0;
-  std::ifstream file(path, std::ios::binary);
-  file.read(bytes.data(), static_cast<std::streamsize>(size));
-  if (!file.is_open() || file.bad()) throw Error(std::strerror(errno ? errno : EIO));
-  bytes.resize(static_cast<size_t>(file.gcount()));
-  return bytes;
-}
 
-// Throws Error that says why it cannot be read, without the path.
-Conversation read_conversation(const std::string& path) {
-  const std::string bytes = read_bytes(path);
-  const auto unfit = [](const std::exception& error) {
-    return Error(std::string("it is not a saved conversation: ") + error.what());
-  };
-  try {
-    return from_json(bytes);
-  } catch (const nlohmann::json::exception& error) {
-    throw unfit(error);
-  } catch (const Error& error) {
-    throw unfit(error);
-  }
-}
-
-// A mistyped name must not cost a model or a text.
-void check_may_replace(const std::string& path) {
-  try {
-    read_conversation(path);
-  } catch (const Error& error) {
-    throw Error("cannot replace " + path + ": " + error.what() + "; give another name");
-  }
-}
+  TextStream text_;
+  const ReplyListener& listener_;
+  Reply reply_ = {};
+};
 
 }  // namespace
 
-std::optional<std::string> system_prompt(const Conversation& conversation) {
-  if (conversation.empty() || conversation[0].role != "system") return std::nullopt;
-  return conversation[0].content;
+int64_t Conversation::held(std::span<const int32_t> prompt) const {
+  return std::ranges::mismatch(session_.tokens(), prompt).in2 - prompt.begin();
 }
 
-void set_system_prompt(Conversation& conversation, const std::optional<std::string>& text) {
-  if (system_prompt(conversation)) conversation.erase(conversation.begin());
-  if (text) conversation.insert(conversation.begin(), {"system", *text});
+// The last token is always run: the logits after it are wanted.
+int64_t Conversation::kept(std::span<const int32_t> prompt) const {
+  return std::max<int64_t>(0, std::min(held(prompt), std::ssize(prompt) - 1));
 }
 
-void clear_turns(Conversation& conversation) {
-  conversation.resize(system_prompt(conversation) ? 1 : 0);
+void Conversation::check(std::span<const int32_t> prompt) const {
+  session_.check_at(kept(prompt), prompt.subspan(static_cast<size_t>(kept(prompt))));
 }
 
-void save_conversation(const Conversation& conversation, const std::string& path) {
-  std::error_code unknown;
-  if (fs::exists(path, unknown)) check_may_replace(path);
-  const std::string text = to_json(conversation);
-  try {
-    WholeFile file(path);
-    file.write(text);
-    file.commit();
-  } catch (const std::system_error& error) {
-    throw Error("cannot write " + path + ": " + error.code().message());
+Reply Conversation::reply(std::span<const int32_t> prompt, Sampler& sampler,
+                          const ReplyOptions& options, const ReplyListener& listener) {
+  check(prompt);
+  const int64_t common = kept(prompt);
+  session_.rewind(common);
+  Writer writer(tokenizer_, options, prompt, listener);
+  const GenerateResult counts =
+      generate(session_, sampler, prompt.subspan(static_cast<size_t>(common)), options.generate,
+               [&](int32_t token) { return writer.push(token); });
+  return writer.finish(counts);
+}
+
+std::vector<Reply> Conversation::replies(std::span<const int32_t> prompt,
+                                         std::span<Sampler> samplers, const ReplyOptions& options,
+                                         const ReplyListener& listener) {
+  check(prompt);
+  const int64_t common = kept(prompt);
+  session_.rewind(common);
+  GenerateOptions prefill = options.generate;
+  prefill.prompt_only = true;
+  const GenerateResult read =
+      generate(session_, samplers[0], prompt.subspan(static_cast<size_t>(common)), prefill, nullptr);
+
+  const ReplyListener nobody;
+  std::vector<Session> forks;
+  std::deque<Writer> writers;
+  std::vector<Continuation> continuations;
+  for (size_t i = 1; i < samplers.size(); ++i) forks.push_back(session_.fork());
+  for (size_t i = 0; i < samplers.size(); ++i) {
+    Writer& writer = writers.emplace_back(tokenizer_, options, prompt, i == 0 ? listener : nobody);
+    continuations.push_back({i == 0 ? session_ : forks[i - 1], samplers[i],
+                             [&writer](int32_t token) { return writer.push(token); }, read});
   }
-}
-
-Conversation load_conversation(const std::string& path) {
-  try {
-    return read_conversation(path);
-  } catch (const Error& error) {
-    throw Error("cannot load " + path + ": " + error.what());
+  if (read.reason != StopReason::interrupted) generate_together(continuations, options.generate);
+  std::vector<Reply> replies;
+  for (size_t i = 0; i < samplers.size(); ++i) {
+    replies.push_back(writers[i].finish(continuations[i].result));
   }
+  return replies;
 }
 
 }  // namespace runner

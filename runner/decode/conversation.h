@@ -1,31 +1,71 @@
 #pragma once
 
-#include <optional>
+#include <cstdint>
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "text/chat.h"
+#include "decode/generate.h"
+#include "decode/text_stream.h"
+#include "model/session.h"
+#include "text/tokenizer.h"
 
 namespace runner {
 
-// What has been said in a chat: a system message or none, then user and assistant in turn. On disk
-// it is a JSON list of {"role", "content"}, as chat templates take it.
-using Conversation = std::vector<Message>;
+struct ReplyOptions {
+  GenerateOptions generate = {};
+  std::vector<std::string> stop_strings = {};
+  TextStream::Start start = TextStream::Start::inside;
+};
 
-std::optional<std::string> system_prompt(const Conversation& conversation);
+// Who hears of a reply as it comes; either may be empty.
+struct ReplyListener {
+  std::function<void(int32_t)> on_token = {};           // each token, as soon as it is chosen
+  std::function<void(const std::string&)> on_text = {};  // whole characters
+};
 
-// Without `text`: no system message, so that the template's own counts.
-void set_system_prompt(Conversation& conversation, const std::optional<std::string>& text);
+struct Reply {
+  std::string text;
+  std::vector<int32_t> tokens;  // without a stop token, with those of a stop string
+  GenerateResult counts;
+};
 
-// Leaves the system message.
-void clear_turns(Conversation& conversation);
+// One text of prompts and replies: a session, and the tokenizer that its tokens are of.
+class Conversation {
+ public:
+  // `tokenizer` must outlive it.
+  Conversation(Session session, const Tokenizer& tokenizer)
+      : session_(std::move(session)), tokenizer_(tokenizer) {}
 
-// Writes a WholeFile. Throws Error when it cannot, and for a file that is there and is no
-// conversation.
-void save_conversation(const Conversation& conversation, const std::string& path);
+  Session& session() { return session_; }
+  const Session& session() const { return session_; }
 
-// Throws Error when the file cannot be read, is no ordinary one or above 64 MiB, is no conversation,
-// or does not end with an answer.
-Conversation load_conversation(const std::string& path);
+  // One that has read the same. Throws StateError when the state has no session left.
+  Conversation fork() const { return {session_.fork(), tokenizer_}; }
+
+  // How many tokens `prompt` begins with that the session holds.
+  int64_t held(std::span<const int32_t> prompt) const;
+
+  // Throws Error where reply() could not run `prompt`; nothing has changed.
+  void check(std::span<const int32_t> prompt) const;
+
+  // Makes the session's tokens those of `prompt`, all of a text, of which what it holds is not run again,
+  // and writes what follows. Throws Error when it does not fit the context.
+  Reply reply(std::span<const int32_t> prompt, Sampler& sampler, const ReplyOptions& options,
+              const ReplyListener& listener = {});
+
+  // Replies to one prompt, one for each sampler, generated together in sessions of their own; each is what
+  // it would be alone. The listener hears of the first. Throws StateError when the state has too few
+  // sessions.
+  std::vector<Reply> replies(std::span<const int32_t> prompt, std::span<Sampler> samplers,
+                             const ReplyOptions& options, const ReplyListener& listener = {});
+
+ private:
+  int64_t kept(std::span<const int32_t> prompt) const;
+
+  Session session_;
+  const Tokenizer& tokenizer_;
+};
 
 }  // namespace runner

@@ -29,13 +29,25 @@ struct GenerateResult {
   double decode_seconds = 0;  // of the tokens after the first
 };
 
+// A continuation of what a session has read. `on_token` receives each token as soon as it is chosen, and
+// returns false where it completed a stop string.
+struct Continuation {
+  Session& session;
+  Sampler& sampler;
+  std::function<bool(int32_t)> on_token;
+  GenerateResult result = {};
+};
+
 // Runs `prompt` and generates from it until a stop token, a stop string, the number of steps or the
-// context's end: prompt and continuation together never pass context_length. `on_token` receives
-// each token as soon as it is chosen, and returns false where it completed a stop string. Penalties
-// and n-gram limits count the session's tokens; those before the first chosen one are the prompt.
+// context's end: prompt and continuation together never pass the context. Penalties and n-gram limits
+// count the session's tokens; those before the first chosen one are the prompt.
 // Throws Error when the prompt does not fit the context.
 GenerateResult generate(Session& session, Sampler& sampler, std::span<const int32_t> prompt,
                         const GenerateOptions& options,
                         const std::function<bool(int32_t)>& on_token);
+
+// Generates all continuations, the next token of each in one forward; each becomes what it would be
+// alone. Their `result`s are completed.
+void generate_together(std::span<Continuation> continuations, const GenerateOptions& options);
 
 }  // namespace runner

@@ -12,7 +12,7 @@
 namespace runner {
 namespace {
 
-void check(const Metadata& metadata, std::span<const int32_t> tokens, int64_t first) {
+void check(const Session& session, std::span<const int32_t> tokens, int64_t first) {
   const int64_t n = std::ssize(tokens);
   if (n < 2) {
     throw Error("cannot score " + std::to_string(n) + (n == 1 ? " token" : " tokens") +
@@ -22,20 +22,22 @@ void check(const Metadata& metadata, std::span<const int32_t> tokens, int64_t fi
     throw Error("cannot score from token " + std::to_string(first) + " of " + std::to_string(n) +
                 ": a token needs one before it; give a number from 1 to " + std::to_string(n - 1));
   }
-  if (n > metadata.context_length) {
+  if (n > session.context_length()) {
     throw Error("there are " + std::to_string(n) + " tokens to score, the context holds " +
-                std::to_string(metadata.context_length) +
-                "; score fewer at once or export with a larger --max-seq-length");
+                std::to_string(session.context_length()) +
+                "; score fewer at once or " + session.longer_context());
   }
-  check_vocabulary(metadata, tokens);
+  check_vocabulary(session.model().metadata(), tokens);
 }
 
 }  // namespace
 
-std::vector<float> score(Model& model, std::span<const int32_t> tokens, int64_t first,
+std::vector<float> score(Session& session, std::span<const int32_t> tokens, int64_t first,
                          const ScoreOptions& options) {
+  check(session, tokens, first);
+  Model& model = session.model();
   const Metadata& metadata = model.metadata();
-  check(metadata, tokens, first);
+  session.rewind(0);
   const int64_t end = std::ssize(tokens) - 1;  // nothing is asked of the last token
   const std::vector<int64_t> ids(tokens.begin(), tokens.end());
   std::vector<float> scores(static_cast<size_t>(end + 1 - first)), room;
@@ -50,9 +52,12 @@ std::vector<float> score(Model& model, std::span<const int32_t> tokens, int64_t 
     rows.resize(unread ? 1 : static_cast<size_t>(stop - wanted));
     std::iota(rows.begin(), rows.end(), (unread ? stop - 1 : wanted) - position);
     const auto length = static_cast<size_t>(stop - position);
+    const auto at = static_cast<size_t>(position);
+    const int64_t segment[] = {session.id(), stop - position};
     const std::span<const float> logits =
-        model.run(std::span(ids).subspan(static_cast<size_t>(position), length), position, rows,
-                  room);
+        model.run({std::span(ids).subspan(at, length), segment, rows}, session.state(), room);
+    session.note(tokens.subspan(at, length),
+                 logits.last(static_cast<size_t>(metadata.vocab_size)));
     if (!unread) {
       float* out = scores.data() + (wanted + 1 - first);
       lowbit::log_softmax_at(shared_pool(model.threads()), logits.data(), std::ssize(rows),

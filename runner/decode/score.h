@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "model/model.h"
+#include "model/session.h"
 
 namespace runner {
 
@@ -15,11 +15,11 @@ struct ScoreOptions {
 };
 
 // The log-probability (natural logarithm) of tokens[i] given all tokens before it, for i from
-// `first` to the last: tokens.size() - first values. Runs the tokens from position 0 on in chunks,
+// `first` to the last: tokens.size() - first values. Rewinds the session, runs the tokens in chunks,
 // and asks for logits only where a value comes of them: what is held is one chunk's rows.
 // Throws Error when `first` is not from 1 to tokens.size() - 1, a token is outside the vocabulary,
 // the tokens do not fit the context, or a logit is not a number.
-std::vector<float> score(Model& model, std::span<const int32_t> tokens, int64_t first,
+std::vector<float> score(Session& session, std::span<const int32_t> tokens, int64_t first,
                          const ScoreOptions& options = {});
 
 }  // namespace runner

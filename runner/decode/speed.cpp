@@ -17,53 +17,45 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Runs tokens of no meaning, in chunks.
-class Walk {
- public:
-  Walk(Model& model, const Poll& poll) : model_(model), poll_(poll) {}
-
-  // At positions from..to.
-  void run(int64_t from, int64_t to, int64_t chunk) {
-    const int64_t vocab_size = model_.metadata().vocab_size;
-    while (from < to) {
-      if (poll_) poll_();
-      tokens_.resize(static_cast<size_t>(std::min(chunk, to - from)));
-      for (int64_t& token : tokens_) token = from++ * 7919 % vocab_size;
-      const int64_t last = std::ssize(tokens_) - 1;
-      model_.run(tokens_, from - std::ssize(tokens_), {&last, 1}, room_);
-    }
+// Runs tokens of no meaning from..to in chunks.
+void walk(Session& session, int64_t from, int64_t to, int64_t chunk, const Poll& poll) {
+  const int64_t vocab_size = session.model().metadata().vocab_size;
+  std::vector<int64_t> tokens;
+  std::vector<int32_t> said;
+  std::vector<float> room;
+  while (from < to) {
+    if (poll) poll();
+    tokens.resize(static_cast<size_t>(std::min(chunk, to - from)));
+    for (int64_t& token : tokens) token = from++ * 7919 % vocab_size;
+    const int64_t last = std::ssize(tokens) - 1, segment[] = {session.id(), std::ssize(tokens)};
+    session.model().run({tokens, segment, {&last, 1}}, session.state(), room);
+    said.assign(tokens.begin(), tokens.end());
+    session.note(said, {});
   }
+}
 
- private:
-  Model& model_;
-  const Poll& poll_;
-  std::vector<int64_t> tokens_;
-  std::vector<float> room_;
-};
-
-double time_run(Model& model, int64_t tokens, int64_t depth, int64_t chunk, const Poll& poll) {
-  const Metadata& metadata = model.metadata();
-  if (tokens < 1 || depth < 0 || depth > metadata.context_length - tokens) {
+double time_run(Session& session, int64_t tokens, int64_t depth, int64_t chunk, const Poll& poll) {
+  if (tokens < 1 || depth < 0 || depth > session.context_length() - tokens) {
     throw Error("cannot time " + std::to_string(tokens) + " tokens at a depth of " +
                 std::to_string(depth) + ": the context holds " +
-                std::to_string(metadata.context_length) +
-                "; ask for fewer or export with a larger --max-seq-length");
+                std::to_string(session.context_length()) +
+                "; ask for fewer or " + session.longer_context());
   }
-  Walk walk(model, poll);
-  walk.run(0, depth, metadata.max_chunk);
+  session.rewind(0);
+  walk(session, 0, depth, session.model().metadata().max_chunk, poll);
   const auto start = Clock::now();
-  walk.run(depth, depth + tokens, chunk);
+  walk(session, depth, depth + tokens, chunk, poll);
   return seconds_since(start);
 }
 
 }  // namespace
 
-double time_prefill(Model& model, int64_t tokens, int64_t depth, const Poll& poll) {
-  return time_run(model, tokens, depth, model.metadata().max_chunk, poll);
+double time_prefill(Session& session, int64_t tokens, int64_t depth, const Poll& poll) {
+  return time_run(session, tokens, depth, session.model().metadata().max_chunk, poll);
 }
 
-double time_decode(Model& model, int64_t tokens, int64_t depth, const Poll& poll) {
-  return time_run(model, tokens, depth, 1, poll);
+double time_decode(Session& session, int64_t tokens, int64_t depth, const Poll& poll) {
+  return time_run(session, tokens, depth, 1, poll);
 }
 
 void read_all(ThreadPool& pool, std::span<const uint8_t> memory) {

@@ -1,17 +1,16 @@
 #include "model/metadata.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "kernels/bindings/interface.h"
+#include "model/metadata_reader.h"
+#include "model/state_metadata.h"
 #include "system/error.h"
 
 namespace runner {
 namespace {
-
-using nlohmann::json;
 
 // Ranges beyond any real model: what lies outside comes from a damaged file, and would only turn
 // into a failed allocation later.
@@ -24,89 +23,8 @@ constexpr uint64_t kMaxWeightBytes = uint64_t{1} << 40;
 constexpr size_t kMaxDims = 8;  // of a tensor
 constexpr int64_t kMaxTokenizerBytes = int64_t{1} << 30;
 
-// A value in a message of one line.
-std::string shortened(const std::string& value) {
-  std::string text = value.size() <= 60 ? value : value.substr(0, 60) + "...";
-  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < ' '; }, ' ');
-  return text;
-}
-
-// Reads values of one artifact; every complaint names the file, the key and the value.
-class Reader {
- public:
-  Reader(const StringMap& map, const std::string& path) : map_(map), path_(path) {}
-
-  [[noreturn]] void fail(const std::string& what) const {
-    throw Error(path_ + ": " + what + "; export the model again");
-  }
-
-  [[noreturn]] void bad(const char* key, const std::string& wanted) const {
-    fail(std::string("metadata '") + key + "' is '" + shortened(map_.at(key)) + "', expected " +
-         wanted);
-  }
-
-  const std::string& text(const char* key) const {
-    auto found = map_.find(key);
-    if (found == map_.end()) fail(std::string("metadata '") + key + "' is missing");
-    return found->second;
-  }
-
-  std::string one_of(const char* key, std::initializer_list<const char*> choices) const {
-    const std::string& value = text(key);
-    std::string list;
-    for (const char* choice : choices) {
-      if (value == choice) return value;
-      list += (list.empty() ? "" : ", ") + std::string(choice);
-    }
-    bad(key, "one of " + list);
-  }
-
-  int64_t integer(const char* key, int64_t low, int64_t high) const {
-    const std::string& value = text(key);
-    int64_t number = 0;
-    const char* end = value.data() + value.size();
-    auto [stop, error] = std::from_chars(value.data(), end, number);
-    if (error != std::errc() || stop != end || number < low || number > high) {
-      bad(key, "an integer from " + std::to_string(low) + " to " + std::to_string(high));
-    }
-    return number;
-  }
-
-  json parsed(const char* key, json::value_t type, const char* wanted) const {
-    json value = json::parse(std::string_view(text(key)), nullptr, /*allow_exceptions=*/false);
-    if (value.is_discarded() || value.type() != type) bad(key, wanted);
-    return value;
-  }
-
-  std::vector<int64_t> integers(const char* key, int64_t low, int64_t high) const {
-    const std::string wanted =
-        "a JSON list of integers from " + std::to_string(low) + " to " + std::to_string(high);
-    std::vector<int64_t> numbers;
-    for (const json& item : parsed(key, json::value_t::array, wanted.c_str())) {
-      if (!item.is_number_integer()) bad(key, wanted);
-      const auto number = item.get<int64_t>();
-      if (number < low || number > high) bad(key, wanted);
-      numbers.push_back(number);
-    }
-    return numbers;
-  }
-
-  std::vector<std::string> strings(const char* key) const {
-    std::vector<std::string> list;
-    for (const json& item : parsed(key, json::value_t::array, "a JSON list of strings")) {
-      if (!item.is_string()) bad(key, "a JSON list of strings");
-      list.push_back(item.get<std::string>());
-    }
-    return list;
-  }
-
- private:
-  const StringMap& map_;
-  const std::string& path_;
-};
-
 // What must be settled before any other key means anything.
-void check_versions(const Reader& in, const std::string& path, std::string_view backend) {
+void check_versions(const MetadataReader& in, const std::string& path, std::string_view backend) {
   const int64_t schema = in.integer(keys::kSchemaVersion, 1, 1'000'000);
   if (schema > kNewestSchemaVersion) {
     throw Error(path + ": artifact schema " + std::to_string(schema) +
@@ -126,36 +44,26 @@ void check_versions(const Reader& in, const std::string& path, std::string_view 
   }
 }
 
+// The line that makes an artifact anew.
+std::string export_line(const std::string& path, std::string_view backend) {
+  const bool library = path.ends_with(".so");
+  return "python -m exporter MODEL " +
+         std::string(backend == kExecutorchBackend ? "--output-pte "
+                     : library                     ? "--output-dso "
+                                                   : "--output-aoti-package ") +
+         path;
+}
+
 // A program's calls of our operators must be of the form that this runner's have.
-void check_operators(const Reader& in, const StringMap& map) {
-  if (map.find(keys::kOperatorsVersion) == map.end()) {
-    in.fail(
-        std::string("metadata '") + keys::kOperatorsVersion +
-        "' is missing: it calls operators of an older release, which this runner no longer has");
+void check_operators(const MetadataReader& in, const std::string& path, std::string_view backend) {
+  if (in.integer(keys::kSchemaVersion, 1, 1'000'000) < kOldestStateSchema) {
+    throw Error(path + ": made by an older release, which kept the cache in the graph; export it again: " +
+                export_line(path, backend));
   }
   const int64_t version = in.integer(keys::kOperatorsVersion, 1, 1'000'000);
   if (version != lowbit::kInterfaceVersion) {
     in.fail("it calls operators of version " + std::to_string(version) +
             ", this runner's are of version " + std::to_string(lowbit::kInterfaceVersion));
-  }
-}
-
-// A value of a JSON object, which is not copied: to copy what is nested deeply takes a deep stack.
-// `bad` says what is wrong and throws.
-template <class F>
-const json& child(const json& object, const char* name, F bad) {
-  const auto found = object.find(name);
-  if (found == object.end()) bad();
-  return *found;
-}
-
-template <class T, class F>
-T member(const json& object, const char* name, F bad) {
-  try {
-    return child(object, name, bad).template get<T>();
-  } catch (const json::exception&) {
-    bad();
-    throw;
   }
 }
 
@@ -173,7 +81,7 @@ std::vector<int32_t> token_ids(const json& list, int64_t vocab_size, F bad) {
   return ids;
 }
 
-SamplingSettings read_sampling(const Reader& in, int64_t vocab_size) {
+SamplingSettings read_sampling(const MetadataReader& in, int64_t vocab_size) {
   constexpr const char* key = keys::kSampling;
   const json object = in.parsed(key, json::value_t::object, "a JSON object");
   const auto present = [&](const char* name) {
@@ -221,7 +129,7 @@ SamplingSettings read_sampling(const Reader& in, int64_t vocab_size) {
   return settings;
 }
 
-std::vector<Target> read_targets(const Reader& in) {
+std::vector<Target> read_targets(const MetadataReader& in) {
   constexpr const char* kWanted = "a JSON list of targets";
   const auto bad = [&] { in.bad(keys::kTargets, kWanted); };
   std::vector<Target> targets;
@@ -251,7 +159,7 @@ uint64_t bytes_of(const std::string& dtype) {
   return 0;
 }
 
-std::vector<Weight> read_weights(const Reader& in) {
+std::vector<Weight> read_weights(const MetadataReader& in) {
   constexpr const char* kWanted = "a JSON list of weights";
   const auto bad = [&] { in.bad(keys::kWeights, kWanted); };
   std::vector<Weight> weights;
@@ -276,7 +184,7 @@ std::vector<Weight> read_weights(const Reader& in) {
   return weights;
 }
 
-void check_cache_shape(const Reader& in, const char* key, const std::vector<int64_t>& shape,
+void check_cache_shape(const MetadataReader& in, const char* key, const std::vector<int64_t>& shape,
                        int64_t n_caches) {
   int64_t elements = n_caches;
   for (int64_t size : shape) {
@@ -286,15 +194,16 @@ void check_cache_shape(const Reader& in, const char* key, const std::vector<int6
   if (shape.empty() || shape.size() > kMaxDims) in.bad(key, "one to eight dimensions");
 }
 
-void read_cache_form(const Reader& in, Metadata& m) {
+void read_code(const MetadataReader& in, Metadata& m) {
   m.lean = in.one_of(keys::kRuntime, {"lean", "torch"}) == "lean";
   m.targets = read_targets(in);
   m.host_functions = in.strings(keys::kHostFunctions);
   m.host_interface = in.text(keys::kHostInterface);
   m.weights = read_weights(in);
+  if (m.lowbit) return;
   m.key_cache_shape = in.integers(keys::kKeyCacheShape, 1, kMaxContext);
   m.value_cache_shape = in.integers(keys::kValueCacheShape, 1, kMaxContext);
-  m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "bfloat16", "float16", "int8"});
+  m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "bfloat16", "float16"});
   m.n_caches = in.integer(keys::kCaches, 1, 2 * kMaxLayers);
   if (m.n_caches != 2 * m.n_layers) {
     in.bad(keys::kCaches, "two for each of " + std::to_string(m.n_layers) + " layers");
@@ -306,7 +215,7 @@ void read_cache_form(const Reader& in, Metadata& m) {
 }  // namespace
 
 Metadata parse_metadata(StringMap map, const std::string& path, std::string_view backend) {
-  const Reader in(map, path);
+  const MetadataReader in(map, path);
   check_versions(in, path, backend);
 
   Metadata m;
@@ -314,7 +223,7 @@ Metadata parse_metadata(StringMap map, const std::string& path, std::string_view
   m.model_family = in.text(keys::kModelFamily);
   m.vocab_size = in.integer(keys::kVocabSize, 1, kMaxVocab);
   m.context_length = in.integer(keys::kContextLength, 1, kMaxContext);
-  m.max_chunk = in.integer(keys::kMaxChunk, 1, m.context_length);
+  m.max_chunk = in.integer(keys::kMaxChunk, 1, kMaxContext);
   m.max_rows = in.integer(keys::kMaxRows, 1, m.max_chunk);
   m.n_layers = in.integer(keys::kLayers, 1, kMaxLayers);
   m.n_heads = in.integer(keys::kHeads, 1, kMaxDim);
@@ -324,7 +233,7 @@ Metadata parse_metadata(StringMap map, const std::string& path, std::string_view
   m.dtype = in.one_of(keys::kDtype, {"float32", "bfloat16", "float16"});
   m.quantization = in.text(keys::kQuantization);
   m.lowbit = in.one_of(keys::kDelegate, {"lowbit", "xnnpack", "stock"}) == "lowbit";
-  if (m.lowbit) check_operators(in, map);
+  if (m.lowbit) check_operators(in, path, backend);
   m.tokenizer_kind = in.text(keys::kTokenizerKind);
   m.tokenizer_size = in.integer(keys::kTokenizerSize, 0, kMaxTokenizerBytes);
   m.n_pieces = in.integer(keys::kPieces, 0, kMaxVocab);
@@ -339,7 +248,9 @@ Metadata parse_metadata(StringMap map, const std::string& path, std::string_view
   m.torchao_version = in.text(keys::kTorchaoVersion);
   m.executorch_version = in.text(keys::kExecutorchVersion);
   m.checkpoint_digest = in.text(keys::kCheckpointDigest);
-  if (backend == kAotiBackend) read_cache_form(in, m);
+  m.longest_context = m.context_length;
+  if (m.lowbit) read_state(in, m);
+  if (backend == kAotiBackend) read_code(in, m);
   m.raw = std::move(map);
   return m;
 }

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/state/layout.h"
 #include "model/sampling_settings.h"
 
 namespace runner {
@@ -48,15 +49,21 @@ inline constexpr const char* kCheckpointDigest = "checkpoint_digest";
 inline constexpr const char* kKernelLayoutVersion = "kernel_layout_version";
 inline constexpr const char* kOperatorsVersion = "operators_version";
 inline constexpr const char* kDelegate = "delegate";
+// Artifacts on our operators only; kCacheDtype is of AOTInductor artifacts on stock ones, too.
+inline constexpr const char* kState = "state";
+inline constexpr const char* kLongestContext = "longest_context";
+inline constexpr const char* kWeightsDigest = "weights_digest";
+inline constexpr const char* kMaxSegments = "max_segments";
+inline constexpr const char* kCacheDtype = "cache_dtype";
 // AOTInductor artifacts only.
 inline constexpr const char* kRuntime = "runtime";
 inline constexpr const char* kTargets = "targets";
 inline constexpr const char* kHostFunctions = "host_functions";
 inline constexpr const char* kHostInterface = "host_interface";
 inline constexpr const char* kWeights = "weights";
+// Of those, on stock operators only.
 inline constexpr const char* kKeyCacheShape = "key_cache_shape";
 inline constexpr const char* kValueCacheShape = "value_cache_shape";
-inline constexpr const char* kCacheDtype = "cache_dtype";
 inline constexpr const char* kCaches = "n_caches";
 }  // namespace keys
 
@@ -96,7 +103,8 @@ inline constexpr std::array kCommonKeys = {
     keys::kOperatorsVersion,
 };
 
-inline constexpr int kNewestSchemaVersion = 4;
+inline constexpr int kNewestSchemaVersion = 5;
+inline constexpr int kOldestStateSchema = 5;  // before, caches were in the graph
 inline constexpr int kNewestKernelLayoutVersion = 4;
 
 inline constexpr std::string_view kExecutorchBackend = "executorch";
@@ -124,10 +132,14 @@ using StringMap = std::map<std::string, std::string>;
 struct Metadata {
   StringMap raw;  // every key as it was written
   std::string model_name, model_family;
-  int64_t vocab_size = 0, context_length = 0, max_chunk = 0, max_rows = 0;
+  int64_t vocab_size = 0, max_chunk = 0, max_rows = 0, max_segments = 1;  // of a forward
+  int64_t context_length = 0;   // where nobody says otherwise
+  int64_t longest_context = 0;  // the model's own; on stock operators the same
   int64_t n_layers = 0, n_heads = 0, n_kv_heads = 0, head_dim = 0, dim = 0;
   std::string dtype, quantization;
   bool lowbit = false;  // runs on our own operators; else on the frameworks'
+  lowbit::StateLayout state;  // no layers on stock operators, whose caches are in the graph
+  std::string cache_dtype;    // where nobody says otherwise; "" in a .pte on stock operators
   std::string tokenizer_kind;
   int64_t tokenizer_size = 0, n_pieces = 0;
   int64_t bos_id = -1, eos_id = -1;  // -1: none
@@ -137,6 +149,7 @@ struct Metadata {
   SamplingSettings sampling;  // what the model's authors recommend
   std::string exporter_version, torch_version, torchao_version, executorch_version;
   std::string checkpoint_digest;
+  std::string weights_digest;  // of the packed weights; "" on stock operators
 
   // AOTInductor artifacts only.
   bool lean = false;  // runs on aoti_host; else it needs libtorch
@@ -144,8 +157,7 @@ struct Metadata {
   std::vector<std::string> host_functions;  // of the C interface, that the code calls
   std::string host_interface;               // the interface's version
   std::vector<Weight> weights;              // empty where the code holds them
-  std::vector<int64_t> key_cache_shape, value_cache_shape;
-  std::string cache_dtype;
+  std::vector<int64_t> key_cache_shape, value_cache_shape;  // on stock operators
   int64_t n_caches = 0;
 };
 

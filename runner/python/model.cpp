@@ -1,11 +1,12 @@
 #include "python/model.h"
 
+#include <algorithm>
 #include <mutex>
 #include <random>
 
 #include "decode/score.h"
 #include "decode/speed.h"
-#include "decode/text_stream.h"
+#include "model/saved_session.h"
 #include "system/error.h"
 #include "text/chat.h"
 
@@ -30,8 +31,9 @@ class Work {
   std::unique_lock<std::recursive_mutex> lock_;
 };
 
-void check_positions(const Metadata& metadata, const Ids& tokens, int64_t start, int64_t filled) {
-  const int64_t n = std::ssize(tokens);
+void check_positions(const Session& session, const Ids& tokens, int64_t start) {
+  const Metadata& metadata = session.model().metadata();
+  const int64_t n = std::ssize(tokens), filled = session.position();
   if (n < 1 || n > metadata.max_chunk) {
     throw Error("a forward takes 1 to " + std::to_string(metadata.max_chunk) + " tokens, not " +
                 std::to_string(n));
@@ -40,10 +42,10 @@ void check_positions(const Metadata& metadata, const Ids& tokens, int64_t start,
     throw Error("start_pos is " + std::to_string(start) + " but only " + std::to_string(filled) +
                 " positions have been run");
   }
-  if (start + n > metadata.context_length) {
+  if (start + n > session.context_length()) {
     throw Error("the tokens end at position " + std::to_string(start + n) +
-                ", the context holds " + std::to_string(metadata.context_length) +
-                "; export with a larger --max-seq-length");
+                ", the context holds " + std::to_string(session.context_length()) + "; " +
+                session.longer_context());
   }
   check_vocabulary(metadata, tokens);
 }
@@ -67,14 +69,23 @@ void check_signals() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
-BoundModel::BoundModel(std::unique_ptr<Model> model, std::string backend, bool runnable)
-    : model_(std::move(model)), backend_(std::move(backend)), runnable_(runnable) {}
+BoundModel::BoundModel(std::unique_ptr<Model> model, std::string backend, const LoadChoice& choice)
+    : model_(std::move(model)), backend_(std::move(backend)), runnable_(!choice.metadata_only) {
+  if (runnable_) state_ = model_->make_state(choice.state);
+}
 
 void BoundModel::check_runnable() const {
   if (!runnable_) {
     throw Error(metadata().model_name +
                 " was loaded with metadata_only: it cannot run; load it without");
   }
+}
+
+// It takes a session of the state when it is first asked for.
+Conversation& BoundModel::own() {
+  check_runnable();
+  if (!own_) own_.emplace(Session(*model_, state_), *tokenizer());
+  return *own_;
 }
 
 const std::shared_ptr<Tokenizer>& BoundModel::tokenizer() {
@@ -92,88 +103,160 @@ Ids BoundModel::chat_prompt(const std::vector<std::pair<std::string, std::string
   return ChatFormat::from_json(metadata().chat).encode(list, add_generation_prompt, *tokenizer());
 }
 
+std::unique_ptr<BoundSession> BoundModel::open_session() {
+  check_runnable();
+  const Work work;
+  return std::make_unique<BoundSession>(shared_from_this(), Session(*model_, state_));
+}
+
+std::unique_ptr<BoundSession> BoundModel::restore_session(const py::bytes& saved) {
+  check_runnable();
+  const std::string_view bytes = saved;
+  const Work work;
+  return std::make_unique<BoundSession>(shared_from_this(), load_session(*model_, state_, bytes));
+}
+
+std::vector<FloatArray> BoundModel::forward_together(
+    const std::vector<std::pair<BoundSession*, Ids>>& turns) {
+  check_runnable();
+  std::vector<Turn> asked;
+  for (const auto& [session, tokens] : turns) {
+    if (&session->model() != this) throw Error("a session is of another model than the forward");
+    asked.push_back({&session->session(), tokens});
+  }
+  const auto vocab_size = static_cast<size_t>(metadata().vocab_size);
+  std::vector<FloatArray> logits;
+  for (const Turn& turn : asked) {
+    logits.emplace_back(std::vector<py::ssize_t>{std::ssize(turn.tokens), metadata().vocab_size});
+  }
+  std::vector<float*> to;
+  for (FloatArray& each : logits) to.push_back(each.mutable_data());
+  {
+    const Work work;
+    std::vector<float> room;
+    std::span<const float> rows = append_for_rows(asked, room);
+    for (size_t i = 0; i < asked.size(); ++i) {
+      const auto part = rows.first(asked[i].tokens.size() * vocab_size);
+      std::ranges::copy(part, to[i]);
+      rows = rows.subspan(part.size());
+    }
+  }
+  return logits;
+}
+
 FloatArray BoundModel::forward(const Ids& tokens, int64_t start_pos,
                                const std::vector<int64_t>& rows) {
-  check_runnable();
-  check_positions(metadata(), tokens, start_pos, filled_);
+  Session& session = own().session();
+  check_positions(session, tokens, start_pos);
   check_rows(metadata(), rows, std::ssize(tokens));
   FloatArray logits({std::ssize(rows), metadata().vocab_size});
   const std::vector<int64_t> ids(tokens.begin(), tokens.end());
   const std::span<float> out(logits.mutable_data(), static_cast<size_t>(logits.size()));
   {
     const Work work;
-    filled_ = 0;
-    model_->forward(ids, start_pos, rows, out);
-    filled_ = start_pos + std::ssize(tokens);
+    session.rewind(start_pos);
+    std::vector<float> room;
+    const int64_t segment[] = {session.id(), std::ssize(ids)};
+    std::ranges::copy(model_->run({ids, segment, rows}, *state_, room), out.begin());
+    session.note(tokens, {});
   }
   return logits;
 }
 
 FloatArray BoundModel::score(const Ids& tokens, int64_t first, const Progress& progress) {
-  check_runnable();
+  Session& session = own().session();
   std::vector<float> scores;
   {
     const Work work;
-    filled_ = 0;
-    scores = runner::score(*model_, tokens, first, {.progress = [&](int64_t done) {
+    scores = runner::score(session, tokens, first, {.progress = [&](int64_t done) {
       check_signals();
       if (progress) progress(done, std::ssize(tokens));
     }});
-    filled_ = std::ssize(tokens) - 1;
   }
   return FloatArray(std::ssize(scores), scores.data());
 }
 
-Generated BoundModel::generate(const Ids& prompt, int64_t steps, const SamplingSettings& choice,
-                               std::optional<uint64_t> seed, const std::optional<Ids>& stop_ids,
-                               const OnText& on_text, const OnToken& on_token) {
-  check_runnable();
+std::vector<Reply> BoundModel::generate(const Ids& prompt, int64_t steps, int64_t num_samples,
+                                        const SamplingSettings& choice, std::optional<uint64_t> seed,
+                                        const std::optional<Ids>& stop_ids, const OnText& on_text,
+                                        const OnToken& on_token) {
+  Conversation& conversation = own();
   if (steps < 0) throw Error("steps is " + std::to_string(steps) + "; give 0 or more");
-  const Tokenizer& words = *tokenizer();
-  GenerateOptions options{.steps = steps, .interrupted = [] { return check_signals(), false; }};
-  if (stop_ids) {
-    options.stop_ids = *stop_ids;
-  } else {
-    options.stop_ids.assign(metadata().stop_ids.begin(), metadata().stop_ids.end());
+  if (num_samples < 1) {
+    throw Error("num_samples is " + std::to_string(num_samples) + "; give 1 or more");
   }
-  Generated result;
-  const auto add = [&](const std::string& piece) {
-    if (piece.empty()) return;
-    result.text += piece;
-    if (on_text) on_text(piece);
-  };
-  const Work work;
-  filled_ = 0;
-  Session session(*model_);
-  session.check(prompt);
   const SamplingSettings settings = chosen_settings(choice, metadata().sampling);
   check_tokens(settings, metadata().vocab_size);
-  TextStream text(words, settings.stop_strings.value_or(std::vector<std::string>()), prompt,
-                  TextStream::Start::inside);
-  Sampler sampler(settings, seed ? *seed : std::random_device()());
-  result.counts = runner::generate(session, sampler, prompt, options, [&](int32_t id) {
-    result.ids.push_back(id);
-    if (on_token) on_token(id);
-    add(text.push(id));
-    return !text.stopped();
-  });
-  add(text.finish());
-  filled_ = session.position();
-  return result;
+  ReplyOptions options{
+      {.steps = steps, .interrupted = [] { return check_signals(), false; }},
+      settings.stop_strings.value_or(std::vector<std::string>())};
+  if (stop_ids) {
+    options.generate.stop_ids = *stop_ids;
+  } else {
+    options.generate.stop_ids.assign(metadata().stop_ids.begin(), metadata().stop_ids.end());
+  }
+  const uint64_t first_seed = seed ? *seed : std::random_device()();
+  std::vector<Sampler> samplers;
+  for (int64_t i = 0; i < num_samples; ++i) {
+    samplers.emplace_back(settings, first_seed + static_cast<uint64_t>(i));
+  }
+  const Work work;
+  conversation.session().rewind(0);
+  return conversation.replies(prompt, samplers, options, {on_token, on_text});
 }
 
 double BoundModel::time_prefill(int64_t tokens, int64_t depth) {
-  check_runnable();
+  Session& session = own().session();
   const Work work;
-  filled_ = 0;
-  return runner::time_prefill(*model_, tokens, depth, check_signals);
+  return runner::time_prefill(session, tokens, depth, check_signals);
 }
 
 double BoundModel::time_decode(int64_t tokens, int64_t depth) {
-  check_runnable();
+  Session& session = own().session();
   const Work work;
-  filled_ = 0;
-  return runner::time_decode(*model_, tokens, depth, check_signals);
+  return runner::time_decode(session, tokens, depth, check_signals);
+}
+
+Session& BoundSession::session() {
+  if (!session_) throw Error("the session was dropped; open another one");
+  return *session_;
+}
+
+void BoundSession::drop() {
+  if (!session_) return;
+  const Work work;
+  session_.reset();
+}
+
+Ids BoundSession::tokens() {
+  const auto held = session().tokens();
+  return {held.begin(), held.end()};
+}
+
+void BoundSession::rewind(int64_t position) {
+  Session& own = session();
+  if (position < 0 || position > own.position()) {
+    throw Error("a session at position " + std::to_string(own.position()) +
+                " cannot be rewound to " + std::to_string(position));
+  }
+  const Work work;
+  own.rewind(position);
+}
+
+std::unique_ptr<BoundSession> BoundSession::fork() {
+  Session& own = session();
+  const Work work;
+  return std::make_unique<BoundSession>(model_, own.fork());
+}
+
+py::bytes BoundSession::save() {
+  Session& own = session();
+  std::string bytes;
+  {
+    const Work work;
+    bytes = save_session(own);
+  }
+  return bytes;
 }
 
 }  // namespace runner::python

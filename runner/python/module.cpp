@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "decode/speed.h"
+#include "model/cache_types.h"
 #include "python/model.h"
 #include "python/python_model.h"
 #include "python/sampling.h"
@@ -31,24 +32,32 @@ const char* word_for(StopReason reason) {
   return "";
 }
 
-std::unique_ptr<BoundModel> load(const std::string& path, int threads, bool metadata_only) {
+std::shared_ptr<BoundModel> load(const std::string& path, int threads, bool metadata_only,
+                                 std::optional<int64_t> context_length,
+                                 const std::optional<std::string>& cache_dtype, int64_t sessions) {
   if (threads < 0 || threads > kMaxThreads) {
     throw Error("threads is " + std::to_string(threads) + "; give 1 to " +
                 std::to_string(kMaxThreads) + ", or 0 for this machine's cores");
   }
-  std::unique_ptr<Model> model;
-  {
-    const py::gil_scoped_release released;
-    model = load_model(path, {.threads = threads, .metadata_only = metadata_only});
+  LoadChoice choice{threads, metadata_only, {.context_length = context_length, .sessions = sessions}};
+  if (cache_dtype) {
+    choice.state.cache_type = cache_type_of(*cache_dtype);
+    if (!choice.state.cache_type) {
+      throw Error("cache_dtype is '" + *cache_dtype + "'; give one of " + cache_type_names());
+    }
   }
-  return std::make_unique<BoundModel>(std::move(model), std::string(backend_name()),
-                                      !metadata_only);
+  const py::gil_scoped_release released;
+  auto model = load_model(path, {.threads = threads, .metadata_only = metadata_only});
+  return std::make_shared<BoundModel>(std::move(model), std::string(backend_name()), choice);
 }
 
-std::unique_ptr<BoundModel> from_callable(const StringMap& metadata, const py::function& forward,
+std::shared_ptr<BoundModel> from_callable(const StringMap& metadata, const py::function& forward,
                                           int threads) {
-  return std::make_unique<BoundModel>(std::make_unique<PythonModel>(metadata, forward, threads),
-                                      std::string(kPythonBackend), true);
+  const auto library =
+      backend_name() == kAotiBackend ? lowbit::Library::aoti : lowbit::Library::executorch;
+  return std::make_shared<BoundModel>(
+      std::make_unique<PythonModel>(metadata, forward, threads, library),
+      std::string(kPythonBackend), LoadChoice{});
 }
 
 double bandwidth(int threads, double seconds) {
@@ -86,14 +95,14 @@ void define_tokenizer(py::module_& m) {
 
 void define_generated(py::module_& m) {
   const auto count = [](auto member) {
-    return [member](const Generated& g) { return g.counts.*member; };
+    return [member](const Reply& reply) { return reply.counts.*member; };
   };
-  py::class_<Generated>(m, "Generated", py::module_local(), "What Model.generate returns.")
-      .def_readonly("text", &Generated::text, "The continuation, without special tokens.")
-      .def_readonly("ids", &Generated::ids,
+  py::class_<Reply>(m, "Generated", py::module_local(), "What Model.generate returns.")
+      .def_readonly("text", &Reply::text, "The continuation, without special tokens.")
+      .def_readonly("ids", &Reply::tokens,
                     "Its tokens; a stop token is not among them, those of a stop string are.")
       .def_property_readonly(
-          "reason", [](const Generated& g) { return word_for(g.counts.reason); },
+          "reason", [](const Reply& reply) { return word_for(reply.counts.reason); },
           "Why it ended: stop_token, stop_string, steps or context.")
       .def_property_readonly("prompt_tokens", count(&GenerateResult::prompt_tokens))
       .def_property_readonly("prefill_seconds", count(&GenerateResult::prefill_seconds))
@@ -103,7 +112,7 @@ void define_generated(py::module_& m) {
 }
 
 void define_model(py::module_& m) {
-  py::class_<BoundModel>(m, "Model", py::module_local(),
+  py::class_<BoundModel, std::shared_ptr<BoundModel>>(m, "Model", py::module_local(),
                          "A model behind the interface of runner/model/model.h. Calls of one library's "
                          "models run one after the other.")
       .def_property_readonly(
@@ -114,6 +123,7 @@ void define_model(py::module_& m) {
           },
           "Every key of docs/artifact.md as it was written, but the tokenizer's table.")
       .def_property_readonly("threads", &BoundModel::threads, "0 where only metadata was read.")
+      .def_property_readonly("context_length", &BoundModel::context_length, "Most tokens of a session.")
       .def_property_readonly("isa", &BoundModel::isa,
                              "Instruction set of the kernels; '' where only metadata was read.")
       .def_property_readonly("backend", &BoundModel::backend, "executorch, aoti or python.")
@@ -133,13 +143,23 @@ void define_model(py::module_& m) {
            "(at least 1) to the end: float32 [len(tokens) - first]. Runs from position 0 in chunks, "
            "whose logits alone are held; progress(done, of) is called before each. Raises ValueError "
            "when the tokens do not fit context or vocabulary, or logits are not numbers.")
+      .def("open_session", &BoundModel::open_session,
+           "A new Session of this model's state, which has as many as it was loaded for; one of them "
+           "is the model's own as soon as forward, score, generate or a timing is called. Raises "
+           "ValueError when none is left.")
+      .def("restore_session", &BoundModel::restore_session, py::arg("saved"),
+           "The Session that Session.save() gave. Raises ValueError where that is damaged, or of another "
+           "model or cache type.")
+      .def("forward_together", &BoundModel::forward_together, py::arg("turns"),
+           "One forward of `turns`, pairs of a Session and the ids that it reads next. Returns float32 "
+           "[ids, vocab] of each, to the bit what it would be alone.")
       .def(
           "generate",
           [](BoundModel& model, const Ids& prompt, int64_t steps, std::optional<uint64_t> seed,
              const std::optional<Ids>& stop_ids, const BoundModel::OnText& on_text,
              const BoundModel::OnToken& on_token, const py::kwargs& sampling) {
-            return model.generate(prompt, steps, settings_from(sampling), seed, stop_ids, on_text,
-                                  on_token);
+            return std::move(model.generate(prompt, steps, 1, settings_from(sampling), seed, stop_ids,
+                                            on_text, on_token)[0]);
           },
           py::arg("prompt_ids"), py::arg("steps") = 0, py::arg("seed") = py::none(),
           py::arg("stop_ids") = py::none(), py::arg("on_text") = nullptr,
@@ -153,28 +173,62 @@ void define_model(py::module_& m) {
           "begin_suppress_tokens, stop_strings. Returns a Generated. Raises ValueError when the "
           "prompt does not fit context or vocabulary or a setting is out of range, TypeError for an "
           "unknown setting.")
+      .def(
+          "generate_samples",
+          [](BoundModel& model, const Ids& prompt, int64_t num_samples, int64_t steps,
+             std::optional<uint64_t> seed, const std::optional<Ids>& stop_ids,
+             const BoundModel::OnText& on_text, const BoundModel::OnToken& on_token,
+             const py::kwargs& sampling) {
+            return model.generate(prompt, steps, num_samples, settings_from(sampling), seed, stop_ids,
+                                  on_text, on_token);
+          },
+          py::arg("prompt_ids"), py::arg("num_samples"), py::arg("steps") = 0,
+          py::arg("seed") = py::none(), py::arg("stop_ids") = py::none(),
+          py::arg("on_text") = nullptr, py::arg("on_token") = nullptr,
+          "As generate, `num_samples` continuations that are decoded together, the first of `seed`, each "
+          "further one of the next: a list of Generated. on_text and on_token hear of the first. Raises "
+          "ValueError when the model was loaded for fewer sessions.")
       .def("time_prefill", &BoundModel::time_prefill, py::arg("n_tokens"), py::arg("depth") = 0,
            "Seconds that a prompt of `n_tokens` takes after `depth` others, which are not timed.")
       .def("time_decode", &BoundModel::time_decode, py::arg("n_tokens"), py::arg("depth") = 0,
            "Seconds that `n_tokens` forwards of one token take after a prompt of `depth`.");
 }
 
+void define_session(py::module_& m) {
+  py::class_<BoundSession>(m, "Session", py::module_local(),
+                           "A conversation's tokens and what the model remembers of them.")
+      .def_property_readonly("tokens", &BoundSession::tokens)
+      .def_property_readonly(
+          "position", [](BoundSession& session) { return session.session().position(); },
+          "The number of its tokens.")
+      .def("rewind", &BoundSession::rewind, py::arg("position"),
+           "Forget the tokens from `position` on. Raises ValueError where there are fewer.")
+      .def("fork", &BoundSession::fork,
+           "A Session of the same tokens; memory is shared until one of both goes on.")
+      .def("save", &BoundSession::save, "All of it as bytes, for Model.restore_session.")
+      .def("drop", &BoundSession::drop, "Give its place to another one.");
+}
+
 void define(py::module_& m) {
-  // Beside runner::Error, which holds what the user must read, pybind11's own: std::runtime_error
+  // Beside runner::Error and lowbit::StateError, which hold what the user must read, pybind11's own: std::runtime_error
   // is RuntimeError, std::bad_alloc MemoryError.
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
     } catch (const Error& error) {
       py::set_error(PyExc_ValueError, printable(error.what()).c_str());
+    } catch (const lowbit::StateError& error) {
+      py::set_error(PyExc_ValueError, printable(error.what()).c_str());
     }
   });
   define_tokenizer(m);
   define_generated(m);
   define_model(m);
+  define_session(m);
   define_sampling(m);
   m.def("load_model", &load, py::arg("path"), py::arg("threads") = 0,
-        py::arg("metadata_only") = false);
+        py::arg("metadata_only") = false, py::arg("context_length") = py::none(),
+        py::arg("cache_dtype") = py::none(), py::arg("sessions") = 1);
   m.def("make_python_model", &from_callable, py::arg("metadata"), py::arg("forward"),
         py::arg("threads") = 0);
   m.def("read_bandwidth", &bandwidth, py::arg("threads") = 0, py::arg("seconds") = 1.0);

@@ -12,12 +12,12 @@
 namespace runner::python {
 
 // A Model whose forward is a Python callable: forward(tokens int64 [T], start_pos, rows int64 [R])
-// -> float32 [R, vocabulary]. The caller of run() does not hold the interpreter's lock.
+// -> float32 [R, vocabulary]; what it remembers is its own, of one session. The caller of run() does not hold the interpreter's lock.
 class [[gnu::visibility("hidden")]] PythonModel final : public Model {
  public:
   // `metadata` as artifacts hold it, with the tokenizer's table in base64. Throws Error where a key
   // is missing or wrong.
-  PythonModel(StringMap metadata, pybind11::object forward, int threads);
+  PythonModel(StringMap metadata, pybind11::object forward, int threads, lowbit::Library library);
   ~PythonModel() override;
 
   const Metadata& metadata() const override { return metadata_; }
@@ -25,16 +25,17 @@ class [[gnu::visibility("hidden")]] PythonModel final : public Model {
   int threads() const override { return threads_; }
   std::string isa() const override { return "python"; }
 
-  void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
-               std::span<float> logits) override;
-  std::span<const float> run(std::span<const int64_t> tokens, int64_t start_pos,
-                             std::span<const int64_t> rows, std::vector<float>& room) override;
+ protected:
+  lowbit::Library library() const override { return library_; }
+  std::span<const float> run_graph(const Batch& batch, const OwnedState& state,
+                                   std::vector<float>& room) override;
 
  private:
   Metadata metadata_;
   std::string tokenizer_table_;
   pybind11::object forward_, output_;  // the output is the last one, whose memory was handed out
   int threads_;
+  lowbit::Library library_;
 };
 
 inline constexpr std::string_view kPythonBackend = "python";

@@ -4,10 +4,11 @@
 #include <charconv>
 #include <cstdlib>
 #include <fstream>
-#include <iterator>
 #include <optional>
 #include <sstream>
 #include <thread>
+
+#include "system/control_groups.h"
 
 #ifdef __linux__
 #include <sched.h>
@@ -108,49 +109,12 @@ std::optional<int64_t> quota_of_v1(const fs::path& folder) {
                  first_line_of(folder / "cpu.cfs_period_us"));
 }
 
-// A group has the limits of those above it too. In a container the path may be the host's, of which only
-// the root, the container's own group, can be seen.
-int64_t within_quota(int64_t count, fs::path folder, const std::string& group,
-                     std::optional<int64_t> (*quota)(const fs::path&)) {
-  count = std::min(count, quota(folder).value_or(count));
-  for (const fs::path& name : fs::path(group).relative_path()) {
-    folder /= name;
-    count = std::min(count, quota(folder).value_or(count));
-  }
-  return count;
-}
-
-bool names(const std::string& controllers, std::string_view wanted) {
-  std::istringstream list(controllers);
-  for (std::string one; std::getline(list, one, ',');) {
-    if (one == wanted) return true;
-  }
-  return false;
-}
-
 int64_t within_quotas(int64_t count, const std::string& cgroups, const fs::path& sys) {
-  const fs::path root = sys / "fs/cgroup";
-  count = within_quota(count, root, "", quota_of_v2);
-  std::istringstream lines(cgroups);
-  for (std::string line; std::getline(lines, line);) {
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (first == std::string::npos || second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const std::string group = line.substr(second + 1);
-    if (controllers.empty()) {
-      count = within_quota(count, root, group, quota_of_v2);
-    } else if (names(controllers, "cpu")) {
-      // The hierarchy's folder has the controllers' names, and each one's own leads there.
-      count = within_quota(count, root / controllers, group, quota_of_v1);
-      count = within_quota(count, root / "cpu", group, quota_of_v1);
-    }
-  }
+  each_control_group(cgroups, sys, "cpu", [&](const fs::path& folder, GroupVersion version) {
+    const auto quota = version == GroupVersion::v2 ? quota_of_v2(folder) : quota_of_v1(folder);
+    count = std::min(count, quota.value_or(count));
+  });
   return count;
-}
-
-[[maybe_unused]] std::string own_cgroups() {
-  std::ifstream file("/proc/self/cgroup");
-  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 // OMP_NUM_THREADS where it is set: its number of threads, none where it has none.
@@ -189,7 +153,7 @@ int performance_cores() {
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
       if (CPU_ISSET(cpu, &mask)) allowed.insert(cpu);
     }
-    return performance_cores(allowed, own_cgroups());
+    return performance_cores(allowed, own_control_groups());
   }
 #endif
 #ifdef __APPLE__

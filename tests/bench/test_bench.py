@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,12 +22,14 @@ from exporter.cli.command_line import EXIT_FAILURE, EXIT_USAGE
 
 METADATA = {
     "model_name": "m", "quantization": "{}", "dtype": "float32", "backend": "executorch",
-    "delegate": "lowbit", "context_length": "100", "n_layers": "3",
+    "delegate": "lowbit", "context_length": "50", "longest_context": "100", "n_layers": "3",
+    "state": json.dumps({"layers": [{"kv_heads": 2, "head_dim": 8, "rope": -1}] * 3, "frequencies": []}),
 }  # fmt: skip
 # What exporter.bench.worker says, of a machine that takes 1 ms a token.
 WORKER = """
 import json, sys
 order = json.loads(sys.argv[1])
+assert order["context_length"] == 50 and order["cache_dtype"] is None
 print(json.dumps({"threads": order["threads"] or 2, "isa": "scalar"}))
 for kind, count, depth in order["tests"]:
     for i in range(order["repetitions"]):
@@ -50,7 +53,7 @@ def artifact(*tensors, **metadata) -> Artifact:
     return Artifact(
         path=Path("a.pte"), kind=PTE, size=3 << 20, metadata={**METADATA, **metadata}, tokenizer=b"",
         sizes={}, weights=tensors, operators={}, delegates={}, targets=(), token_scales=False,
-        cache_shape=(2, 7, 16 * 8), cache_dtype="float16", planned_bytes=None, unknown=(),
+        cache_dtype="float16", planned_bytes=None, unknown=(),
     )  # fmt: skip
 
 
@@ -89,10 +92,10 @@ def test_rows_of_every_artifact_and_number_of_threads(found):
 
 
 def test_bytes_a_token(found):
-    """The layers and the tied table once, and two caches of three layers: 7 blocks of 16 positions,
-    of 2 x 8 values of 2 bytes, for 100; half of the generated ones are there in the mean."""
+    """The layers and the tied table once, and two caches of three layers, of 2 heads of 8 values, padded to
+    16, of 2 bytes; half of the generated ones are there in the mean."""
     whole = bench.read_artifact("x")
-    position = 2 * 3 * (7 * 16 * 2 * 8) * 2 / 100
+    position = 2 * 3 * 2 * 16 * 2
     assert bench.bytes_a_token(whole, Trial(DECODE, 20, 40)) == pytest.approx(1500 + 50 * position)
     assert bench.bytes_a_token(whole, Trial(PREFILL, 20, 40)) is None
     assert bench.bytes_a_token(artifact(), Trial(DECODE, 20, 40)) is None
@@ -102,6 +105,15 @@ def test_bytes_a_token(found):
     assert bench.bytes_a_token(stock, Trial(DECODE, 20, 40)) == 1000 + 50 * 2 * 3 * 2 * 8 * 2
     unknown = artifact(tensor(1000, "output"), delegate="stock")
     assert bench.bytes_a_token(unknown, Trial(DECODE, 20, 40)) == 1000
+
+
+def test_the_context_is_what_the_tests_need():
+    tests = bench.plan([10], [20], [0, 60])
+    assert bench.context_of(artifact(), tests) == 80
+    assert bench.context_of(artifact(), tests[:2]) == 50
+    stock = artifact(delegate="stock")
+    del stock.metadata["longest_context"]
+    assert bench.context_of(stock, tests) is None
 
 
 def test_names_of_schemes():
@@ -150,7 +162,7 @@ def test_a_process_that_fails_is_one_line(found, tmp_path):
     ):
         script.write_text(text)
         with pytest.raises(ValueError, match=said):
-            bench.measure(paths[0], [], 1, 1, print, (sys.executable, str(script)))
+            bench.measure(paths[0], [], bench.Loading(1), 1, print, (sys.executable, str(script)))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +191,7 @@ def test_missing_and_damaged_files(tmp_path, capsys):
 
 def test_the_worker_names_what_is_wrong(tmp_path):
     """In its process, in one line of JSON, without torch."""
-    order = {"path": str(tmp_path / "none.pte"), "threads": 1, "tests": [], "repetitions": 1}
+    order = {"path": str(tmp_path / "none.pte"), "tests": [], "repetitions": 1, **asdict(bench.Loading(1))}
     program = (
         "import sys; from exporter.bench.worker import main; status = main(sys.argv[1:]); "
         "assert 'torch' not in sys.modules; sys.exit(status)"

@@ -25,7 +25,7 @@ def test_it_is_the_same_model(variation, tmp_path):
     whole, streamed = load_model(checkpoint, torch.float32, CONTEXT), stream_model(checkpoint, CONTEXT)
     tokens, rows = torch.arange(20)[None], torch.arange(20)
     with torch.no_grad():
-        expected, found = (m(tokens, torch.tensor([0]), rows, m.new_caches()) for m in (whole, streamed))
+        expected, found = (m.new_session().read(tokens, 0, rows) for m in (whole, streamed))
     assert torch.equal(expected, found)
     assert (streamed.output.weight is streamed.tok_embeddings.weight) == checkpoint.config.tied_embeddings
     assert len(list(streamed.layers)) == len(streamed.layers) == checkpoint.config.n_layers
@@ -60,7 +60,7 @@ def test_a_layer_goes_with_whoever_asked_for_it(tmp_path):
     del block
     assert mappings() == held
     options = PackOptions(parse_recipe("q4"), torch.float32)
-    packed = LowbitTransformer(model, options, torch.float16, lambda line: None)
+    packed = LowbitTransformer(model, options, "float16", lambda line: None)
     assert mappings() == held
     del model
     assert mappings() == 0 and packed.norm is not None

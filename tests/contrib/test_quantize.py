@@ -15,7 +15,6 @@ from native import export, generate, logits, run, runner_of
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.contrib.torchao.quantize import INT4_GROUPSIZES, fitting_groupsize, quantize
-from exporter.model.decoder import new_caches
 from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import AOTI, BACKENDS, EXECUTORCH, LOWBIT, SUPPORT
 
@@ -45,9 +44,9 @@ def eager_logits(folder, recipe, dtype) -> np.ndarray:
     checkpoint = open_checkpoint(str(folder))
     model = load_model(checkpoint, dtype, CONTEXT)
     quantize(model, recipe, lambda line: None)
-    rows, caches = torch.arange(len(TOKENS)), new_caches(checkpoint.config, CONTEXT, dtype)
+    rows = torch.arange(len(TOKENS))
     with torch.no_grad():
-        return model(torch.tensor([TOKENS]), torch.tensor([0]), rows, caches).float().numpy()
+        return model.new_session().read(torch.tensor([TOKENS]), 0, rows).float().numpy()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -91,6 +92,13 @@ struct Scene {
     clear(0);
   }
 
+  // The cache's blocks of the one session, one after the other.
+  std::vector<int32_t> block_table() const {
+    std::vector<int32_t> table(static_cast<size_t>(blocks()));
+    std::iota(table.begin(), table.end(), 0);
+    return table;
+  }
+
   // A new cache, each byte `fill`.
   void clear(uint8_t fill) {
     const int64_t bytes =
@@ -100,16 +108,23 @@ struct Scene {
     out = unwritten(positions * out_width());
   }
 
+  AttentionShape shape_with_weights() const {
+    AttentionShape s = shape;
+    if (!q_norm.empty()) s.q_norm = {q_norm.data(), extras.q_norm == Norm::by_head};
+    if (!k_norm.empty()) s.k_norm = {k_norm.data(), extras.k_norm == Norm::by_head};
+    if (!sinks.empty()) s.sinks = sinks.data();
+    return s;
+  }
+
   // Runs tokens [begin, begin + n) of the prompt.
   void run(lowbit::Host& host, int64_t begin, int64_t n) {
     const lowbit::Cache cache{type, keys.data(), values.data(), blocks()};
     const std::vector<float> exactly(token(begin), token(begin) + n * qkv_width());
     auto results = unwritten(n * out_width());
-    AttentionShape s = shape;
-    if (!q_norm.empty()) s.q_norm = {q_norm.data(), extras.q_norm == Norm::by_head};
-    if (!k_norm.empty()) s.k_norm = {k_norm.data(), extras.k_norm == Norm::by_head};
-    if (!sinks.empty()) s.sinks = sinks.data();
-    lowbit::attention(host, exactly.data(), n, begin, cos.data(), sin.data(), s, cache,
+    const AttentionShape s = shape_with_weights();
+    const std::vector<int32_t> table = block_table();
+    const lowbit::Segment segment{n, begin, table.data()};
+    lowbit::attention(host, exactly.data(), {&segment, 1}, cos.data(), sin.data(), s, cache,
                       results.data());
     std::copy(results.begin(), results.end(), out.begin() + begin * out_width());
   }

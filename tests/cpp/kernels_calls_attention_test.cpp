@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/bindings/calls.h"
+#include "kernels/state/state.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/kernel_calls.h"
 #include "tests/cpp/kernel_data.h"
@@ -17,28 +18,37 @@ using namespace kernel_test;
 
 namespace {
 
-// 6 heads over 2 key/value heads of width 24, a context of 40 positions.
+// 6 heads over 2 key/value heads of width 24, a context of 40 positions, a forward of 3 tokens at position
+// 5 in the first of a model's two layers.
 struct Attention {
-  int64_t heads = 6, kv_heads = 2, head_dim = 24, window = 0;
+  int64_t layer = 0, heads = 6, kv_heads = 2, head_dim = 24, window = 0;
   bool gated = false;
   double eps = 1e-5, scale = 0.2, softcap = 0;
-  Tensor qkv = floats({3, 240}), cos = floats({40, 12}), sin = floats({40, 12});
-  Tensor keys{Type::float32, {2, 3, 512}}, values = keys;
-  Tensor start = integers({1}, {5}), out = floats({3, 144});
-  std::optional<Tensor> q_norm, k_norm, sinks;
-  bool has_cos = true, has_sin = true;
+  Tensor qkv = floats({3, 240}), out = floats({3, 144});
+  std::optional<Tensor> q_norm, k_norm, sinks, state, segments;  // of the last two the right ones if none
+  lowbit::LayerLayout layout{2, 24, 0};
+  lowbit::CacheType cache = lowbit::CacheType::float32;
+  int64_t start = 5, tokens = 3;
+  bool begins = true;
 
   void call() {
+    const std::vector<float> angles(12, 0.0f);  // every rotation is by 0
+    const lowbit::OwnedState own(lowbit::Library::executorch, {{layout, {1, 16, lowbit::kNoRope}}, {angles}},
+                                 {40, cache, 1});
+    const int64_t blocks = (start + 15) / 16 * block_bytes(own->layout(), cache);
+    const auto session = own->restore(std::vector<uint8_t>(static_cast<size_t>(blocks)), start);
+    if (begins) own->begin(std::vector<int64_t>{session, tokens});
+    if (!state) state = integers({1}, {own.handle()});
+    if (!segments) segments = integers({1, 2}, {session, tokens});
     SerialHost host;
-    TensorRef refs[5] = {cos, sin};
+    TensorRef refs[3];
     const auto optional = [&](int i, std::optional<Tensor>& t) {
       if (t) refs[i] = *t;
       return t ? &refs[i] : nullptr;
     };
-    lowbit::call_attention(host, qkv, has_cos ? &refs[0] : nullptr, has_sin ? &refs[1] : nullptr,
-                           keys, values, start, optional(2, q_norm), optional(3, k_norm),
-                           optional(4, sinks), heads, kv_heads, head_dim, window, false, gated, eps,
-                           scale, softcap, out);
+    lowbit::call_attention(host, qkv, *segments, *state, optional(0, q_norm), optional(1, k_norm),
+                           optional(2, sinks), layer, heads, kv_heads, head_dim, window, false, gated,
+                           eps, scale, softcap, out);
   }
 };
 
@@ -60,35 +70,29 @@ TEST(attention_calls_that_fit) {
     alter(a);
     a.call();
   };
-  fits([](Attention& a) { a.start = integers({1}, {37}); });  // up to the last position
+  fits([](Attention& a) { a.start = 37; });  // up to the last position
   fits([](Attention& a) { a.window = INT64_MAX; });
-  fits([](Attention& a) { a.cos = a.sin = floats({40, 0}); });
-  // Without rotation the context is the cache's.
-  fits([](Attention& a) { a.cos = a.sin = floats({0, 0}), a.start = integers({1}, {45}); });
-  fits([](Attention& a) { a.has_cos = a.has_sin = false, a.start = integers({1}, {45}); });
-  fits([](Attention& a) { a.cos = a.sin = floats({40, 1}); });
+  fits([](Attention& a) { a.layout.rope = lowbit::kNoRope; });
   fits([](Attention& a) { a.gated = true, a.qkv = floats({3, 16 * 24}); });
   fits([](Attention& a) { a.q_norm = floats({24}), a.k_norm = floats({48}); });
   fits([](Attention& a) { a.q_norm = floats({144}), a.k_norm = floats({24}); });
   fits([](Attention& a) { a.sinks = floats({6}), a.softcap = 50, a.scale = -1; });
   fits([](Attention& a) {
     a.heads = 2, a.kv_heads = 1, a.head_dim = 512, a.qkv = floats({3, 4 * 512});
-    a.keys = a.values = floats({1, 3, 16 * 512}), a.out = floats({3, 1024});
+    a.layout = {1, 512, 0}, a.out = floats({3, 1024});
   });
-  fits([](Attention& a) { a.keys = a.values = {Type::float16, {2, 3, 512}}; });
-  fits([](Attention& a) { a.keys = a.values = {Type::int8, {2, 3, 512 + 64}}; });
+  fits([](Attention& a) { a.cache = lowbit::CacheType::float16; });
+  fits([](Attention& a) { a.cache = lowbit::CacheType::int8; });
 }
 
 // 6 heads and 2 key/value heads of 24: queries are the first 144 of a token's 240 numbers. A
 // float16 rounds to infinity from 65520 on.
 TEST(numbers_beyond_a_float16_cache) {
-  const auto call = [](Type cache, int64_t start, size_t token, size_t column, float value) {
+  using lowbit::CacheType;
+  const auto call = [](CacheType cache, int64_t start, size_t token, size_t column, float value) {
     Attention a;
-    const int64_t block = cache == Type::int8 ? 512 + 64 : 512;
-    a.keys = a.values = {cache, {2, 3, block}};
-    a.start = integers({1}, {start});
-    auto* cos = reinterpret_cast<float*>(a.cos.bytes.data());
-    std::fill(cos, cos + 40 * 12, 1.0f);
+    a.cache = cache;
+    a.start = start;
     reinterpret_cast<float*>(a.qkv.bytes.data())[token * 240 + column] = value;
     a.call();
   };
@@ -96,16 +100,16 @@ TEST(numbers_beyond_a_float16_cache) {
     for (const size_t token : {0, 2}) {
       for (const size_t column : {144, 167, 168, 191, 192, 215, 216, 239}) {
         for (const float value : {65504.0f, -65519.0f, NAN, INFINITY}) {
-          call(Type::float16, start, token, column, value);  // fits, or was none before
+          call(CacheType::float16, start, token, column, value);  // fits, or was none before
         }
         for (const float value : {65520.0f, -7e4f, 1e30f}) {
-          call(Type::float32, start, token, column, value);
-          call(Type::int8, start, token, column, value);
-          CHECK_THROWS(CallError, call(Type::float16, start, token, column, value),
+          call(CacheType::float32, start, token, column, value);
+          call(CacheType::int8, start, token, column, value);
+          CHECK_THROWS(CallError, call(CacheType::float16, start, token, column, value),
                        "lowbit::attention: ", "65504", "--cache-dtype fp32");
         }
       }
-      call(Type::float16, start, token, 143, 1e30f);  // a query
+      call(CacheType::float16, start, token, 143, 1e30f);  // a query
     }
   }
 }
@@ -135,8 +139,6 @@ TEST(attention_calls_that_do_not) {
           wrong("the largest head width", [](A a) { a.head_dim = INT64_MAX; }),
           wrong("gates that are not there", [](A a) { a.gated = true; }),
           wrong("gates that are not said", [](A a) { a.qkv = floats({3, 16 * 24}); }),
-          wrong("cos without sin", [](A a) { a.has_sin = false; }),
-          wrong("sin without cos", [](A a) { a.has_cos = false; }),
           wrong("a q_norm too short", [](A a) { a.q_norm = floats({23}); }),
           wrong("a q_norm for other heads", [](A a) { a.q_norm = floats({48}); }),
           wrong("a k_norm for all heads", [](A a) { a.k_norm = floats({144}); }),
@@ -158,27 +160,25 @@ TEST(attention_calls_that_do_not) {
           wrong("too many heads", [](A a) { a.heads = INT64_MAX / 2 * 2, a.kv_heads = 2; }),
           wrong("too many key/value heads", [](A a) { a.heads = a.kv_heads = INT64_MAX; }),
           wrong("a window of -1", [](A a) { a.window = -1; }),
-          wrong("cos too wide", [](A a) { a.cos = a.sin = floats({40, 13}); }),
-          wrong("sin too narrow", [](A a) { a.sin = floats({40, 11}); }),
-          wrong("sin too short", [](A a) { a.sin = floats({39, 12}); }),
-          wrong("cos of one dimension", [](A a) { a.cos = floats({480}); }),
-          wrong("keys of another type", [](A a) { a.keys = {Type::float16, {2, 3, 512}}; }),
-          wrong("caches int64", [](A a) { a.keys = a.values = {Type::int64, {2, 3, 512}}; }),
-          wrong("caches of 3 heads", [](A a) { a.keys = a.values = floats({3, 3, 512}); }),
-          wrong("caches with other blocks", [](A a) { a.keys = a.values = floats({2, 3, 511}); }),
-          wrong("int8 without steps", [](A a) { a.keys = a.values = {Type::int8, {2, 3, 512}}; }),
-          wrong("fewer values", [](A a) { a.values = floats({2, 2, 512}); }),
-          wrong("caches of two dimensions", [](A a) { a.keys = a.values = floats({2, 1536}); }),
-          wrong("an empty cache", [](A a) { a.keys = a.values = floats({2, 0, 512}); }),
-          wrong(
-              "a short cache",
-              [](A a) { a.keys = a.values = floats({2, 1, 512}), a.start = integers({1}, {14}); }),
-          wrong("a position past the end", [](A a) { a.start = integers({1}, {38}); }),
-          wrong("the largest position", [](A a) { a.start = integers({1}, {INT64_MAX}); }),
-          wrong("position -1", [](A a) { a.start = integers({1}, {-1}); }),
-          wrong("the least position", [](A a) { a.start = integers({1}, {INT64_MIN}); }),
-          wrong("a float position", [](A a) { a.start = floats({1}); }),
-          wrong("two positions", [](A a) { a.start = integers({2}, {0, 1}); }),
+          wrong("other heads than the state's", [](A a) { a.layout.kv_heads = 3; }),
+          wrong("heads of another width than the state's", [](A a) { a.layout.head_dim = 32; }),
+          wrong("the second layer first", [](A a) { a.layer = 1; }),
+          wrong("layer 2 of 2", [](A a) { a.layer = 2; }),
+          wrong("layer -1", [](A a) { a.layer = -1; }),
+          wrong("the least layer", [](A a) { a.layer = INT64_MIN; }),
+          wrong("a forward that was not begun", [](A a) { a.begins = false; }),
+          wrong("other tokens than the forward's", [](A a) { a.tokens = 2; }),
+          wrong("other segments than the forward's",
+                [](A a) { a.segments = integers({1, 2}, {1, 2}); }),
+          wrong("two segments", [](A a) { a.segments = integers({2, 2}, {1, 3, 1, 3}); }),
+          wrong("no segments", [](A a) { a.segments = integers({0, 2}, {}); }),
+          wrong("segments of three numbers", [](A a) { a.segments = integers({1, 3}, {1, 3, 0}); }),
+          wrong("float segments", [](A a) { a.segments = floats({1, 2}); }),
+          wrong("no state", [](A a) { a.state = integers({1}, {0}); }),
+          wrong("a made-up state", [](A a) { a.state = integers({1}, {INT64_MAX}); }),
+          wrong("a negative state", [](A a) { a.state = integers({1}, {-1}); }),
+          wrong("two states", [](A a) { a.state = integers({2}, {1, 1}); }),
+          wrong("a float state", [](A a) { a.state = floats({1}); }),
           wrong("out too narrow", [](A a) { a.out = floats({3, 143}); }),
           wrong("out too short", [](A a) { a.out = floats({2, 144}); }),
       });

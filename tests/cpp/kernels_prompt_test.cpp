@@ -120,4 +120,50 @@ TEST(a_rewound_position) {
   }
 }
 
+// Sessions that read one prompt at different paces, their blocks scattered over one cache.
+TEST(several_sessions_in_a_forward) {
+  constexpr int64_t kSessions = 4;
+  SerialHost host;
+  for (const Scene& whole : whole_scenes()) {
+    Random random(18);
+    const int64_t blocks = kSessions * whole.blocks(), width = whole.out_width();
+    const auto bytes = static_cast<size_t>(
+        whole.shape.kv_heads * blocks * lowbit::cache_block_bytes(whole.type, whole.shape.head_dim));
+    std::vector<uint8_t> keys(bytes, 0xff), values(bytes, 0xff);
+    const lowbit::Cache cache{whole.type, keys.data(), values.data(), blocks};
+    std::vector<int32_t> tables[kSessions];
+    for (int64_t i = 0; i < blocks; ++i) {
+      tables[i % kSessions].push_back(static_cast<int32_t>((i * 7 + 3) % blocks));
+    }
+    if (blocks % 7 == 0) {  // then 7 is no step through all blocks
+      for (auto& table : tables) table.clear();
+      for (int64_t i = 0; i < blocks; ++i) tables[i % kSessions].push_back(static_cast<int32_t>(i));
+    }
+    int64_t at[kSessions] = {};
+    while (*std::ranges::min_element(at) < whole.positions) {
+      std::vector<lowbit::Segment> segments;
+      std::vector<float> qkv, expected;
+      for (int64_t s = 0; s < kSessions; ++s) {
+        const int64_t most = random.below(3) == 0 ? 40 : 2, left = whole.positions - at[s];
+        const int64_t n = std::min<int64_t>(random.below(most + 1), left);
+        if (n == 0) continue;
+        const auto from = whole.qkv.begin() + at[s] * whole.qkv_width();
+        qkv.insert(qkv.end(), from, from + n * whole.qkv_width());
+        const auto out = whole.out.begin() + at[s] * width;
+        expected.insert(expected.end(), out, out + n * width);
+        segments.push_back({n, at[s], tables[s].data()});
+        at[s] += n;
+      }
+      if (segments.empty()) continue;
+      auto out = unwritten(std::ssize(expected));
+      lowbit::attention(host, qkv.data(), segments, whole.cos.data(), whole.sin.data(),
+                        whole.shape_with_weights(), cache, out.data());
+      if (same_bits(out, expected)) continue;
+      check::fail(__FILE__, __LINE__,
+                  "others in a forward show with " + describe(whole.shape, whole.type));
+      break;
+    }
+  }
+}
+
 KERNEL_TEST_MAIN()

@@ -18,7 +18,6 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.lowbit.pack import PackOptions
-from exporter.model.decoder import new_caches
 from exporter.recipe.recipe import parse_recipe
 
 CONTEXT = 64
@@ -62,17 +61,17 @@ def packed_model(folder, recipe: dict, dtype="fp32", cache=None) -> LowbitTransf
     model = load_model(open_checkpoint(str(folder)), torch.float32, CONTEXT)
     parsed = parse_recipe(json.dumps(recipe))
     exact = dtype == "fp32" and not parsed.is_quantized()
-    cache = cache or (torch.float32 if exact else torch.float16)
+    cache = cache or ("float32" if exact else "float16")
     return LowbitTransformer(model, PackOptions(parsed, DTYPES[dtype]), cache, lambda line: None)
 
 
 def eager_logits(model) -> np.ndarray:
-    caches, parts = model.new_caches(), []
+    session, parts = model.new_session(), []
     with torch.no_grad():
         for start in range(0, len(TOKENS), ROWS):
             chunk = torch.tensor([TOKENS[start : start + ROWS]])
             rows = torch.arange(chunk.shape[1])
-            parts.append(model(chunk, torch.tensor([start]), rows, caches))
+            parts.append(session.read(chunk, start, rows))
     return torch.cat(parts).numpy()
 
 
@@ -93,10 +92,9 @@ def dequantized_logits(folder, model: LowbitTransformer) -> np.ndarray:
         ffn.w2.weight.copy_(unpack(packed.down.weight))
     plain.output.weight = torch.nn.Parameter(unpack(model.output.weight), requires_grad=False)
     plain.tok_embeddings.weight = torch.nn.Parameter(unpack(model.table), requires_grad=False)
-    caches = new_caches(checkpoint.config, CONTEXT, torch.float32)
     with torch.no_grad():
         rows = torch.arange(len(TOKENS))
-        return plain(torch.tensor([TOKENS]), torch.tensor([0]), rows, caches).numpy()
+        return plain.new_session().read(torch.tensor([TOKENS]), 0, rows).numpy()
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -147,7 +145,7 @@ def test_cache_types(cache, folder, tmp_path):
     """float16 rounds keys and values by 2^-11, int8 by 1/254 of their largest value a head."""
     pte = tmp_path / "m.pte"
     export(folder, "--output-pte", pte, "--cache-dtype", cache, "--max-seq-length", CONTEXT)
-    expected = eager_logits(packed_model(folder, {}, cache=torch.float32))
+    expected = eager_logits(packed_model(folder, {}, cache="float32"))
     bound = {"fp32": 0, "fp16": 2e-2, "int8": 0.2}[cache]
     assert relative(logits(pte, TOKENS, tmp_path), expected) <= bound
 

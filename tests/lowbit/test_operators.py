@@ -10,11 +10,14 @@ import pytest
 import tiny
 import torch
 from native import ROOT, export, run, runner_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from exporter.lowbit import ops
 from exporter.lowbit.decoder import score_scale
+from exporter.lowbit.state import NO_ROPE, LayerLayout, State, StateLayout
 from exporter.model.config import AttentionSpec
+from exporter.runners.native import load_artifact
 
 HEADS, KV_HEADS, WIDTH, TOKENS, CONTEXT = 6, 2, 24, 5, 48
 
@@ -33,22 +36,40 @@ def lowbit(name: str):
     return getattr(torch.ops.lowbit, name).default
 
 
-def attention_arguments(seed: int = 0, **changes: object) -> dict[str, object]:
-    generator = torch.Generator().manual_seed(seed)
+THETA, PAIRS = 100.0, WIDTH // 4
 
-    def random(*sizes: int) -> torch.Tensor:
-        return torch.randn(*sizes, generator=generator)
 
-    angles = random(CONTEXT, WIDTH // 4) * 3
-    cache = torch.zeros(KV_HEADS, CONTEXT // 16, 16 * 32)
-    return {
-        "qkv": random(TOKENS, (2 * HEADS + 2 * KV_HEADS) * WIDTH),
-        "cos": angles.cos(), "sin": angles.sin(),
-        "key_cache": cache, "value_cache": cache.clone(), "start_pos": torch.tensor([0]),
-        "q_norm": random(WIDTH), "k_norm": random(KV_HEADS * WIDTH), "sinks": random(HEADS),
-        "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": WIDTH, "window": 3,
-        "interleaved": True, "gated": True, "norm_eps": 1e-6, "scale": 0.3, "softcap": 2.5,
-    } | changes  # fmt: skip
+class Forward:
+    """A forward of TOKENS tokens at position 0 of a layer, and what `attention` is given in it. It is begun
+    anew for each call: a layer runs once a forward."""
+
+    def __init__(self, seed: int = 0, rotates: bool = True, **changes: object):
+        generator = torch.Generator().manual_seed(seed)
+
+        def random(*sizes: int) -> torch.Tensor:
+            return torch.randn(*sizes, generator=generator)
+
+        frequencies = tuple((THETA ** (-torch.arange(PAIRS) / PAIRS)).tolist())
+        layer = LayerLayout(KV_HEADS, WIDTH, 0 if rotates else NO_ROPE)
+        self.state = State(StateLayout((layer,), (frequencies,)), CONTEXT, "float32")
+        self.rotates, self.frequencies = rotates, torch.tensor(frequencies)
+        session = self.state.open()
+        self.segments = torch.tensor([[session, TOKENS]])
+        self.arguments = {
+            "qkv": random(TOKENS, (2 * HEADS + 2 * KV_HEADS) * WIDTH),
+            "segments": self.segments, "state": self.state.tensor,
+            "q_norm": random(WIDTH), "k_norm": random(KV_HEADS * WIDTH), "sinks": random(HEADS),
+            "layer": 0, "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": WIDTH, "window": 3,
+            "interleaved": True, "gated": True, "norm_eps": 1e-6, "scale": 0.3, "softcap": 2.5,
+        } | changes  # fmt: skip
+
+    def attention(self, **out: torch.Tensor) -> torch.Tensor:
+        operator = torch.ops.lowbit.attention.out if out else lowbit("attention")
+        torch.ops.lowbit.begin_forward(self.state.handle, self.segments)
+        try:
+            return operator(**self.arguments, **out)
+        finally:
+            torch.ops.lowbit.abandon_forward(self.state.handle)
 
 
 def samples() -> dict[str, dict[str, object]]:
@@ -69,7 +90,7 @@ def samples() -> dict[str, dict[str, object]]:
         "silu_mul": gate, "gelu_mul": gate, "gelu_tanh_mul": gate, "relu2_mul": gate,
         "add": {"a": x, "b": x + 1},
         "select_rows": {"x": x, "rows": torch.tensor([2, 0, 0, 1])},
-        "attention": attention_arguments(),
+        "attention": Forward().arguments,
     }  # fmt: skip
 
 
@@ -78,7 +99,8 @@ def test_every_operator_has_a_sample():
 
 
 @pytest.mark.parametrize("name", sorted(
-    re.findall(r"^(\w+)\(", (ROOT / "kernels/bindings/operators.txt").read_text(), re.M)
+    set(re.findall(r"^(\w+)\(", (ROOT / "kernels/bindings/operators.txt").read_text(), re.M))
+    - {"attention"}
 ))  # fmt: skip
 def test_schema_tracing_and_out_form(name):
     arguments = samples()[name]
@@ -92,6 +114,51 @@ def test_schema_tracing_and_out_form(name):
     assert torch.equal(out, expected)
     with pytest.raises(RuntimeError, match=f"lowbit::{name}: out has shape"):
         getattr(torch.ops.lowbit, name).out(**arguments, out=torch.empty(1, 1))
+
+
+def test_attention_once_in_a_forward():
+    """What `opcheck` would call again and again outside one."""
+    forward = Forward()
+    expected = forward.attention()
+    assert torch.equal(forward.attention(), expected)
+    out = torch.empty_like(expected)
+    assert forward.attention(out=out) is out and torch.equal(out, expected)
+    with pytest.raises(RuntimeError, match="lowbit::attention: out has shape"):
+        forward.attention(out=torch.empty(1, 1))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert lowbit("attention")(**forward.arguments).shape == expected.shape
+    schema = str(lowbit("attention")._schema)
+    assert "Tensor(a!) state" in schema and schema.count("!") == 1
+
+
+def test_handles_that_are_no_states():
+    forward = Forward()
+    others = [0, -1, 2**63 - 1, forward.state.handle + 1, forward.state.handle - (1 << 56)]
+    for handle in others:
+        forward.arguments["state"] = torch.tensor([handle])
+        with pytest.raises(RuntimeError, match=f"^lowbit::attention: there is no state {handle}: "):
+            forward.attention()
+    dropped = Forward()
+    handle = dropped.state.handle
+    del dropped
+    forward.arguments["state"] = torch.tensor([handle])
+    with pytest.raises(RuntimeError, match="that state was dropped"):
+        forward.attention()
+
+
+def test_a_state_of_another_library(tmp_path):
+    """PyTorch's operators and a runner's module in one process: each has a table of its own."""
+    tiny.make_hf(tmp_path / "m", "llama3")
+    export(tmp_path / "m", "--max-seq-length", 32, "--output-aoti-package", tmp_path / "m.pt2")
+    native = load_artifact(tmp_path / "m.pt2")
+    package = torch._inductor.aoti_load_package(str(tmp_path / "m.pt2"))
+    of_runner = (2 << 56) + (1 << 16)  # the AOTInductor runner's first state
+    inputs = (torch.tensor([[1, 2]]), torch.tensor([[1, 2]]), torch.tensor([0]), torch.tensor([of_runner]))
+    with pytest.raises(RuntimeError):
+        package(*inputs)
+    with pytest.raises(RuntimeError, match="of the AOTInductor runner, and a state is of the library that"):
+        torch.ops.lowbit.end_forward(of_runner)
+    assert native.forward([1, 2], 0, [0]).shape[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -135,8 +202,9 @@ def test_gates(name, gate, limit):
     assert torch.allclose(result, gate(gates) * up, rtol=1e-6, atol=1e-5)
 
 
-def reference(a: dict[str, object]) -> torch.Tensor:
+def reference(forward: Forward) -> torch.Tensor:
     """What `attention` is to compute, in double precision, of a prompt from position 0 on."""
+    a = forward.arguments
     h, k, d = a["heads"], a["kv_heads"], a["head_dim"]
     parts = a["qkv"].double().split([h * d, k * d, k * d, h * d if a["gated"] else 0], dim=-1)
     q, keys, values, gate = parts
@@ -149,10 +217,11 @@ def reference(a: dict[str, object]) -> torch.Tensor:
         return rotated(x.reshape(tokens, n, d))
 
     def rotated(x: torch.Tensor) -> torch.Tensor:
-        if a["cos"] is None:
+        if not forward.rotates:
             return x
-        half = a["cos"].shape[1]
-        cos, sin = (a[name][:tokens].double()[:, None] for name in ("cos", "sin"))
+        half = PAIRS
+        angles = torch.outer(torch.arange(tokens).double(), forward.frequencies.double())[:, None]
+        cos, sin = angles.cos(), angles.sin()
         one, other = (
             (x[..., 0 : 2 * half : 2], x[..., 1 : 2 * half : 2]) if a["interleaved"]
             else (x[..., :half], x[..., half : 2 * half])
@@ -179,14 +248,13 @@ def reference(a: dict[str, object]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"q_norm": None, "sinks": None}, {"cos": None, "sin": None}, {"interleaved": False},
+    {}, {"q_norm": None, "sinks": None}, {"rotates": False}, {"interleaved": False},
     {"softcap": 0.0, "window": 0},
     {"k_norm": torch.linspace(0.1, 1, WIDTH), "q_norm": torch.linspace(1, 0.1, HEADS * WIDTH)},
 ])  # fmt: skip
 def test_attention(changes):
-    arguments = attention_arguments(1, **changes)
-    expected = reference(arguments)
-    assert torch.allclose(lowbit("attention")(**arguments).double(), expected, rtol=1e-4, atol=1e-5)
+    forward = Forward(1, **changes)
+    assert torch.allclose(forward.attention().double(), reference(forward), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("version", ["1", "99"])

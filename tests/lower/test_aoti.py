@@ -17,6 +17,7 @@ from elftools.elf.elffile import ELFFile
 from native import AOTI_RUN, METADATA, ROOT, TORCH_RUN, aoti_metadata, export, logits, run
 
 from exporter.lowbit import ops
+from exporter.lowbit.state import LayerLayout, State, StateLayout
 from exporter.lower.aoti_functions import called_functions, host_functions, not_covered
 from exporter.lower.cxx_compiler import find_compiler
 from exporter.lower.pt2_package import ALIGNMENT, Pt2Writer
@@ -120,15 +121,15 @@ def test_the_same_bits_as_under_libtorch(lean, tmp_path):
     ops.load()
     model = torch._inductor.aoti_load_package(str(lean))
     metadata = aoti_metadata(lean)
-    dtype = getattr(torch, metadata["cache_dtype"])
-    shapes = [json.loads(metadata[f"{kind}_cache_shape"]) for kind in ("key", "value")]
-    caches = [torch.zeros(shapes[i % 2], dtype=dtype) for i in range(int(metadata["n_caches"]))]
-    rows = min(int(metadata["max_rows"]), len(TOKENS))
-    actual = model(
-        torch.tensor([TOKENS]), torch.tensor([0]), torch.arange(len(TOKENS) - rows, len(TOKENS)),
-        *caches,
-    )  # fmt: skip
-    assert np.array_equal(actual.numpy(), expected[-rows:])
+    said = json.loads(metadata["state"])
+    layout = StateLayout(
+        tuple(LayerLayout(**layer) for layer in said["layers"]), tuple(map(tuple, said["frequencies"]))
+    )
+    state = State(layout, CONTEXT, metadata["cache_dtype"])
+    segments = torch.tensor([[state.open(), len(TOKENS)]])
+    with state.forward(segments):
+        actual = model(torch.tensor([TOKENS]), segments, torch.arange(len(TOKENS)), state.tensor)
+    assert np.array_equal(actual.numpy(), expected)
 
 
 def test_a_library_holds_its_weights(folder, lean, tmp_path):
@@ -210,8 +211,15 @@ def test_damaged_archives(lean, tmp_path):
         with_metadata(lean, path, weights=[{**weights[0], key: value}, *weights[1:]])
         refused(path, *words)
     layers = int(aoti_metadata(lean)["n_layers"])
-    with_metadata(lean, path, n_layers=layers + 1, n_caches=2 * layers + 2)
-    refused(path, "inputs", str(3 + 2 * layers), "export")
+    with_metadata(lean, path, n_layers=layers + 1)
+    refused(path, "'state'", "export")
+    state = json.loads(aoti_metadata(lean)["state"])
+    state["layers"][1]["kv_heads"] *= 2
+    with_metadata(lean, path, state=state)
+    refused(path, "layer 1", "key/value heads", "export")
+    state["layers"].pop()
+    with_metadata(lean, path, n_layers=layers - 1, state=state)
+    refused(path, "layer 1 came where layer 1 of 1 was next", "export")
     with zipfile.ZipFile(lean) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
         for info in old.infolist():  # of other lengths, by somebody who does not align
             packed.writestr(info.filename + "?" * (not info.filename.startswith("model/data")),

@@ -16,7 +16,7 @@ from exporter.model.decoder import Transformer
 from exporter.quality.sampling import BatchDecoder
 from exporter.recipe.model_limits import check_model
 from exporter.recipe.recipe import Recipe
-from exporter.recipe.schemes import AOTI, EXECUTORCH, LOWBIT
+from exporter.recipe.schemes import AOTI, EXECUTORCH, LOWBIT, STOCK
 
 MAX_ERROR = 1e-5  # of the largest logit: float32 sums in another order
 
@@ -31,7 +31,7 @@ def by_windows(model: Transformer) -> torch.Tensor:
 
 def packed(model: Transformer) -> LowbitTransformer:
     """On our operators, with float32 weights."""
-    return LowbitTransformer(model, PackOptions(Recipe(), torch.float32), torch.float32, lambda line: None)
+    return LowbitTransformer(model, PackOptions(Recipe(), torch.float32), "float32", lambda line: None)
 
 
 def assert_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -59,14 +59,15 @@ def test_layers_that_differ_in_everything():
 
 
 def test_layers_that_differ_in_both_runners(tmp_path, monkeypatch):
-    """All but those with caches of another shape, in artifacts, chunk by chunk: the bits of eager."""
-    layers = [layer for layer in LAYERS.values() if layer.attention.n_kv_heads == PLAIN.attention.n_kv_heads]
+    """All of them in artifacts, chunk by chunk: the bits of eager. A state takes its layers in their order,
+    each once a forward, so that no call was left out, doubled or moved on the way to either backend."""
+    layers = tuple(LAYERS.values())
     # Its tokenizer, name and number of layers are those of the artifacts.
     tiny.make_hf(tmp_path / "m", "smollm2", num_hidden_layers=len(layers))
-    monkeypatch.setattr(streamed, "stream_model", lambda checkpoint, context: make(tuple(layers)))
+    monkeypatch.setattr(streamed, "stream_model", lambda checkpoint, context: make(layers))
     pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
     export(tmp_path / "m", "--max-seq-length", CONTEXT, "--output-pte", pte, "--output-aoti-package", package)
-    expected = logits(packed(make(tuple(layers)))).numpy()
+    expected = logits(packed(make(layers))).numpy()
     tokens = tiny.prompt(LENGTH)[0].tolist()
     for artifact in (pte, package):
         for chunk in ((), ("--prefill-chunk", 7), ("--prefill-chunk", 1)):
@@ -74,8 +75,18 @@ def test_layers_that_differ_in_both_runners(tmp_path, monkeypatch):
             assert np.array_equal(found, expected), (artifact.name, chunk)
 
 
-def test_caches_of_two_shapes_are_refused_for_aotinductor():
+def test_layers_in_another_order_are_refused():
+    model = packed(make(repeated([PLAIN], 3)))
+    model.layers[1], model.layers[2] = model.layers[2], model.layers[1]
+    assert logits(model).isfinite().all()  # numbers are given by place
+    model.layers = torch.nn.ModuleList([model.layers[0], model.layers[2]])
+    with pytest.raises(RuntimeError, match="the forward ran 2 of 3 layers"):
+        logits(model)
+
+
+def test_caches_of_two_shapes_are_refused_for_aotinductor_on_stock_operators():
     config = make(tuple(LAYERS.values())).config
-    check_model(config, Recipe(), (EXECUTORCH,), LOWBIT)
+    check_model(config, Recipe(), (EXECUTORCH, AOTI), LOWBIT)
+    check_model(config, Recipe(), (EXECUTORCH,), STOCK)
     with pytest.raises(ValueError, match="1 key-value heads of width 24 and 2 .* of width 32.*--output-pte"):
-        check_model(config, Recipe(), (EXECUTORCH, AOTI), LOWBIT)
+        check_model(config, Recipe(), (EXECUTORCH, AOTI), STOCK)

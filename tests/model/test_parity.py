@@ -15,7 +15,6 @@ from torch import Tensor
 from exporter.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.model.config import ModelConfig
-from exporter.model.decoder import new_caches
 
 MAX_ERROR = 1e-4
 LENGTHS = {"mistral_window": 40}
@@ -42,13 +41,13 @@ def run_chunks(checkpoint: Checkpoint, tokens: Tensor, chunk: int) -> Tensor:
     """Logits [T, V] of all positions, the prompt taken `chunk` tokens at a time."""
     length = tokens.shape[1]
     model = load_model(checkpoint, torch.float32, length)
-    caches = new_caches(checkpoint.config, length, torch.float32)
+    session = model.new_session()
     logits = []
     with torch.no_grad():
         for start in range(0, length, chunk):
             part = tokens[:, start : start + chunk]
             rows = torch.arange(part.shape[1])
-            logits.append(model(part, torch.tensor([start]), rows, caches))
+            logits.append(session.read(part, start, rows))
     return torch.cat(logits)
 
 

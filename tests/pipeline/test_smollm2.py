@@ -7,7 +7,6 @@ from native import AOTI_RUN, ET_RUN, generate, logits, run, stats
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
-from exporter.model.decoder import new_caches
 from exporter.tokenizer.tokenizer import read_tokenizer
 
 PROMPTS = (
@@ -30,13 +29,13 @@ def eager():
 
     class Session:
         def __init__(self):
-            self.caches, self.position = new_caches(model.config, 512, torch.float32), 0
+            self.session, self.position = model.new_session(), 0
 
         def forward(self, ids: list[int]) -> torch.Tensor:
             with torch.no_grad():
-                start, rows = torch.tensor([self.position]), torch.arange(len(ids))
+                start, rows = self.position, torch.arange(len(ids))
                 self.position += len(ids)
-                return model(torch.tensor([ids]), start, rows, self.caches)
+                return self.session.read(torch.tensor([ids]), start, rows)
 
     return tokenizer, Session
 

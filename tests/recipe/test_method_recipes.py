@@ -86,7 +86,7 @@ class TestLayers:
         model = load_model(open_checkpoint(str(tmp_path / "m")), torch.float32, 48)
         options = PackOptions(parse_recipe(json.dumps(LAYERED)), torch.float32)
         said = []
-        packed = LowbitTransformer(model, options, torch.float16, said.append).state_dict()
+        packed = LowbitTransformer(model, options, "float16", said.append).state_dict()
         headers = {}
         for name, value in packed.items():
             if value.dtype == torch.uint8:

@@ -191,7 +191,7 @@ def test_divergence_of_another_vocabulary_is_refused(fake, tiny_model, text, cap
     ],
 )
 def test_one_line_for_a_bad_text(fake, tmp_path, content, flags, said, capsys):
-    fake.metadata["context_length"] = "600"
+    fake.context_length = 600
     path = tmp_path / "t.txt"
     if content is not None:
         path.write_bytes(content)

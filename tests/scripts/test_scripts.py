@@ -14,7 +14,6 @@ from native import ROOT
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
-from exporter.model.decoder import new_caches
 from exporter.tokenizer.tokenizer import read_tokenizer
 from scripts import bench_peers, random_checkpoint
 from scripts.bench import measure, work
@@ -32,8 +31,7 @@ def logits(path: Path) -> torch.Tensor:
     tokens = torch.randint(config.vocab_size, (1, LENGTH), generator=generator)
     model = load_model(checkpoint, torch.float32, LENGTH)
     with torch.no_grad():
-        caches = new_caches(config, LENGTH, torch.float32)
-        return model(tokens, torch.tensor([0]), torch.arange(LENGTH), caches)
+        return model.new_session().read(tokens, 0, torch.arange(LENGTH))
 
 
 def make(folder: Path, *more: object) -> tuple[Path, Path]:

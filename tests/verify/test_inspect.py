@@ -10,7 +10,7 @@ import torch
 from native import export, runner_of, stats
 
 from exporter.artifact.contents import stored_recipe
-from exporter.artifact.memory import estimate
+from exporter.artifact.memory import CACHE_TYPES, StateChoice, cache_bytes, estimate
 from exporter.artifact.reader import read_artifact
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
@@ -19,6 +19,7 @@ from exporter.formats.packed_header import read_matrix
 from exporter.lowbit import ops
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.lowbit.pack import PackOptions, pack_integers
+from exporter.lowbit.state import StateLayout, state_bytes
 from exporter.lowbit.weights import quantize_embedding
 from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import EmbeddingScheme
@@ -61,7 +62,7 @@ def test_every_format_gives_the_models_own_tensors_by_name(files, folder):
     options = PackOptions(parse_recipe(json.dumps(RECIPE)), torch.float32)
     expected = {
         name.removesuffix(".weight"): value.contiguous().view(torch.uint8).numpy().tobytes()
-        for name, value in LowbitTransformer(decoder, options, torch.float16, print)
+        for name, value in LowbitTransformer(decoder, options, "float16", print)
         .state_dict().items()
     }  # fmt: skip
     assert "layers.1.wqkv.bias" in expected
@@ -114,7 +115,7 @@ def test_operators_and_caches_of_the_program(files):
     for path in files[1:]:
         other = read_artifact(path)
         assert set(other.operators) == set(artifact.operators)
-        assert (other.cache_shape, other.cache_dtype) == (artifact.cache_shape, "float16")
+        assert other.cache_dtype == artifact.cache_dtype == "float16"
 
 
 def test_the_estimate_of_memory_is_what_the_runner_takes(files):
@@ -131,7 +132,8 @@ def test_text_and_json(files, capsys):
     assert "layers.0-1.wqkv" in text and "4 bits, groups of 32, zeros, [128, 64]" in text
     said = json.loads(inspect(capsys, files[1], "--json", "--context", 32))
     assert said["memory"]["context"] == 32 and said["metadata"]["backend"] == "aoti"
-    assert said["memory"]["cache"] == 2 * 2 * 2 * 16 * 32 * 2  # k, v; layers; heads; width
+    # k, v; layers; heads; width; float16. cos, sin; pairs; float32.
+    assert said["memory"]["cache"] == 2 * 2 * 2 * 16 * 32 * 2 + 2 * 8 * 32 * 4
     assert {"output"} | {f"layers.{i}.{kind}" for i in (0, 1) for kind in
                          ("wqkv", "wo", "gate_up", "down")} | {"table"} == {
         t["names"][0] for t in said["tensors"] if t["format"]}  # fmt: skip
@@ -273,5 +275,18 @@ class TestStack:
 
 
 def test_a_context_that_is_too_long(files, capsys):
-    assert cli.main(["inspect", str(files[0]), "--context", "65"]) == 1
-    assert "outside 1..64" in capsys.readouterr().err
+    assert cli.main(["inspect", str(files[0]), "--context", "257"]) == 1
+    assert "outside 1..256" in capsys.readouterr().err
+
+
+def test_what_a_choice_at_the_start_costs(files, folder, capsys):
+    """As the states themselves say."""
+    artifact = read_artifact(files[0])
+    layout = StateLayout.of(open_checkpoint(str(folder)).config)
+    for dtype in CACHE_TYPES:
+        for context, sessions in ((64, 1), (200, 3)):
+            expected = state_bytes(layout, context, dtype, sessions)
+            assert cache_bytes(artifact, StateChoice(context, dtype, sessions), context) == expected
+    said = json.loads(inspect(capsys, files[0], "--json", "--cache-dtype", "int8", "--sessions", 3))
+    assert said["memory"]["cache"] == state_bytes(layout, 64, "int8", 3) and said["memory"]["sessions"] == 3
+    assert "KB a position and session: float32" in inspect(capsys, files[0])

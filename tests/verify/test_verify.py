@@ -15,7 +15,7 @@ from native import export, stats
 
 from exporter.artifact.aoti_reader import canonical
 from exporter.artifact.contents import stored
-from exporter.artifact.memory import estimate
+from exporter.artifact.memory import StateChoice, estimate
 from exporter.artifact.reader import read_artifact
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
@@ -306,7 +306,7 @@ def rotated(whole, folder):
     for norm in norms:
         norm.weight = torch.nn.Parameter(torch.ones(64), False)
     options = PackOptions(parse_recipe("q8"), torch.float32)
-    packed = LowbitTransformer(model, options, torch.float16, lambda line: None)
+    packed = LowbitTransformer(model, options, "float16", lambda line: None)
     weights = []
     for name, value in packed.state_dict().items():
         data = memoryview(value.contiguous().view(torch.uint8).numpy().tobytes())
@@ -352,7 +352,7 @@ def test_smollm2_itself(artifacts, capsys):
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("verified: a.pte: mean KL ") and "top-1 agreement 100.0 %" in line
     measured = stats(artifacts[0], "-t", 0, "-n", 4, "--tokens", ",".join(["504"] * 600))
-    expected = estimate(read_artifact(artifacts[0]), 604).total
+    expected = estimate(read_artifact(artifacts[0]), StateChoice(604)).total
     assert measured["peak_rss_bytes"] == pytest.approx(expected, rel=0.05)
 
 

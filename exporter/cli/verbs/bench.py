@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from exporter.cli.command_line import UsageError, not_negative_list, one_of, positive, positive_list
+from exporter.recipe.recipe import CACHE_DTYPES
 
 OUTPUTS = ("md", "csv", "json")
 SUMMARY = "measure tokens a second, peak memory and bandwidth of artifacts"
@@ -25,6 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("-r", "--repetitions", metavar="N", type=positive, default=5,
         help="times each test is run (default: 5)")  # fmt: skip
+    add("--cache-dtype", default="auto", type=one_of(CACHE_DTYPES), metavar="TYPE",
+        help="KV cache: " + ", ".join(CACHE_DTYPES) + " (auto: the artifact's)")  # fmt: skip
     add("-o", "--output", type=one_of(OUTPUTS), default="md", metavar="FORMAT",
         help=", ".join(OUTPUTS) + " (default: md)")  # fmt: skip
 
@@ -41,7 +44,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("-p 0 and -n 0 leave no test; give one of them a number of tokens")
     rows = []
     try:
-        for row in bench(options.artifacts, tests, options.threads, options.repetitions, note):
+        cache_dtype = CACHE_DTYPES[options.cache_dtype]
+        measured = bench(
+            options.artifacts, tests, options.threads, options.repetitions, note, cache_dtype=cache_dtype
+        )
+        for row in measured:
             rows.append(row)
     except KeyboardInterrupt:
         if rows:

@@ -58,11 +58,16 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--system goes with --chat: a text that is continued has no system message")
     if options.compile_prefill and not options.compile:
         raise UsageError("--compile-prefill goes with --compile; add it")
-    model = open_model(options)
+    model = open_model(options, options.num_samples)
     ids = _prompt(model, options)
     _check_biases(model, options)
-    for index in range(options.num_samples):
-        _sample(model, ids, index, options)
+    together = model.backend != "python" and options.num_samples > 1
+    (_samples_together if together else _samples_in_turn)(model, ids, options)
+    if options.stats:
+        from exporter.runners.native import peak_rss_bytes
+
+        ran = "PyTorch" if model.backend == "python" else f"{model.backend}, {model.isa}"
+        note(f"  {ran}, {model.threads} threads, peak memory {peak_rss_bytes() / 1e6:.0f} MB")
     return 0
 
 
@@ -129,27 +134,47 @@ def _encoded(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
     return ids
 
 
-def _sample(model: "RunnerModel", ids: list[int], index: int, options: argparse.Namespace) -> None:
+def _sampling(options: argparse.Namespace) -> dict[str, object]:
     chosen = {name: getattr(options, name) for name in SAMPLING}
     if chosen["logit_bias"] is not None:
         chosen["logit_bias"] = dict(chosen["logit_bias"])
-    if chosen["seed"] is not None:
-        chosen["seed"] += index
+    return chosen
+
+
+def _begin(index: int, options: argparse.Namespace) -> None:
     if options.num_samples > 1:
         note(f"sample {index + 1} of {options.num_samples}")
     if not options.chat:
         _write(options.prompt)
-    compiling = options.compile and index == 0
-    with stage("compiling, and generating the first sample") if compiling else nullcontext():
-        result = model.generate(ids, options.max_new_tokens or 0, on_text=_write, **chosen)
-        _write("\n")
-    if options.stats or options.num_samples > 1:
-        note(_speed(result) + (" (with the compilation)" if compiling else ""))
-    if options.stats and index == options.num_samples - 1:
-        from exporter.runners.native import peak_rss_bytes
 
-        ran = "PyTorch" if model.backend == "python" else f"{model.backend}, {model.isa}"
-        note(f"  {ran}, {model.threads} threads, peak memory {peak_rss_bytes() / 1e6:.0f} MB")
+
+def _samples_together(model: "RunnerModel", ids: list[int], options: argparse.Namespace) -> None:
+    """Decode all samples at once. The first is written as it comes, the others when all have ended."""
+    _begin(0, options)
+    results = model.generate_samples(
+        ids, options.num_samples, options.max_new_tokens or 0, on_text=_write, **_sampling(options)
+    )
+    for index, result in enumerate(results):
+        if index > 0:
+            _begin(index, options)
+            _write(result.text)
+        _write("\n")
+        note(_speed(result))
+
+
+def _samples_in_turn(model: "RunnerModel", ids: list[int], options: argparse.Namespace) -> None:
+    """Decode one sample after the other: PyTorch runs one session."""
+    for index in range(options.num_samples):
+        chosen = _sampling(options)
+        if chosen["seed"] is not None:
+            chosen["seed"] += index
+        _begin(index, options)
+        compiling = options.compile and index == 0
+        with stage("compiling, and generating the first sample") if compiling else nullcontext():
+            result = model.generate(ids, options.max_new_tokens or 0, on_text=_write, **chosen)
+            _write("\n")
+        if options.stats or options.num_samples > 1:
+            note(_speed(result) + (" (with the compilation)" if compiling else ""))
 
 
 def _speed(result: "Generated") -> str:

@@ -7,7 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from exporter.cli.command_line import positive
+from exporter.cli.command_line import one_of, positive
+from exporter.recipe.recipe import CACHE_DTYPES
 
 SUMMARY = "say what an ARTIFACT holds, or how two differ"
 
@@ -18,16 +19,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("other", metavar="B", type=Path, nargs="?", help="print what differs in B instead")
     add("--context", type=positive, metavar="N",
         help="memory at N positions (default: the artifact's context)")  # fmt: skip
+    add("--cache-dtype", default="auto", type=one_of(CACHE_DTYPES), metavar="TYPE",
+        help="memory with that cache: " + ", ".join(CACHE_DTYPES) + " (auto: the artifact's)")  # fmt: skip
+    add("--sessions", type=positive, default=1, metavar="N", help="memory of N sessions (default: 1)")
     add("--json", action="store_true", help="one JSON object on standard output")
 
 
 def run(options: argparse.Namespace) -> int:
-    from exporter.artifact.memory import estimate
+    from exporter.artifact.memory import StateChoice, estimate
     from exporter.artifact.reader import read_artifact
     from exporter.verify.inspection import differences, facts, text
 
     artifacts = [read_artifact(path) for path in (options.artifact, options.other) if path]
-    read = [(artifact, estimate(artifact, options.context)) for artifact in artifacts]
+    choice = StateChoice(options.context, CACHE_DTYPES[options.cache_dtype], options.sessions)
+    read = [(artifact, estimate(artifact, choice)) for artifact in artifacts]
     if options.other is None:
         if options.json:
             print(json.dumps(facts(*read[0])))

@@ -38,7 +38,7 @@ void Container::call(const char* name, Function* function, Arguments... argument
                                   std::string(said ? said : ""), std::string("no reason given")}) {
     if (text.empty()) continue;
     if (text == lowbit::kOutOfMemory) throw std::bad_alloc();
-    throw Error(path_ + " fails in " + name + ": " + first_line(text) + "; export the model again");
+    throw Error(with_remedy(path_ + " fails in " + name + ": " + first_line(text)));
   }
 }
 

@@ -20,7 +20,7 @@ namespace {
 // A chat's state in a folder of its own.
 struct Chat {
   fs::path folder = fs::temp_directory_path() / ("chat_commands_test-" + std::to_string(getpid()));
-  Conversation conversation;
+  Transcript transcript;
   std::vector<std::string> notices;
   std::string refuse;  // the role of messages that the model does not take
 
@@ -28,12 +28,12 @@ struct Chat {
   ~Chat() { fs::remove_all(folder); }
 
   CommandResult run(const std::string& line) {
-    const auto check = [&](const Conversation& wanted) {
+    const auto check = [&](const Transcript& wanted) {
       for (const Message& message : wanted) {
         if (message.role == refuse) throw Error("no " + refuse + " here");
       }
     };
-    return run_command(line, {conversation, check, [&](std::string_view notice) {
+    return run_command(line, {transcript, check, [&](std::string_view notice) {
                                 notices.emplace_back(notice);
                               }});
   }
@@ -53,7 +53,7 @@ struct Chat {
   // The roles and texts, "user:hello|assistant:hi|".
   std::string said() const {
     std::string all;
-    for (const auto& [role, content] : conversation) all += role + ":" + content + "|";
+    for (const auto& [role, content] : transcript) all += role + ":" + content + "|";
     return all;
   }
 
@@ -67,7 +67,7 @@ struct Chat {
 
 TEST(system_and_clear) {
   Chat chat;
-  chat.conversation = {{"user", "a"}, {"assistant", "b"}};
+  chat.transcript = {{"user", "a"}, {"assistant", "b"}};
   CHECK(chat.run("/system  be kind, please ") == CommandResult::done);
   CHECK_EQ(chat.said(), "system:be kind, please|user:a|assistant:b|");
   CHECK(chat.run("/system be brief") == CommandResult::done);
@@ -84,20 +84,20 @@ TEST(system_and_clear) {
 
 TEST(a_saved_conversation_is_json_and_comes_back) {
   Chat chat;
-  chat.conversation = {
+  chat.transcript = {
       {"system", "S"}, {"user", "two\nlines \"quoted\" \xc3\xbc"}, {"assistant", "b\\"}};
   const std::string path = chat.file("a chat.json");
   CHECK(chat.run("/save " + path) == CommandResult::done);
   CHECK(chat.noticed("3 messages"));
   const auto json = nlohmann::json::parse(chat.read("a chat.json"));
   CHECK_EQ(json.size(), 3u);
-  CHECK_EQ(json[1].at("content").get<std::string>(), chat.conversation[1].content);
+  CHECK_EQ(json[1].at("content").get<std::string>(), chat.transcript[1].content);
   const std::string before = chat.said();
-  chat.conversation = {{"user", "other"}, {"assistant", "words"}};
+  chat.transcript = {{"user", "other"}, {"assistant", "words"}};
   CHECK(chat.run("/load " + path) == CommandResult::done);
   CHECK_EQ(chat.said(), before);
   // Over a conversation that is there; nothing else is left in the folder.
-  chat.conversation.clear();
+  chat.transcript.clear();
   CHECK(chat.run("/save " + path) == CommandResult::done);
   CHECK_EQ(chat.read("a chat.json"), "[]\n");
   CHECK_EQ(std::distance(fs::directory_iterator(chat.folder), fs::directory_iterator()), 1);
@@ -105,7 +105,7 @@ TEST(a_saved_conversation_is_json_and_comes_back) {
 
 TEST(ill_formed_text_is_saved_as_the_model_saw_it) {
   Chat chat;
-  chat.conversation = {{"user", "a\xff" "b"}, {"assistant", "c"}};
+  chat.transcript = {{"user", "a\xff" "b"}, {"assistant", "c"}};
   CHECK(chat.run("/save " + chat.file("c.json")) == CommandResult::done);
   CHECK(chat.run("/load " + chat.file("c.json")) == CommandResult::done);
   CHECK_EQ(chat.said(), "user:a\xef\xbf\xbd" "b|assistant:c|");
@@ -149,7 +149,7 @@ TEST(what_cannot_be_read_is_said_as_that) {
 
 TEST(what_is_no_conversation_is_not_loaded) {
   Chat chat;
-  chat.conversation = {{"user", "a"}, {"assistant", "b"}};
+  chat.transcript = {{"user", "a"}, {"assistant", "b"}};
   const std::pair<const char*, const char*> cases[] = {
       {"", "not a saved conversation"},
       {"{", "not a saved conversation"},

@@ -1,43 +1,13 @@
 #include "app/chat_loop.h"
 
 #include "system/error.h"
+#include "tests/cpp/byte_tokenizer.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/fake_model.h"
 
 using namespace runner;
 
 namespace {
-
-// The last piece is beyond the model's vocabulary.
-constexpr int32_t kUser = 256, kModel = 257, kEnd = 258, kVocabulary = 259, kPieces = 260;
-
-// A table (exporter/tokenizer/table.py) of the 256 bytes, three special tokens and one that is not special.
-Tokenizer byte_tokenizer() {
-  const std::string names[] = {"<|user|>", "<|model|>", "<|end|>", "<rare>"};
-  std::string bytes("TOKTABLE"), lengths, types, added, pool;
-  const auto put = [](std::string& to, int32_t value) {
-    to.append(reinterpret_cast<const char*>(&value), 4);
-  };
-  for (int i = 0; i < 256; ++i) {
-    put(lengths, 1);
-    types += '\1';
-    pool += static_cast<char>(i);
-  }
-  for (int32_t id = kUser; id < kPieces; ++id) {
-    const auto& name = names[id - kUser];
-    put(lengths, static_cast<int32_t>(name.size()));
-    types += id < kVocabulary ? '\3' : '\4';
-    pool += name;
-    put(added, id);
-    put(added, 1);
-    put(added, static_cast<int32_t>(name.size()));
-  }
-  for (const auto& name : names) pool += name;
-  for (int32_t field : {1, 1, kPieces, 0, 4, 0, static_cast<int32_t>(pool.size()), -1, kEnd, -1}) {
-    put(bytes, field);
-  }
-  return Tokenizer::from_table(bytes + lengths + types + added + pool);
-}
 
 ChatFormat format() {
   return ChatFormat::from_json(R"({"reducible": true, "begin": "", "generation_prompt": "<|model|>",
@@ -57,7 +27,7 @@ struct Chat {
   std::function<void()> forget_interrupt;
   Stats stats;
 
-  explicit Chat(int64_t context, bool endless = false) : model(kVocabulary, context, 8, 4) {
+  explicit Chat(int64_t context, bool endless = false) : model(kByteVocabulary, context, 8, 4) {
     options.generate.stop_ids = {kEnd};
     model.next = [endless](const std::vector<int64_t>& tokens) -> int64_t {
       if (endless && tokens.back() != kModel) return 'x';
@@ -67,9 +37,9 @@ struct Chat {
   }
 
   ChatResult run() {
-    Session session(model);
     Sampler sampler({.temperature = 0});
     const Tokenizer tokenizer = byte_tokenizer();
+    Conversation conversation(model.session(), tokenizer);
     size_t next = 0;
     const ChatIo io{.read_line = [&](bool) -> std::optional<std::string> {
                       if (next == input.size()) return std::nullopt;
@@ -78,7 +48,7 @@ struct Chat {
                     .write = [&](std::string_view text) { written += text; },
                     .notice = [&](std::string_view line) { notices.emplace_back(line); },
                     .forget_interrupt = forget_interrupt};
-    return run_chat(session, sampler, tokenizer, format(), options, io, stats);
+    return run_chat(conversation, sampler, tokenizer, format(), options, io, stats);
   }
 
   int64_t tokens_run() const {
@@ -176,7 +146,7 @@ TEST(a_turn_that_is_too_long_is_said_and_left_out) {
   CHECK_EQ(chat.notices,
            (std::vector<std::string>{
                "the turn needs 44 tokens and a reply at least one more, 26 are left of 32: shorten "
-               "it, or export with a larger --max-seq-length"}));
+               "it, or use a model made for longer contexts"}));
 }
 
 TEST(a_turn_fits_where_a_token_of_the_reply_does) {
@@ -291,11 +261,12 @@ TEST(a_stop_string_ends_a_turn_and_is_not_in_the_conversation) {
 
 TEST(a_template_that_was_not_reduced_is_an_error) {
   FakeModel model;
-  Session session(model);
+  const Tokenizer tokenizer = byte_tokenizer();
+  Conversation conversation(model.session(), tokenizer);
   Sampler sampler({.temperature = 0});
   Stats stats;
   const auto unusable = ChatFormat::from_json(R"({"reducible": false, "reason": "it is odd"})");
-  CHECK_THROWS(Error, (run_chat(session, sampler, byte_tokenizer(), unusable, {}, {}, stats), 0),
+  CHECK_THROWS(Error, (run_chat(conversation, sampler, tokenizer, unusable, {}, {}, stats), 0),
                "it is odd", "-m generate");
 }
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "model/model.h"
+#include "model/session.h"
 #include "system/error.h"
 
 namespace {
@@ -33,9 +33,8 @@ Held held() {
 
 void load_and_run(const std::string& path) {
   const auto model = runner::load_model(path, {.threads = 2});
-  const std::vector<int64_t> tokens = {1, 2, 3}, rows = {2};
-  std::vector<float> logits(static_cast<size_t>(model->metadata().vocab_size));
-  model->forward(tokens, 0, rows, logits);
+  runner::Session session(*model, model->make_state({}));
+  session.append(std::vector<int32_t>{1, 2, 3});
 }
 
 }  // namespace

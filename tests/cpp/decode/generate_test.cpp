@@ -14,9 +14,9 @@ struct Output {
 };
 
 // `stop_at` stands for a token that completes a stop string.
-Output run_greedy(Model& model, const std::vector<int32_t>& prompt, GenerateOptions options = {},
+Output run_greedy(FakeModel& model, const std::vector<int32_t>& prompt, GenerateOptions options = {},
                   int64_t prefill_chunk = 0, int32_t stop_at = -1) {
-  Session session(model, prefill_chunk);
+  Session session = model.session(prefill_chunk);
   Sampler sampler({.temperature = 0});
   Output output;
   output.result = generate(session, sampler, prompt, options, [&](int32_t token) {
@@ -132,7 +132,7 @@ TEST(an_interrupt_ends_prefill_and_decoding) {
 TEST(limits_count_the_sessions_tokens_and_none_that_were_rewound) {
   FakeModel model;
   model.next = [](const auto&) { return 7; };
-  Session session(model);
+  Session session = model.session();
   Sampler sampler({.no_repeat_ngram_size = 1, .temperature = 0});
   const auto first = [&](const std::vector<int32_t>& prompt) {
     int32_t chosen = -1;
@@ -151,7 +151,7 @@ TEST(limits_count_the_sessions_tokens_and_none_that_were_rewound) {
 TEST(penalties_of_what_was_generated_leave_the_prompt_alone) {
   FakeModel model;
   model.next = [](const auto&) { return 7; };  // its logit is 10, the next one's 0
-  Session session(model);
+  Session session = model.session();
   Sampler sampler({.frequency_penalty = 2, .temperature = 0});
   std::vector<int32_t> tokens;
   generate(session, sampler, std::vector<int32_t>{7, 7, 7, 7, 7, 7, 7}, {.steps = 8},
@@ -164,7 +164,7 @@ TEST(penalties_of_what_was_generated_leave_the_prompt_alone) {
 
 TEST(a_session_goes_on_and_rewinds) {
   FakeModel model;
-  Session session(model);
+  Session session = model.session();
   session.append(std::vector<int32_t>{1, 2, 3});
   session.append(std::vector<int32_t>{4, 5});
   CHECK_EQ(session.position(), 5);

@@ -11,7 +11,7 @@
 #include "tests/cpp/fake_model.h"
 
 using runner::Error;
-using runner::score;
+using runner::Session;
 using Call = FakeModel::Call;
 
 namespace {
@@ -24,6 +24,12 @@ float expected(const FakeModel& model, const std::vector<int32_t>& tokens, size_
   const auto logit = [&](int64_t id) { return id == next ? 10.0 : -static_cast<double>(id % 7); };
   for (int64_t id = 0; id < model.meta_.vocab_size; ++id) total += std::exp(logit(id));
   return static_cast<float>(logit(tokens[i]) - std::log(total));
+}
+
+std::vector<float> score(FakeModel& model, const std::vector<int32_t>& tokens, int64_t first,
+                         const runner::ScoreOptions& options = {}) {
+  Session session = model.session();
+  return runner::score(session, tokens, first, options);
 }
 
 std::vector<int32_t> some_tokens(int n) {
@@ -91,10 +97,11 @@ TEST(bad_requests_run_nothing) {
 
 TEST(logits_that_are_not_numbers_are_an_error) {
   struct Broken : FakeModel {
-    void forward(std::span<const int64_t> tokens, int64_t start_pos, std::span<const int64_t> rows,
-                 std::span<float> logits) override {
-      FakeModel::forward(tokens, start_pos, rows, logits);
-      logits.back() = std::numeric_limits<float>::quiet_NaN();
+    std::span<const float> run_graph(const runner::Batch& batch, const runner::OwnedState& state,
+                                     std::vector<float>& room) override {
+      FakeModel::run_graph(batch, state, room);
+      room.back() = std::numeric_limits<float>::quiet_NaN();
+      return room;
     }
   } model;
   CHECK_THROWS(Error, score(model, some_tokens(6), 2), "position 4", "not numbers");
@@ -102,14 +109,15 @@ TEST(logits_that_are_not_numbers_are_an_error) {
 
 TEST(timers_run_what_they_say) {
   FakeModel model;
-  CHECK(runner::time_prefill(model, 10, 9) >= 0);
+  Session session = model.session();
+  CHECK(runner::time_prefill(session, 10, 9) >= 0);
   CHECK_EQ(model.calls,
            (std::vector<Call>{{8, 0, {7}}, {1, 8, {0}}, {8, 9, {7}}, {2, 17, {1}}}));
   model.calls.clear();
-  CHECK(runner::time_decode(model, 2, 3) >= 0);
+  CHECK(runner::time_decode(session, 2, 3) >= 0);
   CHECK_EQ(model.calls, (std::vector<Call>{{3, 0, {2}}, {1, 3, {0}}, {1, 4, {0}}}));
-  CHECK_THROWS(Error, runner::time_prefill(model, 30, 3), "30 tokens", "depth of 3", "holds 32");
-  CHECK_THROWS(Error, runner::time_decode(model, 0, 0), "0 tokens");
+  CHECK_THROWS(Error, runner::time_prefill(session, 30, 3), "30 tokens", "depth of 3", "holds 32");
+  CHECK_THROWS(Error, runner::time_decode(session, 0, 0), "0 tokens");
 }
 
 CHECK_MAIN()

@@ -14,7 +14,7 @@ const char* const kSampling = R"({
   "begin_suppress_tokens": [8], "stop_strings": ["\n\n"]})";
 
 StringMap good() {
-  return {{"schema_version", "1"},
+  return {{"schema_version", "5"},
           {"backend", "aoti"},
           {"model_name", "toy"},
           {"model_family", "llama"},
@@ -52,20 +52,40 @@ StringMap good() {
           {"host_functions", R"(["aoti_torch_get_dim"])"},
           {"host_interface", "2.13/2"},
           {"weights", R"([{"name": "w", "dtype": "float16", "shape": [3, 5], "offset": 64}])"},
-          {"key_cache_shape", "[2, 8, 64]"},
-          {"value_cache_shape", "[2, 64, 8]"},
-          {"cache_dtype", "float32"},
-          {"n_caches", "4"}};
+          {"state", R"({"layers": [{"kv_heads": 2, "head_dim": 8, "rope": 0},
+                                   {"kv_heads": 1, "head_dim": 16, "rope": -1}],
+                        "frequencies": [[1.0, 0.25]]})"},
+          {"longest_context", "128"},
+          {"max_segments", "7"},
+          {"weights_digest", "cd"},
+          {"cache_dtype", "float32"}};
+}
+
+// On stock operators, with the caches as inputs.
+StringMap stock() {
+  StringMap map = good();
+  for (const char* key : {"operators_version", "state", "longest_context", "max_segments",
+                          "weights_digest"}) {
+    map.erase(key);
+  }
+  map["delegate"] = "stock";
+  map["key_cache_shape"] = "[2, 8, 64]";
+  map["value_cache_shape"] = "[2, 64, 8]";
+  map["n_caches"] = "4";
+  return map;
 }
 
 Metadata parse(const StringMap& map, std::string_view backend = "aoti") {
   return parse_metadata(map, "toy.pt2", backend);
 }
 
-Metadata parse_with(const char* key, const char* value) {
-  StringMap map = good();
+Metadata parse_with(const char* key, const char* value, StringMap map = good()) {
   map[key] = value;
   return parse(map);
+}
+
+Metadata parse_stock_with(const char* key, const char* value) {
+  return parse_with(key, value, stock());
 }
 
 }  // namespace
@@ -94,33 +114,80 @@ TEST(good_metadata_is_read) {
   CHECK_EQ(m.weights[0].shape, (std::vector<int64_t>{3, 5}));
   CHECK_EQ(m.weights[0].offset, uint64_t{64});
   CHECK_EQ(m.weights[0].bytes, uint64_t{30});
+  CHECK_EQ(m.state.layers.size(), size_t{2});
+  CHECK(m.state.layers[0].kv_heads == 2 && m.state.layers[0].head_dim == 8);
+  CHECK(m.state.layers[0].rope == 0 && m.state.layers[1].rope == lowbit::kNoRope);
+  CHECK_EQ(m.state.frequencies, (std::vector<std::vector<float>>{{1.0f, 0.25f}}));
+  CHECK(m.longest_context == 128 && m.max_segments == 7 && m.weights_digest == "cd");
+}
+
+TEST(stock_operators_have_their_caches_in_the_graph) {
+  const Metadata m = parse(stock());
   CHECK_EQ(m.key_cache_shape, (std::vector<int64_t>{2, 8, 64}));
   CHECK_EQ(m.value_cache_shape, (std::vector<int64_t>{2, 64, 8}));
+  CHECK(m.state.layers.empty() && m.longest_context == 64 && m.max_segments == 1);
+  StringMap older = stock();
+  older["schema_version"] = "4";
+  CHECK_EQ(parse(older).n_caches, 4);
 }
 
 TEST(each_missing_key_is_named) {
-  for (const auto& [key, value] : good()) {
-    StringMap map = good();
-    map.erase(key);
-    CHECK_THROWS(Error, parse(map), "toy.pt2", key, "missing", "export");
+  for (const StringMap& whole : {good(), stock()}) {
+    for (const auto& [key, value] : whole) {
+      StringMap map = whole;
+      map.erase(key);
+      CHECK_THROWS(Error, parse(map), "toy.pt2", key, "missing", "export");
+    }
   }
+}
+
+TEST(artifacts_with_the_cache_in_the_graph_name_the_line_that_exports_them_again) {
+  CHECK_THROWS(Error, parse_with("schema_version", "4"), "older release",
+               "python -m exporter MODEL --output-aoti-package toy.pt2");
+  StringMap map = good();
+  map["schema_version"] = "4";
+  map["backend"] = "executorch";
+  CHECK_THROWS(Error, parse_metadata(map, "toy.pte", "executorch"), "--output-pte toy.pte");
+  map["backend"] = "aoti";
+  CHECK_THROWS(Error, parse_metadata(map, "toy.so", "aoti"), "--output-dso toy.so");
+}
+
+TEST(states_that_cannot_be_are_named) {
+  const auto state = [](const std::string& layers, const std::string& frequencies) {
+    return R"({"layers": )" + layers + R"(, "frequencies": )" + frequencies + "}";
+  };
+  const std::string layer = R"({"kv_heads": 1, "head_dim": 8, "rope": 0})";
+  const std::string two = "[" + layer + ", " + layer + "]";
+  parse_with("state", state(two, "[[1, 2]]").c_str());
+  for (const std::string& bad :
+       {std::string("[]"), std::string("{}"), state("[" + layer + "]", "[[1]]"), state(two, "[]"),
+        state(two, "[[1, 2, 3, 4, 5]]"), state(two, "[[-1]]"), state(two, "[[1e999]]"),
+        state(two, "[1]"), state(two, "[[\"1\"]]"), state("[1, 2]", "[[1]]"),
+        state("[{}, {}]", "[[1]]"), state("[" + layer + R"(, {"kv_heads": 0, "head_dim": 8, "rope": 0}])", "[[1]]"),
+        state("[" + layer + R"(, {"kv_heads": 1, "head_dim": 9000, "rope": 0}])", "[[1]]"),
+        state("[" + layer + R"(, {"kv_heads": 1, "head_dim": 8, "rope": -2}])", "[[1]]"),
+        state("[" + layer + R"(, {"kv_heads": 1.5, "head_dim": 8, "rope": 0}])", "[[1]]")}) {
+    CHECK_THROWS(Error, parse_with("state", bad.c_str()), "state", "export");
+  }
+  CHECK_THROWS(Error, parse_with("longest_context", "63"), "64 to");
+  CHECK_THROWS(Error, parse_with("cache_dtype", "bfloat16"), "float32, float16, int8");
+  CHECK_THROWS(Error, parse_with("max_segments", "0"), "max_segments");
 }
 
 TEST(executorch_needs_no_cache_form) {
   StringMap map = good();
   map["backend"] = "executorch";
-  for (const char* key : {"runtime", "targets", "host_functions", "host_interface", "weights",
-                          "key_cache_shape", "value_cache_shape", "cache_dtype", "n_caches"}) {
+  for (const char* key : {"runtime", "targets", "host_functions", "host_interface", "weights"}) {
     map.erase(key);
   }
   CHECK_EQ(parse(map, "executorch").vocab_size, 300);
   map["delegate"] = "stock";  // calls no operators of ours
-  map.erase("operators_version");
+  for (const char* key : {"operators_version", "state", "cache_dtype"}) map.erase(key);
   CHECK_EQ(parse(map, "executorch").vocab_size, 300);
 }
 
 TEST(versions_and_backend) {
-  CHECK_THROWS(Error, parse_with("schema_version", "5"), "schema 5", "newer", "up to 4");
+  CHECK_THROWS(Error, parse_with("schema_version", "6"), "schema 6", "newer", "up to 5");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "newer",
                "up to 4");
@@ -136,12 +203,12 @@ TEST(versions_and_backend) {
 
 TEST(values_that_are_no_sense_are_named) {
   for (const char* key : {"vocab_size", "context_length", "max_chunk", "max_rows", "n_layers",
-                          "n_heads", "n_kv_heads", "head_dim", "dim", "n_caches"}) {
+                          "n_heads", "n_kv_heads", "head_dim", "dim", "longest_context",
+                          "max_segments"}) {
     for (const char* value : {"", "abc", "-1", "0", "1.5", "12x", " 3", "99999999999999999999"}) {
       CHECK_THROWS(Error, parse_with(key, value), key, std::string("'") + value + "'", "integer");
     }
   }
-  CHECK_THROWS(Error, parse_with("max_chunk", "65"), "1 to 64");
   CHECK_THROWS(Error, parse_with("max_rows", "17"), "1 to 16");
   CHECK_THROWS(Error, parse_with("bos_id", "300"), "-1 to 299");
   CHECK_THROWS(Error, parse_with("stop_ids", "[300]"), "stop_ids");
@@ -184,11 +251,12 @@ TEST(values_that_are_no_sense_are_named) {
   CHECK_THROWS(Error, parse_with("weights", R"([{"name": "w", "dtype": "int3", "shape": [1],
                                                "offset": 0}])"), "weights");
   for (const char* key : {"key_cache_shape", "value_cache_shape"}) {
-    CHECK_THROWS(Error, parse_with(key, "[]"), key);
-    CHECK_THROWS(Error, parse_with(key, "[1, 1, 1, 1, 1, 1, 1, 1, 1]"), key, "eight");
-    CHECK_THROWS(Error, parse_with(key, "[60000000, 60000000, 8]"), "memory");
+    CHECK_THROWS(Error, parse_stock_with(key, "[]"), key);
+    CHECK_THROWS(Error, parse_stock_with(key, "[1, 1, 1, 1, 1, 1, 1, 1, 1]"), key, "eight");
+    CHECK_THROWS(Error, parse_stock_with(key, "[60000000, 60000000, 8]"), "memory");
   }
-  CHECK_THROWS(Error, parse_with("n_caches", "6"), "2 layers");
+  CHECK_THROWS(Error, parse_stock_with("n_caches", "6"), "2 layers");
+  CHECK_THROWS(Error, parse_stock_with("n_caches", "0"), "n_caches");
 }
 
 CHECK_MAIN()

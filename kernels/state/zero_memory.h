@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <span>
 
-namespace runner {
+namespace lowbit {
 
 // Memory that reads as zeros and takes no room until it is written: for KV caches and planned
 // memory, whose sizes are bounds that few runs reach.
@@ -20,4 +20,4 @@ class ZeroMemory {
   std::span<unsigned char> bytes_;
 };
 
-}  // namespace runner
+}  // namespace lowbit

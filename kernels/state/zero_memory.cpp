@@ -1,4 +1,4 @@
-#include "system/zero_memory.h"
+#include "kernels/state/zero_memory.h"
 
 #include <sys/mman.h>
 
@@ -6,7 +6,7 @@
 #include <new>
 #include <utility>
 
-namespace runner {
+namespace lowbit {
 
 ZeroMemory::ZeroMemory(size_t bytes) {
   const size_t size = std::max<size_t>(bytes, 1);
@@ -22,4 +22,4 @@ ZeroMemory::~ZeroMemory() {
 
 ZeroMemory::ZeroMemory(ZeroMemory&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
 
-}  // namespace runner
+}  // namespace lowbit

@@ -1,0 +1,120 @@
+// States in PyTorch: functions on handles, which exporter/lowbit/state.py calls. They are no operators:
+// no graph holds them.
+
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels/state/state.h"
+
+namespace lowbit {
+namespace {
+
+using at::Tensor;
+
+CacheType cache_type_of(c10::string_view name) {
+  if (name == "float32") return CacheType::float32;
+  if (name == "float16") return CacheType::float16;
+  TORCH_CHECK(name == "int8", "a cache is of float32, float16 or int8, not ", name);
+  return CacheType::int8;
+}
+
+struct Owned {
+  std::mutex mutex;
+  std::map<int64_t, std::unique_ptr<OwnedState>> states;
+};
+Owned& owned() {
+  static Owned all;
+  return all;
+}
+
+// `layers`: key/value heads, head width and rotary embedding of each.
+StateLayout layout_of(at::IntArrayRef layers, at::TensorList frequencies) {
+  TORCH_CHECK(layers.size() % 3 == 0, "each layer has three numbers");
+  StateLayout layout;
+  for (size_t i = 0; i < layers.size(); i += 3) {
+    layout.layers.push_back({layers[i], layers[i + 1], layers[i + 2]});
+  }
+  for (const Tensor& each : frequencies) {
+    TORCH_CHECK(each.dim() == 1 && each.scalar_type() == at::kFloat && each.is_contiguous(),
+                "frequencies are contiguous float32 [N]");
+    layout.frequencies.emplace_back(each.const_data_ptr<float>(),
+                                    each.const_data_ptr<float>() + each.numel());
+  }
+  return layout;
+}
+
+int64_t new_state(at::IntArrayRef layers, at::TensorList frequencies, int64_t context_length,
+                  c10::string_view cache_type, int64_t sessions) {
+  auto state = std::make_unique<OwnedState>(
+      Library::pytorch, layout_of(layers, frequencies),
+      StateOptions{context_length, cache_type_of(cache_type), sessions});
+  const int64_t handle = state->handle();
+  const std::lock_guard lock(owned().mutex);
+  owned().states.emplace(handle, std::move(state));
+  return handle;
+}
+
+int64_t state_size(at::IntArrayRef layers, at::TensorList frequencies, int64_t context_length,
+                   c10::string_view cache_type, int64_t sessions) {
+  return state_bytes(layout_of(layers, frequencies),
+                     {context_length, cache_type_of(cache_type), sessions});
+}
+
+void drop_state(int64_t state) {
+  const std::lock_guard lock(owned().mutex);
+  owned().states.erase(state);
+}
+
+void begin_forward(int64_t state, const Tensor& segments) {
+  TORCH_CHECK(segments.dim() == 2 && segments.size(1) == 2 && segments.scalar_type() == at::kLong &&
+                  segments.is_contiguous(),
+              "segments are contiguous int64 [S, 2]");
+  find_state(state)->begin({segments.const_data_ptr<int64_t>(), static_cast<size_t>(segments.numel())});
+}
+
+Tensor save_session(int64_t state, int64_t session) {
+  const std::vector<uint8_t> bytes = find_state(state)->save(session);
+  Tensor saved = at::empty({std::ssize(bytes)}, at::kByte);
+  if (!bytes.empty()) std::memcpy(saved.mutable_data_ptr(), bytes.data(), bytes.size());
+  return saved;
+}
+
+int64_t restore_session(int64_t state, const Tensor& bytes, int64_t positions) {
+  TORCH_CHECK(bytes.scalar_type() == at::kByte && bytes.is_contiguous(), "saved bytes are uint8");
+  return find_state(state)->restore(
+      {bytes.const_data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel())}, positions);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(lowbit, m) {
+  m.def("new_state(int[] layers, Tensor[] frequencies, int context_length, str cache_type, "
+        "int sessions) -> int", new_state);
+  m.def("state_bytes(int[] layers, Tensor[] frequencies, int context_length, str cache_type, "
+        "int sessions) -> int", state_size);
+  m.def("drop_state(int state) -> ()", drop_state);
+  m.def("open_session(int state) -> int", [](int64_t state) { return find_state(state)->open(); });
+  m.def("fork_session(int state, int session) -> int",
+        [](int64_t state, int64_t session) { return find_state(state)->fork(session); });
+  m.def("drop_session(int state, int session) -> ()",
+        [](int64_t state, int64_t session) { find_state(state)->drop(session); });
+  m.def("rewind_session(int state, int session, int position) -> ()",
+        [](int64_t state, int64_t session, int64_t position) {
+          find_state(state)->rewind(session, position);
+        });
+  m.def("session_position(int state, int session) -> int",
+        [](int64_t state, int64_t session) { return find_state(state)->position(session); });
+  m.def("begin_forward(int state, Tensor segments) -> ()", begin_forward);
+  m.def("end_forward(int state) -> ()", [](int64_t state) { find_state(state)->end(); });
+  m.def("abandon_forward(int state) -> ()", [](int64_t state) { find_state(state)->abandon(); });
+  m.def("save_session(int state, int session) -> Tensor", save_session);
+  m.def("restore_session(int state, Tensor bytes, int positions) -> int", restore_session);
+}
+
+}  // namespace lowbit

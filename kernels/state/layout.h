@@ -1,0 +1,55 @@
+#pragma once
+
+// What a model remembers between forwards, and how much memory that takes.
+
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "kernels/lowbit.h"
+
+namespace lowbit {
+
+// Says in one line what cannot be done with a state, and what can.
+class StateError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+inline constexpr int64_t kNoRope = -1;
+
+// The attention of one layer.
+struct LayerLayout {
+  int64_t kv_heads, head_dim;
+  int64_t rope;  // number in StateLayout::frequencies, or kNoRope
+};
+
+// A model's layers in order; none where the caches lie in the graph itself. `frequencies` are of each
+// rotary embedding, in radians a position.
+struct StateLayout {
+  std::vector<LayerLayout> layers;
+  std::vector<std::vector<float>> frequencies;
+};
+
+struct StateOptions {
+  int64_t context_length;  // most positions of a session
+  CacheType cache_type;
+  int64_t sessions;  // most at a time
+};
+
+inline constexpr int64_t kMostContext = int64_t{1} << 20;
+inline constexpr int64_t kMostSessions = 1024;
+
+// Throws StateError for a layout or options that no state can have.
+void check_state(const StateLayout& layout, const StateOptions& options);
+
+// Bytes of keys and values of one block of kBlock positions in all layers.
+int64_t block_bytes(const StateLayout& layout, CacheType type);
+
+// Blocks of all sessions with a full context.
+int64_t block_count(const StateOptions& options);
+
+// Bytes that a state takes when all its sessions are full: caches and rotary tables.
+int64_t state_bytes(const StateLayout& layout, const StateOptions& options);
+
+}  // namespace lowbit

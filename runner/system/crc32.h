@@ -1,0 +1,12 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace runner {
+
+// The sum of ISO 3309, as zip archives have it.
+uint32_t crc32_of(std::span<const std::byte> data);
+
+}  // namespace runner
