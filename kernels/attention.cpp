@@ -117,13 +117,16 @@ void attention(Host& host, const float* qkv, std::span<const Segment> segments, 
       }
     }
   });
-  for (const Part* part = parts; part < end_of_parts && chunks > 0; ++part) {
-    if (!part->by_chunk) continue;
-    for (int64_t h = 0; h < shape.heads; ++h) {
-      k.merge_chunks(part->partials + h * head_partials, chunk_partials, part->pieces, shape.head_dim,
-                     shape.sinks != nullptr ? shape.sinks + h : nullptr,
-                     out + part->first_token * query_width + h * shape.head_dim);
-    }
+  if (chunks > 0) {
+    parallel(host, std::ssize(segments), 1, [&](int64_t begin, int64_t end) {
+      for (const Part* part = parts + begin; part < parts + end; ++part) {
+        for (int64_t h = 0; part->by_chunk && h < shape.heads; ++h) {
+          k.merge_chunks(part->partials + h * head_partials, chunk_partials, part->pieces,
+                         shape.head_dim, shape.sinks != nullptr ? shape.sinks + h : nullptr,
+                         out + part->first_token * query_width + h * shape.head_dim);
+        }
+      }
+    });
   }
   if (!shape.gated) return;
   parallel(host, tokens, row_grain(4 * query_width), [&](int64_t begin, int64_t end) {

@@ -26,6 +26,9 @@ def checkpoints(folder: Path) -> dict[str, Path]:
     from test_qwen3 import TestQwen3
 
     made = {name: folder / name for name in ("llama", "mistral", "qwen2", "qwen3", "gemma3")}
+    families = {path.stem for path in (ROOT / "exporter" / "families").glob("*.py")} - {"__init__"}
+    if families != made.keys():
+        raise SystemExit(f"error: this script makes models of {sorted(made)}, there are {sorted(families)}")
     tiny.make_hf(made["llama"], "llama3.1")
     tiny.make_hf(made["mistral"], "mistral_window")
     for name, tests in (("qwen2", TestQwen2), ("qwen3", TestQwen3), ("gemma3", TestGemma3)):

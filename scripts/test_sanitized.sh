@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Test the C++ under the address and undefined-behaviour sanitizers: every test program, on every
-# instruction set that this CPU has, and aoti_run with a small model.
+# Test the C++ under sanitizers: with those of addresses and undefined behaviour every test program, on every
+# instruction set that this CPU has, and aoti_run with a small model; with these and that of threads sessions
+# of both runners in any sequence.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
@@ -10,7 +11,7 @@ scripts/build_native.sh  # for the export below
 log=cmake-out/asan/build.log
 mkdir -p cmake-out/asan
 step "building with sanitizers"
-{ cmake --preset asan -DET=OFF -DAOTI=ON -DLOWBIT_ATEN=OFF && cmake --build --preset asan; } > "$log" 2>&1 ||
+{ cmake --preset asan -DET=ON -DAOTI=ON -DLOWBIT_ATEN=OFF && cmake --build --preset asan; } > "$log" 2>&1 ||
   { tail -n 40 "$log" >&2; die "the build failed; its words are above"; }
 step "ctest"
 # The tests ask for memory that is not to be had, and expect to be told.
@@ -38,4 +39,12 @@ for model in "$folder/m.pt2" "$folder/m.so"; do
     [ $status = 1 ] || die "aoti_run ended with $status on $share % of ${model##*/}"
   done
 done
+step "building with the thread sanitizer"
+mkdir -p cmake-out/tsan
+{ cmake --preset tsan -DET=ON -DAOTI=ON -DLOWBIT_ATEN=OFF &&
+  cmake --build --preset tsan --target session_fuzz_et session_fuzz_aoti; } > cmake-out/tsan/build.log 2>&1 ||
+  { tail -n 40 cmake-out/tsan/build.log >&2; die "the build failed; its words are above"; }
+step "sessions"
+export TSAN_OPTIONS=halt_on_error=1
+python scripts/fuzz_sessions.py --sequences "${SEQUENCES:-2000}" --build cmake-out/asan --build cmake-out/tsan
 step "nothing found"

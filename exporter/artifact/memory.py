@@ -1,10 +1,9 @@
 """Estimate how much memory a runner takes for an artifact, by arithmetic."""
 
-import json
 from dataclasses import dataclass
 
 from exporter.artifact.contents import PTE, Artifact
-from exporter.artifact.metadata import STATE_KEY
+from exporter.artifact.metadata import StateMetadata
 from exporter.recipe.schemes import LOWBIT
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -58,7 +57,7 @@ def estimate(artifact: Artifact, choice: StateChoice = StateChoice()) -> Memory:
     if choice.context is not None and largest is not None and not 1 <= context <= largest:
         raise ValueError(
             f"--context {context} is outside 1..{largest}, the context of {artifact.path}: "
-            "choose one in that range"
+            "choose one in that range" + (", or export with --max-seq-length" if largest == default else "")
         )
     if artifact.delegate != LOWBIT and (choice.sessions != 1 or choice.cache_dtype is not None):
         raise ValueError(
@@ -79,9 +78,10 @@ def cache_bytes(artifact: Artifact, choice: StateChoice, context: int) -> int | 
     """Return the bytes of keys and values of `context` positions for each session, in whole blocks where the
     kernels are ours, and there of rotary tables; None where unknown."""
     position = position_bytes(artifact, choice.cache_dtype)
-    if position is None or artifact.delegate != LOWBIT:
+    state = _state(artifact)
+    if position is None or state is None:
         return None if position is None else position * context
-    rotary = sum(len(each) for each in json.loads(artifact.metadata[STATE_KEY])["frequencies"])
+    rotary = sum(len(each) for each in state.frequencies)
     blocks = choice.sessions * -(-context // BLOCK)
     return blocks * BLOCK * position + 8 * rotary * context
 
@@ -90,20 +90,25 @@ def position_bytes(artifact: Artifact, cache_dtype: str | None = None) -> int | 
     """Return the bytes of one position in all layers' keys and values, None where unknown; `cache_dtype` None
     is the artifact's own."""
     if artifact.delegate == LOWBIT:
-        try:
-            layers = json.loads(artifact.metadata[STATE_KEY])["layers"]
-            of_layers = [
-                2 * layer["kv_heads"] * block_bytes(cache_dtype or artifact.cache_dtype, layer["head_dim"])
-                for layer in layers
-            ]
-        except (KeyError, TypeError, ValueError):
+        state, dtype = _state(artifact), cache_dtype or artifact.cache_dtype
+        if state is None or dtype not in CACHE_TYPES:
             return None
-        return sum(of_layers) // BLOCK
+        return sum(2 * heads * block_bytes(dtype, width) for heads, width, _ in state.layers) // BLOCK
     layers, width = artifact.number("n_layers"), _WIDTHS.get(artifact.cache_dtype or "")
     heads, head = artifact.number("n_kv_heads"), artifact.number("head_dim")
     if None in (layers, width, heads, head):
         return None
     return 2 * layers * heads * head * width
+
+
+def _state(artifact: Artifact) -> StateMetadata | None:
+    """Return what an artifact on our operators says of its state; None where it is damaged, or on others."""
+    if artifact.delegate != LOWBIT:
+        return None
+    try:
+        return StateMetadata.from_strings(artifact.metadata)
+    except ValueError:
+        return None
 
 
 def block_bytes(cache_dtype: str, head_dim: int) -> int:

@@ -84,14 +84,30 @@ class TextMetadata:
 class StateMetadata:
     """What a program on our operators needs of a state: (key/value heads, head width, rotary embedding or -1)
     of each layer, the frequencies of each rotary embedding in radians a position, the default type of the
-    caches, the model's own context length, the sessions that a forward takes, and a digest of the weights."""
+    caches, the model's own context length, the sessions that a forward takes, and a digest of the model."""
 
     layers: tuple[tuple[int, int, int], ...]
     frequencies: tuple[tuple[float, ...], ...]
     cache_dtype: str
     longest_context: int
     max_segments: int
-    weights_digest: str
+    model_digest: str
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str]) -> "StateMetadata":
+        """Read the keys of states of an artifact's metadata. Raises ValueError where one is missing or
+        damaged."""
+        try:
+            state = json.loads(strings[STATE_KEY])
+            layers = tuple(
+                (int(layer["kv_heads"]), int(layer["head_dim"]), int(layer["rope"]))
+                for layer in state["layers"]
+            )
+            frequencies = tuple(tuple(float(f) for f in each) for each in state["frequencies"])
+            numbers = (int(strings[key]) for key in ("longest_context", "max_segments"))
+            return cls(layers, frequencies, strings["cache_dtype"], *numbers, strings["model_digest"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"its metadata {STATE_KEY!r} are damaged ({error})") from None
 
     def to_strings(self) -> dict[str, str]:
         """Return the keys of states."""
@@ -101,7 +117,7 @@ class StateMetadata:
             "cache_dtype": self.cache_dtype,
             "longest_context": str(self.longest_context),
             "max_segments": str(self.max_segments),
-            "weights_digest": self.weights_digest,
+            "model_digest": self.model_digest,
         }
 
 

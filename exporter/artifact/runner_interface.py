@@ -219,9 +219,11 @@ class RunnerModel(Protocol):
         Raises ValueError where it is damaged, or of another model or cache type.
         """
 
-    def forward_together(self, turns: Sequence[tuple[RunnerSession, Sequence[int]]]) -> list[np.ndarray]:
-        """Run one forward of several sessions, each with the tokens that it reads next; return the logits
-        float32 [tokens, vocab] of each, to the bit what it would be alone.
+    def forward_together(
+        self, turns: Sequence[tuple[RunnerSession, Sequence[int]]], last_only: bool = False
+    ) -> list[np.ndarray]:
+        """Run one forward of several sessions, each with the tokens that it reads next; return the logits of
+        each, float32 [tokens, vocab], or [1, vocab] after its last: to the bit what it would be alone.
 
         Raises ValueError for a session that is there twice, and for more than a forward takes.
         """

@@ -207,7 +207,7 @@ def row(
         size_bytes=artifact.size,
         weights=artifact.weight_count(),
         threads=measured.threads,
-        test=test.name,
+        test=test.name + (f", {cache_dtype} cache" if cache_dtype else ""),
         speed=statistics.mean(samples),
         deviation=statistics.stdev(samples) if len(samples) > 1 else 0.0,
         samples=samples,

@@ -74,8 +74,8 @@ def reason(error: Exception) -> str:
     """Say in one line what `error` is, with the type's name where a defect of ours or of a library is
     likely."""
     if isinstance(error, MemoryError):
-        return ("out of memory; end other programs, or export with fewer bits or a smaller "
-                "--max-seq-length")  # fmt: skip
+        return ("out of memory; end other programs, use a smaller -d or --cache-dtype, or export with fewer "
+                "bits")  # fmt: skip
     if isinstance(error, (ValueError, OSError, RuntimeError)):
         return first_line(error)
     return f"{type(error).__name__}: {first_line(error)}"

@@ -16,7 +16,8 @@ AT_START = ("max_seq_length", "cache_dtype")  # what an artifact, too, lets the 
 
 
 def add_runnable_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--compile`, `--compile-prefill` and `add_model_options`' flags, all for a MODEL."""
+    """Add `--compile`, `--compile-prefill` and `add_model_options`' flags: for a MODEL, and those of AT_START
+    for an ARTIFACT, too."""
     parser.add_argument("--compile", action="store_true",
         help="MODEL: compile the forward of one token")  # fmt: skip
     parser.add_argument("--compile-prefill", action="store_true",

@@ -165,9 +165,11 @@ def layout_version(model: nn.Module) -> int:
     return max(found)
 
 
-def weights_digest(model: nn.Module) -> str:
-    """The SHA-256 of all buffers of `model` by name: two models of one digest give the same logits."""
-    digest = hashlib.sha256()
+def model_digest(model: LowbitTransformer) -> str:
+    """The SHA-256 of the configuration, of the layers' kinds, and of all buffers by name: two models of one
+    digest give the same logits."""
+    kinds = [(name, type(module).__name__) for name, module in model.named_modules()]
+    digest = hashlib.sha256(f"{model.config} {kinds}".encode())
     for name, buffer in sorted(model.named_buffers()):
         digest.update(f"{name} {tuple(buffer.shape)} {buffer.dtype}".encode())
         digest.update(buffer.contiguous().view(-1).view(torch.uint8).numpy())

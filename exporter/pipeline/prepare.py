@@ -136,6 +136,11 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     described = describe(request.source, form.max_seq_length)
     checkpoint = described.checkpoint
     check_model(checkpoint.config, form.recipe, backends, form.delegate)
+    if form.delegate == LOWBIT and (form.max_seq_length or 0) > LONGEST_CONTEXT:
+        raise ValueError(
+            f"--max-seq-length {form.max_seq_length} is beyond {LONGEST_CONTEXT}, the longest context of the "
+            f"{LOWBIT} kernels; choose a smaller one"
+        )
 
     with stage("loading torch"):
         import torch
@@ -161,7 +166,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
         operators = str(ops.interface_version())
-        state = _state_metadata(model)
+        state = _state_metadata(model, bool(backends))
         if work is not None and not backends:  # nothing is written that could fail yet
             work.remove()
             work = None
@@ -198,8 +203,9 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
     return Prepared(model, metadata, work, measured)
 
 
-def _state_metadata(model: "LowbitTransformer") -> StateMetadata:
-    from exporter.lowbit.decoder import weights_digest
+def _state_metadata(model: "LowbitTransformer", saves: bool) -> StateMetadata:
+    """Describe the states of `model`; where no session can be saved, without a digest."""
+    from exporter.lowbit.decoder import model_digest
     from exporter.lower.program import forward_limits
 
     layout = model.state_layout()
@@ -209,7 +215,7 @@ def _state_metadata(model: "LowbitTransformer") -> StateMetadata:
         cache_dtype=model.cache_dtype,
         longest_context=min(model.config.context_length, LONGEST_CONTEXT),
         max_segments=forward_limits(model).max_segments,
-        weights_digest=weights_digest(model),
+        model_digest=model_digest(model) if saves else "",
     )
 
 

@@ -139,7 +139,7 @@ class RunnerLM(TemplateLM):
         if len(continuation) > self.context:
             raise ValueError(
                 f"a continuation of {len(continuation)} tokens is longer than the context of "
-                f"{self.context}: export with a larger --max-seq-length"
+                f"{self.context}: give a larger --max-seq-length"
             )
         targets = np.array(continuation)
         total, greedy, done = 0.0, True, 0
@@ -182,8 +182,8 @@ class RunnerLM(TemplateLM):
             temperature = 0.0
         if steps >= self.context:
             raise ValueError(
-                f"the task generates {steps} tokens and the context is {self.context}: export "
-                "with a larger --max-seq-length"
+                f"the task generates {steps} tokens and the context is {self.context}: give "
+                "a larger --max-seq-length"
             )
         ids = self.tok_encode(prompt)[-(self.context - steps) :]
         random, made = np.random.default_rng(0), []

@@ -137,7 +137,7 @@ def text_windows(
     if window > context:
         raise ValueError(
             f"--window {window} is longer than the model's context of {context}: use --window "
-            f"{context}, or export with --max-seq-length {window}"
+            f"{context}, or give --max-seq-length {window} (to a program on stock kernels, at export)"
         )
     if window < SMALLEST_WINDOW:
         raise ValueError(f"--window {window} has no targets: use at least {SMALLEST_WINDOW}")

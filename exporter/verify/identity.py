@@ -53,6 +53,9 @@ def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
     context = metadata.get("context_length", "")
     if not (context.isdigit() and 0 < int(context) <= config.context_length):
         wrong.append(f"context_length {context}, outside 1..{config.context_length}")
+    longest = metadata.get("longest_context", str(config.context_length))
+    if not (longest.isdigit() and int(context or 0) <= int(longest) <= config.context_length):
+        wrong.append(f"longest_context {longest}, beyond {config.context_length}")
     found = ", ".join(wrong)
     return check("model shape", not wrong, found or f"{len(shape) + 1} values", "equal", found)
 

@@ -12,7 +12,7 @@ from exporter.artifact.memory import CACHE_TYPES, Memory, position_bytes
 from exporter.artifact.metadata import STATE_KEY, TOKEN_SOURCES_KEY, source_lines
 from exporter.recipe.schemes import LOWBIT
 
-_LISTED_ELSEWHERE = ("weights", "host_functions", "targets", STATE_KEY, TOKEN_SOURCES_KEY)  # of the metadata
+_LISTED_ELSEWHERE = ("weights", "host_functions", "targets", TOKEN_SOURCES_KEY)  # of the metadata
 MISSING = "(none)"
 
 
@@ -247,6 +247,8 @@ def _cache(artifact: Artifact) -> str:
 
 
 def _short(key: str, value: str) -> str:
+    if key == STATE_KEY:
+        return value if len(value) <= 200 else "(--json has it)"
     if key not in _LISTED_ELSEWHERE:
         return value.replace("\n", "\\n")
     try:
@@ -263,7 +265,7 @@ def _compared(artifact: Artifact, memory: Memory) -> dict:
     for key in _LISTED_ELSEWHERE:
         said["metadata"].pop(key, None)
     said["tokenizer"].pop("sha256")
-    for key in ("quantization", "chat", "sampling"):
+    for key in ("quantization", "chat", "sampling", STATE_KEY):
         try:
             said["metadata"][key] = json.loads(said["metadata"].get(key, "null"))
         except ValueError:

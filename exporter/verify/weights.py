@@ -8,7 +8,6 @@ original must be between WEIGHT_GAIN's bounds times as long, in every panel of 1
 gain is the scales' own, of that, and the error follows from the scales without a factor.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +18,9 @@ import torch
 from torch import Tensor
 
 from exporter.artifact.contents import UNNAMED, Artifact, StoredTensor
-from exporter.artifact.metadata import STATE_KEY
+from exporter.artifact.metadata import STATE_KEY, StateMetadata
 from exporter.formats.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, PackedHeader
-from exporter.lowbit.state import LayerLayout, StateLayout
+from exporter.lowbit.state import StateLayout
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import Matrix, model_matrices, model_vectors
 from exporter.recipe.methods import Method, parse_method
@@ -164,7 +163,7 @@ def constant_checks(
     """Check norms and biases, which are stored as they are, and what the artifact says of its state.
     `rescaled`: norms and biases hold a method's scales and are not compared."""
     if STATE_KEY in artifact.metadata:
-        yield _state_check(artifact.metadata[STATE_KEY], StateLayout.of(config))
+        yield _state_check(artifact.metadata, StateLayout.of(config))
     wrong, count = [], 0
     matrices, vectors = model_matrices(config), model_vectors(config)
     for tensor in artifact.weights:
@@ -190,19 +189,16 @@ def constant_checks(
         yield skipped("norms and biases", "the artifact does not show them")
 
 
-def _state_check(said: str, expected: StateLayout) -> Check:
+def _state_check(metadata: Mapping[str, str], expected: StateLayout) -> Check:
     name = "heads and rotary frequencies of the state"
     try:
-        state = json.loads(said)
-        layers = tuple(LayerLayout(**layer) for layer in state["layers"])
-        found = StateLayout(layers, tuple(tuple(map(float, each)) for each in state["frequencies"]))
-    except (KeyError, TypeError, ValueError):
-        return check(name, False, "damaged", "the checkpoint's")
-    alike = found.layers == expected.layers and [len(each) for each in found.frequencies] == [
-        len(each) for each in expected.frequencies
-    ]
+        found = StateMetadata.from_strings(metadata)
+    except ValueError as error:
+        return check(name, False, "damaged", "the checkpoint's", str(error))
+    layers = tuple((layer.kv_heads, layer.head_dim, layer.rope) for layer in expected.layers)
+    alike = found.layers == layers and len(found.frequencies) == len(expected.frequencies)
     alike = alike and all(
-        np.allclose(a, b, rtol=1e-6)
+        len(a) == len(b) and np.allclose(a, b, rtol=1e-6, atol=0)
         for a, b in zip(found.frequencies, expected.frequencies, strict=True)
     )
     return check(name, alike, "as the checkpoint's" if alike else "other values", "the checkpoint's")

@@ -29,8 +29,8 @@ struct Owned {
   std::map<int64_t, std::unique_ptr<OwnedState>> states;
 };
 Owned& owned() {
-  static Owned all;
-  return all;
+  static auto* all = new Owned;  // as long as the process: the table of handles may end before
+  return *all;
 }
 
 // `layers`: key/value heads, head width and rotary embedding of each.
@@ -41,7 +41,7 @@ StateLayout layout_of(at::IntArrayRef layers, at::TensorList frequencies) {
     layout.layers.push_back({layers[i], layers[i + 1], layers[i + 2]});
   }
   for (const Tensor& each : frequencies) {
-    TORCH_CHECK(each.dim() == 1 && each.scalar_type() == at::kFloat && each.is_contiguous(),
+    TORCH_CHECK(each.is_cpu() && each.dim() == 1 && each.scalar_type() == at::kFloat && each.is_contiguous(),
                 "frequencies are contiguous float32 [N]");
     layout.frequencies.emplace_back(each.const_data_ptr<float>(),
                                     each.const_data_ptr<float>() + each.numel());
@@ -68,27 +68,35 @@ int64_t state_size(at::IntArrayRef layers, at::TensorList frequencies, int64_t c
 
 void drop_state(int64_t state) {
   const std::lock_guard lock(owned().mutex);
-  owned().states.erase(state);
+  if (owned().states.erase(state) == 0) find_state(state);  // says why there is none
+}
+
+// Python's threads come here without its lock: one at a time.
+template <class F>
+auto with_state(int64_t state, F f) {
+  const std::lock_guard lock(owned().mutex);
+  return f(*find_state(state));
 }
 
 void begin_forward(int64_t state, const Tensor& segments) {
-  TORCH_CHECK(segments.dim() == 2 && segments.size(1) == 2 && segments.scalar_type() == at::kLong &&
+  TORCH_CHECK(segments.is_cpu() && segments.dim() == 2 && segments.size(1) == 2 && segments.scalar_type() == at::kLong &&
                   segments.is_contiguous(),
               "segments are contiguous int64 [S, 2]");
-  find_state(state)->begin({segments.const_data_ptr<int64_t>(), static_cast<size_t>(segments.numel())});
+  const std::span asked(segments.const_data_ptr<int64_t>(), static_cast<size_t>(segments.numel()));
+  with_state(state, [&](State& s) { s.begin(asked); });
 }
 
 Tensor save_session(int64_t state, int64_t session) {
-  const std::vector<uint8_t> bytes = find_state(state)->save(session);
+  const std::vector<uint8_t> bytes = with_state(state, [&](State& s) { return s.save(session); });
   Tensor saved = at::empty({std::ssize(bytes)}, at::kByte);
   if (!bytes.empty()) std::memcpy(saved.mutable_data_ptr(), bytes.data(), bytes.size());
   return saved;
 }
 
 int64_t restore_session(int64_t state, const Tensor& bytes, int64_t positions) {
-  TORCH_CHECK(bytes.scalar_type() == at::kByte && bytes.is_contiguous(), "saved bytes are uint8");
-  return find_state(state)->restore(
-      {bytes.const_data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel())}, positions);
+  TORCH_CHECK(bytes.is_cpu() && bytes.scalar_type() == at::kByte && bytes.is_contiguous(), "saved bytes are uint8");
+  const std::span saved(bytes.const_data_ptr<uint8_t>(), static_cast<size_t>(bytes.numel()));
+  return with_state(state, [&](State& s) { return s.restore(saved, positions); });
 }
 
 }  // namespace
@@ -99,20 +107,29 @@ TORCH_LIBRARY_FRAGMENT(lowbit, m) {
   m.def("state_bytes(int[] layers, Tensor[] frequencies, int context_length, str cache_type, "
         "int sessions) -> int", state_size);
   m.def("drop_state(int state) -> ()", drop_state);
-  m.def("open_session(int state) -> int", [](int64_t state) { return find_state(state)->open(); });
-  m.def("fork_session(int state, int session) -> int",
-        [](int64_t state, int64_t session) { return find_state(state)->fork(session); });
-  m.def("drop_session(int state, int session) -> ()",
-        [](int64_t state, int64_t session) { find_state(state)->drop(session); });
+  m.def("open_session(int state) -> int", [](int64_t state) {
+    return with_state(state, [](State& s) { return s.open(); });
+  });
+  m.def("fork_session(int state, int session) -> int", [](int64_t state, int64_t session) {
+    return with_state(state, [&](State& s) { return s.fork(session); });
+  });
+  m.def("drop_session(int state, int session) -> ()", [](int64_t state, int64_t session) {
+    with_state(state, [&](State& s) { s.drop(session); });
+  });
   m.def("rewind_session(int state, int session, int position) -> ()",
         [](int64_t state, int64_t session, int64_t position) {
-          find_state(state)->rewind(session, position);
+          with_state(state, [&](State& s) { s.rewind(session, position); });
         });
-  m.def("session_position(int state, int session) -> int",
-        [](int64_t state, int64_t session) { return find_state(state)->position(session); });
+  m.def("session_position(int state, int session) -> int", [](int64_t state, int64_t session) {
+    return with_state(state, [&](State& s) { return s.position(session); });
+  });
   m.def("begin_forward(int state, Tensor segments) -> ()", begin_forward);
-  m.def("end_forward(int state) -> ()", [](int64_t state) { find_state(state)->end(); });
-  m.def("abandon_forward(int state) -> ()", [](int64_t state) { find_state(state)->abandon(); });
+  m.def("end_forward(int state) -> ()", [](int64_t state) {
+    with_state(state, [](State& s) { s.end(); });
+  });
+  m.def("abandon_forward(int state) -> ()", [](int64_t state) {
+    with_state(state, [](State& s) { s.abandon(); });
+  });
   m.def("save_session(int state, int session) -> Tensor", save_session);
   m.def("restore_session(int state, Tensor bytes, int positions) -> int", restore_session);
 }

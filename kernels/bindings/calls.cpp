@@ -345,8 +345,8 @@ void call_attention(Host& host, TensorRef qkv, TensorRef segments, TensorRef sta
   if (!beyond) return;
   const std::span<const float> given(data<const float>(qkv), static_cast<size_t>(tokens * width));
   if (!std::ranges::all_of(given, [](float x) { return std::isfinite(x); })) return;  // broken before
-  fail(op, "the model's keys or values are beyond 65504, the largest number of its float16 cache: run "
-           "it with --cache-dtype fp32");
+  fail(op, "the model's keys or values are beyond 65504, the largest number of its float16 cache: use "
+           "--cache-dtype fp32, when it is run or at export");
 }
 
 }  // namespace calls

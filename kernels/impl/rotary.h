@@ -1,6 +1,6 @@
 #pragma once
 
-// Norms of queries and keys, rotary embedding from baked tables, and the write to the cache.
+// Norms of queries and keys, rotary embedding from tables, and the write to the cache.
 
 #include <cmath>
 #include <cstdint>

@@ -48,8 +48,8 @@ struct Table {
 };
 
 Table& table() {
-  static Table the_table;
-  return the_table;
+  static auto* the_table = new Table;  // as long as the process: states may end in any order
+  return *the_table;
 }
 
 std::string words_for(const Handle& handle, std::optional<Library> mine, bool dropped) {

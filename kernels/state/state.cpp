@@ -8,6 +8,8 @@
 namespace lowbit {
 namespace {
 
+constexpr const char* kRunning = "a forward of this state is running; wait until it has ended";
+
 const StateLayout& checked(const StateLayout& layout, const StateOptions& options) {
   check_state(layout, options);
   return layout;
@@ -50,7 +52,7 @@ const State::Session& State::find(SessionId id) const {
 }
 
 void State::check_idle() const {
-  if (running_) throw StateError("a forward of this state is running; wait until it has ended");
+  if (running_) throw StateError(kRunning);
 }
 
 void State::check_room() const {
@@ -74,8 +76,8 @@ SessionId State::open() {
 
 SessionId State::fork(SessionId session) {
   const Session& from = find(session);
-  check_room();
   check_own_caches("forked");
+  check_room();
   Session copy{++last_id_, from.position, from.blocks};
   for (const int32_t block : copy.blocks) ++users_[static_cast<size_t>(block)];
   sessions_.push_back(std::move(copy));
@@ -98,10 +100,12 @@ void State::rewind(SessionId session, int64_t position) {
                      " cannot be rewound to " + std::to_string(position));
   }
   s.position = position;
-  for (auto left = static_cast<size_t>(blocks_of(position)); s.blocks.size() > left;) {
-    release(s.blocks.back());
-    s.blocks.pop_back();
-  }
+  release_beyond_position(s);
+}
+
+void State::release_beyond_position(Session& session) {
+  const auto left = static_cast<size_t>(blocks_of(session.position));
+  for (; session.blocks.size() > left; session.blocks.pop_back()) release(session.blocks.back());
 }
 
 int64_t State::position(SessionId session) const { return find(session).position; }
@@ -169,35 +173,44 @@ void State::check_segments(std::span<const int64_t> segments) const {
 }
 
 void State::begin(std::span<const int64_t> segments) {
-  check_idle();
-  check_segments(segments);
-  if (running_.exchange(true)) check_idle();
-  int64_t end = 0;
-  segments_.clear();
-  for (size_t i = 0; i < segments.size(); i += 2) {
-    Session& session = find(segments[i]);
-    const int64_t after = session.position + segments[i + 1];
-    make_writable(session, session.position, after);
-    segments_.push_back({segments[i + 1], session.position, session.blocks.data()});
-    end = std::max(end, after);
+  if (running_.exchange(true)) throw StateError(kRunning);
+  asked_.clear();
+  try {
+    check_segments(segments);
+    asked_.assign(segments.begin(), segments.end());
+    int64_t end = 0;
+    segments_.clear();
+    for (size_t i = 0; i < segments.size(); i += 2) {
+      Session& session = find(segments[i]);
+      const int64_t after = session.position + segments[i + 1];
+      make_writable(session, session.position, after);
+      segments_.push_back({segments[i + 1], session.position, session.blocks.data()});
+      end = std::max(end, after);
+    }
+    for (RotaryTable& table : tables_) table.fill(end);
+    next_layer_ = 0;
+  } catch (...) {
+    abandon();
+    throw;
   }
-  for (RotaryTable& table : tables_) table.fill(end);
-  asked_.assign(segments.begin(), segments.end());
-  next_layer_ = 0;
 }
 
 void State::end() {
   if (!running_) throw StateError("no forward is running");
   const auto layers = static_cast<int64_t>(layout_.layers.size());
-  running_ = false;
   if (next_layer_ != layers) {
+    abandon();
     throw StateError("the forward ran " + std::to_string(next_layer_) + " of " +
                      std::to_string(layers) + " layers");
   }
   for (size_t i = 0; i < asked_.size(); i += 2) find(asked_[i]).position += asked_[i + 1];
+  running_ = false;
 }
 
-void State::abandon() { running_ = false; }
+void State::abandon() {
+  for (size_t i = 0; i < asked_.size(); i += 2) release_beyond_position(find(asked_[i]));
+  running_ = false;
+}
 
 LayerState State::enter(int64_t layer, std::span<const int64_t> segments) {
   if (!running_) throw StateError("no forward was begun on this state");
@@ -245,7 +258,7 @@ SessionId State::restore(std::span<const uint8_t> bytes, int64_t positions) {
   if (positions < 0 || positions > options_.context_length) {
     throw StateError("a session of " + std::to_string(positions) +
                      " positions does not fit the context of " +
-                     std::to_string(options_.context_length));
+                     std::to_string(options_.context_length) + "; start with a larger one");
   }
   const int64_t wanted = blocks_of(positions) * block_bytes(layout_, options_.cache_type);
   if (static_cast<int64_t>(bytes.size()) != wanted) {

@@ -31,7 +31,8 @@ struct LayerState {
 
 // The caches of up to StateOptions::sessions sessions over one model. A graph names it by its handle.
 //
-// All functions throw StateError for a session that there is not, and while a forward runs.
+// Functions throw StateError for a session that there is not, and those that change or copy one while a
+// forward runs. One thread at a time may call them; a second forward is refused from any.
 class State {
  public:
   State(StateLayout layout, const StateOptions& options);
@@ -90,6 +91,7 @@ class State {
   void check_segments(std::span<const int64_t> segments) const;
   int32_t take_block();
   void release(int32_t block);
+  void release_beyond_position(Session& session);
   void make_writable(Session& session, int64_t from, int64_t to);
   // Calls f(bytes) for the place of `block` in each head of each layer's keys and values.
   template <class F>

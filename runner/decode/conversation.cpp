@@ -1,8 +1,11 @@
 #include "decode/conversation.h"
 
 #include <algorithm>
-#include <chrono>
 #include <deque>
+#include <string>
+#include <utility>
+
+#include "system/error.h"
 
 namespace runner {
 namespace {
@@ -52,7 +55,8 @@ int64_t Conversation::kept(std::span<const int32_t> prompt) const {
 }
 
 void Conversation::check(std::span<const int32_t> prompt) const {
-  session_.check_at(kept(prompt), prompt.subspan(static_cast<size_t>(kept(prompt))));
+  const int64_t common = kept(prompt);
+  session_.check_at(common, prompt.subspan(static_cast<size_t>(common)));
 }
 
 Reply Conversation::reply(std::span<const int32_t> prompt, Sampler& sampler,
@@ -71,6 +75,13 @@ std::vector<Reply> Conversation::replies(std::span<const int32_t> prompt,
                                          std::span<Sampler> samplers, const ReplyOptions& options,
                                          const ReplyListener& listener) {
   check(prompt);
+  const lowbit::State& state = *session_.state();
+  const int64_t left = state.options().sessions - state.open_sessions();
+  const int64_t others = std::ssize(samplers) - 1;
+  if (others < 0 || others > left) {  // before a long prompt is run
+    throw Error(std::to_string(samplers.size()) + " replies at once need as many sessions; there is this one and " +
+                std::to_string(left) + " more: ask for fewer, or start with more sessions");
+  }
   const int64_t common = kept(prompt);
   session_.rewind(common);
   GenerateOptions prefill = options.generate;

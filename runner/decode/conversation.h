@@ -56,8 +56,8 @@ class Conversation {
               const ReplyListener& listener = {});
 
   // Replies to one prompt, one for each sampler, generated together in sessions of their own; each is what
-  // it would be alone. The listener hears of the first. Throws StateError when the state has too few
-  // sessions.
+  // it would be alone. The listener hears of the first. Throws Error, before anything is run, when the
+  // state has too few sessions.
   std::vector<Reply> replies(std::span<const int32_t> prompt, std::span<Sampler> samplers,
                              const ReplyOptions& options, const ReplyListener& listener = {});
 

@@ -15,7 +15,7 @@ namespace {
 // Ranges beyond any real model: what lies outside comes from a damaged file, and would only turn
 // into a failed allocation later.
 constexpr int64_t kMaxVocab = 1 << 24;
-constexpr int64_t kMaxContext = 1 << 26;
+constexpr int64_t kMaxContext = lowbit::kMostContext;
 constexpr int64_t kMaxDim = 1 << 20;
 constexpr int64_t kMaxLayers = 1 << 14;
 constexpr int64_t kMaxCacheElements = int64_t{1} << 40;

@@ -52,7 +52,7 @@ inline constexpr const char* kDelegate = "delegate";
 // Artifacts on our operators only; kCacheDtype is of AOTInductor artifacts on stock ones, too.
 inline constexpr const char* kState = "state";
 inline constexpr const char* kLongestContext = "longest_context";
-inline constexpr const char* kWeightsDigest = "weights_digest";
+inline constexpr const char* kModelDigest = "model_digest";
 inline constexpr const char* kMaxSegments = "max_segments";
 inline constexpr const char* kCacheDtype = "cache_dtype";
 // AOTInductor artifacts only.
@@ -149,7 +149,7 @@ struct Metadata {
   SamplingSettings sampling;  // what the model's authors recommend
   std::string exporter_version, torch_version, torchao_version, executorch_version;
   std::string checkpoint_digest;
-  std::string weights_digest;  // of the packed weights; "" on stock operators
+  std::string model_digest;  // of configuration and packed weights; "" on stock operators
 
   // AOTInductor artifacts only.
   bool lean = false;  // runs on aoti_host; else it needs libtorch

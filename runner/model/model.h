@@ -54,8 +54,9 @@ class Model {
   // Instruction set of the code that runs, for statistics.
   virtual std::string isa() const = 0;
 
-  // Throws Error for a choice that the artifact does not allow, for more than there is memory for, and
-  // where an artifact on stock operators, which has its cache in its graph, has a state already.
+  // Throws Error or StateError for a choice that the artifact does not allow, for more than there is memory
+  // for now (what other states have not written yet is not counted), and where an artifact on stock
+  // operators, which has its cache in its graph, has a state already.
   std::shared_ptr<OwnedState> make_state(const StateChoice& choice);
 
   // Runs a forward at each session's position. Returns float32 logits [rows.size(), vocab_size], row

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/cache_types.h"
+#include "model/metadata_reader.h"
 #include "system/crc32.h"
 #include "system/error.h"
 
@@ -90,7 +91,8 @@ std::string save_session(const Session& session) {
   const Metadata& m = session.model().metadata();
   std::string bytes(kMagic), tokens;
   for (const int32_t token : session.tokens()) put(tokens, static_cast<uint32_t>(token), 4);
-  put_part(bytes, m.weights_digest);
+  bytes.reserve(caches.size() + 4 * session.tokens().size() + layers_of(m).size() + 512);
+  put_part(bytes, m.model_digest);
   put_part(bytes, layers_of(m));
   put_part(bytes, name_of(state.options().cache_type));
   put_part(bytes, tokens);
@@ -107,10 +109,10 @@ Session load_session(Model& model, std::shared_ptr<OwnedState> state, std::strin
   bytes.remove_suffix(kSumBytes);
   if (number_at(sum) != sum_of(bytes)) damaged("its sum is wrong");
   bytes.remove_prefix(kMagic.size());
-  check_same("a model of other weights", take_part(bytes), m.weights_digest);
+  check_same("a model of other weights", take_part(bytes), m.model_digest);
   check_same("a model of other layers", take_part(bytes), m.lowbit ? layers_of(m) : "");
   const std::string_view type = take_part(bytes), here = name_of((*state)->options().cache_type);
-  check_same("a " + std::string(type) + " cache, and this one is of " + std::string(here), type, here);
+  check_same("a " + shortened(std::string(type)) + " cache, and this one is of " + std::string(here), type, here);
   std::vector<int32_t> tokens = tokens_of(take_part(bytes), m);
   const std::string_view caches = take_part(bytes);
   if (!bytes.empty()) damaged("something follows its end");

@@ -102,6 +102,9 @@ class Together {
  public:
   Together(std::span<const Turn> turns, bool every_row) : turns_(turns) {
     for (const Turn& turn : turns) {
+      if (&turn.session->state() != &turns[0].session->state()) {
+        throw Error("the sessions of a forward are of one state; run others by themselves");
+      }
       turn.session->check(turn.tokens);
       tokens_.insert(tokens_.end(), turn.tokens.begin(), turn.tokens.end());
       segments_.insert(segments_.end(), {turn.session->id(), std::ssize(turn.tokens)});

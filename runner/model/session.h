@@ -45,10 +45,11 @@ class Session {
   // Forgets the positions from `position` on; logits() means nothing until the next append().
   void rewind(int64_t position);
 
-  // Float32 logits [vocab] after the last position.
+  // Float32 logits [vocab] after the last position; none before the first append() of a session that was
+  // restored.
   std::span<const float> logits() const { return last_logits_; }
 
-  // What to do for a longer context, such as "start with --max-seq-length, up to 8192".
+  // What to do for a longer context, such as "give --max-seq-length, up to 8192".
   std::string longer_context() const;
 
   // Throws what append() would for these tokens, or would after rewind(position).

@@ -12,6 +12,7 @@ constexpr const char* kWanted = "what a state keeps of each layer";
 std::vector<float> read_frequencies(const json& list, auto bad) {
   if (!list.is_array()) bad();
   std::vector<float> frequencies;
+  if (std::ssize(list) > lowbit::kMaxHeadDim / 2) bad();
   for (const json& item : list) {
     if (!item.is_number()) bad();
     frequencies.push_back(item.get<float>());
@@ -24,7 +25,9 @@ lowbit::LayerLayout read_layer(const json& item, auto bad) {
   if (!item.is_object()) bad();
   const auto number = [&](const char* name, int64_t least) {
     const json& value = child(item, name, bad);
+    constexpr auto kMost = static_cast<uint64_t>(lowbit::kMostContext);
     if (!value.is_number_integer() || value.get<int64_t>() < least) bad();
+    if (value.is_number_unsigned() && value.get<uint64_t>() > kMost) bad();
     return value.get<int64_t>();
   };
   return {number("kv_heads", 1), number("head_dim", 1), number("rope", lowbit::kNoRope)};
@@ -37,12 +40,12 @@ void read_state(const MetadataReader& in, Metadata& m) {
   const json object = in.parsed(keys::kState, json::value_t::object, kWanted);
   const json &layers = child(object, "layers", bad), &ropes = child(object, "frequencies", bad);
   if (!layers.is_array() || !ropes.is_array()) bad();
-  if (std::ssize(layers) != m.n_layers) bad();
+  if (std::ssize(layers) != m.n_layers || ropes.size() > layers.size()) bad();
   for (const json& item : layers) m.state.layers.push_back(read_layer(item, bad));
   for (const json& item : ropes) m.state.frequencies.push_back(read_frequencies(item, bad));
   m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "float16", "int8"});
   m.longest_context = in.integer(keys::kLongestContext, m.context_length, lowbit::kMostContext);
-  m.weights_digest = in.text(keys::kWeightsDigest);
+  m.model_digest = in.text(keys::kModelDigest);
   m.max_segments = in.integer(keys::kMaxSegments, 1, lowbit::kMostSessions);
   try {
     check_state(m.state, {m.longest_context, *cache_type_of(m.cache_dtype), 1});

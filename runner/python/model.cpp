@@ -31,6 +31,18 @@ class Work {
   std::unique_lock<std::recursive_mutex> lock_;
 };
 
+// A reply is generated, as long as it lives.
+class Replying {
+ public:
+  explicit Replying(bool& flag) : flag_(flag) { flag_ = true; }
+  ~Replying() { flag_ = false; }
+  Replying(const Replying&) = delete;
+  Replying& operator=(const Replying&) = delete;
+
+ private:
+  bool& flag_;
+};
+
 void check_positions(const Session& session, const Ids& tokens, int64_t start) {
   const Metadata& metadata = session.model().metadata();
   const int64_t n = std::ssize(tokens), filled = session.position();
@@ -81,9 +93,13 @@ void BoundModel::check_runnable() const {
   }
 }
 
-// It takes a session of the state when it is first asked for.
+// It takes a session of the state when it is first asked for. Throws Error in a callback of a reply that it
+// is in the middle of. Only for who has the Work.
 Conversation& BoundModel::own() {
   check_runnable();
+  if (replying_) {
+    throw Error("a reply is being generated in this session: open another one with open_session()");
+  }
   if (!own_) own_.emplace(Session(*model_, state_), *tokenizer());
   return *own_;
 }
@@ -117,43 +133,50 @@ std::unique_ptr<BoundSession> BoundModel::restore_session(const py::bytes& saved
 }
 
 std::vector<FloatArray> BoundModel::forward_together(
-    const std::vector<std::pair<BoundSession*, Ids>>& turns) {
+    const std::vector<std::pair<BoundSession*, Ids>>& turns, bool last_only) {
   check_runnable();
-  std::vector<Turn> asked;
-  for (const auto& [session, tokens] : turns) {
-    if (&session->model() != this) throw Error("a session is of another model than the forward");
-    asked.push_back({&session->session(), tokens});
-  }
   const auto vocab_size = static_cast<size_t>(metadata().vocab_size);
-  std::vector<FloatArray> logits;
-  for (const Turn& turn : asked) {
-    logits.emplace_back(std::vector<py::ssize_t>{std::ssize(turn.tokens), metadata().vocab_size});
-  }
-  std::vector<float*> to;
-  for (FloatArray& each : logits) to.push_back(each.mutable_data());
+  std::vector<float> logits;  // of all turns; arrays need the interpreter's lock
   {
     const Work work;
-    std::vector<float> room;
-    std::span<const float> rows = append_for_rows(asked, room);
-    for (size_t i = 0; i < asked.size(); ++i) {
-      const auto part = rows.first(asked[i].tokens.size() * vocab_size);
-      std::ranges::copy(part, to[i]);
-      rows = rows.subspan(part.size());
+    std::vector<Turn> asked;
+    for (const auto& [session, tokens] : turns) {
+      if (session == nullptr) throw Error("a turn is a Session and its ids, not None");
+      if (&session->model() != this) throw Error("a session is of another model than the forward");
+      asked.push_back({&session->session(), tokens});
+    }
+    if (last_only) {
+      append_together(asked);
+      for (const Turn& turn : asked) {
+        const auto row = turn.session->logits();
+        logits.insert(logits.end(), row.begin(), row.end());
+      }
+    } else {
+      std::vector<float> room;
+      const auto rows = append_for_rows(asked, room);
+      logits.assign(rows.begin(), rows.end());
     }
   }
-  return logits;
+  std::vector<FloatArray> arrays;
+  const float* from = logits.data();
+  for (const auto& [session, tokens] : turns) {
+    const int64_t rows = last_only ? 1 : std::ssize(tokens);
+    arrays.emplace_back(std::vector<py::ssize_t>{rows, metadata().vocab_size}, from);
+    from += static_cast<size_t>(rows) * vocab_size;
+  }
+  return arrays;
 }
 
 FloatArray BoundModel::forward(const Ids& tokens, int64_t start_pos,
                                const std::vector<int64_t>& rows) {
-  Session& session = own().session();
-  check_positions(session, tokens, start_pos);
   check_rows(metadata(), rows, std::ssize(tokens));
   FloatArray logits({std::ssize(rows), metadata().vocab_size});
   const std::vector<int64_t> ids(tokens.begin(), tokens.end());
   const std::span<float> out(logits.mutable_data(), static_cast<size_t>(logits.size()));
   {
     const Work work;
+    Session& session = own().session();
+    check_positions(session, tokens, start_pos);
     session.rewind(start_pos);
     std::vector<float> room;
     const int64_t segment[] = {session.id(), std::ssize(ids)};
@@ -164,11 +187,10 @@ FloatArray BoundModel::forward(const Ids& tokens, int64_t start_pos,
 }
 
 FloatArray BoundModel::score(const Ids& tokens, int64_t first, const Progress& progress) {
-  Session& session = own().session();
   std::vector<float> scores;
   {
     const Work work;
-    scores = runner::score(session, tokens, first, {.progress = [&](int64_t done) {
+    scores = runner::score(own().session(), tokens, first, {.progress = [&](int64_t done) {
       check_signals();
       if (progress) progress(done, std::ssize(tokens));
     }});
@@ -180,10 +202,10 @@ std::vector<Reply> BoundModel::generate(const Ids& prompt, int64_t steps, int64_
                                         const SamplingSettings& choice, std::optional<uint64_t> seed,
                                         const std::optional<Ids>& stop_ids, const OnText& on_text,
                                         const OnToken& on_token) {
-  Conversation& conversation = own();
   if (steps < 0) throw Error("steps is " + std::to_string(steps) + "; give 0 or more");
-  if (num_samples < 1) {
-    throw Error("num_samples is " + std::to_string(num_samples) + "; give 1 or more");
+  if (num_samples < 1 || num_samples > lowbit::kMostSessions) {
+    throw Error("num_samples is " + std::to_string(num_samples) + "; give 1 to " +
+                std::to_string(lowbit::kMostSessions));
   }
   const SamplingSettings settings = chosen_settings(choice, metadata().sampling);
   check_tokens(settings, metadata().vocab_size);
@@ -201,20 +223,20 @@ std::vector<Reply> BoundModel::generate(const Ids& prompt, int64_t steps, int64_
     samplers.emplace_back(settings, first_seed + static_cast<uint64_t>(i));
   }
   const Work work;
+  Conversation& conversation = own();
+  const Replying replying(replying_);
   conversation.session().rewind(0);
   return conversation.replies(prompt, samplers, options, {on_token, on_text});
 }
 
 double BoundModel::time_prefill(int64_t tokens, int64_t depth) {
-  Session& session = own().session();
   const Work work;
-  return runner::time_prefill(session, tokens, depth, check_signals);
+  return runner::time_prefill(own().session(), tokens, depth, check_signals);
 }
 
 double BoundModel::time_decode(int64_t tokens, int64_t depth) {
-  Session& session = own().session();
   const Work work;
-  return runner::time_decode(session, tokens, depth, check_signals);
+  return runner::time_decode(own().session(), tokens, depth, check_signals);
 }
 
 Session& BoundSession::session() {
@@ -223,38 +245,41 @@ Session& BoundSession::session() {
 }
 
 void BoundSession::drop() {
-  if (!session_) return;
   const Work work;
   session_.reset();
 }
 
 Ids BoundSession::tokens() {
+  const Work work;
   const auto held = session().tokens();
   return {held.begin(), held.end()};
 }
 
+int64_t BoundSession::position() {
+  const Work work;
+  return session().position();
+}
+
 void BoundSession::rewind(int64_t position) {
+  const Work work;
   Session& own = session();
   if (position < 0 || position > own.position()) {
     throw Error("a session at position " + std::to_string(own.position()) +
                 " cannot be rewound to " + std::to_string(position));
   }
-  const Work work;
   own.rewind(position);
 }
 
 std::unique_ptr<BoundSession> BoundSession::fork() {
-  Session& own = session();
   const Work work;
-  return std::make_unique<BoundSession>(model_, own.fork());
+  return std::make_unique<BoundSession>(model_, session().fork());
 }
 
 py::bytes BoundSession::save() {
-  Session& own = session();
   std::string bytes;
   {
     const Work work;
-    bytes = save_session(own);
+    bytes = save_session(session());
   }
   return bytes;
 }

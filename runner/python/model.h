@@ -41,6 +41,7 @@ class [[gnu::visibility("hidden")]] BoundSession {
   void drop();
 
   Ids tokens();
+  int64_t position();
   void rewind(int64_t position);
   std::unique_ptr<BoundSession> fork();
   pybind11::bytes save();
@@ -75,7 +76,7 @@ class [[gnu::visibility("hidden")]] BoundModel : public std::enable_shared_from_
   std::unique_ptr<BoundSession> open_session();
   std::unique_ptr<BoundSession> restore_session(const pybind11::bytes& saved);
   std::vector<FloatArray> forward_together(
-      const std::vector<std::pair<BoundSession*, Ids>>& turns);
+      const std::vector<std::pair<BoundSession*, Ids>>& turns, bool last_only);
   FloatArray forward(const Ids& tokens, int64_t start_pos, const std::vector<int64_t>& rows);
   FloatArray score(const Ids& tokens, int64_t first, const Progress& progress);
   // `num_samples` continuations, of the seeds from `seed` on.
@@ -94,6 +95,7 @@ class [[gnu::visibility("hidden")]] BoundModel : public std::enable_shared_from_
   std::string backend_;
   bool runnable_;
   std::shared_ptr<OwnedState> state_;  // none with metadata only
+  bool replying_ = false;              // own_ is in the middle of a reply
   std::optional<Conversation> own_;    // of forward(), score(), generate() and the timings
   std::shared_ptr<Tokenizer> tokenizer_;
 };

@@ -151,8 +151,9 @@ void define_model(py::module_& m) {
            "The Session that Session.save() gave. Raises ValueError where that is damaged, or of another "
            "model or cache type.")
       .def("forward_together", &BoundModel::forward_together, py::arg("turns"),
+           py::arg("last_only") = false,
            "One forward of `turns`, pairs of a Session and the ids that it reads next. Returns float32 "
-           "[ids, vocab] of each, to the bit what it would be alone.")
+           "[ids, vocab] of each, or [1, vocab] after its last, to the bit what it would be alone.")
       .def(
           "generate",
           [](BoundModel& model, const Ids& prompt, int64_t steps, std::optional<uint64_t> seed,
@@ -199,8 +200,7 @@ void define_session(py::module_& m) {
                            "A conversation's tokens and what the model remembers of them.")
       .def_property_readonly("tokens", &BoundSession::tokens)
       .def_property_readonly(
-          "position", [](BoundSession& session) { return session.session().position(); },
-          "The number of its tokens.")
+          "position", &BoundSession::position, "The number of its tokens.")
       .def("rewind", &BoundSession::rewind, py::arg("position"),
            "Forget the tokens from `position` on. Raises ValueError where there are fewer.")
       .def("fork", &BoundSession::fork,

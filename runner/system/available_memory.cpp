@@ -26,11 +26,12 @@ std::optional<int64_t> number_in(const fs::path& path) {
 }
 
 // Bytes that the group's files can give back, which its use counts.
-int64_t inactive_files(const fs::path& folder) {
+int64_t inactive_files(const fs::path& folder, GroupVersion version) {
+  const std::string wanted = version == GroupVersion::v2 ? "inactive_file" : "total_inactive_file";
   std::istringstream lines(text_of(folder / "memory.stat"));
   std::string key;
   for (int64_t bytes = 0; lines >> key >> bytes;) {
-    if (key == "inactive_file" || key == "total_inactive_file") return bytes;
+    if (key == wanted) return bytes;
   }
   return 0;
 }
@@ -40,7 +41,7 @@ std::optional<int64_t> left_in(const fs::path& folder, GroupVersion version) {
   const auto limit = number_in(folder / (v2 ? "memory.max" : "memory.limit_in_bytes"));
   const auto used = number_in(folder / (v2 ? "memory.current" : "memory.usage_in_bytes"));
   if (!limit || !used) return std::nullopt;
-  return std::max<int64_t>(0, *limit - *used + inactive_files(folder));
+  return std::max<int64_t>(0, *limit - *used + inactive_files(folder, version));
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ from exporter.cli.command_line import EXIT_FAILURE, EXIT_USAGE
 METADATA = {
     "model_name": "m", "quantization": "{}", "dtype": "float32", "backend": "executorch",
     "delegate": "lowbit", "context_length": "50", "longest_context": "100", "n_layers": "3",
+    "cache_dtype": "float16", "max_segments": "64", "model_digest": "",
     "state": json.dumps({"layers": [{"kv_heads": 2, "head_dim": 8, "rope": -1}] * 3, "frequencies": []}),
 }  # fmt: skip
 # What exporter.bench.worker says, of a machine that takes 1 ms a token.
@@ -206,8 +207,8 @@ def test_the_worker_names_what_is_wrong(tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (MemoryError(), "out of memory; end other programs, or export with"),
-        (MemoryError("std::bad_alloc"), "out of memory; end other programs, or export with"),
+        (MemoryError(), "out of memory; end other programs, use a smaller -d"),
+        (MemoryError("std::bad_alloc"), "out of memory; end other programs, use a smaller -d"),
         (ImportError("no libx.so\nmore"), "ImportError: no libx.so"),
         (ValueError("m.pte is broken"), "m.pte is broken"),
     ],

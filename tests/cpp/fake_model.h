@@ -31,7 +31,7 @@ class FakeModel : public runner::Model {
     meta_.lowbit = true;
     meta_.state.layers = {{1, 1, lowbit::kNoRope}};
     meta_.cache_dtype = "float32";
-    meta_.weights_digest = "fake weights";
+    meta_.model_digest = "fake weights";
     meta_.raw["state"] = "fake layers";
   }
 

@@ -47,20 +47,18 @@ std::vector<uint8_t> read(State& state, const std::vector<std::pair<SessionId, s
   std::vector<uint8_t> seen;
   for (int64_t l = 0; l < 2; ++l) {
     const LayerState layer = state.enter(l, segments);
+    size_t at = 0;
     for (size_t s = 0; s < turns.size(); ++s) {
       const Segment& segment = layer.segments[s];
       for (int64_t i = 0; i < segment.tokens; ++i) {
         each_byte(layer, segment, segment.start + i,
                   [&](uint8_t& byte) { byte = turns[s].second[static_cast<size_t>(i)]; });
       }
-      for (int64_t p = 0; p < segment.start + segment.tokens; ++p) {
-        if (l == 0) {
-          each_byte(layer, segment, p, [&, first = true](uint8_t byte) mutable {
-            if (first) seen.push_back(byte);
-            first = false;
-            CHECK_EQ(byte, seen.back());
-          });
-        }
+      for (int64_t p = 0; p < segment.start + segment.tokens; ++p, ++at) {
+        each_byte(layer, segment, p, [&](uint8_t byte) {
+          if (at == seen.size()) seen.push_back(byte);
+          CHECK_EQ(byte, seen[at]);
+        });
       }
     }
   }
@@ -199,10 +197,21 @@ TEST(a_forward_is_whole_or_none) {
   CHECK_THROWS(StateError, state->enter(0, segments), "layer 0 came where layer 1");
   CHECK_THROWS(StateError, state->end(), "1 of 2 layers");
   CHECK_EQ(state->position(a), 0);
-  state->begin(segments);
-  state->enter(0, segments);
+  const std::vector<int64_t> many{a, 40};  // several blocks
+  read(*state, {{a, numbers(5, 1)}});
+  state->begin(many);
+  state->enter(0, many);
   state->abandon();
-  CHECK_EQ(state->position(a), 0);
+  CHECK_EQ(state->position(a), 5);
+  const SessionId b = state->fork(a);
+  read(*state, {{a, numbers(40, 50)}});
+  read(*state, {{b, numbers(40, 150)}});
+  auto expected = numbers(5, 1), more = numbers(41, 50);
+  more.back() = 7;
+  expected.insert(expected.end(), more.begin(), more.end());
+  CHECK_EQ(read(*state, {{a, {7}}}), expected);
+  state->restore(state->save(b), 45);
+  state->rewind(a, 0);
   CHECK_EQ(read(*state, {{a, numbers(4, 9)}}), numbers(4, 9));
 }
 

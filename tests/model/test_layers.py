@@ -11,6 +11,7 @@ from native import export
 from exporter.checkpoint import streamed
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.lowbit.pack import PackOptions
+from exporter.lowbit.state import State
 from exporter.model.config import repeated
 from exporter.model.decoder import Transformer
 from exporter.quality.sampling import BatchDecoder
@@ -75,13 +76,45 @@ def test_layers_that_differ_in_both_runners(tmp_path, monkeypatch):
             assert np.array_equal(found, expected), (artifact.name, chunk)
 
 
-def test_layers_in_another_order_are_refused():
+def test_a_layer_that_is_left_out_is_refused():
     model = packed(make(repeated([PLAIN], 3)))
-    model.layers[1], model.layers[2] = model.layers[2], model.layers[1]
-    assert logits(model).isfinite().all()  # numbers are given by place
+    assert logits(model).isfinite().all()
     model.layers = torch.nn.ModuleList([model.layers[0], model.layers[2]])
     with pytest.raises(RuntimeError, match="the forward ran 2 of 3 layers"):
         logits(model)
+
+
+def test_sessions_of_pytorchs_own_operators():
+    """As the runners' (tests/runners/test_sessions.py)."""
+    model = packed(make(repeated([PLAIN], 2)))
+    tokens, whole = tiny.prompt(LENGTH), logits(model)
+    state = State(model.state_layout(), CONTEXT, "float32", 3)
+
+    def read(*turns: tuple[int, int, int]) -> list[torch.Tensor]:
+        """Of (session, from, to) each one's logits of these tokens."""
+        segments = torch.tensor([[session, end - start] for session, start, end in turns])
+        given = torch.cat([tokens[:, start:end] for _, start, end in turns], 1)
+        with torch.no_grad(), state.forward(segments):
+            found = model(given, segments, torch.arange(given.shape[1]), state.tensor)
+        return list(found.split([end - start for _, start, end in turns]))
+
+    a, b = state.open(), state.open()
+    for found, (start, end) in zip(read((a, 0, 20), (b, 0, 33)), ((0, 20), (0, 33)), strict=True):
+        assert torch.equal(found, whole[start:end])
+    c = state.fork(a)
+    first, second = read((c, 20, 40), (a, 20, 21))
+    assert torch.equal(first, whole[20:40]) and torch.equal(second, whole[20:21])
+    state.rewind(b, 5)
+    saved = state.save(c)
+    state.drop(c)
+    restored = state.restore(saved, 40)
+    assert (state.position(restored), state.position(b)) == (40, 5)
+    first, second = read((b, 5, 9), (restored, 40, 50))
+    assert torch.equal(first, whole[5:9]) and torch.equal(second, whole[40:50])
+    with pytest.raises(RuntimeError, match=f"there is no session {c}: it was dropped"):
+        state.fork(c)
+    with pytest.raises(RuntimeError, match="is twice in a forward"):
+        read((a, 0, 1), (a, 1, 2))
 
 
 def test_caches_of_two_shapes_are_refused_for_aotinductor_on_stock_operators():

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from exporter.artifact.runner_interface import RunLimits
 from exporter.cli.command_line import UsageError, positive, seed
-from exporter.cli.open_model import add_runnable_options, open_model
+from exporter.cli.open_model import add_runnable_options, is_artifact, open_model
 from exporter.model.generation_settings import MOST_BIAS, NUMBERS, NumberSetting
+from exporter.recipe.schemes import LOWBIT
 from exporter.util.progress import note, stage
 
 if TYPE_CHECKING:
     from exporter.artifact.runner_interface import Generated, RunnerModel
 
 SUMMARY = "write text after a prompt, by an ARTIFACT or by a MODEL before its export"
+MOST_SESSIONS = 1024  # of a state
 SAMPLING = (*(setting.name for setting in NUMBERS), "logit_bias", "stop_strings", "seed")
 
 
@@ -58,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--system goes with --chat: a text that is continued has no system message")
     if options.compile_prefill and not options.compile:
         raise UsageError("--compile-prefill goes with --compile; add it")
-    model = open_model(options, options.num_samples)
+    model = open_model(options, _sessions(options))
     ids = _prompt(model, options)
     _check_biases(model, options)
-    together = model.backend != "python" and options.num_samples > 1
+    together = _sessions(options) > 1
     (_samples_together if together else _samples_in_turn)(model, ids, options)
     if options.stats:
         from exporter.runners.native import peak_rss_bytes
@@ -134,6 +136,19 @@ def _encoded(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
     return ids
 
 
+def _sessions(options: argparse.Namespace) -> int:
+    """Return how many samples are decoded at once: all, by an artifact on our kernels; by PyTorch, and with a
+    cache in the graph, one."""
+    if options.num_samples > MOST_SESSIONS:
+        raise UsageError(f"--num-samples {options.num_samples}: at most {MOST_SESSIONS} at once; give fewer")
+    if not is_artifact(options.model):
+        return 1
+    from exporter.runners.native import load_artifact
+
+    delegate = load_artifact(options.model, metadata_only=True).metadata.get("delegate")
+    return options.num_samples if delegate == LOWBIT else 1
+
+
 def _sampling(options: argparse.Namespace) -> dict[str, object]:
     chosen = {name: getattr(options, name) for name in SAMPLING}
     if chosen["logit_bias"] is not None:
@@ -163,7 +178,7 @@ def _samples_together(model: "RunnerModel", ids: list[int], options: argparse.Na
 
 
 def _samples_in_turn(model: "RunnerModel", ids: list[int], options: argparse.Namespace) -> None:
-    """Decode one sample after the other: PyTorch runs one session."""
+    """Decode one sample after the other."""
     for index in range(options.num_samples):
         chosen = _sampling(options)
         if chosen["seed"] is not None:

@@ -97,7 +97,9 @@ class Fuzz {
   bool room() const { return std::ssize(sessions_) < kSessions; }
 
   void take_step(int64_t what) {
-    if (what == 0 && room()) {
+    if (what == 0 && below(4) == 0) {
+      fail_forward();
+    } else if (what == 0 && room()) {
       sessions_.emplace_back(model_, state_);
     } else if (what == 1 && room()) {
       sessions_.push_back(any()->fork());
@@ -118,6 +120,16 @@ class Fuzz {
     } else {
       run_together();
     }
+  }
+
+  // A forward that was begun and failed: nothing has changed.
+  void fail_forward() {
+    Session& session = *any();
+    const int64_t left = session.context_length() - session.position();
+    if (left == 0) return;
+    const int64_t segment[] = {session.id(), 1 + below(std::min<int64_t>(left, 40))};
+    (*state_)->begin(segment);
+    (*state_)->abandon();
   }
 
   void run_together() {

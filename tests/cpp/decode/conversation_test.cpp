@@ -85,8 +85,10 @@ TEST(samples_together_are_those_alone) {
     differ |= replies[i].tokens != replies[0].tokens;
   }
   CHECK(differ);
-  CHECK_THROWS(lowbit::StateError, Conversation(model.session(0, 2), tokenizer).replies(prompt, samplers, {}),
-               "all 2 sessions");
+  model.calls.clear();
+  CHECK_THROWS(Error, Conversation(model.session(0, 2), tokenizer).replies(prompt, samplers, {}),
+               "5 replies", "1 more");
+  CHECK(model.calls.empty());
 }
 
 CHECK_MAIN()

@@ -94,6 +94,8 @@ TEST(forwards_of_sessions_that_cannot_run) {
   CHECK_THROWS(Error, run({{&a, one}, {&b, foreign}}), "vocabulary");
   CHECK_THROWS(Error, run({{&a, one}, {&b, {}}}), "no tokens");
   CHECK_THROWS(StateError, run({{&a, one}, {&a, one}}), "twice");
+  Session elsewhere = model.session();
+  CHECK_THROWS(Error, run({{&a, one}, {&elsewhere, one}}), "of one state");
   std::vector<float> room;
   CHECK_THROWS(Error, append_for_rows(std::vector<Turn>{{&a, five}}, room), "up to 4 rows");
   CHECK_EQ(a.position(), 0);
@@ -131,7 +133,7 @@ TEST(bytes_that_are_no_session_of_this_model) {
   CHECK_THROWS(Error, load(bytes + "x"), "damaged");
 
   FakeModel heavier, deeper, shorter;
-  heavier.meta_.weights_digest = "others";
+  heavier.meta_.model_digest = "others";
   CHECK_THROWS(Error, load_session(heavier, heavier.make_state({}), bytes), "other weights");
   deeper.meta_.raw["state"] = "others";
   CHECK_THROWS(Error, load_session(deeper, deeper.make_state({}), bytes), "other layers");
@@ -164,7 +166,7 @@ TEST(stock_operators_have_one_session) {
   const auto state = model.make_state({.context_length = 32});
   CHECK_THROWS(Error, model.make_state({}), "one session at a time");
   Session session(model, state);
-  CHECK_THROWS(StateError, session.fork(), "all 1 sessions");
+  CHECK_THROWS(StateError, session.fork(), "cannot be forked");
   CHECK_THROWS(StateError, save_session(session), "cannot be saved");
 }
 

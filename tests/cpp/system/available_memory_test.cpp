@@ -47,7 +47,10 @@ TEST(groups_of_version_1) {
   const fs::path root = folder.path / "fs/cgroup";
   put(root / "memory/x/memory.limit_in_bytes", "1000000\n");
   put(root / "memory/x/memory.usage_in_bytes", "400000\n");
-  CHECK_EQ(*available_memory(kMeminfo, "5:memory:/x\n1:cpu:/y\n", folder.path), 600000);
+  const std::string groups = "5:memory:/x\n1:cpu:/y\n";
+  CHECK_EQ(*available_memory(kMeminfo, groups, folder.path), 600000);
+  put(root / "memory/x/memory.stat", "inactive_file 1\ntotal_inactive_file 200000\n");
+  CHECK_EQ(*available_memory(kMeminfo, groups, folder.path), 800000);
 }
 
 CHECK_MAIN()
