@@ -44,16 +44,6 @@ const Part* part_with(const Part* part, const Part* end, int64_t Part::*first, i
 
 }  // namespace
 
-int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
-  const int64_t values = 16 * padded_head_dim(head_dim);
-  switch (type) {
-    case CacheType::float32: return values * 4;
-    case CacheType::float16: return values * 2;
-    case CacheType::int8: return values + 16 * static_cast<int64_t>(sizeof(float));
-  }
-  return 0;
-}
-
 void attention(Host& host, const float* qkv, std::span<const Segment> segments, const float* cos,
                const float* sin, const AttentionShape& shape, const Cache& cache, float* out) {
   const FloatKernels& k = *isa().floats;
@@ -117,14 +107,21 @@ void attention(Host& host, const float* qkv, std::span<const Segment> segments, 
       }
     }
   });
-  if (chunks > 0) {
-    parallel(host, std::ssize(segments), 1, [&](int64_t begin, int64_t end) {
-      for (const Part* part = parts + begin; part < parts + end; ++part) {
-        for (int64_t h = 0; part->by_chunk && h < shape.heads; ++h) {
-          k.merge_chunks(part->partials + h * head_partials, chunk_partials, part->pieces,
-                         shape.head_dim, shape.sinks != nullptr ? shape.sinks + h : nullptr,
-                         out + part->first_token * query_width + h * shape.head_dim);
-        }
+  for (const Part* part = parts; part < end_of_parts && chunks > 0; ++part) {
+    if (!part->by_chunk) continue;
+    const int64_t grain = row_grain(part->pieces * head_partials);
+    parallel(host, shape.heads, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t h = begin; h < end; ++h) {
+        k.merge_chunks(part->partials + h * head_partials, chunk_partials, part->pieces,
+                       shape.head_dim, shape.sinks != nullptr ? shape.sinks + h : nullptr,
+                       out + part->first_token * query_width + h * shape.head_dim);
+      }
+    });
+  }
+  if (cache.type == CacheType::int4) {
+    parallel(host, tokens, row_grain(query_width), [&](int64_t begin, int64_t end) {
+      for (int64_t h = begin * shape.heads; h < end * shape.heads; ++h) {
+        k.turn(out + h * shape.head_dim, shape.head_dim);
       }
     });
   }

@@ -66,7 +66,7 @@ struct FloatKernels {
   PowerSum (*power_sum)(const float* row, int64_t width);
 
   // Normalizes and rotates one token's queries into `queries` [H, d], scaled, and writes its keys
-  // and values for `position` to the cache's block `block`.
+  // and values for `position` to the cache's block `block`. For a 4-bit cache all are turned.
   void (*rotate_and_cache)(const float* qkv, int64_t position, int64_t block, const float* cos,
                            const float* sin, const AttentionShape& shape, const Cache& cache,
                            float* queries);
@@ -83,6 +83,9 @@ struct FloatKernels {
   // the head's or null.
   void (*merge_chunks)(const float* partials, int64_t stride, int64_t chunks, int64_t head_dim,
                        const float* sink, float* out);
+
+  // Turns a vector [n] in place as a 4-bit cache does; turns it back, too.
+  void (*turn)(float* x, int64_t n);
 
   // For benchmarks: reads as fast as it can; `bytes` is a multiple of 512.
   int32_t (*read_peak)(const uint8_t* memory, int64_t bytes);
@@ -109,6 +112,15 @@ struct Isa {
 // Attention walks the cache in chunks of this many positions, counted from position 0.
 inline constexpr int64_t kChunk = 256;
 inline constexpr int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
+inline constexpr int64_t int4_width(int64_t head_dim) { return (head_dim + 31) / 32 * 32; }
+
+// Puts a key's elements, of `size` bytes each, at position `lane` of its block [d][16].
+void scatter_key(const void* key, int64_t size, int64_t head_dim, int64_t lane, void* block);
+// Puts the elements u [int4_width(d)] of a key or a value at position `lane` of its 4-bit block. No
+// byte is shared by two positions: threads write neighbours at the same time.
+void scatter_int4_key(const uint8_t* u, int64_t head_dim, int64_t lane, uint8_t* block);
+void scatter_int4_value(const uint8_t* u, int64_t head_dim, int64_t lane, uint8_t* block);
+
 inline constexpr int64_t partial_size(int64_t head_dim) { return 16 + padded_head_dim(head_dim); }
 
 // Every entry that was compiled, the best first.

@@ -88,13 +88,19 @@ void add(Host& host, const float* a, const float* b, int64_t n, float* out);
 void log_softmax_at(Host& host, const float* x, int64_t tokens, int64_t width,
                     const int64_t* targets, float* out);
 
-enum class CacheType { float32, float16, int8 };
+enum class CacheType { float32, float16, int8, int4 };
 
 inline constexpr int64_t kBlock = 16;  // positions in a block of the cache
 
 // The KV cache of one layer, of all sessions: blocks of 16 positions for each key/value head. A key
 // block is [d][16], a value block [16][d rounded up to 16]; int8 blocks end with 16 float32 scales,
 // one a position.
+//
+// int4 blocks are of vectors turned by a Hadamard matrix (impl/int4_cache.h), with d rounded up to
+// 32: bytes [d / 8][16][4] of keys, of which byte j has the elements j and j + 4 of a position's
+// eight; [d / 32][4][16][4] of values, of which byte [q][c][i] has the elements c and c + 16 of
+// position 4 q + i; the first in the low half. Then a bfloat16 step and a bfloat16 least for each
+// of 16 positions.
 struct Cache {
   CacheType type;
   void* keys;      // [KV][blocks][cache_block_bytes(type, d)]

@@ -11,7 +11,7 @@ folder=cmake-out/fuzz
 sources=(tests/fuzz/pt2_fuzz.cpp runner/backends/aoti_artifact.cpp
   runner/system/{cpu_features,crc32,mapped_file,zip_archive}.cpp runner/text/{base64,printable,utf8}.cpp
   runner/model/{artifact_file,cache_types,metadata,sampling_settings,state_metadata}.cpp
-  kernels/state/layout.cpp)
+  kernels/cache_blocks.cpp kernels/state/layout.cpp)
 json=(.venv/lib/python3*/site-packages/nlohmann_json/include)
 [ -d "${json[0]}" ] || die "nlohmann-json is missing; run scripts/setup.sh first"
 mkdir -p "$folder/corpus"

@@ -7,7 +7,7 @@ from pathlib import Path
 from native import ROOT
 
 TOOLS = {".pte": "session_fuzz_et", ".pt2": "session_fuzz_aoti"}
-CACHE_TYPES = ("float32", "float16", "int8")
+CACHE_TYPES = ("float32", "float16", "int8", "int4")
 
 
 def isas(build: Path) -> list[str]:

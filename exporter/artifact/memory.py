@@ -7,7 +7,7 @@ from exporter.artifact.metadata import StateMetadata
 from exporter.recipe.schemes import LOWBIT
 
 _WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-CACHE_TYPES = ("float32", "float16", "int8")  # of a state
+CACHE_TYPES = ("float32", "float16", "int8", "int4")  # of a state
 BLOCK = 16  # positions in a block of a state (kernels/lowbit.h, Cache)
 # Measured as the resident memory that is neither file, cache nor activations, with tokenizers' tables of
 # 1.2 MB (SmolLM2's) and 2.5 MB, 2026-11-22: the program with its libraries, and what the tokenizer builds for
@@ -113,6 +113,8 @@ def _state(artifact: Artifact) -> StateMetadata | None:
 
 def block_bytes(cache_dtype: str, head_dim: int) -> int:
     """Return the bytes of a block of one head's keys, or values. Raises KeyError for an unknown type."""
+    if cache_dtype == "int4":
+        return BLOCK * (-(-head_dim // 32) * 32) // 2 + 4 * BLOCK
     padded = -(-head_dim // 16) * 16
     scales = 4 * BLOCK if cache_dtype == "int8" else 0
     return BLOCK * padded * _WIDTHS[cache_dtype] + scales

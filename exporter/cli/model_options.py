@@ -40,9 +40,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="whose kernels run the model: lowbit, this project's (default); xnnpack, for "
              "linear:a8w4dq in a .pte; stock, PyTorch's and ExecuTorch's own")  # fmt: skip
     add("--cache-dtype", default="auto", type=one_of(CACHE_DTYPES), metavar="TYPE",
-        help="KV cache of the lowbit kernels; of an export, where the program that runs it does not choose: "
-             + ", ".join(CACHE_DTYPES) + " (auto: an artifact's own; fp32 for an unquantized fp32 model, else "
-             "fp16)")  # fmt: skip
+        help="KV cache of the lowbit kernels; of an export, where the program that runs it does not "
+             "choose: " + ", ".join(CACHE_DTYPES) + " (auto: an artifact's own; fp32 for an unquantized "
+             "fp32 model, else fp16)")  # fmt: skip
     add("--dtype", metavar="TYPE", type=one_of(("fast", "fast16", *DTYPES)),
         help="fast, fast16, " + ", ".join(DTYPES) + " (default fp32)")  # fmt: skip
     add("--device", type=one_of(ACCELERATORS), metavar="NAME",

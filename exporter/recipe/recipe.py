@@ -44,7 +44,7 @@ SCHEME_KEYS = tuple(entry.key for entry in SUPPORT if entry.key != "none")
 # Our kernels take groups of any multiple of 16; the others' want 32.
 GROUPSIZE_UNIT, OTHERS_GROUPSIZE_UNIT = 16, 32
 OF_LAYER = ("bitwidth_from_row",)  # a table's, and of linear layers those of `layers`
-CACHE_DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "int8": "int8"}
+CACHE_DTYPES = {"auto": None, "fp32": "float32", "fp16": "float16", "int8": "int8", "int4": "int4"}
 
 
 @dataclass(frozen=True)

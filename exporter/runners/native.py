@@ -36,7 +36,7 @@ def load_artifact(
         threads: how many the native code uses; 0: OMP_NUM_THREADS, else this machine's cores.
         metadata_only: read metadata and tokenizer, and not the code, which may be another machine's.
         context_length: most tokens of a session; None: the artifact's.
-        cache_dtype: float32, float16 or int8; None: the artifact's.
+        cache_dtype: float32, float16, int8 or int4; None: the artifact's.
         sessions: how many there can be at a time. Memory for all is asked for, and taken as they grow.
 
     Raises FileNotFoundError when the file is missing or the library that runs it is not built, and

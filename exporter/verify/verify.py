@@ -29,7 +29,7 @@ PROMPT_WINDOW = 256  # tokens of one prompt read from a file
 TRACE_TOKENS = 96
 # A scheme's bits where the artifact does not show them.
 _SCHEME_BITS = {"linear:a8w4dq": 4, "linear:int4": 4, "linear:int8": 8}
-_DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
+_DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "int4": 4}
 
 Load = Callable[[Path, int], RunnerModel]  # path, threads: as exporter.runners.native.load_artifact
 

@@ -20,8 +20,9 @@ using at::Tensor;
 CacheType cache_type_of(c10::string_view name) {
   if (name == "float32") return CacheType::float32;
   if (name == "float16") return CacheType::float16;
-  TORCH_CHECK(name == "int8", "a cache is of float32, float16 or int8, not ", name);
-  return CacheType::int8;
+  if (name == "int8") return CacheType::int8;
+  TORCH_CHECK(name == "int4", "a cache is of float32, float16, int8 or int4, not ", name);
+  return CacheType::int4;
 }
 
 struct Owned {

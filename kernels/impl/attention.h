@@ -9,8 +9,9 @@
 
 #include <cstdint>
 #include <cstring>
-#include <limits>
 
+#include "kernels/impl/attention_int4.h"
+#include "kernels/impl/attention_rows.h"
 #include "kernels/impl/softmax.h"
 #include "kernels/isa.h"
 
@@ -33,42 +34,6 @@ template <class V>
 struct CacheElement<V, CacheType::int8> {
   using Type = int8_t;
   static typename V::F32 load(const int8_t* p) { return V::load_i8(p); }
-};
-
-// One key/value head's blocks of a session.
-struct HeadCache {
-  const uint8_t* keys;
-  const uint8_t* values;
-  int64_t block_bytes;
-  const int32_t* blocks;
-
-  const uint8_t* key_block(int64_t i) const { return keys + blocks[i] * block_bytes; }
-  const uint8_t* value_block(int64_t i) const { return values + blocks[i] * block_bytes; }
-};
-
-inline HeadCache head_cache(const Cache& cache, const Segment& segment, int64_t kv_head,
-                            int64_t head_dim) {
-  const int64_t block_bytes = cache_block_bytes(cache.type, head_dim);
-  const int64_t at = kv_head * cache.blocks * block_bytes;
-  return {static_cast<const uint8_t*>(cache.keys) + at,
-          static_cast<const uint8_t*>(cache.values) + at, block_bytes, segment.blocks};
-}
-
-// R queries of one key/value head, with the positions each may see.
-template <int R>
-struct Queries {
-  const float* at[R];  // [d]
-  int64_t first[R], end[R];
-  int64_t first_of_all, end_of_all;  // what any of them sees
-  int64_t last_first, first_end;     // what all of them see
-};
-
-// What one chunk, or several combined, gives R queries.
-template <int R>
-struct Partial {
-  float maximum[R];
-  float sum[R];
-  alignas(64) float values[R * kMaxHeadDim];  // [R, d rounded up to 16]
 };
 
 template <class V, CacheType C, int R>
@@ -144,7 +109,11 @@ void attend_to_chunk(const Queries<R>& q, const HeadCache& head, const Attention
   from = from > chunk * blocks ? from : chunk * blocks;
   to = to < (chunk + 1) * blocks ? to : (chunk + 1) * blocks;
   alignas(64) float scores[R][kChunk];
-  chunk_scores<V, C, R>(q, head, head_dim, from, to, chunk, scores);
+  if constexpr (C == CacheType::int4) {
+    int4_scores<V, R>(q, head, head_dim, from, to, chunk, scores);
+  } else {
+    chunk_scores<V, C, R>(q, head, head_dim, from, to, chunk, scores);
+  }
   const int64_t begin = from * 16 - chunk * kChunk, end = to * 16 - chunk * kChunk;
   for (int r = 0; r < R; ++r) {
     if (shape.softcap > 0) cap_scores<V>(scores[r], begin, end, shape.softcap);
@@ -164,49 +133,41 @@ void attend_to_chunk(const Queries<R>& q, const HeadCache& head, const Attention
       }
     }
   }
-  const int64_t width = padded_head_dim(head_dim);
-  int64_t column = 0;
-  for (; column + 32 <= width; column += 32) {
-    weigh_values<V, C, R, 2>(q, head, head_dim, from, to, chunk, scores, column, out);
-  }
-  if (column < width) {
-    weigh_values<V, C, R, 1>(q, head, head_dim, from, to, chunk, scores, column, out);
+  if constexpr (C == CacheType::int4) {
+    weigh_int4_values<V, R>(q, head, head_dim, from, to, chunk, scores, out);
+  } else {
+    const int64_t width = padded_head_dim(head_dim);
+    int64_t column = 0;
+    for (; column + 32 <= width; column += 32) {
+      weigh_values<V, C, R, 2>(q, head, head_dim, from, to, chunk, scores, column, out);
+    }
+    if (column < width) {
+      weigh_values<V, C, R, 1>(q, head, head_dim, from, to, chunk, scores, column, out);
+    }
   }
 }
 
-inline int64_t first_seen(int64_t position, int64_t window) {
-  return window > 0 && position + 1 > window ? position + 1 - window : 0;
-}
-
-// R queries from number `from` on, of the `count` that tokens [begin, end) and their heads make.
-// Beyond the last, the last is repeated and its results are dropped.
+// A chunk's attention with a cache's type: the one part of what follows of which each has its own.
 template <int R>
-Queries<R> query_rows(const float* queries, int64_t start, int64_t begin, int64_t from,
-                      int64_t count, int64_t kv_head, const AttentionShape& s) {
-  const int64_t heads_each = s.heads / s.kv_heads;
-  Queries<R> q;
-  q.first_of_all = std::numeric_limits<int64_t>::max();
-  q.end_of_all = q.last_first = 0;
-  q.first_end = std::numeric_limits<int64_t>::max();
-  for (int r = 0; r < R; ++r) {
-    const int64_t row = from + r < count ? from + r : count - 1;
-    const int64_t token = begin + row / heads_each;
-    const int64_t head = kv_head * heads_each + row % heads_each;
-    q.at[r] = queries + (token * s.heads + head) * s.head_dim;
-    q.first[r] = first_seen(start + token, s.window);
-    q.end[r] = start + token + 1;
-    q.first_of_all = q.first[r] < q.first_of_all ? q.first[r] : q.first_of_all;
-    q.end_of_all = q.end[r] > q.end_of_all ? q.end[r] : q.end_of_all;
-    q.last_first = q.first[r] > q.last_first ? q.first[r] : q.last_first;
-    q.first_end = q.end[r] < q.first_end ? q.end[r] : q.first_end;
+using AttendToChunk = void (*)(const Queries<R>&, const HeadCache&, const AttentionShape&, int64_t,
+                               Partial<R>&);
+
+template <class V, int R>
+AttendToChunk<R> attend_to_chunk_of(CacheType type) {
+  switch (type) {
+    case CacheType::float32: return attend_to_chunk<V, CacheType::float32, R>;
+    case CacheType::float16: return attend_to_chunk<V, CacheType::float16, R>;
+    case CacheType::int8: return attend_to_chunk<V, CacheType::int8, R>;
+    case CacheType::int4: break;
   }
-  return q;
+  return attend_to_chunk<V, CacheType::int4, R>;
 }
 
-template <class V, CacheType C, int R>
+template <class V, int R>
 void attend_rows(const float* queries, const Segment& segment, int64_t begin, int64_t from,
                  int64_t count, int64_t kv_head, const AttentionShape& s, const Cache& cache,
                  float* out) {
+  const auto attend_to = attend_to_chunk_of<V, R>(cache.type);
   const auto q = query_rows<R>(queries, segment.start, begin, from, count, kv_head, s);
   const HeadCache head = head_cache(cache, segment, kv_head, s.head_dim);
   const int64_t width = padded_head_dim(s.head_dim);
@@ -217,7 +178,7 @@ void attend_rows(const float* queries, const Segment& segment, int64_t begin, in
   }
   std::memset(total.values, 0, static_cast<size_t>(R * width) * sizeof(float));
   for (int64_t chunk = q.first_of_all / kChunk; chunk * kChunk < q.end_of_all; ++chunk) {
-    attend_to_chunk<V, C, R>(q, head, s, chunk, part);
+    attend_to(q, head, s, chunk, part);
     for (int r = 0; r < R; ++r) {
       merge<V>(total.maximum[r], total.sum[r], total.values + r * width, part.maximum[r],
                part.sum[r], part.values + r * width, width);
@@ -235,26 +196,27 @@ void attend_rows(const float* queries, const Segment& segment, int64_t begin, in
 template <class V>
 constexpr int kFewRows = V::kAttentionRows < 4 ? V::kAttentionRows : 4;
 
-template <class V, CacheType C>
-void attend_tokens(const float* queries, const Segment& segment, int64_t begin, int64_t end,
+template <class V>
+void attend(const float* queries, const Segment& segment, int64_t begin, int64_t end,
                    int64_t kv_head, const AttentionShape& s, const Cache& cache, float* out) {
   const int64_t count = (end - begin) * (s.heads / s.kv_heads);
   int64_t from = 0;
   for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
-    attend_rows<V, C, V::kAttentionRows>(queries, segment, begin, from, count, kv_head, s, cache, out);
+    attend_rows<V, V::kAttentionRows>(queries, segment, begin, from, count, kv_head, s, cache, out);
   }
   if (from < count) {
-    attend_rows<V, C, kFewRows<V>>(queries, segment, begin, from, count, kv_head, s, cache, out);
+    attend_rows<V, kFewRows<V>>(queries, segment, begin, from, count, kv_head, s, cache, out);
   }
 }
 
-template <class V, CacheType C, int R>
+template <class V, int R>
 void attend_chunk_rows(const float* queries, const Segment& segment, int64_t chunk, int64_t from,
                        int64_t count, int64_t kv_head, const AttentionShape& s, const Cache& cache,
                        float* partials) {
   const auto q = query_rows<R>(queries, segment.start, 0, from, count, kv_head, s);
   Partial<R> part;
-  attend_to_chunk<V, C, R>(q, head_cache(cache, segment, kv_head, s.head_dim), s, chunk, part);
+  attend_to_chunk_of<V, R>(cache.type)(q, head_cache(cache, segment, kv_head, s.head_dim), s, chunk,
+                                       part);
   const int64_t width = padded_head_dim(s.head_dim);
   for (int r = 0; r < R && from + r < count; ++r) {
     float* to = partials + (from + r) * partial_size(s.head_dim);
@@ -264,46 +226,20 @@ void attend_chunk_rows(const float* queries, const Segment& segment, int64_t chu
   }
 }
 
-template <class V, CacheType C>
-void attend_chunk_heads(const float* queries, const Segment& segment, int64_t chunk,
+template <class V>
+void attend_chunk(const float* queries, const Segment& segment, int64_t chunk,
                         int64_t kv_head, const AttentionShape& s, const Cache& cache,
                         float* partials) {
   const int64_t count = s.heads / s.kv_heads;
   int64_t from = 0;
   for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
-    attend_chunk_rows<V, C, V::kAttentionRows>(queries, segment, chunk, from, count, kv_head, s,
+    attend_chunk_rows<V, V::kAttentionRows>(queries, segment, chunk, from, count, kv_head, s,
                                                cache, partials);
   }
   if (from < count) {
-    attend_chunk_rows<V, C, kFewRows<V>>(queries, segment, chunk, from, count, kv_head, s, cache,
+    attend_chunk_rows<V, kFewRows<V>>(queries, segment, chunk, from, count, kv_head, s, cache,
                                          partials);
   }
-}
-
-// Calls f<CacheType>() for the cache's type.
-template <class F>
-void with_cache_type(CacheType type, F f) {
-  switch (type) {
-    case CacheType::float32: return f.template operator()<CacheType::float32>();
-    case CacheType::float16: return f.template operator()<CacheType::float16>();
-    case CacheType::int8: return f.template operator()<CacheType::int8>();
-  }
-}
-
-template <class V>
-void attend(const float* queries, const Segment& segment, int64_t begin, int64_t end,
-            int64_t kv_head, const AttentionShape& s, const Cache& cache, float* out) {
-  with_cache_type(cache.type, [&]<CacheType C>() {
-    attend_tokens<V, C>(queries, segment, begin, end, kv_head, s, cache, out);
-  });
-}
-
-template <class V>
-void attend_chunk(const float* queries, const Segment& segment, int64_t chunk, int64_t kv_head,
-                  const AttentionShape& s, const Cache& cache, float* partials) {
-  with_cache_type(cache.type, [&]<CacheType C>() {
-    attend_chunk_heads<V, C>(queries, segment, chunk, kv_head, s, cache, partials);
-  });
 }
 
 template <class V>

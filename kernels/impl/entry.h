@@ -27,6 +27,7 @@ constexpr FloatKernels make_floats() {
           .attend = attend<V>,
           .attend_chunk = attend_chunk<V>,
           .merge_chunks = merge_chunks<V>,
+          .turn = turn<V>,
           .read_peak = read_peak<V>};
 }
 

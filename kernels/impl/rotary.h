@@ -6,9 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/impl/cache_write.h"
 #include "kernels/impl/elementwise.h"
-#include "kernels/impl/memory.h"
-#include "kernels/impl/quantize.h"
 #include "kernels/isa.h"
 
 namespace lowbit {
@@ -35,59 +34,6 @@ void rotate_head(const float* x, const float* cos, const float* sin, const Atten
     out[i * step + apart] = V::fma1(a, sin[i], b * cos[i]) * scale;
   }
   for (i = s.rotary_dim; i < s.head_dim; ++i) out[i] = x[i] * scale;
-}
-
-// float16 bits of x [n], n rounded up to 16 in `out`.
-template <class V>
-[[gnu::noinline]] void to_half(const float* x, int64_t n, uint16_t* out) {
-  for (int64_t i = 0; i < n; i += 16) V::store_half(out + i, load_first<V>(x + i, n - i));
-}
-
-// Symmetric int8 of x [n]; returns the step. A vector that is not finite gets the step NaN.
-template <class V>
-[[gnu::noinline]] float to_int8(const float* x, int64_t n, int8_t* out) {
-  const int32_t bits = largest_magnitude<V>(x, n);
-  float largest;
-  std::memcpy(&largest, &bits, 4);
-  const bool usable = bits <= kLargestFinite && largest > 1e-36f;
-  for (int64_t i = 0; i < n; i += 16) {
-    const auto scaled = V::mul(load_first<V>(x + i, n - i), V::set(usable ? 127.0f / largest : 0));
-    V::store_i8(out + i, usable ? V::round(scaled) : V::iset(0));
-  }
-  if (bits > kLargestFinite) return std::numeric_limits<float>::quiet_NaN();
-  return usable ? largest / 127.0f : 0.0f;
-}
-
-// A key's elements go to lane `lane` of its block [d][16].
-template <class T>
-void scatter_key(const T* from, int64_t head_dim, int64_t lane, void* block) {
-  auto* to = static_cast<T*>(block) + lane;
-  for (int64_t i = 0; i < head_dim; ++i) to[16 * i] = from[i];
-}
-
-template <class V>
-void write_head(const float* key, const float* value, int64_t lane, int64_t head_dim,
-                CacheType type, uint8_t* key_block, uint8_t* value_block) {
-  const int64_t width = padded_head_dim(head_dim);
-  const auto n = static_cast<size_t>(head_dim);
-  if (type == CacheType::float32) {
-    scatter_key(key, head_dim, lane, key_block);
-    std::memcpy(reinterpret_cast<float*>(value_block) + lane * width, value, n * sizeof(float));
-  } else if (type == CacheType::float16) {
-    uint16_t halves[kMaxHeadDim];
-    to_half<V>(key, head_dim, halves);
-    scatter_key(halves, head_dim, lane, key_block);
-    to_half<V>(value, head_dim, halves);
-    std::memcpy(reinterpret_cast<uint16_t*>(value_block) + lane * width, halves, n * 2);
-  } else {
-    int8_t bytes[kMaxHeadDim];
-    auto* key_steps = reinterpret_cast<float*>(key_block + 16 * head_dim);
-    key_steps[lane] = to_int8<V>(key, head_dim, bytes);
-    scatter_key(bytes, head_dim, lane, key_block);
-    auto* value_steps = reinterpret_cast<float*>(value_block + 16 * width);
-    value_steps[lane] = to_int8<V>(value, head_dim, bytes);
-    std::memcpy(value_block + lane * width, bytes, n);
-  }
 }
 
 // One token's queries or keys x [heads, d], and their norm.
@@ -121,17 +67,25 @@ void rotate_and_cache(const float* qkv, int64_t position, int64_t block, const f
   const int64_t d = s.head_dim;
   cos += position * (s.rotary_dim / 2);
   sin += position * (s.rotary_dim / 2);
+  const bool turned = cache.type == CacheType::int4;
   const NormedHeads<V> given_queries(qkv, s.heads, s, s.q_norm);
   for (int64_t h = 0; h < s.heads; ++h) {
     float* query = queries + h * d;
     rotate_head<V>(given_queries.head(h, query), cos, sin, s, s.scale, query);
+    if (turned) turn<V>(query, d);
   }
   const NormedHeads<V> given_keys(qkv + s.heads * d, s.kv_heads, s, s.k_norm);
   const int64_t block_bytes = cache_block_bytes(cache.type, d);
   for (int64_t h = 0; h < s.kv_heads; ++h) {
-    float key[kMaxHeadDim];
+    float key[kMaxHeadDim], turned_value[kMaxHeadDim];
     rotate_head<V>(given_keys.head(h, key), cos, sin, s, 1.0f, key);
     const float* value = qkv + (s.heads + s.kv_heads + h) * d;
+    if (turned) {
+      turn<V>(key, d);
+      std::memcpy(turned_value, value, static_cast<size_t>(d) * sizeof(float));
+      turn<V>(turned_value, d);
+      value = turned_value;
+    }
     const int64_t at = (h * cache.blocks + block) * block_bytes;
     write_head<V>(key, value, position % kBlock, d, cache.type, static_cast<uint8_t*>(cache.keys) + at,
                   static_cast<uint8_t*>(cache.values) + at);

@@ -92,8 +92,8 @@ Factors factors_of(float a, float b) {
 
 // Combines the running (maximum, sum, values) with a later chunk's.
 template <class V>
-void merge(float& maximum, float& sum, float* values, float chunk_maximum, float chunk_sum,
-           const float* chunk_values, int64_t width) {
+[[gnu::noinline]] void merge(float& maximum, float& sum, float* values, float chunk_maximum,
+                             float chunk_sum, const float* chunk_values, int64_t width) {
   if (chunk_maximum == kMinusInfinity) return;
   if (maximum == kMinusInfinity) {
     maximum = chunk_maximum;

@@ -79,8 +79,9 @@ Running
                             the performance cores this program may use)
       --max-seq-length N    most tokens of prompt and text together, up to what the model was made
                             for (default: the artifact's)
-      --cache-dtype TYPE    of the KV cache: auto (default: the artifact's), fp32, fp16 or int8;
-                            smaller types take less memory and time in long contexts
+      --cache-dtype TYPE    of the KV cache: auto (default: the artifact's), fp32, fp16, int8
+                            or int4; smaller types take less memory and time in long contexts,
+                            and int4 costs quality
       --prefill-chunk N     most prompt tokens in one step (default: the artifact's limit)
       --logits-out F.npy    write float32 logits [positions, vocabulary], one row a prompt
                             position; generates nothing unless -n is given

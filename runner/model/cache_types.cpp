@@ -11,7 +11,7 @@ using lowbit::CacheType;
 constexpr std::pair<std::string_view, CacheType> kCacheTypes[] = {
     {"float32", CacheType::float32}, {"fp32", CacheType::float32},
     {"float16", CacheType::float16}, {"fp16", CacheType::float16},
-    {"int8", CacheType::int8},
+    {"int8", CacheType::int8},       {"int4", CacheType::int4},
 };
 
 }  // namespace

@@ -43,7 +43,7 @@ void read_state(const MetadataReader& in, Metadata& m) {
   if (std::ssize(layers) != m.n_layers || ropes.size() > layers.size()) bad();
   for (const json& item : layers) m.state.layers.push_back(read_layer(item, bad));
   for (const json& item : ropes) m.state.frequencies.push_back(read_frequencies(item, bad));
-  m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "float16", "int8"});
+  m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "float16", "int8", "int4"});
   m.longest_context = in.integer(keys::kLongestContext, m.context_length, lowbit::kMostContext);
   m.model_digest = in.text(keys::kModelDigest);
   m.max_segments = in.integer(keys::kMaxSegments, 1, lowbit::kMostSessions);

@@ -17,10 +17,11 @@ using lowbit::AttentionShape;
 using lowbit::CacheType;
 
 inline constexpr CacheType kCacheTypes[] = {CacheType::float32, CacheType::float16,
-                                            CacheType::int8};
+                                            CacheType::int8, CacheType::int4};
 
 inline const char* name_of(CacheType type) {
-  return type == CacheType::float32 ? "float32" : type == CacheType::float16 ? "float16" : "int8";
+  constexpr const char* kNames[] = {"float32", "float16", "int8", "int4"};
+  return kNames[static_cast<int>(type)];
 }
 
 inline std::string describe(const AttentionShape& s, CacheType type) {

@@ -1,6 +1,7 @@
 // Attention against double precision.
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <ranges>
 
@@ -72,28 +73,104 @@ void store(Vector& v, CacheType type) {
   }
 }
 
+// How a 4-bit cache turns a vector, in double precision: by a Hadamard matrix in blocks of the
+// largest power of two that divides its width. Of magnitudes, the bounds of what comes of them.
+std::vector<double> turned(const std::vector<double>& x, bool magnitudes = false) {
+  const size_t block = x.size() & (~x.size() + 1);
+  std::vector<double> y(x.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    for (size_t j = i / block * block; j < i / block * block + block; ++j) {
+      const bool minus = !magnitudes && std::popcount(i & j & (block - 1)) % 2 == 1;
+      y[i] += (minus ? -x[j] : x[j]) / std::sqrt(static_cast<double>(block));
+    }
+  }
+  return y;
+}
+
+Vector turned(const Vector& v) { return {turned(v.value), turned(v.size, true), v.shift}; }
+
+// What a 4-bit cache holds of a key or a value, as lowbit.h has its blocks.
+struct Held {
+  std::vector<double> value;
+  double step, low;
+};
+
+Held held(const Scene& s, bool is_value, int64_t kv, int64_t position) {
+  const int64_t d = s.shape.head_dim, width = (d + 31) / 32 * 32, lane = position % 16;
+  const uint8_t* block = (is_value ? s.values : s.keys).data() +
+                         (kv * s.blocks() + position / 16) *
+                             lowbit::cache_block_bytes(CacheType::int4, d);
+  const auto* ends = reinterpret_cast<const uint16_t*>(block + 8 * width);
+  const auto number = [](uint16_t bits) {
+    return double{std::bit_cast<float>(uint32_t{bits} << 16)};
+  };
+  Held result{{}, number(ends[lane]), number(ends[16 + lane])};
+  for (int64_t i = 0; i < d; ++i) {
+    const int64_t at = is_value ? ((i / 32 * 4 + lane / 4) * 16 + i % 16) * 4 + lane % 4
+                                : (i / 8 * 16 + lane) * 4 + i % 4;
+    const bool high = is_value ? i % 32 >= 16 : i % 8 >= 4;
+    result.value.push_back(result.low + result.step * (high ? block[at] >> 4 : block[at] & 15));
+  }
+  return result;
+}
+
+// Checks that `v` is held to half a step, and the steps' size; makes it what is held. Rounding `v`
+// took `roundings` of its sizes.
+Held hold(const Scene& s, Vector& v, bool is_value, int64_t kv, int64_t position,
+          double roundings) {
+  const Held found = held(s, is_value, kv, position);
+  const auto [least, most] = std::ranges::minmax(v.value);
+  const double rounding = roundings * kUnit * std::ranges::max(v.size);
+  const double range = most - least + 0x1p-7 * std::fabs(least) + 2 * rounding;
+  bool right = found.step <= range / 15 * (1 + 0x1p-7) + 1e-35;
+  for (size_t i = 0; i < v.value.size(); ++i) {
+    const double off = std::fabs(found.value[i] - v.value[i]);
+    right = right && off <= 0.5 * found.step * (1 + 0x1p-20) + rounding + 1e-35;
+    v.value[i] = found.value[i];
+    v.size[i] = std::fabs(found.low) + 15 * found.step;
+  }
+  if (!right) {
+    check::fail(__FILE__, __LINE__,
+                describe(s.shape, s.type) + ": position " + std::to_string(position) +
+                    " is not held to half a step");
+  }
+  return found;
+}
+
 // Checks head `h` of token `t`. `exact`: what was stored is what the cache's type holds exactly.
 void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
   const int64_t d = s.shape.head_dim, kv = h / (s.shape.heads / s.shape.kv_heads);
   const int64_t first = s.shape.window > 0 ? std::max<int64_t>(0, t + 1 - s.shape.window) : 0;
   const double scale = s.shape.scale, cap = s.shape.softcap;
-  const Vector q = rotated(s, normed(s, t, 0, s.shape.heads, h, s.extras.q_norm, s.q_norm), t);
+  const bool int4 = s.type == CacheType::int4;
+  Vector q = rotated(s, normed(s, t, 0, s.shape.heads, h, s.extras.q_norm, s.q_norm), t);
   const double of_norms = roundings(s, s.shape.heads, s.extras.q_norm) +
                           roundings(s, s.shape.kv_heads, s.extras.k_norm);
+  // Turning takes 16 roundings, then one for each doubling.
+  const double of_turns = int4 ? 26 : 0;
+  if (int4) {
+    q = turned(q);
+    std::ranges::fill(q.shift, 0.501 * std::ranges::max(q.size) / 127);  // rounded to int8
+  }
   std::vector<double> scores;
   double score_error = 0;
   for (int64_t p = first; p <= t; ++p) {
     Vector k = rotated(
         s, normed(s, p, s.shape.heads * d, s.shape.kv_heads, kv, s.extras.k_norm, s.k_norm), p);
-    if (!exact) store(k, s.type);
+    if (int4) {
+      k = turned(k);
+      hold(s, k, false, kv, p, 10 + of_norms + of_turns);
+    } else if (!exact) {
+      store(k, s.type);
+    }
     double score = 0, size = 0, shift = 0;
     for (size_t i = 0; i < static_cast<size_t>(d); ++i) {
       score += q.value[i] * k.value[i] * scale;
       size += q.size[i] * k.size[i] * std::fabs(scale);
-      shift += q.size[i] * k.shift[i] * std::fabs(scale);
+      shift += (q.size[i] * k.shift[i] + q.shift[i] * k.size[i]) * std::fabs(scale);
     }
     // 3 roundings in each rotated element, 3 for 1 / sqrt(d), d in the sum, 1 for a step.
-    double error = (static_cast<double>(d) + 10 + of_norms) * kUnit * size + shift;
+    double error = (static_cast<double>(d) + 10 + of_norms + of_turns) * kUnit * size + shift;
     if (cap > 0) {
       score = cap * std::tanh(score / cap);
       error += (5e-7 + 4 * kUnit) * std::fabs(score);  // tanh never amplifies
@@ -106,14 +183,19 @@ void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
   largest = std::max(largest, sink);
   const double range = largest - std::min(least, sink);
   std::vector<double> sums(static_cast<size_t>(d)), sizes(sums), shifts(sums);
-  double total = s.extras.sinks ? std::exp(sink - largest) : 0;
+  double total = s.extras.sinks ? std::exp(sink - largest) : 0, heaviest = 0;
   for (int64_t p = first; p <= t; ++p) {
     const double weight = std::exp(scores[static_cast<size_t>(p - first)] - largest);
     const float* from = s.token(p) + (s.shape.heads + s.shape.kv_heads + kv) * d;
     Vector v{std::vector<double>(from, from + d), std::vector<double>(from, from + d),
              std::vector<double>(static_cast<size_t>(d))};
     for (double& x : v.size) x = std::fabs(x);
-    if (!exact) store(v, s.type);
+    if (int4) {
+      v = turned(v);
+      heaviest = std::max(heaviest, weight * hold(s, v, true, kv, p, of_turns).step);
+    } else if (!exact) {
+      store(v, s.type);
+    }
     total += weight;
     for (size_t i = 0; i < sums.size(); ++i) {
       sums[i] += weight * v.value[i];
@@ -127,6 +209,12 @@ void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
   const double n = static_cast<double>(t + 1 - first), chunks = 3 + n / 256;
   const double relative = score_error + chunks * (2e-7 + (range + 4) * kUnit) + (n + 8) * kUnit;
   const double factor = std::exp(2 * relative);
+  if (int4) {
+    // Each weight is rounded to 1/32512 of the heaviest, and stands for up to 15 steps.
+    for (double& shift : shifts) shift += n * 0.501 / 32512 * 15 * heaviest;
+    for (double& size : sizes) size *= 1 + of_turns * kUnit / (factor - 1);
+    sums = turned(sums), sizes = turned(sizes, true), shifts = turned(shifts, true);
+  }
   for (int64_t i = 0; i < d; ++i) {
     const auto j = static_cast<size_t>(i);
     const int64_t at = t * s.out_width() + h * d + i;
@@ -173,7 +261,7 @@ constexpr Case kCases[] = {
     {{2, 1, 100, 60, false, 1}, 300},
 };
 
-// Whole numbers up to 127 times a power of two, 127 among them: all three types hold them exactly.
+// Whole numbers up to 127 times a power of two, 127 among them: three types hold them exactly.
 void make_exact(Random& random, Scene& s) {
   const int64_t d = s.shape.head_dim;
   for (int64_t t = 0; t < s.positions; ++t) {
@@ -191,7 +279,7 @@ void make_exact(Random& random, Scene& s) {
 
 TEST(what_the_cache_holds_exactly) {
   std::vector<uint64_t> hashes;
-  for (const CacheType type : kCacheTypes) {
+  for (const CacheType type : {CacheType::float32, CacheType::float16, CacheType::int8}) {
     Random random(12);
     Hash hash;
     for (const Case& c : kCases) {

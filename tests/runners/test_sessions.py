@@ -130,7 +130,7 @@ def test_more_than_there_is_memory_for(tmp_path):
         load_artifact(tmp_path / "m.pte", context_length=131072, sessions=1000)
 
 
-@pytest.mark.parametrize("cache", ["fp32", "int8"])
+@pytest.mark.parametrize("cache", ["fp32", "int8", "int4"])
 def test_choices_at_the_start_are_those_at_export(cache, folder, tmp_path):
     """The same bits, whether context and cache type were the artifact's or the program's choice."""
     export(folder / "m", "--quantize", "q4", "--max-seq-length", 32, "--cache-dtype", cache,

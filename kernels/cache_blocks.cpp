@@ -1,0 +1,47 @@
+// Blocks of the KV cache: their sizes, and where keys and values lie in them.
+
+#include "kernels/isa.h"
+
+namespace lowbit {
+
+int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
+  const int64_t values = 16 * padded_head_dim(head_dim);
+  switch (type) {
+    case CacheType::float32: return values * 4;
+    case CacheType::float16: return values * 2;
+    case CacheType::int8: return values + 16 * static_cast<int64_t>(sizeof(float));
+    case CacheType::int4: return 8 * int4_width(head_dim) + 64;
+  }
+  return 0;
+}
+
+void scatter_key(const void* key, int64_t size, int64_t head_dim, int64_t lane, void* block) {
+  const auto scatter = [&]<class T>(const T* from) {
+    auto* to = static_cast<T*>(block) + lane;
+    for (int64_t i = 0; i < head_dim; ++i) to[16 * i] = from[i];
+  };
+  switch (size) {
+    case 1: return scatter(static_cast<const uint8_t*>(key));
+    case 2: return scatter(static_cast<const uint16_t*>(key));
+    default: return scatter(static_cast<const uint32_t*>(key));
+  }
+}
+
+void scatter_int4_key(const uint8_t* u, int64_t head_dim, int64_t lane, uint8_t* block) {
+  for (int64_t i = 0; i < int4_width(head_dim); i += 8) {
+    for (int64_t j = 0; j < 4; ++j) {
+      block[8 * i + 4 * lane + j] = static_cast<uint8_t>(u[i + j] | u[i + 4 + j] << 4);
+    }
+  }
+}
+
+void scatter_int4_value(const uint8_t* u, int64_t head_dim, int64_t lane, uint8_t* block) {
+  for (int64_t i = 0; i < int4_width(head_dim); i += 32) {
+    uint8_t* to = block + 8 * i + 64 * (lane / 4) + lane % 4;
+    for (int64_t j = 0; j < 16; ++j) {
+      to[4 * j] = static_cast<uint8_t>(u[i + j] | u[i + 16 + j] << 4);
+    }
+  }
+}
+
+}  // namespace lowbit
