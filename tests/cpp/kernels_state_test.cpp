@@ -270,8 +270,9 @@ TEST(sine_and_cosine) {
   std::mt19937 random(3);
   kernel_test::Hash hash;
   for (int i = 0; i < 300000; ++i) {
-    const float x = i < 1000 ? static_cast<float>(i)
-                             : std::ldexp(static_cast<float>(random()), static_cast<int>(random() % 40) - 44);
+    const auto digits = static_cast<float>(random());
+    const int exponent = static_cast<int>(random() % 40) - 44;
+    const float x = i < 1000 ? static_cast<float>(i) : std::ldexp(digits, exponent);
     if (x > kLargestAngle) continue;
     const SinCos found = sin_cos(x);
     CHECK(std::fabs(found.sin - std::sin(double{x})) < 1e-15);
