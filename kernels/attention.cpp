@@ -27,9 +27,7 @@ struct Part {
 
 Part part_of(const Segment& segment, const AttentionShape& shape) {
   const int64_t start = segment.start, tokens = segment.tokens;
-  const int64_t first =
-      shape.window > 0 && start + 1 > shape.window ? start + 1 - shape.window : 0;
-  const int64_t first_chunk = first / kChunk;
+  const int64_t first_chunk = first_seen(start, shape.window) / kChunk;
   const int64_t chunks = rounded_up(start + tokens, kChunk) - first_chunk;
   const bool by_chunk = tokens == 1 && chunks > 1;
   return {&segment, 0, 0, first_chunk, by_chunk ? chunks : rounded_up(tokens, kTileTokens), by_chunk,

@@ -111,6 +111,12 @@ struct Isa {
 
 // Attention walks the cache in chunks of this many positions, counted from position 0.
 inline constexpr int64_t kChunk = 256;
+
+// The first position that a query at `position` sees; `window` is 0 where it sees all before it.
+inline constexpr int64_t first_seen(int64_t position, int64_t window) {
+  return window > 0 && position + 1 > window ? position + 1 - window : 0;
+}
+
 inline constexpr int64_t padded_head_dim(int64_t head_dim) { return (head_dim + 15) / 16 * 16; }
 inline constexpr int64_t int4_width(int64_t head_dim) { return (head_dim + 31) / 32 * 32; }
 

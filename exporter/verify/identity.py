@@ -50,14 +50,21 @@ def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
         f"{key} {metadata.get(key)} instead of {value}"
         for key, value in shape.items() if metadata.get(key) != value
     ]  # fmt: skip
-    context = metadata.get("context_length", "")
-    if not (context.isdigit() and 0 < int(context) <= config.context_length):
-        wrong.append(f"context_length {context}, outside 1..{config.context_length}")
-    longest = metadata.get("longest_context", str(config.context_length))
-    if not (longest.isdigit() and int(context or 0) <= int(longest) <= config.context_length):
-        wrong.append(f"longest_context {longest}, beyond {config.context_length}")
+    wrong += wrong_contexts(metadata, config.context_length)
     found = ", ".join(wrong)
     return check("model shape", not wrong, found or f"{len(shape) + 1} values", "equal", found)
+
+
+def wrong_contexts(metadata: Mapping[str, str], most: int) -> list[str]:
+    """Say what is wrong with an artifact's two context lengths, for a model of at most `most`."""
+    wrong, least = [], 1
+    for key, otherwise in (("context_length", ""), ("longest_context", str(most))):
+        value = metadata.get(key, otherwise)
+        if value.isdecimal() and least <= int(value) <= most:
+            least = int(value)  # the longest context holds the default one
+        else:
+            wrong.append(f"{key} {value}, outside {least}..{most}")
+    return wrong
 
 
 def _table(described: Described, native: RunnerModel) -> Check:

@@ -198,7 +198,7 @@ constexpr int kFewRows = V::kAttentionRows < 4 ? V::kAttentionRows : 4;
 
 template <class V>
 void attend(const float* queries, const Segment& segment, int64_t begin, int64_t end,
-                   int64_t kv_head, const AttentionShape& s, const Cache& cache, float* out) {
+            int64_t kv_head, const AttentionShape& s, const Cache& cache, float* out) {
   const int64_t count = (end - begin) * (s.heads / s.kv_heads);
   int64_t from = 0;
   for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
@@ -227,18 +227,17 @@ void attend_chunk_rows(const float* queries, const Segment& segment, int64_t chu
 }
 
 template <class V>
-void attend_chunk(const float* queries, const Segment& segment, int64_t chunk,
-                        int64_t kv_head, const AttentionShape& s, const Cache& cache,
-                        float* partials) {
+void attend_chunk(const float* queries, const Segment& segment, int64_t chunk, int64_t kv_head,
+                  const AttentionShape& s, const Cache& cache, float* partials) {
   const int64_t count = s.heads / s.kv_heads;
   int64_t from = 0;
   for (; count - from > kFewRows<V>; from += V::kAttentionRows) {
     attend_chunk_rows<V, V::kAttentionRows>(queries, segment, chunk, from, count, kv_head, s,
-                                               cache, partials);
+                                            cache, partials);
   }
   if (from < count) {
     attend_chunk_rows<V, kFewRows<V>>(queries, segment, chunk, from, count, kv_head, s, cache,
-                                         partials);
+                                      partials);
   }
 }
 

@@ -46,10 +46,6 @@ struct Partial {
   alignas(64) float values[R * kMaxHeadDim];  // [R, d rounded up to 16]
 };
 
-inline int64_t first_seen(int64_t position, int64_t window) {
-  return window > 0 && position + 1 > window ? position + 1 - window : 0;
-}
-
 // R queries from number `from` on, of the `count` that tokens [begin, end) and their heads make.
 // Beyond the last, the last is repeated and its results are dropped.
 template <int R>

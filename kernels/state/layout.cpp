@@ -46,8 +46,10 @@ int64_t block_bytes(const StateLayout& layout, CacheType type) {
   return bytes;
 }
 
+int64_t blocks_of(int64_t positions) { return (positions + kBlock - 1) / kBlock; }
+
 int64_t block_count(const StateOptions& options) {
-  return options.sessions * ((options.context_length + kBlock - 1) / kBlock);
+  return options.sessions * blocks_of(options.context_length);
 }
 
 int64_t state_bytes(const StateLayout& layout, const StateOptions& options) {

@@ -46,6 +46,9 @@ void check_state(const StateLayout& layout, const StateOptions& options);
 // Bytes of keys and values of one block of kBlock positions in all layers.
 int64_t block_bytes(const StateLayout& layout, CacheType type);
 
+// Blocks that `positions` of one session take.
+int64_t blocks_of(int64_t positions);
+
 // Blocks of all sessions with a full context.
 int64_t block_count(const StateOptions& options);
 

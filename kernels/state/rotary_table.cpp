@@ -1,6 +1,5 @@
 #include "kernels/state/rotary_table.h"
 
-#include <algorithm>
 #include <string>
 #include <utility>
 

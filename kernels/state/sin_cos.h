@@ -14,7 +14,8 @@ struct SinCos {
 // The largest angle of sin_cos: 2^20 quarter turns.
 inline constexpr double kLargestAngle = 0x1.921fb54442d18p+20;
 
-// Of an angle in radians from 0 to kLargestAngle, one that float32 holds; off by less than 1e-15.
+// Computes sine and cosine of an angle in radians, which is from 0 to kLargestAngle and a float32;
+// both are off by less than 1e-15.
 //
 // x = n pi / 2 + r with |r| <= pi / 4, where pi / 2 is in three parts, so short that the products of n
 // and the first two are exact (W. J. Cody and W. Waite, Software Manual for the Elementary Functions,

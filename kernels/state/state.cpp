@@ -19,8 +19,6 @@ size_t cache_bytes(const StateLayout& layout, const StateOptions& options) {
   return static_cast<size_t>(block_bytes(layout, options.cache_type) * block_count(options));
 }
 
-int64_t blocks_of(int64_t positions) { return (positions + kBlock - 1) / kBlock; }
-
 }  // namespace
 
 State::State(StateLayout layout, const StateOptions& options)
@@ -122,14 +120,16 @@ void State::release(int32_t block) {
   if (--users_[static_cast<size_t>(block)] == 0) free_.push_back(block);
 }
 
+std::span<unsigned char> State::place(const Region& region, int64_t head, int32_t block) const {
+  const auto blocks = static_cast<int64_t>(users_.size());
+  return {region.data + (head * blocks + block) * region.block_bytes,
+          static_cast<size_t>(region.block_bytes)};
+}
+
 template <class F>
 void State::each_place(int32_t block, F f) const {
-  const auto blocks = static_cast<int64_t>(users_.size());
   for (const Region& region : regions_) {
-    for (int64_t head = 0; head < region.heads; ++head) {
-      f(std::span(region.data + (head * blocks + block) * region.block_bytes,
-                  static_cast<size_t>(region.block_bytes)));
-    }
+    for (int64_t head = 0; head < region.heads; ++head) f(place(region, head, block));
   }
 }
 
@@ -139,12 +139,11 @@ void State::make_writable(Session& session, int64_t from, int64_t to) {
   const auto partly = static_cast<size_t>(from / kBlock);
   if (partly < session.blocks.size() && users_[static_cast<size_t>(session.blocks[partly])] > 1) {
     const int32_t shared = session.blocks[partly], own = take_block();
-    std::vector<std::span<unsigned char>> places;
-    each_place(shared, [&](auto bytes) { places.push_back(bytes); });
-    size_t next = 0;
-    each_place(own, [&](auto bytes) {
-      std::memcpy(bytes.data(), places[next++].data(), bytes.size());
-    });
+    for (const Region& region : regions_) {
+      for (int64_t head = 0; head < region.heads; ++head) {
+        std::ranges::copy(place(region, head, shared), place(region, head, own).begin());
+      }
+    }
     release(shared);
     session.blocks[partly] = own;
   }

@@ -93,6 +93,8 @@ class State {
   void release(int32_t block);
   void release_beyond_position(Session& session);
   void make_writable(Session& session, int64_t from, int64_t to);
+  // The bytes of `block` in one head of a layer's keys or values.
+  std::span<unsigned char> place(const Region& region, int64_t head, int32_t block) const;
   // Calls f(bytes) for the place of `block` in each head of each layer's keys and values.
   template <class F>
   void each_place(int32_t block, F f) const;

@@ -11,12 +11,12 @@
 #include <optional>
 
 #include "kernels/lowbit.h"
+#include "kernels/state/zero_memory.h"
 #include "model/artifact_file.h"
 #include "model/model.h"
 #include "system/cpu_count.h"
 #include "system/error.h"
 #include "system/shared_pool.h"
-#include "kernels/state/zero_memory.h"
 
 // The wheel ships the thread pool's library without its header; these are the members we call.
 // Source: ExecuTorch 1.5.1, extension/threadpool/threadpool.h.

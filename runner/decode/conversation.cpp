@@ -61,14 +61,7 @@ void Conversation::check(std::span<const int32_t> prompt) const {
 
 Reply Conversation::reply(std::span<const int32_t> prompt, Sampler& sampler,
                           const ReplyOptions& options, const ReplyListener& listener) {
-  check(prompt);
-  const int64_t common = kept(prompt);
-  session_.rewind(common);
-  Writer writer(tokenizer_, options, prompt, listener);
-  const GenerateResult counts =
-      generate(session_, sampler, prompt.subspan(static_cast<size_t>(common)), options.generate,
-               [&](int32_t token) { return writer.push(token); });
-  return writer.finish(counts);
+  return std::move(replies(prompt, {&sampler, 1}, options, listener).front());
 }
 
 std::vector<Reply> Conversation::replies(std::span<const int32_t> prompt,
@@ -99,7 +92,9 @@ std::vector<Reply> Conversation::replies(std::span<const int32_t> prompt,
     continuations.push_back({i == 0 ? session_ : forks[i - 1], samplers[i],
                              [&writer](int32_t token) { return writer.push(token); }, read});
   }
-  if (read.reason != StopReason::interrupted) generate_together(continuations, options.generate);
+  if (read.reason != StopReason::interrupted && !options.generate.prompt_only) {
+    generate_together(continuations, options.generate);
+  }
   std::vector<Reply> replies;
   for (size_t i = 0; i < samplers.size(); ++i) {
     replies.push_back(writers[i].finish(continuations[i].result));

@@ -59,7 +59,7 @@ lowbit::StateOptions chosen_options(const Metadata& m, const StateChoice& choice
   return {context, type, choice.sessions};
 }
 
-// Says that a forward runs, as long as it lives.
+// Marks a model as running a forward, as long as this object lives.
 class Running {
  public:
   Running(std::atomic<bool>& flag, const std::string& name) : flag_(flag) {

@@ -31,7 +31,7 @@ class Work {
   std::unique_lock<std::recursive_mutex> lock_;
 };
 
-// A reply is generated, as long as it lives.
+// Marks a reply as being generated, as long as this object lives.
 class Replying {
  public:
   explicit Replying(bool& flag) : flag_(flag) { flag_ = true; }

@@ -60,11 +60,11 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--system goes with --chat: a text that is continued has no system message")
     if options.compile_prefill and not options.compile:
         raise UsageError("--compile-prefill goes with --compile; add it")
-    model = open_model(options, _sessions(options))
+    sessions = _sessions(options)
+    model = open_model(options, sessions)
     ids = _prompt(model, options)
     _check_biases(model, options)
-    together = _sessions(options) > 1
-    (_samples_together if together else _samples_in_turn)(model, ids, options)
+    (_samples_together if sessions > 1 else _samples_in_turn)(model, ids, options)
     if options.stats:
         from exporter.runners.native import peak_rss_bytes
 
@@ -141,7 +141,7 @@ def _sessions(options: argparse.Namespace) -> int:
     cache in the graph, one."""
     if options.num_samples > MOST_SESSIONS:
         raise UsageError(f"--num-samples {options.num_samples}: at most {MOST_SESSIONS} at once; give fewer")
-    if not is_artifact(options.model):
+    if options.num_samples == 1 or not is_artifact(options.model):
         return 1
     from exporter.runners.native import load_artifact
 
