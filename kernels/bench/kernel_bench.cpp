@@ -1,9 +1,10 @@
 // Times of the kernels beside the machine's limits, measured in the same run:
 //   kernel_bench [--threads N] [--bits B] [--group G] [--int8-scales] [--shapes FILE]
-//                [--json] [--bandwidth]
+//                [--json] [--bandwidth] [--tokens N]...
 // For each shape, with integer zero points as `q4` has them, or int8 scales and none: one token
 // (GB/s of weights against the read bandwidth) and 512 tokens (GMAC/s against dot-product
-// instructions back to back, which AMX can exceed).
+// instructions back to back, which AMX can exceed). With --tokens instead of the latter: N tokens,
+// in turns with one token, as a multiple of its time.
 
 #include <algorithm>
 #include <chrono>
@@ -31,6 +32,7 @@ struct Options {
   uint32_t bits = 4, group = 32;
   std::string shapes = "kernels/bench/shapes.txt";
   bool int8_scales = false, json = false, bandwidth_only = false;
+  std::vector<int64_t> tokens;
 };
 
 struct Shape {
@@ -117,6 +119,37 @@ std::vector<uint8_t> random_weight(const lowbit::Format& format, const Shape& sh
   return packed;
 }
 
+// One token's time, and that of each number of tokens as a multiple: medians of alternating runs,
+// since the machine's speed changes from one second to the next.
+template <class F>
+void bench_chunks(const Options& o, const Shape& shape, F run) {
+  constexpr int kRounds = 15;
+  std::vector<int64_t> counts = o.tokens;
+  counts.insert(counts.begin(), 1);
+  std::vector<std::vector<double>> times(counts.size());
+  for (int round = 0; round <= kRounds; ++round) {
+    for (size_t i = 0; i < counts.size(); ++i) {
+      const auto start = Clock::now();
+      int64_t calls = 0;
+      do {
+        run(counts[i]);
+        ++calls;
+      } while (seconds_since(start) < 0.01);
+      if (round > 0) times[i].push_back(seconds_since(start) / static_cast<double>(calls));
+    }
+  }
+  for (auto& t : times) std::nth_element(t.begin(), t.begin() + kRounds / 2, t.end());
+  const double one = times[0][kRounds / 2];
+  const char* start = o.json ? "{\"shape\": \"%s\", \"one_token_us\": %.1f" : "%-20s %8.1f us";
+  const char* each = o.json ? ", \"%lld\": %.3f" : " %4lld: %.2f x";
+  std::printf(start, shape.name.c_str(), one * 1e6);
+  for (size_t i = 1; i < counts.size(); ++i) {
+    std::printf(each, static_cast<long long>(counts[i]), times[i][kRounds / 2] / one);
+  }
+  std::printf(o.json ? "}\n" : "\n");
+  std::fflush(stdout);
+}
+
 void bench_shape(ThreadPool& pool, const Options& o, const Shape& shape, double bandwidth,
                  double peak) {
   const lowbit::Format format{lowbit::Kind::integer, o.bits, o.group,
@@ -138,10 +171,12 @@ void bench_shape(ThreadPool& pool, const Options& o, const Shape& shape, double 
   std::vector<float> out(static_cast<size_t>(kTokens * shape.rows));
 
   size_t next = 0;
-  const double decode = median_seconds([&] {
-    lowbit::linear_a8wx(pool, x.data(), 1, views[next++ % copies], lowbit::ActivationScales::group,
-                        nullptr, out.data());
-  });
+  const auto from_memory = [&](int64_t tokens) {
+    lowbit::linear_a8wx(pool, x.data(), tokens, views[next++ % copies],
+                        lowbit::ActivationScales::group, nullptr, out.data());
+  };
+  if (!o.tokens.empty()) return bench_chunks(o, shape, from_memory);
+  const double decode = median_seconds([&] { from_memory(1); });
   const double prefill = median_seconds([&] {
     lowbit::linear_a8wx(pool, x.data(), kTokens, views[0], lowbit::ActivationScales::group, nullptr,
                         out.data());
@@ -179,6 +214,8 @@ Options parse(int argc, char** argv) {
       o.bits = static_cast<uint32_t>(std::atoi(argv[++i]));
     } else if (flag == "--group" && has_value) {
       o.group = static_cast<uint32_t>(std::atoi(argv[++i]));
+    } else if (flag == "--tokens" && has_value) {
+      o.tokens.push_back(std::clamp(std::atoll(argv[++i]), 1ll, 512ll));
     } else if (flag == "--shapes" && has_value) {
       o.shapes = argv[++i];
     } else {
