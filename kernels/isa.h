@@ -13,6 +13,7 @@
 //   dot8       the same of w - kByteBias, for any byte w
 //   sum        adds lanes 8 apart, then 4, 2 and 1
 //   kGemvBlocks, kTileTokens and so on: tile sizes that suit the registers; they change no bit
+//   kPairs: products of weights below 7 bits are added in pairs of 16 bits first
 //   kCompact: one code for weights of any width below 8, and for any group size; for it alone
 //   packed_quad unpacks
 
@@ -38,10 +39,11 @@ struct Int8Activations {
   float* factors;  // [T], the token's scale times the weight's 2^scale_exponent
 };
 
-// Tokens [begin, begin + size) as one tile; its data starts at `begin` times a token's size.
+// Tokens [begin, begin + tokens) as one tile of `size` places; only the last of all tiles may have
+// some that stay empty. A tile's data starts at `begin` times a token's size.
 struct Tile {
   int64_t begin;
-  int size;
+  int size, tokens;
 };
 
 // The largest of a row, and the sum of exp(x - largest) over it.
@@ -97,8 +99,9 @@ struct Isa {
 
   // The tile that starts at token `begin` of `tokens`.
   Tile (*tile)(int64_t begin, int64_t tokens, const PackedWeight& weight);
-  void (*quantize)(const float* x, Tile tile, const PackedWeight& weight, ActivationScales scales,
-                   const Int8Activations& out);
+  // Groups [begin, end) of the tile's tokens; with a scale a token, all of them.
+  void (*quantize)(const float* x, const Tile& tile, const PackedWeight& weight,
+                   ActivationScales scales, int64_t begin, int64_t end, const Int8Activations& out);
   // Tokens from `first` on, which begins a tile.
   void (*linear_a8wx)(const Int8Activations& x, int64_t first, int64_t tokens,
                       const PackedWeight& weight, const float* bias, float* out,

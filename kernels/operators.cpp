@@ -38,22 +38,33 @@ void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight&
   const Isa& k = isa();
   Int8Activations quantized;
   Arena arena;
-  arena.reserve(quantized.values, tokens * weight.padded_columns);
-  arena.reserve(quantized.scales, tokens * weight.groups);
-  arena.reserve(quantized.starts, tokens * weight.groups);
-  arena.reserve(quantized.scaled_sums, tokens * weight.groups);
+  int64_t places = 0;
+  while (places < tokens) places += k.tile(places, tokens, weight).size;
+  arena.reserve(quantized.values, places * weight.padded_columns);
+  arena.reserve(quantized.scales, places * weight.groups);
+  arena.reserve(quantized.starts, places * weight.groups);
+  arena.reserve(quantized.scaled_sums, places * weight.groups);
   arena.reserve(quantized.offsets, tokens);
   arena.reserve(quantized.factors, tokens);
   arena.allocate(host);
-  // Tiles are counted by their largest size; whoever has the last may find several smaller ones.
-  const int64_t largest = k.tile(0, tokens, weight).size;
-  parallel(host, (tokens + largest - 1) / largest, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t token = begin * largest; token < end * largest && token < tokens;) {
-      const Tile tile = k.tile(token, tokens, weight);
-      k.quantize(x, tile, weight, scales, quantized);
-      token += tile.size;
-    }
-  });
+  const Tile first = k.tile(0, tokens, weight);
+  if (first.tokens == tokens && scales == ActivationScales::group) {
+    // One tile: threads share out its groups, where they are worth a wake-up.
+    const int64_t grain = std::max<int64_t>(1, 4096 / (tokens * weight.format.group_size));
+    parallel(host, weight.groups, grain, [&](int64_t begin, int64_t end) {
+      k.quantize(x, first, weight, scales, begin, end, quantized);
+    });
+  } else {
+    // Tiles are counted by the first's size; whoever has the last may find several smaller ones.
+    const int64_t size = first.tokens;
+    parallel(host, (tokens + size - 1) / size, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t token = begin * size; token < end * size && token < tokens;) {
+        const Tile tile = k.tile(token, tokens, weight);
+        k.quantize(x, tile, weight, scales, 0, weight.groups, quantized);
+        token += tile.tokens;
+      }
+    });
+  }
   parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {
     k.linear_a8wx(quantized, 0, tokens, weight, bias, out, begin, end);
   });

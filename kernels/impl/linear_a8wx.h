@@ -5,92 +5,14 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
+#include "kernels/impl/dot_quads.h"
 #include "kernels/impl/memory.h"
 #include "kernels/isa.h"
 
 namespace lowbit {
 namespace {
-
-// The width is known at run time only, and below 8.
-constexpr int kAnyBits = 0;
-
-// Quad `j` (0 to 7) of a block of 32 columns: 64 bytes.
-template <class V, int Bits, int J>
-typename V::Bytes weight_quad(const uint8_t* p) {
-  using Bytes = typename V::Bytes;
-  if constexpr (Bits == 8) {
-    return V::load_bytes(p + 64 * J);
-  } else if constexpr (Bits == 4) {
-    return V::mask(V::template bytes_right<J % 2 * 4>(V::load_bytes(p + 64 * (J / 2))), 0x0f);
-  } else if constexpr (Bits == 2) {
-    return V::mask(V::template bytes_right<J % 4 * 2>(V::load_bytes(p + 64 * (J / 4))), 0x03);
-  } else if constexpr (Bits == 1) {
-    return V::mask(V::template bytes_right<J>(V::load_bytes(p)), 0x01);
-  } else {
-    // The low plane, and the plane above it moved into place with one shift.
-    constexpr int kLow = Bits == 3 ? 2 : 4;
-    constexpr int kHigh = Bits == 7 ? 2 : Bits - kLow;
-    const Bytes low = weight_quad<V, kLow, J>(p);
-    constexpr int kAt = J % (8 / kHigh) * kHigh;  // the bit where it lies
-    const Bytes plane = V::load_bytes(p + 64 * kLow + 64 * (J / (8 / kHigh)));
-    constexpr uint8_t kMask = static_cast<uint8_t>(((1 << kHigh) - 1) << kLow);
-    Bytes high;
-    if constexpr (kAt >= kLow) {
-      high = V::mask(V::template bytes_right<kAt - kLow>(plane), kMask);
-    } else {
-      high = V::mask(V::template bytes_left<kLow - kAt>(plane), kMask);
-    }
-    Bytes both = V::either(low, high);
-    if constexpr (Bits == 7) {
-      const Bytes top = V::load_bytes(p + 64 * 6);
-      if constexpr (J >= 6) {
-        both = V::either(both, V::mask(V::template bytes_right<J - 6>(top), 0x40));
-      } else {
-        both = V::either(both, V::mask(V::template bytes_left<6 - J>(top), 0x40));
-      }
-    }
-    return both;
-  }
-}
-
-template <class V, int N, int B>
-struct Sums {
-  typename V::I32 at[B][N];
-};
-
-// Adds the products of a quad of B panels and N tokens.
-template <class V, int Bits, int N, int B>
-[[gnu::always_inline]] inline void dot_quad(const typename V::Bytes (&w)[B], const int8_t* x,
-                                            Sums<V, N, B>& sums) {
-#pragma GCC unroll 16
-  for (int t = 0; t < N; ++t) {
-    const auto a = V::quad(x + t * 4);
-#pragma GCC unroll 4
-    for (int b = 0; b < B; ++b) {
-      sums.at[b][t] = Bits == 8 ? V::dot8(sums.at[b][t], w[b], a) : V::dot(sums.at[b][t], w[b], a);
-    }
-  }
-}
-
-// Adds the products of quads Begin..End of a block. `x` is at the block's first quad.
-template <class V, int Bits, int N, int B, int Begin, int End>
-[[gnu::always_inline]] inline void dot_quads(const uint8_t* const (&data)[B],
-                                             [[maybe_unused]] int bits, const int8_t* x,
-                                             Sums<V, N, B>& sums) {
-  typename V::Bytes w[B];
-  if constexpr (Bits == kAnyBits) {
-#pragma GCC unroll 1
-    for (int j = Begin; j < End; ++j) {
-      for (int b = 0; b < B; ++b) w[b] = V::packed_quad(data[b], bits, j);
-      dot_quad<V, Bits>(w, x + j * N * 4, sums);
-    }
-  } else if constexpr (Begin < End) {
-    for (int b = 0; b < B; ++b) w[b] = weight_quad<V, Bits, Begin>(data[b]);
-    dot_quad<V, Bits>(w, x + Begin * N * 4, sums);
-    dot_quads<V, Bits, N, B, Begin + 1, End>(data, bits, x, sums);
-  }
-}
 
 // A group's integer zeros.
 template <class V>
@@ -132,10 +54,20 @@ typename V::F32 scaled_rows(const PackedWeight& w, const uint8_t* panel, typenam
 // Into the second-level cache: the nearest has too few places for what is on its way.
 inline void prefetch(const uint8_t* p) { __builtin_prefetch(p, 0, 2); }
 
-// One tile of N tokens by B panels. Halves: groups end in the middle of a block of 32 columns.
-template <class V, int Bits, int N, int B, bool Halves>
-void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, const float* bias,
-               float* out, int64_t panel, int64_t panel_end) {
+// What groups are: some end in the middle of a block of 32 columns; whole blocks; one block.
+enum class Groups { halves, blocks, one_block };
+
+// Whether a tile may hold fewer tokens than it has places for. Three tokens as four pass over the
+// weights once.
+constexpr bool has_empty_places(int size) { return size == 4; }
+
+// One tile of N tokens by B panels. `fetch`: it is the first to read these panels. Where it is
+// small, it fetches the next ones meanwhile, since panels are too short for the CPU to notice in
+// time.
+template <class V, int Bits, int N, int B, Groups G>
+void tile_a8wx(const Int8Activations& x, const Tile& tile, bool fetch, const PackedWeight& w,
+               const float* bias, float* out, int64_t panel, int64_t panel_end) {
+  const int64_t token = tile.begin;
   const uint8_t* panels[B];
   const uint8_t* data[B];
   for (int b = 0; b < B; ++b) {
@@ -148,8 +80,10 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
   const float* scaled_sums = x.scaled_sums + token * w.groups;
   const Zeros zeros = w.format.zeros;
   const int bits = Bits == kAnyBits ? static_cast<int>(w.format.bits) : Bits;
-  const int64_t steps = w.format.group_size / (Halves ? 16 : 32);
-  const bool more = panel + 2 * B <= panel_end;
+  const int64_t steps =
+      G == Groups::one_block ? 1 : w.format.group_size / (G == Groups::halves ? 16 : 32);
+  constexpr bool kFetches = N == 1 || (N <= 4 && G != Groups::halves);
+  const bool more = fetch && panel + 2 * B <= panel_end;
   const auto ahead = static_cast<int64_t>(more ? B * w.panel_bytes : 0);
   bool upper_half = false;
 
@@ -174,7 +108,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
       }
     }
     for (int64_t s = 0; s < steps; ++s) {
-      if constexpr (Halves) {
+      if constexpr (G == Groups::halves) {
         if (!upper_half) {
           dot_quads<V, Bits, N, B, 0, 4>(data, bits, values, sums);
           upper_half = true;
@@ -185,9 +119,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
       } else {
         dot_quads<V, Bits, N, B, 0, 8>(data, bits, values, sums);
       }
-      if constexpr (N == 1) {
-        // One token only passes over the weights: the next panels are fetched meanwhile, since
-        // panels are too short for the CPU to notice in time.
+      if constexpr (kFetches) {
         for (int b = 0; b < B; ++b) {
           for (int line = 0; line < bits; ++line) prefetch(data[b] + ahead + 64 * line);
         }
@@ -205,7 +137,7 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
       }
     }
     for (int b = 0; b < B; ++b) {
-      if constexpr (N == 1) {
+      if constexpr (kFetches) {
         prefetch(panels[b] + ahead + w.scales_at + g * (w.int8_scales() ? 16 : 32));
       }
       const auto weight_scale = group_scales<V>(w, panels[b], g);
@@ -228,11 +160,13 @@ void tile_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, c
     const int64_t row = (panel + b) * kRowBlock;
     const int64_t n = w.rows - row;
     const auto row_bias = bias ? load_first<V>(bias + row, n) : V::zero();
+    // From the last place on: what an empty one has goes where the last token's results follow.
 #pragma GCC unroll 16
-    for (int t = 0; t < N; ++t) {
-      auto y = scaled_rows<V>(w, panels[b], acc[b][t], x, token + t);
+    for (int t = N - 1; t >= 0; --t) {
+      const int64_t to = token + (has_empty_places(N) && t >= tile.tokens ? tile.tokens - 1 : t);
+      auto y = scaled_rows<V>(w, panels[b], acc[b][t], x, to);
       if (bias) y = V::add(y, row_bias);
-      store_first<V>(out + (token + t) * w.output_stride + row, y, n);
+      store_first<V>(out + to * w.output_stride + row, y, n);
     }
   }
 }
@@ -246,56 +180,77 @@ inline bool row_tiles_fit(const PackedWeight& w) {
          (w.format.bits < 8 || w.format.zeros != Zeros::integer);
 }
 
-// The largest tile of tokens. Groups of half blocks are rare: they do without the largest of all.
-template <class V, bool Halves>
-constexpr int kLargestTile = Halves && V::kTileTokens > 4 ? 4 : V::kTileTokens;
+// Whether there are tiles of this many tokens. Groups of half blocks are rare: they do without
+// those above 4. Tiles of 2 are for the most common weights alone, unless they are the largest.
+template <class V>
+constexpr bool has_tile(int tokens, bool halves, uint32_t bits) {
+  if (tokens > V::kTileTokens) return false;
+  if (tokens == 1 || tokens == 4) return true;
+  if (tokens == V::kTileTokens) return !halves || tokens < 4;
+  return tokens == 2 && !halves && (bits == 4 || bits == 8);
+}
 
-// Sizes of the tiles of tokens: as many of the largest as fit, then 4, then 1.
+// The largest tile that the tokens left fill, but for one place where it may have empty ones.
 template <class V>
 Tile tile_of(int64_t begin, int64_t tokens, const PackedWeight& w) {
   const int64_t left = tokens - begin;
-  if (V::kRowTile > 0 && left >= V::kRowTile && row_tiles_fit(w)) return {begin, V::kRowTile};
+  if (V::kRowTile > 0 && left >= V::kRowTile && row_tiles_fit(w)) {
+    return {begin, V::kRowTile, V::kRowTile};
+  }
   const bool halves = w.format.group_size % 32 != 0;
-  const int largest = halves ? kLargestTile<V, true> : kLargestTile<V, false>;
-  return {begin, left >= largest ? largest : left >= 4 && largest > 4 ? 4 : 1};
+  for (const int size : {V::kTileTokens, 4, 2}) {
+    if (has_tile<V>(size, halves, w.format.bits) && left >= size - has_empty_places(size)) {
+      return {begin, size, left < size ? static_cast<int>(left) : size};
+    }
+  }
+  return {begin, 1, 1};
 }
 
-template <class V, int Bits, int N, int B, bool Halves>
-void panels_a8wx(const Int8Activations& x, int64_t token, const PackedWeight& w, const float* bias,
-                 float* out, int64_t& panel, int64_t to, int64_t panel_end) {
+template <class V, int Bits, int N, int B, Groups G>
+void panels_a8wx(const Int8Activations& x, const Tile& tile, bool fetch, const PackedWeight& w,
+                 const float* bias, float* out, int64_t& panel, int64_t to, int64_t panel_end) {
   for (; panel + B <= to; panel += B) {
-    tile_a8wx<V, Bits, N, B, Halves>(x, token, w, bias, out, panel, panel_end);
+    tile_a8wx<V, Bits, N, B, G>(x, tile, fetch, w, bias, out, panel, panel_end);
   }
 }
 
 template <class V, int Bits, bool Halves>
 void range_a8wx(const Int8Activations& x, int64_t first, int64_t tokens, const PackedWeight& w,
                 const float* bias, float* out, int64_t panel_begin, int64_t panel_end) {
-  // A few panels at a time stay in the nearest cache while all tokens pass.
+  constexpr Groups kGroups = Halves ? Groups::halves : Groups::blocks;
+  // A few panels at a time stay in a near cache while all tokens pass: the first fetch them.
   constexpr int64_t kPanels = 4;
   for (int64_t from = panel_begin; from < panel_end; from += kPanels) {
     const int64_t to = from + kPanels < panel_end ? from + kPanels : panel_end;
     for (int64_t token = first; token < tokens;) {
-      const int size = tile_of<V>(token, tokens, w).size;
+      const Tile tile = tile_of<V>(token, tokens, w);
+      const bool fetch = token == first;
       int64_t panel = from;
-      if constexpr (Halves) {
-        if (size == kLargestTile<V, true>) {
-          panels_a8wx<V, Bits, kLargestTile<V, true>, 1, true>(x, token, w, bias, out, panel, to,
-                                                               panel_end);
-        } else {
-          panels_a8wx<V, Bits, 1, 1, true>(x, token, w, bias, out, panel, to, panel_end);
+      const auto pass = [&]<int N>(std::integral_constant<int, N>) {
+        if constexpr (has_tile<V>(N, Halves, Bits)) {
+          if (tile.size != N) return false;
+          constexpr int kBlocks = N == 1 && !Halves ? V::kGemvBlocks : 1;
+          if constexpr (kBlocks > 1) {
+            panels_a8wx<V, Bits, N, kBlocks, kGroups>(x, tile, fetch, w, bias, out, panel, to,
+                                                      panel_end);
+          }
+          if constexpr (N == 4 && !Halves && Bits == 4 && V::kPairs) {
+            // Sums of one block need no room in registers beside its pairs.
+            if (w.format.group_size == 32) {
+              panels_a8wx<V, Bits, N, 1, Groups::one_block>(x, tile, fetch, w, bias, out, panel, to,
+                                                            panel_end);
+              return true;
+            }
+          }
+          panels_a8wx<V, Bits, N, 1, kGroups>(x, tile, fetch, w, bias, out, panel, to, panel_end);
+          return true;
         }
-      } else if (size == V::kTileTokens) {
-        panels_a8wx<V, Bits, V::kTileTokens, 1, false>(x, token, w, bias, out, panel, to, panel_end);
-      } else if (size == 4) {
-        panels_a8wx<V, Bits, 4, 1, false>(x, token, w, bias, out, panel, to, panel_end);
-      } else {
-        panels_a8wx<V, Bits, 1, V::kGemvBlocks, false>(x, token, w, bias, out, panel, to, panel_end);
-        if constexpr (V::kGemvBlocks > 1) {
-          panels_a8wx<V, Bits, 1, 1, false>(x, token, w, bias, out, panel, to, panel_end);
-        }
-      }
-      token += size;
+        return false;
+      };
+      [&]<int... N>(std::integer_sequence<int, N...>) {
+        (pass(std::integral_constant<int, N>{}) || ...);
+      }(std::integer_sequence<int, V::kTileTokens, 4, 2, 1>{});
+      token += tile.tokens;
     }
   }
 }

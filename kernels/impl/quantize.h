@@ -2,6 +2,7 @@
 
 // Activations to int8, in tiles.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -41,7 +42,8 @@ TokenQuads token_quads(int8_t* tile, int lane, int size) {
   return {tile + 4 * lane, 4 * size, 32 * size};
 }
 
-// round(x scale) + zero, clamped to int8, to the quads from `quad` on. Returns their sum.
+// round(x scale) + zero, clamped to int8, to the quads from `quad`, a multiple of 4, on. Returns
+// their sum.
 template <class V>
 int32_t quantize_span(const float* x, int64_t n, float scale, int32_t zero, const TokenQuads& out,
                       int64_t quad) {
@@ -59,7 +61,8 @@ int32_t quantize_span(const float* x, int64_t n, float scale, int32_t zero, cons
       std::memset(bytes + (n - i), 0, static_cast<size_t>(16 - (n - i)));
       for (const int8_t byte : bytes) rest += byte;
     }
-    for (int64_t j = 0; j < 4; ++j) std::memcpy(out.at(quad + i / 4 + j), bytes + 4 * j, 4);
+    int8_t* to = out.at(quad + i / 4);
+    for (int64_t j = 0; j < 4; ++j) std::memcpy(to + j * out.apart, bytes + 4 * j, 4);
   }
   return V::isum(total) + rest;
 }
@@ -92,24 +95,27 @@ TokenScale token_scale(const float* x, int64_t n) {
 }
 
 template <class V>
-void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind, int64_t token,
-                    int lane, int size, const Int8Activations& out) {
-  const int64_t first = token - lane;  // the tile's
-  const auto values = token_quads<V>(out.values + first * w.padded_columns, lane, size);
-  float* scales = out.scales + first * w.groups;
-  int32_t* starts = out.starts + first * w.groups;
-  float* scaled_sums = out.scaled_sums + first * w.groups;
+void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind, const Tile& tile,
+                    int lane, int64_t group_begin, int64_t group_end, const Int8Activations& out) {
+  const int64_t token = tile.begin + lane;
+  const int size = tile.size;
+  const auto values = token_quads<V>(out.values + tile.begin * w.padded_columns, lane, size);
+  float* scales = out.scales + tile.begin * w.groups;
+  int32_t* starts = out.starts + tile.begin * w.groups;
+  float* scaled_sums = out.scaled_sums + tile.begin * w.groups;
   const int32_t bias = w.format.bits == 8 ? V::kByteBias : 0;
   const int32_t above = w.format.zeros == Zeros::integer ? 1 : (1 << (w.format.bits - 1)) - bias;
   const int64_t group_size = w.format.group_size;
   const bool by_token = kind == ActivationScales::token;
   const TokenScale whole = by_token ? token_scale<V>(x, w.columns) : TokenScale{};
-  out.offsets[token] = by_token ? static_cast<float>(-whole.zero) : 0.0f;
-  out.factors[token] = by_token ? whole.step * w.scale : w.scale;
-  for (int64_t k = w.columns / 16 * 16; k < w.padded_columns; k += 4) {
-    std::memset(values.at(k / 4), 0, 4);
+  if (group_end == w.groups) {
+    out.offsets[token] = by_token ? static_cast<float>(-whole.zero) : 0.0f;
+    out.factors[token] = by_token ? whole.step * w.scale : w.scale;
+    for (int64_t k = w.columns / 16 * 16; k < w.padded_columns; k += 4) {
+      std::memset(values.at(k / 4), 0, 4);
+    }
   }
-  for (int64_t g = 0; g < w.groups; ++g) {
+  for (int64_t g = group_begin; g < group_end; ++g) {
     const int64_t begin = g * group_size;
     const int64_t n = w.columns - begin < group_size ? w.columns - begin : group_size;
     float scale = whole.scale, step = 1;
@@ -136,12 +142,25 @@ void quantize_token(const float* x, const PackedWeight& w, ActivationScales kind
   }
 }
 
+// Zeros in all of a tile's places, for those that stay empty. Rare, so not in line.
+[[gnu::noinline]] inline void clear_groups(const PackedWeight& w, const Tile& tile, int64_t begin,
+                                           int64_t end, const Int8Activations& out) {
+  const int64_t size = tile.size, column = begin * w.format.group_size;
+  const int64_t last = end == w.groups ? w.padded_columns : end * w.format.group_size;
+  int8_t* values = out.values + tile.begin * w.padded_columns + column * size;
+  std::memset(values, 0, static_cast<size_t>((last - column) * size));
+  const int64_t at = tile.begin * w.groups + begin * size, n = (end - begin) * size;
+  std::fill_n(out.scales + at, n, 0.0f);
+  std::fill_n(out.starts + at, n, 0);
+  std::fill_n(out.scaled_sums + at, n, 0.0f);
+}
+
 template <class V>
-void quantize_tile(const float* x, Tile tile, const PackedWeight& w, ActivationScales kind,
-                   const Int8Activations& out) {
-  for (int lane = 0; lane < tile.size; ++lane) {
-    const int64_t token = tile.begin + lane;
-    quantize_token<V>(x + token * w.columns, w, kind, token, lane, tile.size, out);
+void quantize_tile(const float* x, const Tile& tile, const PackedWeight& w, ActivationScales kind,
+                   int64_t begin, int64_t end, const Int8Activations& out) {
+  if (tile.tokens < tile.size) clear_groups(w, tile, begin, end, out);
+  for (int lane = 0; lane < tile.tokens; ++lane) {
+    quantize_token<V>(x + (tile.begin + lane) * w.columns, w, kind, tile, lane, begin, end, out);
   }
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 struct Avx2Base {
   static constexpr int kRowTile = 0;
-  static constexpr bool kCompact = false;
+  static constexpr bool kCompact = false, kPairs = false;
   static constexpr int kByteBias = 0;
   static constexpr int kGemvBlocks = 2, kTileTokens = 4;
   static constexpr int kFloatTokens = 3, kFloatBlocks = 2, kAttentionRows = 4;
@@ -183,10 +183,32 @@ struct Avx2Base {
 };
 
 struct Avx2 : Avx2Base {
+  // Left to itself, GCC 12 puts off a chain's additions until all its products are there, and these
+  // do not fit in registers.
+  static __m256i now(__m256i a) {
+    asm("" : "+x"(a));
+    return a;
+  }
+
+  static constexpr bool kPairs = true;
+  struct Pairs { __m256i v[2]; };
+  static __m256i pairs256(__m256i sums, __m256i w, __m256i a) {
+    return now(_mm256_add_epi16(sums, _mm256_maddubs_epi16(w, a)));
+  }
+  static Pairs add_pairs(Pairs sums, Bytes w, Quad a) {
+    return {{pairs256(sums.v[0], w.v[0], a.v), pairs256(sums.v[1], w.v[1], a.v)}};
+  }
+  static __m256i widened256(__m256i acc, __m256i pairs) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+  static I32 add_widened(I32 acc, Pairs p) {
+    return {{widened256(acc.v[0], p.v[0]), widened256(acc.v[1], p.v[1])}};
+  }
+
   // Pairs add up to at most 2 * 127 * 128, which fits in int16.
   static __m256i dot256(__m256i acc, __m256i w, __m256i a) {
     const __m256i pairs = _mm256_maddubs_epi16(w, a);
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return now(_mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
   }
   static I32 dot(I32 acc, Bytes w, Quad a) {
     return {{dot256(acc.v[0], w.v[0], a.v), dot256(acc.v[1], w.v[1], a.v)}};
@@ -197,7 +219,7 @@ struct Avx2 : Avx2Base {
     const __m256i high = _mm256_srli_epi16(w, 8);
     const __m256i sums =
         _mm256_add_epi32(_mm256_madd_epi16(low, even), _mm256_madd_epi16(high, odd));
-    return _mm256_add_epi32(acc, sums);
+    return now(_mm256_add_epi32(acc, sums));
   }
   static I32 dot8(I32 acc, Bytes w, Quad a) {
     const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 8);

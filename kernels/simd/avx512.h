@@ -12,7 +12,7 @@ namespace {
 
 struct Avx512Vnni {
   static constexpr int kRowTile = 0;
-  static constexpr bool kCompact = false;
+  static constexpr bool kCompact = false, kPairs = false;
   static constexpr int kByteBias = 0;
   static constexpr int kGemvBlocks = 4, kTileTokens = 12;
   static constexpr int kFloatTokens = 6, kFloatBlocks = 4, kAttentionRows = 8;

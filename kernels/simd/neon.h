@@ -14,7 +14,7 @@ namespace {
 
 struct NeonBase {
   static constexpr int kRowTile = 0;
-  static constexpr bool kCompact = false;
+  static constexpr bool kCompact = false, kPairs = false;
   static constexpr int kByteBias = 128;  // bytes are taken as signed
   static constexpr int kGemvBlocks = 2, kTileTokens = 4;
   static constexpr int kFloatTokens = 4, kFloatBlocks = 1, kAttentionRows = 4;

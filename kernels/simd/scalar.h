@@ -13,7 +13,7 @@ namespace {
 
 struct Scalar {
   static constexpr int kRowTile = 0;
-  static constexpr bool kCompact = true;
+  static constexpr bool kCompact = true, kPairs = false;
   static constexpr int kByteBias = 0;
   static constexpr int kGemvBlocks = 1, kTileTokens = 2;
   static constexpr int kFloatTokens = 1, kFloatBlocks = 1, kAttentionRows = 2;

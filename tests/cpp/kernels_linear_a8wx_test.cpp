@@ -14,7 +14,7 @@ using lowbit::ActivationScales;
 
 namespace {
 
-constexpr int64_t kTokens = 17;
+constexpr int64_t kTokens = 20;
 
 // Activations as the operator's definition has them: x is about step (q - zero).
 struct Quantized {
@@ -198,6 +198,68 @@ void check_all(ActivationScales kind, const char* name) {
   report(name, hash);
 }
 
+// Any number of tokens gives what each of them gives alone, whatever tiles they are cut into.
+void check_every_number(Random& random, const Format& format, ActivationScales kind) {
+  constexpr int64_t kRows = 70, kColumns = 100;
+  const Weight w = random_weight(random, format, kRows, kColumns);
+  const auto x = activations(random, kColumns);
+  std::vector<float> alone;
+  for (int64_t t = 0; t < kTokens; ++t) {
+    const auto from = x.begin() + t * kColumns;
+    const auto out = run({from, from + kColumns}, 1, w, kind, nullptr);
+    alone.insert(alone.end(), out.begin(), out.end());
+  }
+  for (int64_t tokens = 1; tokens <= kTokens; ++tokens) {
+    const auto out = run(x, tokens, w, kind, nullptr);
+    if (same_bits(out.data(), alone.data(), tokens * kRows)) continue;
+    check::fail(__FILE__, __LINE__,
+                describe(format, kRows, kColumns) + ": other bits in " + std::to_string(tokens) +
+                    " tokens than in one");
+  }
+}
+
+void check_every_number(ActivationScales kind) {
+  Random random(4);
+  for (uint32_t bits = 1; bits <= 8; ++bits) {
+    for (const uint32_t group_size : {16u, 32u, 64u}) {
+      for (const Zeros zeros : {Zeros::none, Zeros::integer, Zeros::real}) {
+        check_every_number(random, {Kind::integer, bits, group_size, zeros}, kind);
+      }
+    }
+  }
+  check_every_number(random, {Kind::integer, 1, 32, Zeros::between}, kind);
+}
+
+// The largest and smallest activations times the largest weights, whose sums must not overflow.
+void check_extremes() {
+  constexpr int64_t kRows = 16, kColumns = 64;
+  for (uint32_t bits = 1; bits <= 8; ++bits) {
+    const Format format{Kind::integer, bits, 32, Zeros::integer};
+    const auto largest = static_cast<uint8_t>((1 << bits) - 1);
+    const std::vector<uint8_t> values(kRows * kColumns, largest);
+    const std::vector<float> scales(kRows * kColumns / 32, 1), zeros(scales.size(), 0);
+    std::vector<uint8_t> bytes(lowbit::packed_size(format, kRows, kColumns));
+    lowbit::pack_integer(format, kRows, kColumns, values.data(), scales.data(), zeros.data(),
+                         bytes.data());
+    PackedWeight packed;
+    CHECK_EQ(lowbit::view(bytes.data(), bytes.size(), &packed), "");
+    for (const float sign : {1.0f, -1.0f}) {
+      for (const int64_t tokens : {1, 2, 4, 12}) {
+        SerialHost host;
+        for (const auto kind : {ActivationScales::group, ActivationScales::token}) {
+          // With a scale a token: -128 of a zero point 127, or 127 of -128.
+          const float each = kind == ActivationScales::group ? 127 * sign : 255 * sign;
+          const std::vector<float> x(static_cast<size_t>(tokens * kColumns), each);
+          auto out = unwritten(tokens * kRows);
+          lowbit::linear_a8wx(host, x.data(), tokens, packed, kind, nullptr, out.data());
+          const float expected = each * static_cast<float>(largest * kColumns);
+          for (const float y : out) CHECK_EQ(y, expected);
+        }
+      }
+    }
+  }
+}
+
 // A prompt that repeats a few tokens gives their results again, whatever tiles it is cut into.
 void check_prompt(Random& random, const Format& format, int64_t rows, int64_t columns,
                   int64_t tokens, ActivationScales kind) {
@@ -291,6 +353,11 @@ TEST(stacks) {
   check_stack(ActivationScales::group);
   check_stack(ActivationScales::token);
 }
+TEST(every_number_of_tokens) {
+  check_every_number(ActivationScales::group);
+  check_every_number(ActivationScales::token);
+}
+TEST(extremes) { check_extremes(); }
 TEST(with_a_scale_a_group) { check_all(ActivationScales::group, "linear_a8wx, group scales"); }
 TEST(with_a_scale_a_token) { check_all(ActivationScales::token, "linear_a8wx, token scales"); }
 TEST(prompts_with_a_scale_a_group) { check_prompts(ActivationScales::group); }

@@ -57,7 +57,7 @@ void check_linears(const char* name, uint32_t bits, auto linear) {
   check_threads(name + std::string(", ") + std::to_string(bits) + " bits",
                 [&](lowbit::Host& host, std::vector<float>& out) {
                   for (const Weight& w : weights) {
-                    for (const int64_t tokens : {1, 17}) {
+                    for (const int64_t tokens : {1, 3, 17}) {
                       linear(host, x.data(), tokens, w.packed, bias.data(),
                              more(out, tokens * kRows));
                     }
@@ -78,6 +78,24 @@ TEST(linear_a8wx) {
                   [](lowbit::Host& host, const float* x, int64_t tokens, const PackedWeight& w,
                      const float* bias, float* out) {
                     lowbit::linear_a8wx(host, x, tokens, w, ActivationScales::token, bias, out);
+                  });
+  }
+}
+
+// A tile so wide that threads share out the groups of its activations.
+TEST(wide_linear_a8wx) {
+  constexpr int64_t kFew = 20, kWide = 20010;
+  Random random(24);
+  const auto x = random.values(4 * kWide);
+  for (const uint32_t group_size : {32u, 48u}) {
+    const Weight w = random_weight(
+        random, {Kind::integer, 4, group_size, Zeros::integer}, kFew, kWide);
+    check_threads("linear_a8wx, wide, groups of " + std::to_string(group_size),
+                  [&](lowbit::Host& host, std::vector<float>& out) {
+                    for (const int64_t tokens : {1, 3, 4}) {
+                      lowbit::linear_a8wx(host, x.data(), tokens, w.packed, ActivationScales::group,
+                                          nullptr, more(out, tokens * kFew));
+                    }
                   });
   }
 }
