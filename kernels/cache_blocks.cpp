@@ -1,5 +1,7 @@
 // Blocks of the KV cache: their sizes, and where keys and values lie in them.
 
+#include <cstring>
+
 #include "kernels/isa.h"
 
 namespace lowbit {
@@ -13,6 +15,34 @@ int64_t cache_block_bytes(CacheType type, int64_t head_dim) {
     case CacheType::int4: return 8 * int4_width(head_dim) + 64;
   }
   return 0;
+}
+
+void clear_positions(CacheType type, bool keys, int64_t head_dim, int64_t from, void* block) {
+  auto* bytes = static_cast<unsigned char*>(block);
+  // Of `count` rows with `size` bytes a position, those of the positions.
+  const auto clear = [&](int64_t count, int64_t size) {
+    for (; count > 0; --count, bytes += 16 * size) {
+      std::memset(bytes + from * size, 0, static_cast<size_t>((16 - from) * size));
+    }
+  };
+  const int64_t width = padded_head_dim(head_dim);
+  const auto clear_elements = [&](int64_t size) {
+    keys ? clear(head_dim, size) : clear(1, width * size);
+  };
+  switch (type) {
+    case CacheType::float32: return clear_elements(4);
+    case CacheType::float16: return clear_elements(2);
+    case CacheType::int8: clear_elements(1); return clear(1, sizeof(float));
+    case CacheType::int4: break;
+  }
+  if (keys) {
+    clear(int4_width(head_dim) / 8, 4);
+  } else {
+    const uint8_t zeros[kMaxHeadDim] = {};
+    for (int64_t lane = from; lane < 16; ++lane) scatter_int4_value(zeros, head_dim, lane, bytes);
+    bytes += 8 * int4_width(head_dim);
+  }
+  clear(2, sizeof(uint16_t));  // steps and lows
 }
 
 void scatter_key(const void* key, int64_t size, int64_t head_dim, int64_t lane, void* block) {

@@ -109,6 +109,9 @@ struct Cache {
 };
 int64_t cache_block_bytes(CacheType type, int64_t head_dim);
 
+// Clears positions [from, 16) of a block of keys or of values.
+void clear_positions(CacheType type, bool keys, int64_t head_dim, int64_t from, void* block);
+
 inline constexpr int64_t kMaxHeadDim = 512;
 
 // An RMS norm of queries or keys, of each head by itself or of all as one row.

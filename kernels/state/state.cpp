@@ -249,7 +249,23 @@ std::vector<uint8_t> State::save(SessionId session) const {
   for (const int32_t block : s.blocks) {
     each_place(block, [&](auto place) { bytes.insert(bytes.end(), place.begin(), place.end()); });
   }
+  clear_behind(s.position, bytes);
   return bytes;
+}
+
+// The last block may hold what another session left there, which is not to be given away.
+void State::clear_behind(int64_t position, std::vector<uint8_t>& bytes) const {
+  if (position % kBlock == 0) return;
+  const CacheType type = options_.cache_type;
+  uint8_t* place = bytes.data() + std::ssize(bytes) - block_bytes(layout_, type);
+  for (const LayerLayout& layer : layout_.layers) {
+    for (const bool keys : {true, false}) {
+      for (int64_t head = 0; head < layer.kv_heads; ++head) {
+        clear_positions(type, keys, layer.head_dim, position % kBlock, place);
+        place += cache_block_bytes(type, layer.head_dim);
+      }
+    }
+  }
 }
 
 SessionId State::restore(std::span<const uint8_t> bytes, int64_t positions) {

@@ -89,6 +89,7 @@ class State {
   void check_room() const;
   void check_own_caches(const char* what) const;
   void check_segments(std::span<const int64_t> segments) const;
+  void clear_behind(int64_t position, std::vector<uint8_t>& bytes) const;
   int32_t take_block();
   void release(int32_t block);
   void release_beyond_position(Session& session);

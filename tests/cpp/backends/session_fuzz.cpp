@@ -1,5 +1,5 @@
 // Sessions of one model through anything that can be done with them, in any order: what each says must be,
-// to the bit, what a session of the same tokens says that was alone from the start.
+// to the bit, what a session of the same tokens says, and saves, that was alone from the start.
 //   session_fuzz MODEL SEQUENCES [SEED] [--cache-dtype TYPE] [--threads N]
 //   session_fuzz --isas      prints the instruction sets that LOWBIT_ISA can force here
 // A sequence is 12 steps, in up to 5 sessions: forwards of some of them together, rewinding, forking,
@@ -58,6 +58,13 @@ class Alone {
     return known_.at(tokens);
   }
 
+  // The same session, saved.
+  std::string saved(const Ids& tokens) {
+    Session session(model_, state_);
+    if (!tokens.empty()) session.append(tokens, [](std::span<const float>) {});
+    return save_session(session);
+  }
+
  private:
   Model& model_;
   std::shared_ptr<OwnedState> state_;
@@ -112,14 +119,24 @@ class Fuzz {
       session.rewind(below(session.position() + 1));
       ++counts_.rewinds;
     } else if (what == 4) {
-      saved_ = save_session(*any());
-      ++counts_.saves;
+      save();
     } else if (what == 5 && room() && !saved_.empty()) {
       sessions_.push_back(load_session(model_, state_, saved_));
       ++counts_.restores;
     } else {
       run_together();
     }
+  }
+
+  // Nothing is saved of other sessions, or of what a session has forgotten.
+  void save() {
+    const Session& session = *any();
+    saved_ = save_session(session);
+    if (saved_ != alone_.saved({session.tokens().begin(), session.tokens().end()})) {
+      throw Error("a session at position " + std::to_string(session.position()) +
+                  " does not save what it would alone");
+    }
+    ++counts_.saves;
   }
 
   // A forward that was begun and failed: nothing has changed.
