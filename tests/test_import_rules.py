@@ -33,6 +33,7 @@ ROOMS = ("system", "text", "model", "decode", "backends", "app", "python")
 # What each of `runner/backends/` may include beside itself.
 BACKENDS = {
     "et_model": (),
+    "et_stock": (),
     "aoti_model": ("aoti_artifact", "aoti_host"),
     "aoti_torch_model": ("aoti_artifact",),
     "aoti_artifact": (),

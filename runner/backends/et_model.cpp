@@ -5,6 +5,8 @@
 #include <executorch/extension/tensor/tensor_ptr_maker.h>
 #include <executorch/runtime/platform/platform.h>
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -18,24 +20,12 @@
 #include "system/error.h"
 #include "system/shared_pool.h"
 
-// The wheel ships the thread pool's library without its header; these are the members we call.
-// Source: ExecuTorch 1.5.1, extension/threadpool/threadpool.h.
-namespace executorch::extension::threadpool {
-class ThreadPool {
- public:
-  size_t get_thread_count() const;
-  bool _unsafe_reset_threadpool(uint32_t num_threads);
-};
-ThreadPool* get_threadpool();
-}  // namespace executorch::extension::threadpool
-
 namespace runner {
 namespace {
 
 namespace et = executorch::runtime;
 using executorch::extension::Module;
 using executorch::extension::TensorPtr;
-using executorch::extension::threadpool::get_threadpool;
 
 // ExecuTorch reports the cause of a failure only through its log, whose sink is process-wide and
 // a plain function: here it keeps the first error message instead of printing.
@@ -68,6 +58,33 @@ class Log {
   }
 
   std::string message_;
+};
+
+// ExecuTorch's own kernels and XNNPACK (et_stock.cpp). Opening the library registers them, once in a
+// process.
+class StockKernels {
+ public:
+  // Throws Error where the library, or one that it needs, is not found.
+  static const StockKernels& open(const std::string& path) {
+    static const StockKernels opened(path);
+    return opened;
+  }
+
+  void use_threads(int threads) const { use_threads_(static_cast<uint32_t>(threads)); }
+
+ private:
+  explicit StockKernels(const std::string& path) {
+    void* library = dlopen(ET_STOCK_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+      throw Error(path + " runs on ExecuTorch's stock kernels, which are not here (" +
+                  first_line(dlerror()) + "); put " ET_STOCK_LIBRARY " and its libraries beside "
+                  "this program, or export the model again with --delegate lowbit");
+    }
+    use_threads_ = reinterpret_cast<void (*)(uint32_t)>(dlsym(library, "et_stock_use_threads"));
+    if (use_threads_ == nullptr) throw Error(ET_STOCK_LIBRARY " is of another version; build it again");
+  }
+
+  void (*use_threads_)(uint32_t) = nullptr;
 };
 
 class EtModel final : public Model {
@@ -144,9 +161,8 @@ class EtModel final : public Model {
   void use_threads() const {
     if (metadata_.lowbit) {
       shared_pool(threads_);
-    } else if (const auto n = static_cast<size_t>(threads_);
-               get_threadpool()->get_thread_count() != n) {
-      get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(n));
+    } else {
+      StockKernels::open(path_).use_threads(threads_);
     }
   }
 
