@@ -17,6 +17,7 @@ from exporter.recipe.recipe import Recipe
 SCHEMA_VERSION = "5"
 TOKENIZER_KEY = "tokenizer"
 STATE_KEY = "state"
+SELF_TEST_KEY = "self_test"  # exporter/pipeline/self_test.py makes it
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/tokenizer/end_tokens.py writes it
 
 
@@ -178,6 +179,7 @@ class Metadata:
     text: TextMetadata
     checkpoint_digest: str
     state: StateMetadata | None = None  # on our operators
+    self_test: Mapping[str, object] | None = None  # none of a model that is not written
     backend: str | None = None
     caches: CacheMetadata | None = None
     code: CodeMetadata | None = None
@@ -199,6 +201,8 @@ class Metadata:
         }
         if self.backend is not None:
             strings["backend"] = self.backend
+        if self.self_test is not None:
+            strings[SELF_TEST_KEY] = json.dumps(self.self_test, ensure_ascii=False)
         for part in (self.state, self.caches, self.code):
             if part is not None:
                 strings |= part.to_strings()

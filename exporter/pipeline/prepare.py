@@ -178,6 +178,12 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
                 from exporter.contrib.torchao.quantize import quantize
 
                 quantize(model, recipe, lambda line: note(f"  warning: {line}"))
+    self_test = None
+    if backends:
+        with stage("making the self-test"):
+            from exporter.pipeline.self_test import make_self_test
+
+            self_test = make_self_test(described.tokenizer, described.text.chat, model if lowbit else None)
     bounds = forward_limits(model)
     metadata = Metadata(
         versions=Versions(
@@ -199,6 +205,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         text=described.text,
         checkpoint_digest=checkpoint.digest,
         state=state,
+        self_test=self_test,
     )
     return Prepared(model, metadata, work, measured)
 

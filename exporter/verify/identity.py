@@ -10,11 +10,11 @@ from exporter.artifact.metadata import (
     source_lines,
 )
 from exporter.artifact.runner_interface import RunnerModel
-from exporter.chat.template import Template
+from exporter.chat.conversations import expected_conversations
+from exporter.chat.texts import PROMPTS
 from exporter.pipeline.prepare import Described
 from exporter.tokenizer.sample import SAMPLE
 from exporter.verify.checks import Check, check, equal, skipped
-from exporter.verify.texts import CONVERSATIONS, PROMPTS
 
 
 def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check]:
@@ -188,17 +188,8 @@ def _chat_prompts(described: Described, native: RunnerModel) -> Check:
         return skipped(name, f"the checkpoint's template is not reducible: {chat['reason']}")
     if "date" in chat:
         return skipped(name, "the template holds the day of the export")
-    tokenizer = described.tokenizer
-    render = Template(tokenizer.chat_template, tokenizer.named_tokens).render
-    takes_system = chat["system"]["placement"] != "none"
     done, wrong = 0, ""
-    for conversation in CONVERSATIONS:
-        if conversation[0][0] == "system" and not takes_system:
-            continue
-        if any(name in text for name in tokenizer.special_tokens for _, text in conversation):
-            continue  # which in a template's text are tokens, in a message plain text
-        messages = [{"role": role, "content": text} for role, text in conversation]
-        expected = tokenizer.encode(render(messages))
+    for conversation, expected in expected_conversations(described.tokenizer, chat):
         try:
             actual = list(native.chat_prompt(list(conversation)))
         except ValueError as error:

@@ -20,7 +20,7 @@ LARGEST_KL = 5.0
 STANDARD_ERRORS = 3
 
 # Bits -> mean KL in nats, top-1 agreement, mean cosine of the logits, of SmolLM2-135M by `q2` to `q8` on the
-# 382 positions of verify/texts.py: the worse of the model as it comes and of a copy off its grid.
+# 382 positions of chat/texts.py: the worse of the model as it comes and of a copy off its grid.
 MEASURED = {
     2: (10.3, 0.005, 0.207),
     3: (3.56, 0.204, 0.600),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from exporter.artifact.contents import Artifact, stored_recipe
 from exporter.artifact.reader import read_artifact
 from exporter.artifact.runner_interface import RunnerModel
+from exporter.chat.texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
 from exporter.checkpoint.known_models import MODELS
 from exporter.pipeline.model_request import ModelSource
 from exporter.pipeline.prepare import Described, describe
@@ -17,7 +18,6 @@ from exporter.util.progress import at_most_once_a_second, note, stage
 from exporter.util.text_file import read_text
 from exporter.verify.checks import Check, skipped, told, verdict_line
 from exporter.verify.limits import GivenLimits, Limits, limits_for, with_sampling_error
-from exporter.verify.texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
 
 if TYPE_CHECKING:
     from exporter.model.decoder import Transformer

@@ -125,6 +125,7 @@ std::vector<Flag> make_flags() {
       {"", "--stats", false, [](Args& a, const Given&) { a.stats = true; }},
       {"", "--json", false, [](Args& a, const Given&) { a.json = true; }},
       {"", "--tokenize", false, [](Args& a, const Given&) { a.tokenize = true; }},
+      {"", "--self-test", false, [](Args& a, const Given&) { a.self_test = true; }},
       {"-i", "--prompt", true, [](Args& a, const Given& g) { a.prompt = g.value; }},
       {"-f", "--prompt-file", true,
        [](Args& a, const Given& g) {
@@ -258,7 +259,14 @@ void check_combinations(const Args& a) {
   clash(a.tokenize && generates,
         "--tokenize only reads standard input: leave out -i, -f, --tokens, -m, --stats and "
         "--logits-out");
-  clash(a.json && !a.stats, "--json is the form of --stats: add --stats");
+  clash(a.self_test && (generates || a.tokenize),
+        "--self-test says what it measured by itself: leave out -i, -f, --tokens, -m, --stats, "
+        "--logits-out and --tokenize");
+  clash(a.self_test && (!a.tokenizer_path.empty() || a.context_length || a.cache_type),
+        "--self-test is of the artifact as it was exported: leave out -z, --max-seq-length and "
+        "--cache-dtype");
+  clash(a.json && !a.stats && !a.self_test,
+        "--json is the form of --stats and --self-test: add one of them");
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ struct Args : SamplingSettings {
   std::optional<lowbit::CacheType> cache_type;
   std::optional<std::vector<int32_t>> tokens;
   std::string logits_path;
-  bool ignore_eos = false, stats = false, json = false, tokenize = false, verbose = false;
+  bool ignore_eos = false, stats = false, json = false, tokenize = false, self_test = false, verbose = false;
 };
 
 // Parses the words after the program's name. Throws UsageError that names the value and the remedy.

@@ -85,8 +85,11 @@ Running
       --prefill-chunk N     most prompt tokens in one step (default: the artifact's limit)
       --logits-out F.npy    write float32 logits [positions, vocabulary], one row a prompt
                             position; generates nothing unless -n is given
+      --self-test           compare what this machine computes with what was stored at export:
+                            token ids of texts and conversations and, on our operators, the bits
+                            of logits; says what was compared and how fast it ran
       --stats               a line of statistics on standard error
-      --json                with --stats: one JSON object; first_token_seconds counts from
+      --json                with --stats or --self-test: one JSON object; first_token_seconds counts from
                             the program's start; a rate with nothing to measure is null
   -v, --verbose             what was loaded and why generation ended, on standard error
   -h, --help                this text
@@ -94,7 +97,7 @@ Running
 A short flag's value may be attached (-t0.5), a long one's follow '=' (--top-p=0.9).
 Text goes to standard output, all else to standard error.
 Exit status: 0; 2 when the command line is wrong; 1 when a file is missing, damaged or unfit,
-running fails or a chat had to refuse a turn or a command; 130 after an interrupt (a reply
+running or the self-test fails or a chat had to refuse a turn or a command; 130 after an interrupt (a reply
 ended in a chat at a terminal is none).
 )";
   return text;

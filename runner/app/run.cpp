@@ -9,9 +9,11 @@
 #include "app/chat_loop.h"
 #include "app/line_input.h"
 #include "app/prompt_text.h"
+#include "app/self_test_report.h"
 #include "app/stats.h"
 #include "app/tokenize_lines.h"
 #include "decode/conversation.h"
+#include "decode/self_test.h"
 #include "model/model.h"
 #include "system/crash_line.h"
 #include "system/error.h"
@@ -126,7 +128,7 @@ class Run {
             load_model(args.model_path, {.threads = args.threads, .metadata_only = args.tokenize})),
         tokenizer_(make_tokenizer(args, *model_)),
         settings_(chosen_settings(args, model_->metadata().sampling)) {
-    if (!args.tokenize) {
+    if (!args.tokenize && !args.self_test) {
       state_ = model_->make_state(
           {.context_length = args.context_length, .cache_type = args.cache_type});
     }
@@ -136,6 +138,14 @@ class Run {
         std::chrono::duration<double>(std::chrono::steady_clock::now() - load_start_).count();
     stats_.threads = model_->threads();
     stats_.isa = model_->isa();
+  }
+
+  // Returns the exit status. The report goes to standard output: there is no other.
+  int self_test() {
+    const SelfTest test = run_self_test(*model_, tokenizer_);
+    const TestedOn machine{args_.model_path, stats_.isa, stats_.threads, peak_rss_bytes()};
+    write_text(stdout, (args_.json ? self_test_json : self_test_lines)(test, machine));
+    return test.wrong.empty() ? 0 : 1;
   }
 
   void tokenize() const { tokenize_lines(tokenizer_, std::cin, stdout); }
@@ -252,7 +262,7 @@ class Run {
   std::unique_ptr<Model> model_;
   Tokenizer tokenizer_;
   SamplingSettings settings_;
-  std::shared_ptr<OwnedState> state_;  // none to tokenize
+  std::shared_ptr<OwnedState> state_;  // none to tokenize and to test
   Stats stats_;
 };
 
@@ -265,6 +275,11 @@ int run(const Args& args, std::chrono::steady_clock::time_point start) {
     set_crash_activity(activity);
     run.tokenize();
     return interrupted() ? kInterrupted : 0;
+  }
+  if (args.self_test) {
+    Run run(args, std::nullopt, start);
+    set_crash_activity("testing " + printable(args.model_path));
+    return run.self_test();
   }
   auto prompt = prompt_text(args);  // before a large model is loaded
   if (interrupted()) return kInterrupted;

@@ -49,6 +49,7 @@ inline constexpr const char* kCheckpointDigest = "checkpoint_digest";
 inline constexpr const char* kKernelLayoutVersion = "kernel_layout_version";
 inline constexpr const char* kOperatorsVersion = "operators_version";
 inline constexpr const char* kDelegate = "delegate";
+inline constexpr const char* kSelfTest = "self_test";
 // Artifacts on our operators only; kCacheDtype is of AOTInductor artifacts on stock ones, too.
 inline constexpr const char* kState = "state";
 inline constexpr const char* kLongestContext = "longest_context";

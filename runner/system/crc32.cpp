@@ -25,10 +25,10 @@ CrcTables crc_tables() {
 
 }  // namespace
 
-uint32_t crc32_of(std::span<const std::byte> data) {
+uint32_t crc32_of(std::span<const std::byte> data, uint32_t before) {
   static const CrcTables kTables = crc_tables();
   const auto byte = [&](size_t i) { return static_cast<uint32_t>(data[i]); };
-  uint32_t crc = ~0U;
+  uint32_t crc = ~before;
   size_t i = 0;
   for (; data.size() - i >= 8; i += 8) {
     const uint32_t low = crc ^ (byte(i) | byte(i + 1) << 8 | byte(i + 2) << 16 | byte(i + 3) << 24);

@@ -46,7 +46,7 @@ std::vector<ZipMember> members_of(std::span<const std::byte> archive) {
   }
 }
 
-uint32_t crc32_of(std::span<const std::byte> data) {
+uint32_t crc32_of(std::span<const std::byte> data, uint32_t) {
   static const auto kTable = [] {
     std::array<uint32_t, 256> table;
     for (uint32_t i = 0; i < 256; ++i) {

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from changed_package import changed, with_metadata
 from elftools.elf.elffile import ELFFile
 from native import AOTI_RUN, METADATA, ROOT, TORCH_RUN, aoti_metadata, export, logits, run
 
@@ -20,7 +21,7 @@ from exporter.lowbit import ops
 from exporter.lowbit.state import LayerLayout, State, StateLayout
 from exporter.lower.aoti_functions import called_functions, host_functions, not_covered
 from exporter.lower.cxx_compiler import find_compiler
-from exporter.lower.pt2_package import ALIGNMENT, Pt2Writer
+from exporter.lower.pt2_package import ALIGNMENT
 from exporter.lower.targets import NATIVE, baseline, find_targets
 
 CONTEXT = 64
@@ -140,28 +141,6 @@ def test_a_library_holds_its_weights(folder, lean, tmp_path):
     assert np.array_equal(logits(library, TOKENS, tmp_path), logits(lean, TOKENS, tmp_path))
     result = run(TORCH_RUN, library, "--tokens", "1,2", "-n", 1)
     assert result.status == 1 and "lean" in result.error_line()
-
-
-def changed(package, to, change) -> None:
-    """A copy of the archive as the exporter would write it; `change(name, data)` gives each member's
-    new bytes, None to drop it."""
-    with zipfile.ZipFile(package) as old, Pt2Writer(to) as new:
-        for name in old.namelist():
-            if not name.startswith(("model/data/", "model/tokenizer/")):
-                continue  # written by itself
-            data = change(name, old.read(name))
-            if data is not None:
-                new._stream(name.removeprefix("model/"), len(data), [data], ALIGNMENT)
-
-
-def with_metadata(package, to, **values: object) -> None:
-    def change(name, data):
-        if name != METADATA:
-            return data
-        new = {key: v if isinstance(v, str) else json.dumps(v) for key, v in values.items()}
-        return json.dumps({**json.loads(data), **new}).encode()
-
-    changed(package, to, change)
 
 
 def test_the_best_target_is_taken(lean, tmp_path):

@@ -1,4 +1,4 @@
-"""Keep the texts that `verify` reads by default: prompts, strings for the tokenizer, conversations.
+"""Keep the texts that `verify` and self-tests read: prompts and conversations.
 
 A few hundred tokens of many kinds, written for this: what a damaged layer or table does shows in
 some kinds of text before others.
