@@ -6,7 +6,8 @@ sizes of results as text. What is derived here serves tracing and AOTInductor.
 
 import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -42,6 +43,19 @@ def load() -> None:
     # Global, so that packages compiled by AOTInductor find their operators when loaded here.
     ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
     _register_shapes()
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Raise what operators of ours refuse, which PyTorch makes a RuntimeError with a trace, as a ValueError
+    of their own line: a value and its remedy."""
+    try:
+        yield
+    except RuntimeError as error:
+        line = str(error).partition("\n")[0]
+        if not line.startswith("lowbit::"):
+            raise
+        raise ValueError(line) from None
 
 
 def table() -> dict[str, str]:

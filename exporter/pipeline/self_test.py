@@ -26,6 +26,8 @@ def make_self_test(tokenizer: Tokenizer, chat: dict, model: "LowbitTransformer |
         tokenizer: the checkpoint's, with its reference library.
         chat: the chat format that the artifact holds.
         model: the decoder on our operators; None for stock ones, whose bits differ between machines.
+
+    Raises ValueError where the model does not run with the cache type that it is exported with.
     """
     return {
         "texts": [{"text": text, "ids": tokenizer.encode(text)} for text in PROMPTS],
@@ -51,12 +53,14 @@ def _answer(model: "LowbitTransformer", ids: Sequence[int]) -> dict:
     """Return the CRC-32 of the float32 logits of every position."""
     import torch
 
+    from exporter.lowbit import ops
+
     session, prompt = model.new_session(), max(1, len(ids) - NEXT_TOKENS)
     checksum = 0
     starts = [0, *range(prompt, len(ids))]
     for start, end in zip(starts, [*starts[1:], len(ids)], strict=True):
         tokens = torch.tensor([ids[start:end]])
-        with torch.no_grad():
+        with ops.errors_told(), torch.no_grad():
             logits = session.read(tokens, start, torch.arange(end - start))
         checksum = zlib.crc32(logits.contiguous().numpy().tobytes(), checksum)
     return {"prompt": list(ids[:prompt]), "next": list(ids[prompt:]), "crc32": checksum}

@@ -68,16 +68,12 @@ def _forward(
 ) -> Forward:
     import torch
 
+    from exporter.lowbit import ops
+
     def forward(tokens: "np.ndarray", start_pos: int, rows: "np.ndarray") -> "np.ndarray":
         decoder = one if len(tokens) == 1 else many
         ids, wanted = torch.from_numpy(tokens)[None], torch.from_numpy(rows)
-        try:
-            with torch.no_grad():
-                return session.read(ids, start_pos, wanted, decoder).contiguous().numpy()
-        except RuntimeError as error:
-            line = str(error).partition("\n")[0]
-            if not line.startswith("lowbit::"):
-                raise
-            raise ValueError(line) from None  # the operators' own: a value and its remedy
+        with ops.errors_told(), torch.no_grad():
+            return session.read(ids, start_pos, wanted, decoder).contiguous().numpy()
 
     return forward
