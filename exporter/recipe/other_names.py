@@ -53,7 +53,6 @@ VERB_ANSWERS = {
     "convert": "MODEL is read as it is: python -m exporter MODEL --output-pte",
     "run": "`./cmake-out/et_run FILE.pte -i TEXT` runs an exported model; or the verb generate",
     "tokenizer": "this version has no such verb: `./cmake-out/et_run FILE.pte --tokenize` tokenizes",
-    "pack": "this version has no such verb",
 }  # fmt: skip
 
 

@@ -102,11 +102,14 @@ uint32_t checksum_of(Session& session, const LogitsAnswer& answer) {
   return checksum;
 }
 
+// Times a prompt and a text, short ones where a token takes more than 0.1 s.
 void time_session(Session& session, double weight_bytes, SelfTest& test) {
   const int64_t room = session.context_length();
-  const int64_t prompt = std::max<int64_t>(1, std::min<int64_t>(128, room / 2));
-  const int64_t depth = std::min<int64_t>(32, room - 1), text = std::min<int64_t>(16, room - depth);
-  time_prefill(session, prompt, 0);  // pages of the file are read once
+  time_decode(session, 1, 0);  // the file's pages are read once
+  const bool slow = time_decode(session, 1, 0) > 0.1;
+  const int64_t prompt = std::max<int64_t>(1, std::min<int64_t>(slow ? 16 : 128, room / 2));
+  const int64_t depth = std::min<int64_t>(slow ? 0 : 32, room - 1);
+  const int64_t text = std::min<int64_t>(slow ? 4 : 16, room - depth);
   test.prefill_tokens_per_second = static_cast<double>(prompt) / time_prefill(session, prompt, 0);
   test.decode_tokens_per_second = static_cast<double>(text) / time_decode(session, text, depth);
   test.weight_bytes_per_second = weight_bytes * test.decode_tokens_per_second;

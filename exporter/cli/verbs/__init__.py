@@ -4,4 +4,4 @@ A module has `SUMMARY`, a line for the list of verbs; `configure(parser)`, which
 `run(options) -> int`, which returns the exit status. None imports torch before `run`.
 """
 
-VERBS = ("export", "models", "generate", "inspect", "verify", "eval", "bench")
+VERBS = ("export", "models", "generate", "inspect", "verify", "eval", "bench", "pack")

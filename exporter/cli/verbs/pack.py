@@ -1,0 +1,63 @@
+"""Pack an artifact and its runner for a machine without Python: a folder, .tar.gz or .zip.
+
+The bundle has the runner, the artifact, the licences of all that is linked, run.sh, and MANIFEST.json:
+what the files need of the machine, the verdict of verify, the result of the runner's self-test, and the
+SHA-256 of each file. The same files give the same bytes.
+"""
+
+import argparse
+from pathlib import Path
+
+from exporter.cli.command_line import UsageError, positive
+
+SUMMARY = "pack an ARTIFACT with its runner for a machine without Python"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from exporter.pack.targets import BUNDLE_TARGETS
+
+    names = "; ".join(" = ".join((target.name, *target.boards)) for target in BUNDLE_TARGETS)
+    add = parser.add_argument
+    add("artifact", metavar="ARTIFACT", type=Path, help=".pte, .pt2 or .so with its .so.json")
+    add("-o", "--output", type=Path, metavar="PATH", required=True,
+        help="what to write: .tar.gz, .tgz or .zip by its name, else a folder")  # fmt: skip
+    add("--target", metavar="NAME", help=f"a kind of machine or a board (default: this machine's): {names}")
+    add("--checkpoint", metavar="PATH|MODEL",
+        help="what verify compares with (default: the model that the artifact names)")  # fmt: skip
+    add("--no-verify", action="store_true", help="leave verify out; the manifest says so")
+    add("--threads", type=positive, default=0, metavar="N", help="of verify")
+
+
+def run(options: argparse.Namespace) -> int:
+    from exporter.lower.targets import this_machine
+    from exporter.pack.bundle import BundleRequest, check_request, pack
+    from exporter.pack.targets import find_target, target_of
+    from exporter.util.progress import note
+
+    try:
+        target = target_of(this_machine()) if options.target is None else find_target(options.target)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if options.no_verify and options.checkpoint:
+        raise UsageError("--checkpoint is for verify, which --no-verify leaves out; give one of them")
+    check_request(BundleRequest(options.artifact, target, options.output))
+    verdict = None if options.no_verify else _verdict(options)
+    pack(BundleRequest(options.artifact, target, options.output, verdict))
+    note(f"wrote {options.output} for {target.name}")
+    return 0
+
+
+def _verdict(options: argparse.Namespace) -> dict[str, object]:
+    """Run verify. Raises ValueError when the artifact is not what it was made from."""
+    from exporter.verify.checks import SKIP
+    from exporter.verify.verify import VerifyRequest, verify
+
+    request = VerifyRequest(options.artifact, checkpoint=options.checkpoint, threads=options.threads)
+    result = verify(request)
+    if not result.good:
+        raise ValueError(f"not packed: {result.line}")
+    return {
+        "passed": True,
+        "checkpoint": result.subject.checkpoint,
+        "checks": {check.name: check.measured for check in result.checks if check.verdict != SKIP},
+    }

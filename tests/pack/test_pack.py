@@ -1,0 +1,227 @@
+"""`pack`: a bundle has all that its runner needs, says so truly, and is written whole or not at all."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import tiny
+from changed_package import with_metadata
+from native import ET_RUN, ROOT, aoti_metadata, export
+
+from exporter.cli import main as cli
+from exporter.lower.targets import baseline, this_machine
+from exporter.pack import bundle, runner_files
+from exporter.pack.elf_needs import read_needs, version_key
+from exporter.pack.targets import BUNDLE_TARGETS, BundleTarget, find_target, target_of
+
+RUN = ("--tokens", "5,6,7", "-t", "0", "-n", "8", "--ignore-eos")
+HERE = target_of(this_machine()).name
+ELSEWHERE = next(target for target in BUNDLE_TARGETS if target.name != HERE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pack")
+    tiny.make_hf(folder / "m", "llama3.1")
+    export(folder / "m", "--quantize", "q4", "--max-seq-length", 64, "--output-pte", folder / "m.pte",
+           "--output-aoti-package", folder / "m.pt2", "--output-dso", folder / "m.so")  # fmt: skip
+    export(folder / "m", "--delegate", "stock", "--max-seq-length", 64,
+           "--output-pte", folder / "stock.pte")  # fmt: skip
+    return folder
+
+
+def pack(*arguments: object) -> None:
+    assert cli.main(["pack", *map(str, arguments), "--no-verify"]) == 0
+
+
+def refused(capsys, *arguments: object) -> str:
+    capsys.readouterr()
+    assert cli.main(["pack", *map(str, arguments)]) != 0
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def unpacked(archive: Path, to: Path) -> Path:
+    if archive.suffix == ".zip":
+        subprocess.run([sys.executable, "-m", "zipfile", "-e", archive, to], check=True)
+        with zipfile.ZipFile(archive) as file:
+            for info in file.infolist():
+                (to / info.filename).chmod(info.external_attr >> 16 & 0o777)
+    else:
+        with tarfile.open(archive) as file:
+            file.extractall(to)
+    (top,) = to.iterdir()
+    return top
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("model", ["m.pte", "m.pt2", "m.so", "stock.pte"])
+@pytest.mark.parametrize("ending", ["", ".tar.gz", ".zip"])
+def test_a_bundle_runs_elsewhere(folder, tmp_path, model, ending):
+    out = tmp_path / f"out{ending}"
+    pack(folder / model, "-o", out)
+    top = unpacked(out, tmp_path / "there") if ending else out.rename(tmp_path / "moved")
+    assert ending == "" or top.name == "out"
+    program = "et_run" if model.endswith(".pte") else "aoti_run"
+    expected = subprocess.run([ET_RUN.with_name(program), folder / model, *RUN], capture_output=True)
+    done = subprocess.run([top / "run.sh", *RUN], env={"PATH": "/usr/bin:/bin"}, cwd="/", capture_output=True)
+    assert done.returncode == 0 and done.stdout == expected.stdout, done.stderr
+    assert subprocess.run([top / "run.sh", "--self-test"], capture_output=True).returncode == 0
+
+    manifest = json.loads((top / "MANIFEST.json").read_text())
+    assert manifest["files"].keys() == sizes(top).keys() - {"MANIFEST.json"}
+    for name, said in manifest["files"].items():
+        data = (top / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (said["bytes"], said["sha256"])
+    assert manifest["target"] == HERE and manifest["verify"] == "not run"
+    assert manifest["self_test"]["passed"] and manifest["self_test"]["on"] == this_machine()
+    assert ("lib/libet_stock.so" in manifest["files"]) == (model == "stock.pte")
+    assert ("licenses/executorch.txt" in manifest["files"]) == (program == "et_run")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_nothing_of_this_machine_is_in_it(folder, tmp_path):
+    pack(folder / "m.pte", "-o", tmp_path / "b")
+    for path in (tmp_path / "b").rglob("*"):
+        if path.is_file() and path.suffix != ".pte":
+            assert str(ROOT).encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("ending", [".tar.gz", ".zip"])
+def test_the_same_bytes_every_time(folder, tmp_path, ending):
+    outputs = [tmp_path / part / f"b{ending}" for part in ("one", "two")]
+    for output in outputs:
+        output.parent.mkdir()
+        pack(folder / "m.pte", "-o", output)
+        time.sleep(1.1)  # so that a time in it would be another
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the root folder")
+@pytest.mark.parametrize("model", ["m.pte", "m.pt2"])
+def test_an_empty_root_with_what_the_manifest_names(folder, tmp_path, model):
+    root = tmp_path / "root"
+    pack(folder / model, "-o", root)
+    needs = json.loads((root / "MANIFEST.json").read_text())["needs"]
+    found = subprocess.run(["ldd", root / "bin" / ("et_run" if model == "m.pte" else "aoti_run")],
+                           capture_output=True, text=True, check=True).stdout  # fmt: skip
+    where = {Path(path).name: Path(path) for path in re.findall(r"(/\S+) \(0x", found)}
+    for name in needs["libraries"]:
+        place = root / str(where[name]).lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(where[name], place)
+    program = "/bin/et_run" if model == "m.pte" else "/bin/aoti_run"
+    # As in a real root: a temporary file, where there is no memfd, needs a place.
+    (root / "tmp").mkdir()
+    words = [program, f"/model.{model.partition('.')[2]}", "--self-test"]
+    done = subprocess.run(words, capture_output=True, env={},
+                          preexec_fn=lambda: (os.chroot(root), os.chdir("/")))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_needs_are_those_that_binutils_says(folder):
+    needs = read_needs(ET_RUN.read_bytes(), "et_run")
+    said = subprocess.run(["readelf", "-W", "-d", "-V", "-l", ET_RUN], capture_output=True, text=True).stdout
+    assert sorted(needs.libraries) == sorted(re.findall(r"\(NEEDED\).*\[(.*)\]", said))
+    glibc = {v for v in re.findall(r"Name: GLIBC_([\d.]+)", said)}
+    assert needs.versions["GLIBC"] == max(glibc, key=version_key) and needs.machine == this_machine()
+    assert needs.alignment == min(int(n, 16) for n in re.findall(r"LOAD .* (0x\w+)$", said, re.MULTILINE))
+
+
+def test_what_is_no_program():
+    for data in (b"", b"\x7fELF", b"\x7fELF" + bytes(60), ET_RUN.read_bytes()[:500]):
+        with pytest.raises(ValueError, match="x is no readable program"):
+            read_needs(data, "x")
+
+
+def test_what_cannot_be_packed(folder, tmp_path, capsys, monkeypatch):
+    pte, out = folder / "m.pte", tmp_path / "b"
+    line = refused(capsys, pte, "-o", out, "--target", "raspbery-pi-5")
+    assert "did you mean raspberry-pi-5" in line
+    line = refused(capsys, folder / "m.pt2", "-o", out, "--target", ELSEWHERE.name)
+    assert f"none for {ELSEWHERE.machine}" in line and "--target" in line
+    torch = tmp_path / "torch.pt2"
+    with_metadata(folder / "m.pt2", torch, runtime="torch")
+    assert "libtorch" in refused(capsys, torch, "-o", out)
+    assert "no such folder" in refused(capsys, pte, "-o", tmp_path / "none" / "b.zip")
+    assert "is there already" in refused(capsys, pte, "-o", tmp_path)
+    assert "does not exist" in refused(capsys, tmp_path / "none.pte", "-o", out)
+    (tmp_path / "text.pte").write_text("text" * 100)
+    assert "is no artifact" in refused(capsys, tmp_path / "text.pte", "-o", out)
+    assert "--checkpoint" in refused(capsys, pte, "-o", out, "--no-verify", "--checkpoint", "m")
+    monkeypatch.setattr(runner_files, "ROOT", tmp_path)
+    assert "et_run is not built" in refused(capsys, pte, "-o", out)
+    assert not out.exists()
+
+
+def test_a_target_with_larger_pages(folder, tmp_path):
+    here = target_of(this_machine())
+    large = BundleTarget("large", here.machine, 1 << 24, here.preset, here.build)
+    with pytest.raises(ValueError, match="bin/et_run cannot be mapped where pages have 16777216 bytes"):
+        bundle.pack(bundle.BundleRequest(folder / "m.pte", large, tmp_path / "b"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_self_test_is_not_packed(folder, tmp_path, capsys):
+    stored = json.loads(aoti_metadata(folder / "m.pt2")["self_test"])
+    stored["logits"][0]["crc32"] ^= 1
+    with_metadata(folder / "m.pt2", tmp_path / "wrong.pt2", self_test=stored)
+    line = refused(capsys, tmp_path / "wrong.pt2", "-o", tmp_path / "b.zip", "--no-verify")
+    assert "fails its self-test: the logits of prompt 1 have other bits" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.pt2"]
+
+
+def test_the_verdict_of_verify_is_in_the_manifest(folder, tmp_path, capsys):
+    assert cli.main(["pack", str(folder / "m.pte"), "-o", str(tmp_path / "b"),
+                     "--checkpoint", str(folder / "m")]) == 0  # fmt: skip
+    verdict = json.loads((tmp_path / "b" / "MANIFEST.json").read_text())["verify"]
+    assert verdict["passed"] and "mean KL" in verdict["checks"]
+    tiny.make_hf(tmp_path / "other", "llama3")
+    line = refused(capsys, folder / "m.pte", "-o", tmp_path / "c", "--checkpoint", tmp_path / "other")
+    assert line.startswith("error: not packed: ") and not (tmp_path / "c").exists()
+
+
+def test_killed_at_any_time(folder, tmp_path):
+    """Whatever lies at the final name is a whole bundle; an ended one leaves nothing at all."""
+    whole = tmp_path / "whole.zip"
+    pack(folder / "m.pte", "-o", whole)
+    words = [sys.executable, "-m", "exporter", "pack", folder / "m.pte", "--no-verify", "-o"]
+    start = time.monotonic()
+    subprocess.run([*words, tmp_path / "timed.zip"], cwd=ROOT, check=True, capture_output=True)
+    lasts = time.monotonic() - start
+    for i in range(24):
+        out = tmp_path / f"{i}" / "whole.zip"
+        out.parent.mkdir()
+        running = subprocess.Popen([*words, out], cwd=ROOT, stderr=subprocess.DEVNULL)
+        time.sleep(lasts * (i + 1) / 26)
+        running.send_signal(signal.SIGKILL if i % 2 else signal.SIGTERM)
+        running.wait()
+        if out.exists():
+            assert out.read_bytes() == whole.read_bytes()
+        elif not i % 2 and running.returncode > 0:
+            assert not list(out.parent.iterdir())
+
+
+def test_targets():
+    assert find_target("raspberry-pi-5").name == "linux-aarch64"
+    with pytest.raises(ValueError, match="riscv64"):
+        target_of("riscv64")
+    names = [name for target in BUNDLE_TARGETS for name in (target.name, *target.boards)]
+    assert len(names) == len(set(names))
+    presets = json.loads((ROOT / "CMakePresets.json").read_text())["configurePresets"]
+    builds = {each["name"]: each["binaryDir"] for each in presets if "binaryDir" in each}
+    for target in BUNDLE_TARGETS:
+        assert builds[target.preset] == f"${{sourceDir}}/{target.build}"
+    assert baseline() in ("x86-64", "aarch64")
