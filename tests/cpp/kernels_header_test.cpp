@@ -1,6 +1,7 @@
 // Damaged packed weights: view() gives an error, or a weight that lies within its bytes and that
 // the operators can take.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -25,7 +26,7 @@ struct Exact {
   std::unique_ptr<uint8_t[]> data;
   size_t size;
   Exact(const uint8_t* from, size_t n) : data(new uint8_t[n]), size(n) {
-    std::memcpy(data.get(), from, n);
+    std::copy_n(from, n, data.get());
   }
   explicit Exact(const Bytes& bytes) : Exact(bytes.data(), bytes.size()) {}
 };
