@@ -35,16 +35,31 @@ void check_stock(const Metadata& m, const StateChoice& choice) {
   }
 }
 
+// The longest context, in whole blocks, whose caches and tables take at most `bytes`; 0: none.
+int64_t context_that_fits(const Metadata& m, lowbit::StateOptions options, int64_t bytes) {
+  int64_t fits = 0, beyond = options.context_length / lowbit::kBlock + 1;  // in blocks
+  while (beyond - fits > 1) {
+    const int64_t middle = fits + (beyond - fits) / 2;
+    options.context_length = middle * lowbit::kBlock;
+    (state_bytes(m.state, options) <= bytes ? fits : beyond) = middle;
+  }
+  return fits * lowbit::kBlock;
+}
+
 void check_memory(const Metadata& m, const lowbit::StateOptions& options) {
   const int64_t bytes = state_bytes(m.state, options);
   const auto available = available_memory();
   if (!available || bytes <= *available) return;
   const std::string sessions =
       options.sessions == 1 ? "a context" : std::to_string(options.sessions) + " contexts";
+  std::string remedies;
+  if (const int64_t fits = context_that_fits(m, options, *available); fits > 0) {
+    remedies = "--max-seq-length " + std::to_string(fits) + ", which fits, or ";
+  }
+  if (options.sessions > 1) remedies += "fewer sessions, or ";
   throw Error("the cache of " + sessions + " of " + std::to_string(options.context_length) +
-              " tokens needs " + gigabytes(bytes) + ", there are " + gigabytes(*available) +
-              "; give a smaller --max-seq-length" + (options.sessions == 1 ? "" : ", fewer sessions") +
-              " or a smaller --cache-dtype");
+              " tokens needs " + gigabytes(bytes) + ", there are " + gigabytes(*available) + "; give " +
+              remedies + "a smaller --cache-dtype");
 }
 
 lowbit::StateOptions chosen_options(const Metadata& m, const StateChoice& choice) {

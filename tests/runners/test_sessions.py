@@ -1,5 +1,6 @@
 """Sessions of the runners, in Python and in the programs: chosen at the start, several at once, saved."""
 
+import re
 import subprocess
 import sys
 
@@ -126,8 +127,15 @@ def test_stock_operators_have_one_session(folder):
 def test_more_than_there_is_memory_for(tmp_path):
     tiny.make_hf(tmp_path / "m", "llama3.1", num_hidden_layers=60, num_key_value_heads=4)
     export(tmp_path / "m", "--max-seq-length", 32, "--output-pte", tmp_path / "m.pte")
-    with pytest.raises(ValueError, match="1000 contexts of 131072 tokens needs .* GB, there are .* GB"):
+    words = "1000 contexts of 131072 tokens needs .* GB, there are .* GB; give --max-seq-length ([0-9]+), "
+    with pytest.raises(ValueError, match=words) as refused:
         load_artifact(tmp_path / "m.pte", context_length=131072, sessions=1000)
+    fits = int(re.search(words, str(refused.value))[1])
+    assert fits % 16 == 0
+    # What there is changes meanwhile.
+    load_artifact(tmp_path / "m.pte", context_length=fits * 9 // 10, sessions=1000)
+    with pytest.raises(ValueError, match="fewer sessions, or a smaller --cache-dtype"):
+        load_artifact(tmp_path / "m.pte", context_length=min(131072, fits * 11 // 10), sessions=1000)
 
 
 @pytest.mark.parametrize("cache", ["fp32", "int8", "int4"])
