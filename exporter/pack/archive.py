@@ -6,19 +6,36 @@ import zipfile
 from pathlib import Path
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".zip")
+_OTHER_SUFFIXES = (".tar", ".tar.xz", ".tar.zst", ".tar.bz2", ".7z", ".rar", ".gz", ".xz")
 _DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive can tell
 
 
 def is_archive(path: Path) -> bool:
-    """Tell whether a path is an archive's by its name; otherwise it is a folder's."""
-    return path.name.endswith(ARCHIVE_SUFFIXES)
+    """Tell whether a path is an archive's by its name; otherwise it is a folder's.
+
+    Raises ValueError for the name of an archive that is not written here, and for one that is all suffix.
+    """
+    name = path.name
+    if name.endswith(ARCHIVE_SUFFIXES):
+        if top_of(name) in ("", ".", ".."):
+            raise ValueError(f"{path}: its folder would have no name; put one before {name.lstrip('.')}")
+        return True
+    if name.lower().endswith((*ARCHIVE_SUFFIXES, *_OTHER_SUFFIXES)):
+        raise ValueError(f"{path}: archives end in {', '.join(ARCHIVE_SUFFIXES)}; choose one of them")
+    return False
 
 
-def write_archive(folder: Path, top: str, path: Path, name: str) -> None:
-    """Write the files of `folder`, under the folder `top`, to `path`; `name` says the format by its suffix.
+def top_of(name: str) -> str:
+    """Name the folder in an archive: the archive's own name without its format."""
+    return next((name.removesuffix(s) for s in ARCHIVE_SUFFIXES if name.endswith(s)), name)
+
+
+def write_archive(folder: Path, path: Path, name: str) -> None:
+    """Write the files of `folder` to `path`; `name` says the format by its suffix and the folder in it.
 
     Weights do not compress: archives are made fast rather than small.
     """
+    top = top_of(name)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     if name.endswith(".zip"):
         _write_zip(files, folder, top, path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -11,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter import __version__
-from exporter.artifact.contents import PTE, SO, Artifact
-from exporter.artifact.metadata import sidecar_of
+from exporter.artifact.contents import PTE, SO, Artifact, stored_recipe
+from exporter.artifact.metadata import SELF_TEST_KEY, sidecar_of
 from exporter.artifact.reader import read_artifact
 from exporter.lower.targets import this_machine
 from exporter.pack.archive import is_archive, write_archive
-from exporter.pack.bundle_needs import bundle_needs
+from exporter.pack.bundle_needs import bundle_needs, compiled_codes
 from exporter.pack.runner_files import check_built, install_runner
 from exporter.pack.targets import BundleTarget
 from exporter.recipe.schemes import LOWBIT
-from exporter.util.files import disk_full_named, written_whole
+from exporter.util.files import check_writable, disk_full_named, written_whole
 from exporter.util.progress import stage
 
 MANIFEST, START = "MANIFEST.json", "run.sh"
@@ -28,7 +29,7 @@ NOT_RUN = "not run"
 EMULATORS = {"aarch64": ("qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu")}
 START_TEXT = """#!/bin/sh
 # Run the model of this folder: ./run.sh -i "Once upon a time", or ./run.sh --help.
-folder=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd) || exit 1
+folder=$(dirname -- "$(readlink -f -- "$0")") || exit 1
 exec "$folder/bin/{program}" "$folder/{model}" "$@"
 """
 
@@ -55,20 +56,24 @@ def check_request(request: BundleRequest) -> Artifact:
         raise ValueError(
             f"{artifact.path} needs libtorch, which is not packed; export it with --delegate lowbit"
         )
-    machines = {str(code.get("machine")) for code in artifact.targets}
+    machines = {code.machine for code in compiled_codes(artifact)}
     if artifact.kind != PTE and target.machine not in machines:
         raise ValueError(
             f"{artifact.path} has code for {', '.join(sorted(machines)) or 'no machine'} and none for "
             f"{target.machine}; export it with --target {target.machine.replace('_', '-')}"
         )
     check_built(target, _program(artifact))
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"{output.parent}: no such folder; create it or choose another output path")
+    stored_recipe(artifact)
+    if SELF_TEST_KEY not in artifact.metadata:
+        raise ValueError(f"{artifact.path} has no self-test: an older release exported it; export it again")
     if is_archive(output):
-        if output.is_dir():
-            raise IsADirectoryError(f"{output}: is a folder; name a file in it as the output")
+        check_writable(output)
+        if output.exists() and output.samefile(artifact.path):
+            raise ValueError(f"{output} is the artifact itself; name another output")
     elif output.exists():
         raise FileExistsError(f"{output} is there already; remove it, or name another folder")
+    else:
+        check_writable(output)
     return artifact
 
 
@@ -88,17 +93,12 @@ def pack(request: BundleRequest) -> None:
         with stage(f"writing {request.output}"):
             manifest = _manifest(folder, artifact, request, needs, self_test)
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
-            (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            (folder / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if is_archive(request.output):
                 with written_whole(request.output) as part:
-                    write_archive(folder, bundle_name(request.output), part, request.output.name)
+                    write_archive(folder, part, request.output.name)
             else:
                 folder.rename(request.output)
-
-
-def bundle_name(output: Path) -> str:
-    """Name the folder in an archive: the archive's own name without its format."""
-    return output.name.removesuffix(".zip").removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
 
 
 def _program(artifact: Artifact) -> str:
@@ -135,8 +135,6 @@ def _fill(folder: Path, artifact: Artifact, target: BundleTarget) -> None:
 
 def _self_test(folder: Path, artifact: Artifact, target: BundleTarget) -> dict[str, object] | str:
     """Run the bundle's own self-test where this machine can. Raises ValueError when it fails."""
-    if "self_test" not in artifact.metadata:
-        return f"{NOT_RUN}: an older release exported the artifact"
     emulator = EMULATORS.get(target.machine)
     if target.machine == this_machine():
         command, place = [], target.machine
@@ -146,11 +144,14 @@ def _self_test(folder: Path, artifact: Artifact, target: BundleTarget) -> dict[s
         return f"{NOT_RUN}: this machine runs no {target.machine}"
     program = folder / "bin" / _program(artifact)
     words = [*command, program, folder / _model_name(artifact), "--self-test", "--json"]
-    done = subprocess.run(words, capture_output=True, text=True)
+    clean = {k: v for k, v in os.environ.items() if k not in ("LD_LIBRARY_PATH", "LD_PRELOAD", "LOWBIT_ISA")}
+    done = subprocess.run(words, capture_output=True, text=True, env=clean)
     try:
         said = json.loads(done.stdout)
     except ValueError:
-        raise ValueError(f"the packed runner does not run: {(done.stderr or done.stdout).strip()}") from None
+        words = (done.stderr or done.stdout).strip().partition("\n")[0]
+        said = words or f"it ended with status {done.returncode}"
+        raise ValueError(f"the packed runner does not run: {said}") from None
     if not said["passed"]:
         raise ValueError(f"the packed runner fails its self-test: {said['wrong'][0]}; export the model again")
     counts = {key: said[key] for key in ("texts", "conversations", "prompts", "positions")}
@@ -171,7 +172,7 @@ def _manifest(
         "artifact": {
             "file": _model_name(artifact),
             "model": artifact.model_name,
-            "recipe": json.loads(metadata.get("quantization") or "{}"),
+            "recipe": stored_recipe(artifact),
             "delegate": artifact.delegate,
             "checkpoint_digest": metadata.get("checkpoint_digest"),
             "versions": versions,

@@ -1,12 +1,35 @@
 """Say what a bundle's programs and libraries need of a machine together, and whether its target has it."""
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.artifact.contents import PTE, SO, Artifact
 from exporter.pack.elf_needs import SYSTEM_LIBRARY, is_elf, read_needs, version_key
 from exporter.pack.targets import BundleTarget
+
+
+@dataclass(frozen=True)
+class CompiledCode:
+    """Code that an artifact of AOTInductor has for one kind of CPU, and its folder in a `.pt2`."""
+
+    machine: str
+    cpu_features: tuple[str, ...]
+    folder: str
+
+
+def compiled_codes(artifact: Artifact) -> list[CompiledCode]:
+    """List the code of an artifact; none of a `.pte`. Raises ValueError where its metadata are damaged."""
+    return [_compiled_code(each, artifact.path) for each in artifact.targets]
+
+
+def _compiled_code(target: object, path: Path) -> CompiledCode:
+    fields = target if isinstance(target, Mapping) else {}
+    machine, folder, features = (fields.get(key, "") for key in ("machine", "folder", "cpu_features"))
+    if isinstance(features, list) and all(isinstance(word, str) for word in (machine, folder, *features)):
+        return CompiledCode(machine, tuple(features), folder)
+    raise ValueError(f"{path} is damaged: its metadata 'targets' are wrong; export it again")
 
 
 def _code(folder: Path, artifact: Artifact, target: BundleTarget) -> Iterator[tuple[str, bytes]]:
@@ -16,13 +39,13 @@ def _code(folder: Path, artifact: Artifact, target: BundleTarget) -> Iterator[tu
             yield path.relative_to(folder).as_posix(), path.read_bytes()
     if artifact.kind not in (PTE, SO):
         with zipfile.ZipFile(artifact.path) as archive:
-            for each in artifact.targets:
-                if each.get("machine") != target.machine:
-                    continue
-                ending = f"data/aotinductor/{each['folder']}/model.so"
-                for name in archive.namelist():
-                    if name.endswith(ending):
-                        yield f"{artifact.path.name}:{name}", archive.read(name)
+            endings = tuple(
+                f"data/aotinductor/{code.folder}/model.so"
+                for code in compiled_codes(artifact) if code.machine == target.machine
+            )  # fmt: skip
+            for name in archive.namelist():
+                if name.endswith(endings):
+                    yield f"{artifact.path.name}:{name}", archive.read(name)
 
 
 def bundle_needs(folder: Path, artifact: Artifact, target: BundleTarget) -> dict[str, object]:
@@ -51,13 +74,11 @@ def bundle_needs(folder: Path, artifact: Artifact, target: BundleTarget) -> dict
         libraries |= set(needs.libraries) - own
         for kind, version in needs.versions.items():
             versions[kind] = max(versions.get(kind, "0"), version, key=version_key)
-    features = [
-        list(code["cpu_features"]) for code in artifact.targets if code.get("machine") == target.machine
-    ]
+    features = [code.cpu_features for code in compiled_codes(artifact) if code.machine == target.machine]
     return {
         "machine": target.machine,
         "largest_page_bytes": target.page_size,
         "libraries": sorted(libraries),
         "versions": dict(sorted(versions.items())),
-        "cpu_features": min(features, key=len, default=[]),
+        "cpu_features": list(min(features, key=len, default=())),
     }

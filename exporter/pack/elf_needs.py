@@ -34,6 +34,8 @@ def read_needs(data: bytes | memoryview, name: str) -> Needs:
     """Read the needs of an ELF file's bytes. Raises ValueError that names the file."""
     try:
         elf = ELFFile(io.BytesIO(data))
+        if not isinstance(elf.get_section_by_name(".dynamic"), DynamicSection):
+            raise ValueError("it has no table of what it needs")
         machine = elf.header["e_machine"]
         loads = [s["p_align"] for s in elf.iter_segments() if s["p_type"] == "PT_LOAD"]
         libraries, versions = [], {}
@@ -44,7 +46,7 @@ def read_needs(data: bytes | memoryview, name: str) -> Needs:
                 for _, auxiliaries in section.iter_versions():
                     _add([a.name for a in auxiliaries], versions)
         return Needs(_MACHINES.get(machine, machine), min(loads), tuple(libraries), versions)
-    except (ELFError, KeyError, ValueError, UnicodeError) as error:
+    except (ELFError, LookupError, ValueError, ArithmeticError, AssertionError, TypeError) as error:
         raise ValueError(f"{name} is no readable program or library ({error}); build it again") from None
 
 

@@ -1,11 +1,13 @@
 """Install a build of the runners for a target, with what an artifact needs of it."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from exporter.pack.targets import BundleTarget
+from exporter.util.files import check_disk_full
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -17,6 +19,11 @@ def check_built(target: BundleTarget, program: str) -> None:
             f"{target.build}/{program}: {program} is not built for {target.name}; build it: "
             f"cmake --preset {target.preset} && cmake --build --preset {target.preset}"
         )
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without what would make CMake install elsewhere or otherwise."""
+    return {k: v for k, v in os.environ.items() if k not in ("DESTDIR", "CMAKE_INSTALL_MODE")}
 
 
 def install_runner(target: BundleTarget, program: str, stock: bool, folder: Path) -> None:
@@ -35,9 +42,10 @@ def install_runner(target: BundleTarget, program: str, stock: bool, folder: Path
         done = subprocess.run(
             [cmake, "--install", ROOT / target.build, "--prefix", prefix, "--strip",
              "--component", component],
-            capture_output=True, text=True,
+            capture_output=True, text=True, env=_environment(),
         )  # fmt: skip
         if done.returncode != 0:
+            check_disk_full(done.stderr, folder)
             words = " ".join((done.stderr or done.stdout).split())
             raise OSError(f"cmake cannot install {program} for {target.name}: {words}")
     (folder / "bin").mkdir()

@@ -142,7 +142,8 @@ class Run {
 
   // Returns the exit status. The report goes to standard output: there is no other.
   int self_test() {
-    const SelfTest test = run_self_test(*model_, tokenizer_);
+    const SelfTest test = run_self_test(*model_, tokenizer_, interrupted);
+    if (interrupted()) return kInterrupted;
     const TestedOn machine{args_.model_path, stats_.isa, stats_.threads, peak_rss_bytes()};
     write_text(stdout, (args_.json ? self_test_json : self_test_lines)(test, machine));
     return test.wrong.empty() ? 0 : 1;

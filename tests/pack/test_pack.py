@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from changed_package import with_metadata
+from changed_package import changed, with_metadata, without_self_test
 from native import ET_RUN, ROOT, aoti_metadata, export
 
 from exporter.cli import main as cli
@@ -68,14 +68,17 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("model", ["m.pte", "m.pt2", "m.so", "stock.pte"])
-@pytest.mark.parametrize("ending", ["", ".tar.gz", ".zip"])
+@pytest.mark.parametrize("ending", ["", ".tar.gz", ".tgz", ".zip"])
 def test_a_bundle_runs_elsewhere(folder, tmp_path, model, ending):
-    out = tmp_path / f"out{ending}"
+    out = tmp_path / f"out of it{ending}"
     pack(folder / model, "-o", out)
     top = unpacked(out, tmp_path / "there") if ending else out.rename(tmp_path / "moved")
-    assert ending == "" or top.name == "out"
+    assert ending == "" or top.name == "out of it"
     program = "et_run" if model.endswith(".pte") else "aoti_run"
     expected = subprocess.run([ET_RUN.with_name(program), folder / model, *RUN], capture_output=True)
+    link = tmp_path / "a link"
+    link.symlink_to(top / "run.sh")
+    assert subprocess.run([link, *RUN], capture_output=True).stdout == expected.stdout
     done = subprocess.run([top / "run.sh", *RUN], env={"PATH": "/usr/bin:/bin"}, cwd="/", capture_output=True)
     assert done.returncode == 0 and done.stdout == expected.stdout, done.stderr
     assert subprocess.run([top / "run.sh", "--self-test"], capture_output=True).returncode == 0
@@ -141,7 +144,9 @@ def test_needs_are_those_that_binutils_says(folder):
 
 
 def test_what_is_no_program():
-    for data in (b"", b"\x7fELF", b"\x7fELF" + bytes(60), ET_RUN.read_bytes()[:500]):
+    whole = ET_RUN.read_bytes()
+    no_sections = whole[:0x28] + bytes(8) + whole[0x30:0x3A] + bytes(6) + whole[0x40:]
+    for data in (b"", b"\x7fELF", b"\x7fELF" + bytes(60), whole[:500], no_sections):
         with pytest.raises(ValueError, match="x is no readable program"):
             read_needs(data, "x")
 
@@ -155,6 +160,22 @@ def test_what_cannot_be_packed(folder, tmp_path, capsys, monkeypatch):
     torch = tmp_path / "torch.pt2"
     with_metadata(folder / "m.pt2", torch, runtime="torch")
     assert "libtorch" in refused(capsys, torch, "-o", out)
+    good = {"machine": this_machine(), "cpu_features": [], "folder": "model"}
+    for wrong in (5, {}, {**good, "cpu_features": 5}, {**good, "machine": 5}, {**good, "cpu_features": [5]},
+                  {**good, "folder": 5}):  # fmt: skip
+        with_metadata(folder / "m.pt2", torch, targets=[wrong])
+        assert "export it again" in refused(capsys, torch, "-o", out)
+    for name in (".zip", "..zip", "...tar.gz", "b.ZIP", "b.tar", "b.tar.xz", "b.Tar.GZ"):
+        line = refused(capsys, pte, "-o", tmp_path / name)
+        assert "put one before" in line or "archives end in .tar.gz, .tgz, .zip" in line
+    same = tmp_path / "model.zip"
+    shutil.copy(folder / "m.pt2", same)
+    assert "is the artifact itself" in refused(capsys, same, "-o", same)
+    older = tmp_path / "older.pt2"
+    changed(folder / "m.pt2", older, without_self_test)
+    assert "has no self-test" in refused(capsys, older, "-o", out)
+    with_metadata(folder / "m.pt2", torch, quantization="{")
+    assert "is no recipe" in refused(capsys, torch, "-o", out)
     assert "no such folder" in refused(capsys, pte, "-o", tmp_path / "none" / "b.zip")
     assert "is there already" in refused(capsys, pte, "-o", tmp_path)
     assert "does not exist" in refused(capsys, tmp_path / "none.pte", "-o", out)
@@ -188,6 +209,7 @@ def test_the_verdict_of_verify_is_in_the_manifest(folder, tmp_path, capsys):
                      "--checkpoint", str(folder / "m")]) == 0  # fmt: skip
     verdict = json.loads((tmp_path / "b" / "MANIFEST.json").read_text())["verify"]
     assert verdict["passed"] and "mean KL" in verdict["checks"]
+    assert str(folder) not in json.dumps(verdict)
     tiny.make_hf(tmp_path / "other", "llama3")
     line = refused(capsys, folder / "m.pte", "-o", tmp_path / "c", "--checkpoint", tmp_path / "other")
     assert line.startswith("error: not packed: ") and not (tmp_path / "c").exists()

@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
+import time
 
 import pytest
 import session_fuzz
 import tiny
-from changed_package import changed, with_metadata
+from changed_package import changed, with_metadata, without_self_test
 from native import AOTI_RUN, ET_RUN, ROOT, aoti_metadata, export, run, runner_of
 
 WEIGHTS = "model/data/aotinductor/model/model_weights.blob"
@@ -128,14 +130,42 @@ def test_damaged_self_tests(folder, tmp_path, stored, word):
 
 
 def test_an_artifact_without_one_says_so(folder, tmp_path):
-    def older(name, data):
-        if not name.endswith("model_metadata.json"):
-            return data
-        return json.dumps({k: v for k, v in json.loads(data).items() if k != "self_test"}).encode()
-
-    changed(folder / "m.pt2", tmp_path / "older.pt2", older)
+    changed(folder / "m.pt2", tmp_path / "older.pt2", without_self_test)
     line = run(AOTI_RUN, tmp_path / "older.pt2", "--self-test").error_line()
     assert "no self-test" in line and "export it again" in line
+
+
+def test_a_context_larger_than_memory_is_not_asked_for(tmp_path):
+    tiny.make_hf(tmp_path / "m", "llama3.1", num_hidden_layers=30, max_position_embeddings=1 << 20)
+    export(tmp_path / "m", "--max-seq-length", 64, "--output-aoti-package", tmp_path / "m.pt2")
+    with_metadata(tmp_path / "m.pt2", tmp_path / "long.pt2", context_length=str(1 << 20))
+    limited = subprocess.run(
+        ["bash", "-c", f"ulimit -v 3000000; exec {AOTI_RUN} {tmp_path / 'long.pt2'} --self-test"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert limited.returncode == 0, limited.stderr
+
+
+def test_interrupted(folder):
+    for delay in (0.05, 0.2, 0.5):
+        running = subprocess.Popen([ET_RUN, folder / "m.pte", "--self-test"], stdout=subprocess.PIPE,
+                                   env={**os.environ, "LOWBIT_ISA": "scalar"})  # fmt: skip
+        time.sleep(delay)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate()[0]
+        assert (running.returncode, said) == (130, b"") or running.returncode in (0, -signal.SIGINT)
+
+
+def test_contents_that_a_template_refuses(tmp_path):
+    """They are in no self-test, and the export goes on."""
+    tiny.make_hf(tmp_path / "m", "llama3.1")
+    refusing = TEMPLATE.replace("{{ m['role'] }}", "{% if '<b>' in m['content'] %}"
+                                "{{ raise_exception('no markup') }}{% endif %}{{ m['role'] }}")  # fmt: skip
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": refusing}
+    tiny.write_json(tmp_path / "m" / "tokenizer_config.json", config)
+    export(tmp_path / "m", "--max-seq-length", 64, "--output-pte", tmp_path / "m.pte")
+    said = report(tmp_path / "m.pte")
+    assert said["passed"] and said["conversations"] in (0, 4)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """Pack an artifact and its runner for a machine without Python: a folder, .tar.gz or .zip.
 
-The bundle has the runner, the artifact, the licences of all that is linked, run.sh, and MANIFEST.json:
+The bundle has the runner, the artifact, licences, run.sh, and MANIFEST.json:
 what the files need of the machine, the verdict of verify, the result of the runner's self-test, and the
-SHA-256 of each file. The same files give the same bytes.
+SHA-256 of each file. On one machine the same files give the same bytes.
 """
 
 import argparse
@@ -58,6 +58,5 @@ def _verdict(options: argparse.Namespace) -> dict[str, object]:
         raise ValueError(f"not packed: {result.line}")
     return {
         "passed": True,
-        "checkpoint": result.subject.checkpoint,
         "checks": {check.name: check.measured for check in result.checks if check.verdict != SKIP},
     }
