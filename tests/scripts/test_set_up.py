@@ -285,12 +285,6 @@ def test_compilers_are_missed_before_anything_is_installed(tmp_path, usual):
     assert done.returncode == 1 and "no C++ compiler" in done.stderr.splitlines()[-1]
 
 
-def test_an_install_step_is_said_to_be_missing():
-    cmake = Path(sys.executable).parent / "cmake"
-    done = subprocess.run([cmake, "--install", ROOT / "cmake-out"], capture_output=True, text=True)
-    assert done.returncode and "Nothing is installed" in done.stderr
-
-
 # --- Trying compilers and Pythons -----------------------------------------------------------------
 
 
