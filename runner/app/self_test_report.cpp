@@ -2,7 +2,9 @@
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <utility>
 
+#include "app/json_line.h"
 #include "text/printable.h"
 
 namespace runner {
@@ -41,7 +43,8 @@ std::string self_test_lines(const SelfTest& test, const TestedOn& machine) {
 }
 
 std::string self_test_json(const SelfTest& test, const TestedOn& machine) {
-  nlohmann::json object = {
+  const double bytes = test.weight_bytes_per_second;
+  const std::pair<const char*, nlohmann::json> fields[] = {
       {"passed", test.wrong.empty()},
       {"wrong", test.wrong},
       {"texts", test.texts},
@@ -52,13 +55,10 @@ std::string self_test_json(const SelfTest& test, const TestedOn& machine) {
       {"threads", machine.threads},
       {"prefill_tokens_per_second", test.prefill_tokens_per_second},
       {"decode_tokens_per_second", test.decode_tokens_per_second},
-      {"weight_bytes_per_second", nullptr},
+      {"weight_bytes_per_second", bytes > 0 ? nlohmann::json(bytes) : nlohmann::json(nullptr)},
       {"peak_rss_bytes", machine.peak_rss},
   };
-  if (test.weight_bytes_per_second > 0) {
-    object["weight_bytes_per_second"] = test.weight_bytes_per_second;
-  }
-  return object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+  return json_line(fields) + "\n";
 }
 
 }  // namespace runner

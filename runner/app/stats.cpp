@@ -5,6 +5,8 @@
 #include <optional>
 #include <utility>
 
+#include "app/json_line.h"
+
 namespace runner {
 namespace {
 
@@ -56,7 +58,6 @@ std::string stats_line(const Stats& s, int64_t peak_rss) {
 }
 
 std::string stats_json(const Stats& s, int64_t peak_rss) {
-  // In this order, which an object of nlohmann's keeps for 15 KB of code only.
   const std::pair<const char*, nlohmann::json> fields[] = {
       {"load_seconds", s.load_seconds},
       {"first_token_seconds", number_or_null(first_token(s))},
@@ -68,12 +69,7 @@ std::string stats_json(const Stats& s, int64_t peak_rss) {
       {"threads", s.threads},
       {"isa", s.isa},
   };
-  std::string text;
-  for (const auto& [name, value] : fields) {
-    text += (text.empty() ? "{\"" : ",\"") + std::string(name) + "\":";
-    text += value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  }
-  return text + "}";
+  return json_line(fields);
 }
 
 }  // namespace runner
