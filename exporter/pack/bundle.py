@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +36,16 @@ exec "$folder/bin/{program}" "$folder/{model}" "$@"
 
 @dataclass(frozen=True)
 class BundleRequest:
-    """What to pack, for which machine, and where to; `verdict` is of `verify`, None where it was not run."""
+    """What to pack, for which machine, and where to; `verify` gives the verdict of that name, None: it is not
+    asked."""
 
     artifact: Path
     target: BundleTarget
     output: Path
-    verdict: Mapping[str, object] | None = None
+    verify: Callable[[], Mapping[str, object]] | None = None
 
 
-def check_request(request: BundleRequest) -> Artifact:
+def _check_request(request: BundleRequest) -> Artifact:
     """Read the artifact before anything is written.
 
     Raises ValueError or OSError with a line that names the value and the remedy where it cannot be packed for
@@ -80,10 +81,11 @@ def check_request(request: BundleRequest) -> Artifact:
 def pack(request: BundleRequest) -> None:
     """Write the bundle of `request`, whole or not at all.
 
-    Raises ValueError or OSError as `check_request`, and where a file needs what the target lacks or the
-    self-test fails.
+    Raises ValueError or OSError where the artifact cannot be packed for the target or the output not be
+    written, as the request's `verify`, and where a file needs what the target lacks or the self-test fails.
     """
-    artifact = check_request(request)
+    artifact = _check_request(request)
+    verdict = NOT_RUN if request.verify is None else request.verify()
     with _folder_beside(request.output) as folder:
         with stage(f"packing for {request.target.name}"):
             _fill(folder, artifact, request.target)
@@ -91,7 +93,7 @@ def pack(request: BundleRequest) -> None:
         with stage("running the self-test"):
             self_test = _self_test(folder, artifact, request.target)
         with stage(f"writing {request.output}"):
-            manifest = _manifest(folder, artifact, request, needs, self_test)
+            manifest = _manifest(folder, artifact, request.target, needs, verdict, self_test)
             text = json.dumps(manifest, indent=1, ensure_ascii=False)
             (folder / MANIFEST).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
             if is_archive(request.output):
@@ -159,15 +161,15 @@ def _self_test(folder: Path, artifact: Artifact, target: BundleTarget) -> dict[s
 
 
 def _manifest(
-    folder: Path, artifact: Artifact, request: BundleRequest, needs: Mapping[str, object],
-    self_test: Mapping[str, object] | str,
+    folder: Path, artifact: Artifact, target: BundleTarget, needs: Mapping[str, object],
+    verdict: Mapping[str, object] | str, self_test: Mapping[str, object] | str,
 ) -> dict[str, object]:  # fmt: skip
     metadata = artifact.metadata
     versions = {key: value for key, value in metadata.items() if key.endswith("_version") and value}
     return {
         "format": 1,
-        "target": request.target.name,
-        "boards": list(request.target.boards),
+        "target": target.name,
+        "boards": list(target.boards),
         "needs": needs,
         "artifact": {
             "file": _model_name(artifact),
@@ -178,7 +180,7 @@ def _manifest(
             "versions": versions,
         },
         "packed_by": f"exporter {__version__}",
-        "verify": NOT_RUN if request.verdict is None else request.verdict,
+        "verify": verdict,
         "self_test": self_test,
         "files": {
             path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.artifact.contents import PTE, SO, Artifact
+from exporter.artifact.contents import PT2, Artifact
 from exporter.pack.elf_needs import SYSTEM_LIBRARY, is_elf, read_needs, version_key
 from exporter.pack.targets import BundleTarget
 
@@ -37,7 +37,7 @@ def _code(folder: Path, artifact: Artifact, target: BundleTarget) -> Iterator[tu
     for path in sorted(folder.rglob("*")):
         if path.is_file() and is_elf(path):
             yield path.relative_to(folder).as_posix(), path.read_bytes()
-    if artifact.kind not in (PTE, SO):
+    if artifact.kind == PT2:
         with zipfile.ZipFile(artifact.path) as archive:
             endings = tuple(
                 f"data/aotinductor/{code.folder}/model.so"

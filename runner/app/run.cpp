@@ -12,6 +12,7 @@
 #include "app/self_test_report.h"
 #include "app/stats.h"
 #include "app/tokenize_lines.h"
+#include "app/words.h"
 #include "decode/conversation.h"
 #include "decode/self_test.h"
 #include "model/model.h"
@@ -38,10 +39,6 @@ void say(std::string_view text) {
     text.remove_prefix(std::min(end + 1, text.size()));
   }
   write_text(stderr, lines);
-}
-
-std::string counted(int64_t count, const char* noun) {
-  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }
 
 void say_that_input_is_awaited() {

@@ -1,27 +1,13 @@
 #include "app/self_test_report.h"
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "app/json_line.h"
+#include "app/words.h"
 #include "text/printable.h"
 
 namespace runner {
-namespace {
-
-std::string fixed(double value, int digits) {
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", digits, value);
-  return text;
-}
-
-// "6 texts".
-std::string counted(int64_t count, const char* noun) {
-  return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
-}
-
-}  // namespace
 
 std::string self_test_lines(const SelfTest& test, const TestedOn& machine) {
   const bool passed = test.wrong.empty();

@@ -1,11 +1,11 @@
 #include "app/stats.h"
 
-#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 
 #include "app/json_line.h"
+#include "app/words.h"
 
 namespace runner {
 namespace {
@@ -24,11 +24,8 @@ std::optional<double> first_token(const Stats& stats) {
   return stats.first_token_seconds;
 }
 
-std::string fixed(std::optional<double> value, int digits) {
-  if (!value) return "-";
-  char text[64];
-  std::snprintf(text, sizeof text, "%.*f", digits, *value);
-  return text;
+std::string fixed_or_dash(std::optional<double> value, int digits) {
+  return value ? fixed(*value, digits) : "-";
 }
 
 }  // namespace
@@ -48,11 +45,11 @@ void Stats::add(const GenerateResult& result) {
 }
 
 std::string stats_line(const Stats& s, int64_t peak_rss) {
-  return "load " + fixed(s.load_seconds, 2) + " s, first token " + fixed(first_token(s), 2) +
+  return "load " + fixed(s.load_seconds, 2) + " s, first token " + fixed_or_dash(first_token(s), 2) +
          " s, prompt " + std::to_string(s.prompt_tokens) + " tokens at " +
-         fixed(rate(s.prompt_tokens, s.prefill_seconds), 1) + "/s, generated " +
+         fixed_or_dash(rate(s.prompt_tokens, s.prefill_seconds), 1) + "/s, generated " +
          std::to_string(s.generated_tokens) + " tokens at " +
-         fixed(rate(s.decode_forwards, s.decode_seconds), 1) + "/s, peak memory " +
+         fixed_or_dash(rate(s.decode_forwards, s.decode_seconds), 1) + "/s, peak memory " +
          fixed(static_cast<double>(peak_rss) / 1e6, 0) + " MB, " + std::to_string(s.threads) +
          " threads, " + s.isa;
 }

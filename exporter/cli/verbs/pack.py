@@ -1,11 +1,12 @@
 """Pack an artifact and its runner for a machine without Python: a folder, .tar.gz or .zip.
 
-The bundle has the runner, the artifact, licences, run.sh, and MANIFEST.json:
-what the files need of the machine, the verdict of verify, the result of the runner's self-test, and the
-SHA-256 of each file. On one machine the same files give the same bytes.
+The bundle has the runner, the artifact, licences, run.sh, and MANIFEST.json: what the files need of the
+machine, the verdict of verify, the result of the runner's self-test, and the SHA-256 of each file. On one
+machine the same files give the same bytes.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from exporter.cli.command_line import UsageError, positive
@@ -30,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from exporter.lower.targets import this_machine
-    from exporter.pack.bundle import BundleRequest, check_request, pack
+    from exporter.pack.bundle import BundleRequest, pack
     from exporter.pack.targets import find_target, target_of
     from exporter.util.progress import note
 
@@ -40,9 +41,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
     if options.no_verify and options.checkpoint:
         raise UsageError("--checkpoint is for verify, which --no-verify leaves out; give one of them")
-    check_request(BundleRequest(options.artifact, target, options.output))
-    verdict = None if options.no_verify else _verdict(options)
-    pack(BundleRequest(options.artifact, target, options.output, verdict))
+    verify = None if options.no_verify else partial(_verdict, options)
+    pack(BundleRequest(options.artifact, target, options.output, verify))
     note(f"wrote {options.output} for {target.name}")
     return 0
 
