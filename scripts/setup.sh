@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with the pinned dependencies, and unpack the C++ ones into .deps.
-# Usage: scripts/setup.sh [test]        (test: also what the tests need)
+# Usage: scripts/setup.sh [test|cross]        (test: also what the tests need; cross: also zig, 100 MB)
 # PYTHON chooses the interpreter. Where pip can see a CPU build of torch (a wheel index or folder
 # named by PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS), that one is taken; it saves gigabytes.
 set -euo pipefail
@@ -26,6 +26,10 @@ if [ "$installed" != "$state" ] && [ "$installed" != "${state/build /build,test 
   step "installing the pinned packages"
   .venv/bin/python scripts/install.py "$wanted"
   echo "$state" > "$stamp"
+fi
+if [ "${1:-}" = cross ] && ! .venv/bin/python -c 'import ziglang' 2> /dev/null; then
+  step "installing zig"
+  .venv/bin/python scripts/install.py --only cross
 fi
 if [ ! -d .deps/pcre2-0.7.1 ]; then
   step "fetching PCRE2's sources"

@@ -19,17 +19,21 @@ from exporter.util.files import check_disk_full
 WEIGHTS_SYMBOLS = ("aoti_weights_start", "aoti_weights_end")  # as runner/backends/aoti_model.cpp looks for
 
 _COMPILE = (
-    "-std=c++20", "-Og", "-g0", "-w", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden",
+    "-std=c++20", "-g0", "-w", "-fPIC", "-ffp-contract=off", "-fvisibility=hidden",
     "-ffunction-sections", "-fdata-sections",
-    "-DNDEBUG", "-DTORCH_INDUCTOR_CPP_WRAPPER", "-DSTANDALONE_TORCH_HEADER",
+    "-DTORCH_INDUCTOR_CPP_WRAPPER", "-DSTANDALONE_TORCH_HEADER",
     "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DUSE_MMAP_EXTERNAL",
 )  # fmt: skip
+_NO_ASSERTIONS = "-DNDEBUG"
+# Without them PyTorch's headers declare a function of glibc's <assert.h>, which musl has in another form.
+_WITH_ASSERTIONS = "-UNDEBUG"
 # A unique symbol would keep the library loaded for ever. clang makes none, and has no such option.
 _NO_UNIQUE_SYMBOLS = "-fno-gnu-unique"
 _LINK = (
     "-shared", "-Wl,-Bsymbolic", "-Wl,--gc-sections", "-Wl,--as-needed", "-Wl,-s",
     "-Wl,-z,noexecstack",
 )  # fmt: skip
+_LINK_MACOS = ("-dynamiclib", "-undefined", "dynamic_lookup", "-Wl,-dead_strip")
 
 # The generated code prints its exceptions, which its caller reads by its last error anyway: what it
 # takes for std::cerr goes nowhere.
@@ -39,6 +43,14 @@ namespace std {
 static ostream nowhere(nullptr);
 }
 #define cerr nowhere
+"""
+
+# Libraries that zig links do not call what the C library keeps for their end (gcc's crtbeginS.o does): it
+# would be called when the program ends, from memory that is gone.
+_UNLOAD = """
+extern "C" void __cxa_finalize(void*);
+extern "C" __attribute__((visibility("hidden"))) void* __dso_handle;
+__attribute__((destructor)) static void unload() { __cxa_finalize(&__dso_handle); }
 """
 
 # The generated code keeps its last error in a thread's own string. A destructor that waits for the
@@ -66,20 +78,25 @@ def compile_targets(
     """
     (folder / "quiet.h").write_text(_QUIET)
     (folder / "thread_exit.cpp").write_text(_THREAD_EXIT)
-    (folder / "constants.S").write_text(
-        '\t.section .rodata,"a"\n\t.balign 64\n'
-        "\t.globl _binary_constants_bin_start, _binary_constants_bin_end\n"
-        f"_binary_constants_bin_start:\n\t.quad {weights_bytes}\n_binary_constants_bin_end:\n"
-        + _NO_EXECUTABLE_STACK
-    )
+    (folder / "unload.cpp").write_text(_UNLOAD)
     compilers = [find_compiler(target) for target in targets]
 
     def build(target: Target, compiler: tuple[str, ...]) -> Compiled:
         objects = []
         of_kind = () if is_clang(compiler) else (_NO_UNIQUE_SYMBOLS,)
-        for part in (source, folder / "thread_exit.cpp", folder / "constants.S"):
+        # -Og, the fastest to compile, means checks and traces to zig, which has the CPU in its command.
+        of_kind = (*of_kind, "-Os") if target.zig else (*of_kind, "-Og", f"-march={target.march}")
+        of_kind = (*of_kind, _WITH_ASSERTIONS if target.linked else _NO_ASSERTIONS)
+        constants = folder / f"{target.name}-constants.S"
+        constants.write_text(_constants(target, weights_bytes))
+        parts = [source, constants]
+        if not target.linked:
+            parts.append(folder / "thread_exit.cpp")
+        if target.zig and not target.linked and not target.macos:
+            parts.append(folder / "unload.cpp")
+        for part in parts:
             objects.append(folder / f"{target.name}-{part.stem}.o")
-            flags = (*_COMPILE, *of_kind, f"-march={target.march}", *_includes())
+            flags = (*_COMPILE, *of_kind, *_includes(), f"-ffile-prefix-map={source.parent}/=")
             if part == source:
                 flags = (*flags, "-include", folder / "quiet.h")
             _run(compiler, *flags, "-c", part, "-o", objects[-1])
@@ -92,13 +109,31 @@ def compile_targets(
 def link(compiled: Compiled, library: Path, weights: Path | None = None) -> None:
     """Link `library`; with the bytes of the file `weights` in it, where that is given.
 
-    They are brought in by the assembler, in a section of their own that the loader maps. Raises
-    ValueError when the linker fails, and OSError when the disk is full.
+    They are brought in by the assembler, in a section of their own that the loader maps. Of a target whose
+    code is linked `library` is one object. Raises ValueError when the linker fails, and OSError when the
+    disk is full.
     """
     sources = [*compiled.objects]
     if weights is not None:
         sources.append(_weights_source(compiled.target, weights))
-    _run(compiled.compiler, *_LINK, *sources, "-o", library)
+    _run(compiled.compiler, *_link_flags(compiled.target), *sources, "-o", library)
+
+
+def _link_flags(target: Target) -> tuple[str, ...]:
+    if target.linked:
+        return ("-r",)
+    return _LINK_MACOS if target.macos else _LINK
+
+
+def _constants(target: Target, weights_bytes: int) -> str:
+    """Write what the container takes for its weights where these lie elsewhere: their size."""
+    section, prefix = ("__TEXT,__const", "__") if target.macos else ('.rodata,"a"', "_")
+    start, end = f"{prefix}binary_constants_bin_start", f"{prefix}binary_constants_bin_end"
+    text = (
+        f"\t.section {section}\n\t.balign 64\n\t.globl {start}\n\t.globl {end}\n"
+        f"{start}:\n\t.quad {weights_bytes}\n{end}:\n"
+    )
+    return text if target.macos else text + _NO_EXECUTABLE_STACK
 
 
 _NO_EXECUTABLE_STACK = '\t.section .note.GNU-stack,"",%progbits\n'
@@ -120,7 +155,9 @@ def _includes() -> list[str]:
     import torch  # takes seconds, and whether there is a compiler is asked before
 
     root = Path(torch.__file__).parent / "include"
-    return [f"-I{root}", f"-I{root / 'torch' / 'csrc' / 'api' / 'include'}"]
+    # Headers name themselves in messages: as of PyTorch, wherever it lies.
+    folders = [f"-I{root}", f"-I{root / 'torch' / 'csrc' / 'api' / 'include'}"]
+    return [*folders, f"-ffile-prefix-map={root}/="]
 
 
 def _run(compiler: Sequence[str], *arguments: str | Path) -> None:

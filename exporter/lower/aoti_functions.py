@@ -3,6 +3,7 @@
 The host is `runner/backends/aoti_host/`; a test compares `host_functions` with what `aoti_run` exports.
 """
 
+import re
 from pathlib import Path
 
 from elftools.common.exceptions import ELFError
@@ -68,6 +69,33 @@ def called_functions(library: Path) -> tuple[str, ...]:
             if undefined and not weak and not versioned:
                 names.append(symbol.name)
     return tuple(sorted(names))
+
+
+def called_by_object(file: Path) -> tuple[str, ...]:
+    """List the functions of PyTorch's interface that an object calls and does not bring, sorted.
+
+    What else it calls is the C and C++ libraries', which its linker looks for. Raises ValueError when the
+    file is no ELF object.
+    """
+    with file.open("rb") as data:
+        try:
+            symbols = ELFFile(data).get_section_by_name(".symtab")
+        except ELFError as error:
+            raise ValueError(f"{file} is no object file: {error}") from None
+        return tuple(sorted(
+            symbol.name for symbol in symbols.iter_symbols()
+            if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name.startswith(_PREFIX)
+        ))  # fmt: skip
+
+
+def called_by_macos_library(file: Path) -> tuple[str, ...]:
+    """List the functions of PyTorch's interface that a library of Mach-O calls, sorted.
+
+    They are the names of its table of symbols, where C's have an underscore before them; a thunk is a jump to
+    one, of zig's linker.
+    """
+    names = re.findall(rb"\0_(aoti_torch_\w+)(?=\0)", file.read_bytes())
+    return tuple(sorted({name.decode() for name in names if not name.endswith(b"__thunk")}))
 
 
 def not_covered(called: tuple[str, ...]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.lower.targets import NATIVE, Target, find_targets, this_machine
+from exporter.lower.zig import find_zig
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"  # Inductor's name for where it compiles
 _USUAL = ("g++", "clang++", "c++")  # where CXX names none
@@ -21,15 +22,23 @@ def find_compiler(target: Target) -> tuple[str, ...]:
     """Find the C++ compiler for `target`, as a command of one or more words.
 
     For this machine's architecture that is `CXX` (`clang++`, `ccache g++`, a path), or the first of g++,
-    clang++ and c++; for another the cross compiler under Debian's name. Raises ValueError with the remedy
-    when there is none.
+    clang++ and c++; for another the cross compiler under Debian's name; zig, of the package ziglang, for the
+    targets that are its. Raises ValueError with the remedy when there is none.
     """
+    if target.zig is not None:
+        return (*find_zig(f"--target {target.name}"), "c++", "-target", target.zig, f"-mcpu={target.march}")
     if target.machine != this_machine():
         command = (f"{target.machine}-linux-gnu-g++",)
-        remedy = f"install it (Debian: apt-get install g++-{target.machine.replace('_', '-')}-linux-gnu)"
+        remedy = (
+            f"install it (Debian: apt-get install g++-{target.machine.replace('_', '-')}-linux-gnu), or use "
+            f"--target {target.name}-glibc2.17"
+        )
     else:
         command = _of_this_machine()
-        remedy = "install it (Debian: apt-get install g++), or name another with CXX"
+        remedy = (
+            "install it (Debian: apt-get install g++), name another with CXX, or use "
+            f"--target {target.machine.replace('_', '-')}-glibc2.17"
+        )
     if shutil.which(command[0]) is None:
         raise ValueError(
             f"--target {target.name} needs the compiler {command[0]}, which is not here; {remedy}"

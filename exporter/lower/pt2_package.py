@@ -4,18 +4,22 @@ Everything is stored without compression, the weights on a page's boundary, so t
 them where they lie. Source of the layout: torch 2.13, `torch/export/pt2_archive/`.
 """
 
-import struct
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from exporter.artifact.stored_zip import add_stored
+from exporter.lower.targets import Target
 
 MODEL = "model"  # the folder of the model that PyTorch's loader takes
 ALIGNMENT = 16384  # a page of any of the systems we ship to
 _ROOT = "model"
 _AOTI = "data/aotinductor"
-_PADDING_FIELD = 0x4246  # "FB", as PyTorch's own writer marks it
-_FIELD_HEADER = 4
-_LOCAL_HEADER, _ZIP64_FIELD = 30, 20
+
+
+def code_name(target: Target) -> str:
+    """Name the file of a target's code in its folder."""
+    return "model.o" if target.linked else "model.so"
 
 
 class Pt2Writer:
@@ -38,7 +42,7 @@ class Pt2Writer:
         self._write(f"{_AOTI}/{MODEL}/model_metadata.json", text.encode())
 
     def file(self, folder: str, name: str, path: Path) -> None:
-        """Write a file beside the code in `folder`; `model.so` is the code."""
+        """Write the code in `folder`, under `code_name`, or a file beside it."""
         with path.open("rb") as file:
             pieces = iter(lambda: file.read(1 << 22), b"")
             self._stream(f"{_AOTI}/{folder}/{name}", path.stat().st_size, pieces, ALIGNMENT)
@@ -56,16 +60,7 @@ class Pt2Writer:
     def _stream(
         self, name: str, size: int, pieces: Iterable[memoryview | bytes], alignment: int
     ) -> None:
-        info = zipfile.ZipInfo(f"{_ROOT}/{name}", date_time=(1980, 1, 1, 0, 0, 0))
-        info.file_size = size
-        zip64 = size > zipfile.ZIP64_LIMIT // 2
-        header = _LOCAL_HEADER + len(info.filename) + (_ZIP64_FIELD if zip64 else 0)
-        start = self._archive.start_dir + header + _FIELD_HEADER
-        padding = -start % alignment
-        info.extra = struct.pack("<HH", _PADDING_FIELD, padding) + bytes(padding)
-        with self._archive.open(info, "w", force_zip64=zip64) as out:
-            for piece in pieces:
-                out.write(piece)
+        add_stored(self._archive, f"{_ROOT}/{name}", size, pieces, alignment)
 
 
 def tensor_bytes(tensors: Iterable, alignment: int) -> Iterator[memoryview | bytes]:

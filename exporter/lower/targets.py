@@ -15,13 +15,27 @@ RUNTIMES = ("auto", LEAN, TORCH)
 
 @dataclass(frozen=True)
 class Target:
-    """An instruction set: gcc's `-march`, Inductor's vector width in bits, and what a CPU needs."""
+    """What code is compiled for: gcc's `-march`, Inductor's vector width in bits, and what a CPU needs.
+
+    `machine` is as `uname -m` says it, followed by `-static` for code that is linked into a program and by
+    `-macos`; Linux and glibc need no word. `zig` is zig's name for it where zig compiles it.
+    """
 
     name: str
-    machine: str  # as `uname -m` says it
+    machine: str
     march: str
     vector_bits: int | None
     cpu_features: tuple[str, ...]
+    zig: str | None = None
+
+    @property
+    def linked(self) -> bool:
+        """Whether the code is an object that `pack --single-file` links, and no library."""
+        return self.machine.endswith("-static")
+
+    @property
+    def macos(self) -> bool:
+        return self.machine.endswith("-macos")
 
 
 # Feature names as Linux spells them in /proc/cpuinfo; levels as the x86-64 psABI defines them.
@@ -39,6 +53,11 @@ _KNOWN = (
     Target("x86-64-v3", "x86_64", "x86-64-v3", 256, X86_64_V3),
     Target("x86-64-v4", "x86_64", "x86-64-v4", 512, X86_64_V4),
     Target("aarch64", "aarch64", "armv8-a", 128, ()),
+    Target("x86-64-glibc2.17", "x86_64", "x86_64", 128, (), "x86_64-linux-gnu.2.17"),
+    Target("aarch64-glibc2.17", "aarch64", "generic", 128, (), "aarch64-linux-gnu.2.17"),
+    Target("x86-64-static", "x86_64-static", "x86_64", 128, (), "x86_64-linux-musl"),
+    Target("aarch64-static", "aarch64-static", "generic", 128, (), "aarch64-linux-musl"),
+    Target("arm64-macos", "aarch64-macos", "apple_m1", 128, (), "aarch64-macos.13.0"),
 )
 TARGETS = (NATIVE, *(target.name for target in _KNOWN))
 
@@ -69,7 +88,7 @@ def find_targets(names: str) -> tuple[Target, ...]:
 
 def _find(name: str) -> Target:
     if name == NATIVE:
-        flags = _this_cpu()
+        flags = this_cpu()
         features = tuple(f for f in NATIVE_FEATURES if f in flags)
         return Target(name, this_machine(), NATIVE, None, features)
     for target in _KNOWN:
@@ -80,7 +99,7 @@ def _find(name: str) -> Target:
     )
 
 
-def _this_cpu() -> frozenset[str]:
+def this_cpu() -> frozenset[str]:
     """Read the flags of /proc/cpuinfo; none where there is no such file (macOS)."""
     try:
         text = Path("/proc/cpuinfo").read_text()

@@ -21,7 +21,12 @@ from torch.export import ExportedProgram
 from exporter.artifact.metadata import TOKENIZER_KEY, CodeMetadata, Metadata, sidecar_of
 from exporter.lowbit import ops
 from exporter.lower.aoti_compile import Compiled, compile_targets, link
-from exporter.lower.aoti_functions import called_functions, not_covered
+from exporter.lower.aoti_functions import (
+    called_by_macos_library,
+    called_by_object,
+    called_functions,
+    not_covered,
+)
 from exporter.lower.aoti_options import AotiOptions
 from exporter.lower.cxx_compiler import (
     INDUCTOR_CACHE,
@@ -30,7 +35,7 @@ from exporter.lower.cxx_compiler import (
     without_spaces,
 )
 from exporter.lower.graph_check import check_lowbit_only, other_operators
-from exporter.lower.pt2_package import MODEL, Pt2Writer, tensor_bytes
+from exporter.lower.pt2_package import MODEL, Pt2Writer, code_name, tensor_bytes
 from exporter.lower.targets import LEAN, NATIVE, TORCH, Target, find_targets
 from exporter.util.files import check_disk_full, disk_full_named, written_whole
 from exporter.util.progress import note
@@ -91,7 +96,9 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
             "cpp.vec_isa_ok": False,  # no loops are generated; finding out takes 8 s
         },
     )
-    source = next(Path(file) for file in files if str(file).endswith(".wrapper.cpp"))
+    # Named after its contents and a folder that is new each time; the name gets into the code.
+    source = folder / "model.cpp"
+    shutil.copyfile(next(file for file in files if str(file).endswith(".wrapper.cpp")), source)
     weights = {}
     for name, (tensor, _) in next(file for file in files if isinstance(file, dict)).items():
         if not tensor.is_contiguous() or tensor.untyped_storage().nbytes() != tensor.nbytes:
@@ -104,7 +111,7 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
     compiled = compile_targets(source, _stored_bytes(weights), options.targets, folder)
     libraries = []
     for one in compiled:
-        libraries.append(folder / f"{one.target.name}.so")
+        libraries.append(folder / f"{one.target.name}{Path(code_name(one.target)).suffix}")
         link(one, libraries[-1])
     return _Built(
         options.targets, tuple(libraries), tuple(compiled), (), {"AOTI_DEVICE_KEY": "cpu"}, weights
@@ -170,7 +177,8 @@ def _compiling_in(folder: Path) -> Iterator[None]:
 
 
 def _code_metadata(built: _Built, options: AotiOptions) -> CodeMetadata:
-    called = sorted({name for library in built.libraries for name in called_functions(library)})
+    pairs = zip(built.targets, built.libraries, strict=True)
+    called = sorted({name for target, library in pairs for name in _called(target, library)})
     missing = not_covered(called)
     lean = built.compiled and not missing  # AOTInductor's own library has libtorch beside it
     if not lean and options.runtime == LEAN:
@@ -203,6 +211,12 @@ def _code_metadata(built: _Built, options: AotiOptions) -> CodeMetadata:
     )
 
 
+def _called(target: Target, library: Path) -> tuple[str, ...]:
+    if target.macos:
+        return called_by_macos_library(library)
+    return called_by_object(library) if target.linked else called_functions(library)
+
+
 def _interface_version() -> str:
     """Name the version of what a model and its host call of each other, as
     `runner/backends/aoti_host/container.h` says it."""
@@ -222,7 +236,7 @@ def _write_package(built: _Built, package: Path, metadata: Metadata) -> None:
         writer.metadata(json.dumps(stated))
         writer.tokenizer(metadata.text.table)
         for target, library in zip(built.targets, built.libraries, strict=True):
-            writer.file(_folder(built, target), "model.so", library)
+            writer.file(_folder(built, target), code_name(target), library)
         for path in built.beside:
             writer.file(MODEL, f"model{path.suffix}", path)
         if built.weights:

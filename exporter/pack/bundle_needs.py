@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.artifact.contents import PT2, Artifact
+from exporter.lower.targets import this_cpu, this_machine
 from exporter.pack.elf_needs import SYSTEM_LIBRARY, is_elf, read_needs, version_key
+from exporter.pack.self_test import NOT_RUN
 from exporter.pack.targets import BundleTarget
+
+STATIC = "-static"  # behind the machine of code that is linked
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,44 @@ def bundle_needs(folder: Path, artifact: Artifact, target: BundleTarget) -> dict
         libraries |= set(needs.libraries) - own
         for kind, version in needs.versions.items():
             versions[kind] = max(versions.get(kind, "0"), version, key=version_key)
+    _check_glibc(versions, target)
     features = [code.cpu_features for code in compiled_codes(artifact) if code.machine == target.machine]
     return {
         "machine": target.machine,
         "largest_page_bytes": target.page_size,
         "libraries": sorted(libraries),
         "versions": dict(sorted(versions.items())),
-        "cpu_features": list(min(features, key=len, default=())),
+        "cpu_features": _check_features(list(min(features, key=len, default=())), artifact, target),
     }
+
+
+def _check_glibc(versions: Mapping[str, str], target: BundleTarget) -> None:
+    if target.glibc is None:
+        return
+    needed = versions.get("GLIBC", "0")
+    if "GLIBCXX" in versions or version_key(needed) > version_key(target.glibc):
+        word = "libstdc++" if "GLIBCXX" in versions else f"glibc {needed}"
+        raise ValueError(
+            f"the model's code needs {word}, which {target.name} may not have; export it with --target "
+            f"{target.name.removeprefix('linux-')} alone"
+        )
+
+
+def _check_features(needed: list[str], artifact: Artifact, target: BundleTarget) -> list[str]:
+    lacking = [name for name in needed if name not in target.cpu_features]
+    if lacking:
+        machine = target.machine.replace("_", "-")
+        raise ValueError(
+            f"{artifact.path} has code for CPUs with {', '.join(lacking)} alone, which {target.name} may not "
+            f"have; export it with --target {machine} as well, or pack it for a target that has them "
+            "(linux-x86-64-v3)"
+        )
+    return needed
+
+
+def lacking_here(needs: Mapping[str, object]) -> str | None:
+    """Say why what needs so much cannot be run here for a lack of CPU features; None where there is none."""
+    if needs["machine"] != this_machine():
+        return None
+    lacking = sorted(set(needs["cpu_features"]) - this_cpu())
+    return f"{NOT_RUN}: this CPU has no {', '.join(lacking)}" if lacking else None

@@ -6,18 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from exporter.pack.targets import BundleTarget
+from exporter.pack.targets import ET_RUN, build_folder
 from exporter.util.files import check_disk_full
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def check_built(target: BundleTarget, program: str) -> None:
-    """Raise FileNotFoundError that says how to build `program` for `target` where it is not."""
-    if not (ROOT / target.build / program).is_file():
+def check_built(target: str, preset: str, file: str) -> None:
+    """Raise FileNotFoundError that says how to build `file` of `preset` for `target` where it is not."""
+    folder = ROOT / build_folder(preset)
+    if not any((folder / place / file).is_file() for place in ("", "runner/app")):
         raise FileNotFoundError(
-            f"{target.build}/{program}: {program} is not built for {target.name}; build it: "
-            f"cmake --preset {target.preset} && cmake --build --preset {target.preset}"
+            f"{build_folder(preset)}/{file} is not built for {target}; build it: "
+            f"cmake --preset {preset} && cmake --build --preset {preset}"
         )
 
 
@@ -26,33 +27,38 @@ def _environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ("DESTDIR", "CMAKE_INSTALL_MODE")}
 
 
-def install_runner(target: BundleTarget, program: str, stock: bool, folder: Path) -> None:
-    """Install `program`, its libraries and licences into `folder`: bin/, lib/ and licenses/.
+def install_runner(preset: str, program: str, stock: bool, folder: Path) -> None:
+    """Install `program` of `preset`, its libraries and licences into `folder`: bin/, lib/ and licenses/.
 
     Args:
         stock: with ExecuTorch's own kernels and XNNPACK.
 
     Raises OSError with CMake's words where it cannot.
     """
+    prefix = folder / "installed"
+    for component in ("runners", "stock") if stock else ("runners",):
+        install_component(preset, component, prefix)
+    (folder / "bin").mkdir()
+    (prefix / "bin" / program).rename(folder / "bin" / program)
+    if program == ET_RUN:
+        (prefix / "lib").rename(folder / "lib")
+    (prefix / "share" / "licenses").rename(folder / "licenses")
+    if program != ET_RUN:
+        (folder / "licenses" / "executorch.txt").unlink(missing_ok=True)
+    shutil.rmtree(prefix)
+
+
+def install_component(preset: str, component: str, prefix: Path) -> None:
+    """Install what `preset` has built of `component` under `prefix`. Raises OSError with CMake's words."""
     cmake = shutil.which("cmake", path=Path(sys.executable).parent) or shutil.which("cmake")
     if cmake is None:
         raise FileNotFoundError("cmake, which installs the runner, is not here; pip install cmake")
-    prefix = folder / "installed"
-    for component in ("runners", "stock") if stock else ("runners",):
-        done = subprocess.run(
-            [cmake, "--install", ROOT / target.build, "--prefix", prefix, "--strip",
-             "--component", component],
-            capture_output=True, text=True, env=_environment(),
-        )  # fmt: skip
-        if done.returncode != 0:
-            check_disk_full(done.stderr, folder)
-            words = " ".join((done.stderr or done.stdout).split())
-            raise OSError(f"cmake cannot install {program} for {target.name}: {words}")
-    (folder / "bin").mkdir()
-    (prefix / "bin" / program).rename(folder / "bin" / program)
-    if program == "et_run":
-        (prefix / "lib").rename(folder / "lib")
-    (prefix / "share" / "licenses").rename(folder / "licenses")
-    if program != "et_run":
-        (folder / "licenses" / "executorch.txt").unlink(missing_ok=True)
-    shutil.rmtree(prefix)
+    done = subprocess.run(
+        [cmake, "--install", ROOT / build_folder(preset), "--prefix", prefix, "--strip",
+         "--component", component],
+        capture_output=True, text=True, env=_environment(),
+    )  # fmt: skip
+    if done.returncode != 0:
+        check_disk_full(done.stderr, prefix)
+        words = " ".join((done.stderr or done.stdout).split())
+        raise OSError(f"cmake cannot install {component} of {build_folder(preset)}: {words}")

@@ -6,11 +6,8 @@
 namespace lowbit {
 namespace {
 
-// CPUID leaf 7, subleaf 1, EAX bit 4 (Intel's manual, AVX-VNNI); compilers have no name for it yet.
-bool has_avx_vnni() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4 & 1) != 0;
-}
+// CPUID leaf 7, subleaf 1, EAX bit 4 (Intel's manual, AVX-VNNI).
+bool has_avx_vnni() { return has_bits(cpu_words(7, 1).eax, 1u << 4); }
 
 }  // namespace
 

@@ -20,8 +20,7 @@ struct Avx512Amx : Avx512Vnni {
 // CPUID leaf 7: EDX bits 24 (AMX-TILE) and 25 (AMX-INT8). Linux hands out the tiles' state on
 // request (Documentation/arch/x86/xstate.rst: ARCH_REQ_XCOMP_PERM, feature 18).
 bool has_amx() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 24 & 3) != 3) return false;
+  if (!has_bits(cpu_words(7).edx, 3u << 24)) return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }

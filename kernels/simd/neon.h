@@ -132,7 +132,11 @@ struct NeonBase {
   }
   template <int N>
   static Bytes bytes_right(Bytes a) {
-    return each<Bytes>([&](int i) { return vshrq_n_u8(a.v[i], N); });
+    if constexpr (N == 0) {  // vshrq_n shifts by at least 1
+      return a;
+    } else {
+      return each<Bytes>([&](int i) { return vshrq_n_u8(a.v[i], N); });
+    }
   }
   template <int N>
   static Bytes bytes_left(Bytes a) {

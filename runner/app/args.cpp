@@ -271,12 +271,17 @@ void check_combinations(const Args& a) {
 
 }  // namespace
 
-Args parse_args(const std::vector<std::string>& words) {
+Args parse_args(const std::vector<std::string>& words, const std::string& own_model) {
   Args args;
+  args.model_path = own_model;
   bool flags_ended = false;
   for (size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     if (flags_ended || word.size() < 2 || word[0] != '-') {
+      if (!own_model.empty()) {
+        throw UsageError("'" + word + "' is one word too many: the model is in this program, and a prompt of "
+                         "several words is put in quotes after -i");
+      }
       if (!args.model_path.empty()) {
         throw UsageError("'" + word + "' is one word too many after the model '" + args.model_path +
                          "': put a prompt of several words in quotes after -i");

@@ -33,10 +33,11 @@ struct Args : SamplingSettings {
   bool ignore_eos = false, stats = false, json = false, tokenize = false, self_test = false, verbose = false;
 };
 
-// Parses the words after the program's name. Throws UsageError that names the value and the remedy.
-Args parse_args(const std::vector<std::string>& words);
+// Parses the words after the program's name. `own_model` names the model of a program that has one in it
+// and takes no other. Throws UsageError that names the value and the remedy.
+Args parse_args(const std::vector<std::string>& words, const std::string& own_model = "");
 
-// The text of --help.
-std::string help_text(std::string_view program, std::string_view backend);
+// The text of --help; `own_model`: the program takes no model.
+std::string help_text(std::string_view program, std::string_view backend, bool own_model = false);
 
 }  // namespace runner

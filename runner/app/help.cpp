@@ -35,12 +35,15 @@ std::string indented(std::string_view text) {
 
 }  // namespace
 
-std::string help_text(std::string_view program, std::string_view backend) {
+std::string help_text(std::string_view program, std::string_view backend, bool own_model) {
   const bool aoti = backend == kAotiBackend;
-  std::string text = "Usage: " + std::string(program) + " " +
-                     (aoti ? "MODEL.pt2|MODEL.so" : "MODEL.pte") + " [flags]\n" +
-                     "Runs a language model exported for " + (aoti ? "AOTInductor" : "ExecuTorch") +
-                     ".\n";
+  std::string text = "Usage: " + std::string(program);
+  if (own_model) {
+    text += " [flags]\nRuns the language model that is in this program.\n";
+  } else {
+    text += std::string(aoti ? " MODEL.pt2|MODEL.so" : " MODEL.pte") + " [flags]\n" +
+            "Runs a language model exported for " + (aoti ? "AOTInductor" : "ExecuTorch") + ".\n";
+  }
   text += R"(
 Text
   -i, --prompt TEXT         prompt; in chat the first turn

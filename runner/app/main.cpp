@@ -49,6 +49,13 @@ void occupy_closed_streams() {
   }
 }
 
+// Whether this is a program of one file, with its model in it.
+#ifdef MODEL_IN_PROGRAM
+constexpr bool kOwnModel = true;
+#else
+constexpr bool kOwnModel = false;
+#endif
+
 // What the code asks of a CPU, for the line of an illegal instruction.
 std::string_view cpu_needs() {
   if (runner::backend_name() == runner::kAotiBackend) {
@@ -62,15 +69,15 @@ std::string_view cpu_needs() {
 
 int main(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
-  const std::string program =
-      argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "runner";
+  std::string program = argc > 0 ? std::filesystem::path(argv[0]).filename().string() : "";
+  if (program.empty()) program = "runner";
   try {
     occupy_closed_streams();
     std::signal(SIGPIPE, SIG_IGN);  // the write fails, and what is half-written is removed
     runner::catch_interrupts();
-    const runner::Args args = runner::parse_args({argv + (argc > 0 ? 1 : 0), argv + argc});
+    const runner::Args args = runner::parse_args({argv + (argc > 0 ? 1 : 0), argv + argc}, kOwnModel ? program : "");
     if (args.help) {
-      runner::write_text(stdout, runner::help_text(program, runner::backend_name()));
+      runner::write_text(stdout, runner::help_text(program, runner::backend_name(), kOwnModel));
       return 0;
     }
     runner::explain_crashes({.program = program, .needs = cpu_needs()});

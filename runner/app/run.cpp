@@ -113,6 +113,15 @@ const char* words_for(StopReason reason) {
   return "";
 }
 
+// Another one each time. An empty root has no device for it.
+uint64_t new_seed() {
+  try {
+    return std::random_device()();
+  } catch (const std::exception&) {
+    return static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
+  }
+}
+
 // One run of a program: the parts that its modes share.
 class Run {
  public:
@@ -225,7 +234,7 @@ class Run {
   }
 
   Sampler make_sampler() const {
-    const uint64_t seed = args_.seed ? *args_.seed : std::random_device()();
+    const uint64_t seed = args_.seed ? *args_.seed : new_seed();
     check_tokens(settings_, metadata().vocab_size);
     if (args_.verbose) say("sampling: " + flags_of(settings_) + " -s " + std::to_string(seed));
     return Sampler(settings_, seed);

@@ -60,15 +60,25 @@ void read_sidecar(AotiArtifact& artifact) {
   artifact.tokenizer = decode_base64(found->second);
 }
 
+// As exporter/lower/targets.py says it.
 std::string this_machine() {
+#ifdef __APPLE__
+  constexpr const char* kSystem = "-macos";
+#else
+  constexpr const char* kSystem = "";
+#endif
   utsname name{};
   const std::string machine = uname(&name) == 0 ? name.machine : "";
-  return machine == "arm64" ? "aarch64" : machine;  // as macOS calls it
+  return (machine == "arm64" ? "aarch64" : machine) + kSystem;  // arm64 is macOS's name for it
 }
 
-}  // namespace
+void check_tokenizer(const AotiArtifact& artifact) {
+  if (std::ssize(artifact.tokenizer) != artifact.metadata.tokenizer_size) {
+    throw Error(artifact.path + " has a damaged tokenizer; export the model again");
+  }
+}
 
-void read_aoti_package(AotiArtifact& artifact, std::span<const std::byte> bytes) {
+void read_package(AotiArtifact& artifact, std::span<const std::byte> bytes) {
   const std::string& path = artifact.path;
   artifact.members = read_zip(path, bytes);
   const ZipMember* metadata = find(artifact.members, kMetadata);
@@ -88,6 +98,16 @@ void read_aoti_package(AotiArtifact& artifact, std::span<const std::byte> bytes)
     artifact.weights = weights->data;
   }
   for (const Weight& weight : artifact.metadata.weights) place_of(path, weight, artifact.weights);
+  check_tokenizer(artifact);
+}
+
+}  // namespace
+
+AotiArtifact read_aoti_package(const std::string& path, std::span<const std::byte> bytes) {
+  AotiArtifact artifact;
+  artifact.path = path;
+  read_package(artifact, bytes);
+  return artifact;
 }
 
 std::span<const std::byte> place_of(const std::string& path, const Weight& weight,
@@ -113,17 +133,15 @@ AotiArtifact open_aoti_artifact(const std::string& path) {
   artifact.path = path;
   if (info.kind == FileKind::zip) {
     artifact.file.emplace(path);
-    read_aoti_package(artifact, artifact.file->bytes());
+    read_package(artifact, artifact.file->bytes());
   } else if (info.kind == FileKind::elf) {
     check_elf_header(path, info);
     read_sidecar(artifact);
+    check_tokenizer(artifact);
   } else {
     throw Error(path +
                 " is neither a .pt2 nor a .so; give a file exported with "
                 "--output-aoti-package or --output-dso");
-  }
-  if (std::ssize(artifact.tokenizer) != artifact.metadata.tokenizer_size) {
-    throw Error(path + " has a damaged tokenizer; export the model again");
   }
   return artifact;
 }
@@ -150,7 +168,7 @@ const Target& best_target(const AotiArtifact& artifact, const std::string& machi
   for (const Target& target : artifact.metadata.targets) {
     std::string lacking;
     if (target.machine != machine) {
-      lacking = " a CPU of " + target.machine;
+      lacking = " a machine of " + target.machine;
     } else if (available) {
       for (const std::string& name : missing_features(target.cpu_features, *available)) {
         lacking += " " + name;
@@ -167,7 +185,7 @@ const Target& best_target(const AotiArtifact& artifact, const std::string& machi
     if (better) best = &target;
   }
   if (best == nullptr) {
-    throw Error(artifact.path + " has no code that this CPU (" + machine + ") can run: " + refused +
+    throw Error(artifact.path + " has no code that this machine (" + machine + ") can run: " + refused +
                 "; export it with another --target");
   }
   return *best;

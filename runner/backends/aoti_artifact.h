@@ -28,8 +28,8 @@ struct AotiArtifact {
 // Throws Error when the file is missing, damaged, no artifact of AOTInductor, or of another version.
 AotiArtifact open_aoti_artifact(const std::string& path);
 
-// The parts of the archive `bytes`, which is not mapped: what open_aoti_artifact does with a .pt2.
-void read_aoti_package(AotiArtifact& artifact, std::span<const std::byte> bytes);
+// The same for the bytes of a .pt2, which must outlive it. `path` is for messages.
+AotiArtifact read_aoti_package(const std::string& path, std::span<const std::byte> bytes);
 
 // Where the code of a package for `target` lies; checked against its sum.
 // Throws Error when it is not there or damaged.

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "backends/aoti_artifact.h"
+#include "backends/aoti_host/bind.h"
 #include "backends/aoti_host/container.h"
 #include "kernels/lowbit.h"
 #include "model/model.h"
@@ -51,10 +52,10 @@ Tensor dense(void* data, ScalarType dtype, std::span<const int64_t> shape) {
 class AotiModel final : public Model {
  public:
   AotiModel(const std::string& path, const LoadOptions& options)
-      : artifact_(open_aoti_artifact(path)) {
+      : artifact_(open_artifact(path)) {
     if (options.metadata_only) return;
-    const Target& target = best_target(artifact_);
-    target_ = target.name;
+    const Target* target = aoti_host::linked_model() ? nullptr : &best_target(artifact_);
+    if (target) target_ = target->name;
     check_functions();
     threads_ = thread_count(options.threads);
     shared_pool(threads_);
@@ -105,6 +106,11 @@ class AotiModel final : public Model {
   }
 
  private:
+  static AotiArtifact open_artifact(const std::string& path) {
+    const aoti_host::LinkedModel* own = aoti_host::linked_model();
+    return own ? read_aoti_package(path, own->artifact) : open_aoti_artifact(path);
+  }
+
   // A tensor over the caller's memory, which the model only reads.
   static Tensor view(std::span<const int64_t> values, std::span<const int64_t> shape) {
     return dense(const_cast<int64_t*>(values.data()), ScalarType::Long, shape);
@@ -138,9 +144,14 @@ class AotiModel final : public Model {
     }
   }
 
-  void load(const Target& target) {
+  // `target` is null where the code is linked in.
+  void load(const Target* target) {
+    if (target == nullptr) {
+      make_container(Library::linked(artifact_.path), artifact_.weights);
+      return;
+    }
     if (artifact_.file) {
-      make_container(Library::from_bytes(artifact_.path, package_code(artifact_, target)),
+      make_container(Library::from_bytes(artifact_.path, package_code(artifact_, *target)),
                      artifact_.weights);
       return;
     }

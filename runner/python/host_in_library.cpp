@@ -49,6 +49,7 @@ std::string_view text_at(std::span<const char> texts, size_t at) {
 }  // namespace
 
 bool host_is_the_program() { return false; }
+const LinkedModel* linked_model() { return nullptr; }
 
 void* host_function(const char* name) {
   void* library = this_library();

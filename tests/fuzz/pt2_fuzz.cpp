@@ -137,9 +137,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Copy archive({data, size});
   repair_crcs(archive.bytes());
   attempt([&] {
-    AotiArtifact artifact;
-    artifact.path = "fuzz.pt2";
-    read_aoti_package(artifact, archive.bytes());
+    const AotiArtifact artifact = read_aoti_package("fuzz.pt2", archive.bytes());
     for (const Target& target : artifact.metadata.targets) {
       attempt([&] { package_code(artifact, target); });
     }

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import numpy as np
@@ -160,7 +161,7 @@ def test_the_best_target_is_taken(lean, tmp_path):
     foreign = tmp_path / "foreign.pt2"
     other = {"name": "z80", "machine": "z80", "cpu_features": [], "folder": "model"}
     with_metadata(lean, foreign, targets=[{**targets[1], "cpu_features": ["avx9"]}, other])
-    refused(foreign, f"{NATIVE} needs avx9", "z80 needs a CPU of z80", "--target")
+    refused(foreign, f"{NATIVE} needs avx9", "z80 needs a machine of z80", "--target")
 
 
 def test_damaged_archives(lean, tmp_path):
@@ -321,3 +322,12 @@ def test_the_tokenizer_is_the_table(lean, folder, tmp_path):
     export(folder, "--quantize", "q4", "--max-seq-length", CONTEXT, "--output-dso", library)
     encoded = aoti_metadata(library)["tokenizer"]
     assert base64.b64decode(encoded) == archive_bytes(lean, "model/tokenizer/table")
+
+
+def test_the_same_bytes_and_no_path_of_this_machine(folder, tmp_path):
+    packages = [tmp_path / f"{name}.pt2" for name in ("one", "two")]
+    for package in packages:
+        export(folder, "--quantize", "q4", "--max-seq-length", CONTEXT, "--output-aoti-package", package)
+    assert packages[0].read_bytes() == packages[1].read_bytes()
+    for place in (str(ROOT), f"{tempfile.gettempdir()}/exporter-", "site-packages"):
+        assert place.encode() not in packages[0].read_bytes()

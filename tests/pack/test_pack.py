@@ -20,13 +20,15 @@ from native import ET_RUN, ROOT, aoti_metadata, export
 
 from exporter.cli import main as cli
 from exporter.lower.targets import baseline, this_machine
+from exporter.lower.zig import ZIG_VERSION
 from exporter.pack import bundle, runner_files
 from exporter.pack.elf_needs import read_needs, version_key
-from exporter.pack.targets import BUNDLE_TARGETS, BundleTarget, find_target, target_of
+from exporter.pack.request import PackRequest
+from exporter.pack.targets import BUNDLE_TARGETS, BundleTarget, build_folder, find_target, target_of
 
 RUN = ("--tokens", "5,6,7", "-t", "0", "-n", "8", "--ignore-eos")
 HERE = target_of(this_machine()).name
-ELSEWHERE = next(target for target in BUNDLE_TARGETS if target.name != HERE)
+ELSEWHERE = next(target for target in BUNDLE_TARGETS if target.machine != this_machine())
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +186,27 @@ def test_what_cannot_be_packed(folder, tmp_path, capsys, monkeypatch):
     assert "--checkpoint" in refused(capsys, pte, "-o", out, "--no-verify", "--checkpoint", "m")
     monkeypatch.setattr(runner_files, "ROOT", tmp_path)
     assert "et_run is not built" in refused(capsys, pte, "-o", out)
+    line = refused(capsys, pte, "-o", out, "--target", "android")
+    assert "no et_run for linux-aarch64-musl" in line and "--output-aoti-package" in line
+    needing = {"name": "x86-64-v3", "machine": this_machine(), "cpu_features": ["avx9"], "folder": "model"}
+    with_metadata(folder / "m.pt2", torch, targets=[needing])
+    line = refused(capsys, torch, "-o", out, "--target", f"{HERE}-musl")
+    assert "--single-file" in line
+    line = refused(capsys, folder / "m.pt2", "-o", out, "--single-file")
+    assert f"none for {this_machine()}-static; export it with --target" in line
+    assert "cannot be a single file" in refused(capsys, pte, "-o", out, "--single-file")
+    line = refused(capsys, folder / "m.pt2", "-o", tmp_path / "b.zip", "--single-file")
+    assert f"none for {this_machine()}-static" in line
+    line = refused(capsys, folder / "m.pt2", "-o", out, "--single-file", "--target", f"{HERE}-glibc2.17")
+    assert f"take --target {HERE}" in line
     assert not out.exists()
 
 
 def test_a_target_with_larger_pages(folder, tmp_path):
     here = target_of(this_machine())
-    large = BundleTarget("large", here.machine, 1 << 24, here.preset, here.build)
+    large = BundleTarget("large", here.machine, 1 << 24, here.preset, here.programs)
     with pytest.raises(ValueError, match="bin/et_run cannot be mapped where pages have 16777216 bytes"):
-        bundle.pack(bundle.BundleRequest(folder / "m.pte", large, tmp_path / "b"))
+        bundle.pack(PackRequest(folder / "m.pte", large, tmp_path / "b"))
     assert not list(tmp_path.iterdir())
 
 
@@ -244,6 +259,9 @@ def test_targets():
     assert len(names) == len(set(names))
     presets = json.loads((ROOT / "CMakePresets.json").read_text())["configurePresets"]
     builds = {each["name"]: each["binaryDir"] for each in presets if "binaryDir" in each}
-    for target in BUNDLE_TARGETS:
-        assert builds[target.preset] == f"${{sourceDir}}/{target.build}"
+    used = {preset for target in BUNDLE_TARGETS for preset in (target.preset, target.single_file) if preset}
+    for preset in used:
+        assert builds[preset] == f"${{sourceDir}}/{build_folder(preset)}"
+    cross = re.search(r'"ziglang==(.*)"', (ROOT / "pyproject.toml").read_text()).group(1)
+    assert cross == ZIG_VERSION
     assert baseline() in ("x86-64", "aarch64")

@@ -1,8 +1,9 @@
-"""Pack an artifact and its runner for a machine without Python: a folder, .tar.gz or .zip.
+"""Pack an artifact and its runner for a machine without Python: a folder, .tar.gz, .zip or one program.
 
 The bundle has the runner, the artifact, licences, run.sh, and MANIFEST.json: what the files need of the
 machine, the verdict of verify, the result of the runner's self-test, and the SHA-256 of each file. On one
-machine the same files give the same bytes.
+machine the same files give the same bytes. --single-file writes a static program with the model in it, which
+needs nothing of the system: ./model -i "Once upon a time".
 """
 
 import argparse
@@ -22,6 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("artifact", metavar="ARTIFACT", type=Path, help=".pte, .pt2 or .so with its .so.json")
     add("-o", "--output", type=Path, metavar="PATH", required=True,
         help="what to write: .tar.gz, .tgz or .zip by its name, else a folder")  # fmt: skip
+    add("--single-file", action="store_true",
+        help="write one program, of a .pt2 with --target x86-64-static or aarch64-static")  # fmt: skip
     add("--target", metavar="NAME", help=f"a kind of machine or a board (default: this machine's): {names}")
     add("--checkpoint", metavar="PATH|MODEL",
         help="what verify compares with (default: the model that the artifact names)")  # fmt: skip
@@ -31,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from exporter.lower.targets import this_machine
-    from exporter.pack.bundle import BundleRequest, pack
+    from exporter.pack.bundle import pack
+    from exporter.pack.request import PackRequest
+    from exporter.pack.single_file import pack_single_file
     from exporter.pack.targets import find_target, target_of
     from exporter.util.progress import note
 
@@ -42,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     if options.no_verify and options.checkpoint:
         raise UsageError("--checkpoint is for verify, which --no-verify leaves out; give one of them")
     verify = None if options.no_verify else partial(_verdict, options)
-    pack(BundleRequest(options.artifact, target, options.output, verify))
+    request = PackRequest(options.artifact, target, options.output, options.single_file, verify)
+    (pack_single_file if options.single_file else pack)(request)
     note(f"wrote {options.output} for {target.name}")
     return 0
 

@@ -9,6 +9,15 @@ namespace runner::aoti_host {
 // library in a program (Python), where PyTorch's functions of the same names may be found instead.
 bool host_is_the_program();
 
+// A model whose code is linked into this program, and whose artifact, a .pt2, lies in it.
+struct LinkedModel {
+  std::span<const std::byte> artifact;
+  void* (*entry_point)(const char* name);  // null for a name that there is not
+};
+
+// Null in a program that opens files.
+const LinkedModel* linked_model();
+
 // The address of a function that a model's code finds; null where there is none.
 void* host_function(const char* name);
 

@@ -7,6 +7,7 @@
 namespace runner::aoti_host {
 
 bool host_is_the_program() { return true; }
+const LinkedModel* linked_model() { return nullptr; }
 void* host_function(const char* name) { return dlsym(RTLD_DEFAULT, name); }
 void bind_to_host(std::span<std::byte>) {}
 

@@ -4,6 +4,10 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <linux/memfd.h>
+#include <sys/syscall.h>
+#endif
 
 #include <cerrno>
 #include <cstdlib>
@@ -63,6 +67,9 @@ class FileDescriptor {
 };
 
 #ifdef __linux__
+// memfd_create, which glibc has from 2.27 on.
+int make_memory_file() { return static_cast<int>(syscall(SYS_memfd_create, "model.so", MFD_CLOEXEC)); }
+
 std::string name_of(int file) { return "/proc/self/fd/" + std::to_string(file); }
 #endif
 
@@ -118,7 +125,7 @@ Library Library::open(const std::string& file) {
 
 Library Library::from_bytes(const std::string& path, std::span<const std::byte> code) {
 #ifdef __linux__
-  const FileDescriptor file(memfd_create("model.so", MFD_CLOEXEC));
+  const FileDescriptor file(make_memory_file());
   if (file.number() >= 0 && file.write_code(path, code)) {
     // The loader tells libraries apart by name: one that is still there must not be taken for this.
     std::list<FileDescriptor> others;
@@ -143,7 +150,8 @@ Library::Library(Library&& other) noexcept
     : path_(std::move(other.path_)), handle_(std::exchange(other.handle_, nullptr)) {}
 
 void* Library::address(const char* name) const {
-  if (void* found = dlsym(handle_, name)) return found;
+  void* found = handle_ ? dlsym(handle_, name) : linked_model()->entry_point(name);
+  if (found != nullptr) return found;
   throw Error(path_ + " is not a compiled model of this project: it has no " + name +
               "; export the model again");
 }

@@ -18,6 +18,9 @@ class Library {
   // (memfd_create), else in the folder for temporary files. `path` is for messages.
   static Library from_bytes(const std::string& path, std::span<const std::byte> code);
 
+  // The code of the model that is linked into this program (bind.h).
+  static Library linked(const std::string& path) { return {path, nullptr}; }
+
   ~Library();
   Library(Library&& other) noexcept;
   Library& operator=(Library&&) = delete;
@@ -33,7 +36,7 @@ class Library {
   void* address(const char* name) const;
 
   std::string path_;
-  void* handle_;
+  void* handle_;  // null of linked code
 };
 
 // Those of `functions` that neither this host nor its program has.

@@ -35,7 +35,7 @@ TEST(the_least_where_the_system_does_not_say) {
 
 TEST(what_is_missing_is_named) {
   AotiArtifact a = artifact();
-  CHECK_THROWS(Error, best_target(a, "riscv64", kOld), "m.pt2", "riscv64", "a CPU of x86_64",
+  CHECK_THROWS(Error, best_target(a, "riscv64", kOld), "m.pt2", "riscv64", "a machine of x86_64",
                "--target");
   a.metadata.targets.resize(1);
   CHECK_THROWS(Error, best_target(a, "x86_64", kOld), "x86-64-v3 needs avx2 fma");

@@ -1,0 +1,46 @@
+# zig's C and C++ compiler, of the package ziglang, for the system ZIG_TARGET (see CMakePresets.json). It brings
+# every system's C library as headers and stubs, and links a C++ library of its own in.
+list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES ZIG_TARGET PYTHON_ENV)
+if(NOT ZIG_TARGET MATCHES "^(x86_64|aarch64)-(linux|macos)")
+  message(FATAL_ERROR "ZIG_TARGET is '${ZIG_TARGET}'; use a preset of CMakePresets.json")
+endif()
+set(CMAKE_SYSTEM_PROCESSOR ${CMAKE_MATCH_1})
+if(CMAKE_MATCH_2 STREQUAL "macos")
+  set(CMAKE_SYSTEM_NAME Darwin)
+else()
+  set(CMAKE_SYSTEM_NAME Linux)
+endif()
+if(NOT PYTHON_ENV)
+  get_filename_component(PYTHON_ENV "${CMAKE_CURRENT_LIST_DIR}/../.venv" ABSOLUTE)
+endif()
+file(GLOB zig "${PYTHON_ENV}/lib/python3*/site-packages/ziglang/zig")
+if(NOT zig)
+  message(FATAL_ERROR "${PYTHON_ENV} has no package ziglang. Run scripts/setup.sh cross")
+endif()
+
+# Scripts, since CMake wants one program where zig has a word more. What zig has compiled of the systems'
+# libraries stays in .deps/.
+get_filename_component(zig_cache "${CMAKE_CURRENT_LIST_DIR}/../.deps/zig" ABSOLUTE)
+function(write_zig_script name)
+  string(JOIN " " words ${ARGN})
+  file(CONFIGURE OUTPUT "${CMAKE_BINARY_DIR}/zig-${name}" CONTENT
+    "#!/bin/sh\nexport ZIG_GLOBAL_CACHE_DIR=\"\${ZIG_GLOBAL_CACHE_DIR:-@zig_cache@}\"\nexec \"@zig@\" @words@ \"$@\"\n" @ONLY)
+  file(CHMOD "${CMAKE_BINARY_DIR}/zig-${name}" PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
+endfunction()
+write_zig_script(cc cc -target ${ZIG_TARGET})
+write_zig_script(c++ c++ -target ${ZIG_TARGET})
+write_zig_script(ar ar)
+write_zig_script(ranlib ranlib)
+set(CMAKE_C_COMPILER "${CMAKE_BINARY_DIR}/zig-cc")
+set(CMAKE_CXX_COMPILER "${CMAKE_BINARY_DIR}/zig-c++")
+set(CMAKE_AR "${CMAKE_BINARY_DIR}/zig-ar" CACHE FILEPATH "" FORCE)
+set(CMAKE_RANLIB "${CMAKE_BINARY_DIR}/zig-ranlib" CACHE FILEPATH "" FORCE)
+# zig adds debug information unless it is told not to, and its linker leaves symbols out (-s): no strip of
+# this machine knows every target.
+set(CMAKE_C_FLAGS_INIT "-g0")
+set(CMAKE_CXX_FLAGS_INIT "-g0")
+set(CMAKE_EXE_LINKER_FLAGS_RELEASE_INIT "-s")
+set(CMAKE_STRIP "" CACHE FILEPATH "" FORCE)
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)
