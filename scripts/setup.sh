@@ -31,12 +31,17 @@ if [ "${1:-}" = cross ] && ! .venv/bin/python -c 'import ziglang' 2> /dev/null; 
   step "installing zig"
   .venv/bin/python scripts/install.py --only cross
 fi
-if [ ! -d .deps/pcre2-0.7.1 ]; then
-  step "fetching PCRE2's sources"
+# Fetches the source distribution $1-$2, which has the sources of $3, into .deps/.
+fetch_sources() {
+  local part
+  [ ! -d ".deps/$1-$2" ] || return 0
+  step "fetching $3's sources"
   mkdir -p .deps
   part="$(mktemp -d .deps/part.XXXXXX)"
-  trap 'rm -rf "$part"' EXIT
-  .venv/bin/python -m pip download -q --no-deps --no-binary pcre2 -d "$part" pcre2==0.7.1
-  tar xzf "$part"/pcre2-0.7.1.tar.gz -C "$part"
-  mv "$part/pcre2-0.7.1" .deps/
-fi
+  trap 'rm -rf .deps/part.*' EXIT
+  .venv/bin/python -m pip download -q --no-deps --no-binary "$1" -d "$part" "$1==$2"
+  tar xzf "$part/$1-$2.tar.gz" -C "$part"
+  mv "$part/$1-$2" .deps/
+}
+fetch_sources pcre2 0.7.1 PCRE2
+fetch_sources pynacl 1.6.2 libsodium

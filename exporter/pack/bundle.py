@@ -46,6 +46,9 @@ def pack(request: PackRequest) -> None:
             words = [folder / "bin" / program_of(artifact), folder / _model_name(artifact)]
             self_test = lacking or run_self_test(words, target.machine, own_libraries=False)
         with stage(f"writing {request.output}"):
+            if request.signer:
+                for path in sorted(folder.glob("model.*")):
+                    request.signer.sign(path, path.name)
             facts = Facts(artifact, _model_name(artifact), target, needs, verdict, self_test)
             files = {
                 path.relative_to(folder).as_posix(): described(path)
@@ -53,6 +56,8 @@ def pack(request: PackRequest) -> None:
             }  # fmt: skip
             text = manifest_text(facts, files)
             (folder / MANIFEST).write_text(text, encoding="utf-8", errors="backslashreplace")
+            if request.signer:
+                request.signer.sign(folder / MANIFEST, MANIFEST)
             if is_archive(request.output):
                 with written_whole(request.output) as part:
                     write_archive(folder, part, request.output.name)

@@ -10,6 +10,7 @@ from exporter.artifact.reader import read_artifact
 from exporter.pack.archive import is_archive
 from exporter.pack.bundle_needs import STATIC, compiled_codes
 from exporter.pack.runner_files import check_built
+from exporter.pack.sign import Signer
 from exporter.pack.targets import AOTI_RUN, ET_RUN, BundleTarget
 from exporter.util.files import check_writable
 
@@ -17,13 +18,14 @@ from exporter.util.files import check_writable
 @dataclass(frozen=True)
 class PackRequest:
     """What to pack, for which machine, and where to; `verify` gives the verdict of that name, None: it is not
-    asked. `single_file`: one program with the model in it, else a folder or archive."""
+    asked. `single_file`: one program with the model in it, else a folder or archive. `signer` signs it."""
 
     artifact: Path
     target: BundleTarget
     output: Path
     single_file: bool = False
     verify: Callable[[], Mapping[str, object]] | None = None
+    signer: Signer | None = None
 
 
 def program_of(artifact: Artifact) -> str:

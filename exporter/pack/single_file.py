@@ -31,7 +31,7 @@ _NOTE_HEADER = 12  # bytes before the name: the sizes of name and data, and a ty
 _PAGE = 65536  # the largest that any target has
 _LOAD, _READABLE = 1, 4  # PT_LOAD and PF_R of the ELF specification
 # In the order of linking.
-_LIBRARIES = ("single_file", "runner_app", "runner_core", "lowbit_kernels", "pcre2-8")
+_LIBRARIES = ("single_file", "runner_app", "runner_core", "lowbit_kernels", "pcre2-8", "sodium_verify")
 _ALIGNMENT = 16384  # as in the .pt2
 
 
@@ -55,13 +55,18 @@ def pack_single_file(request: PackRequest) -> None:
             put_in(linked, archive, tried)
             self_test = run_self_test([tried], target.machine, own_libraries=True)
             tried.unlink()
-        with stage(f"writing {request.output}"), written_whole(request.output) as part:
+        with stage(f"writing {request.output}"):
             needs = {"machine": target.machine, "largest_page_bytes": _PAGE, "libraries": []}
             text = manifest_text(Facts(artifact, "", target, needs, verdict, self_test), {})
             with zipfile.ZipFile(archive, "a") as file:
                 data = text.encode("utf-8", "backslashreplace")
                 add_stored(file, MANIFEST, len(data), [data], 1)
-            put_in(linked, archive, part)
+            with written_whole(request.output) as part:
+                put_in(linked, archive, part)
+                if request.signer:  # first: a signature that no program belongs to harms nobody
+                    request.signer.sign(part, request.output.name)
+                    signature = part.with_name(f"{part.name}.minisig")
+                    os.replace(signature, request.output.with_name(signature.name))
 
 
 def _link(folder: Path, artifact: Artifact, target: BundleTarget, zig: tuple[str, ...]) -> Path:

@@ -143,6 +143,11 @@ std::vector<Flag> make_flags() {
          if (g.value.empty()) g.bad("a file to write");
          a.logits_path = g.value;
        }},
+      {"", "--require-signature", true,
+       [](Args& a, const Given& g) {
+         if (g.value.empty()) g.bad("a public key of minisign's");
+         a.key_path = g.value;
+       }},
       {"", "--tokens", true, [](Args& a, const Given& g) { a.tokens = token_list(g); }},
       {"-m", "--mode", true,
        [](Args& a, const Given& g) {
@@ -311,6 +316,10 @@ Args parse_args(const std::vector<std::string>& words, const std::string& own_mo
   if (args.model_path.empty())
     throw UsageError("no model given: name the exported file, or --help");
   check_combinations(args);
+  if (!own_model.empty() && !args.key_path.empty()) {
+    throw UsageError("--require-signature checks the file of a model, which is in this program here: check the "
+                     "program with minisign -V");
+  }
   return args;
 }
 

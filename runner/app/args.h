@@ -30,6 +30,7 @@ struct Args : SamplingSettings {
   std::optional<lowbit::CacheType> cache_type;
   std::optional<std::vector<int32_t>> tokens;
   std::string logits_path;
+  std::string key_path;  // of --require-signature
   bool ignore_eos = false, stats = false, json = false, tokenize = false, self_test = false, verbose = false;
 };
 

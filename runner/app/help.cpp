@@ -88,6 +88,9 @@ Running
       --prefill-chunk N     most prompt tokens in one step (default: the artifact's limit)
       --logits-out F.npy    write float32 logits [positions, vocabulary], one row a prompt
                             position; generates nothing unless -n is given
+      --require-signature KEY
+                            run the model only if the minisign public key in the file KEY signed it:
+                            MODEL.minisig lies beside it
       --self-test           compare what this machine computes with what was stored at export:
                             token ids of texts and conversations and, on our operators, the bits
                             of logits; says what was compared and how fast it ran

@@ -16,6 +16,7 @@
 #include "decode/conversation.h"
 #include "decode/self_test.h"
 #include "model/model.h"
+#include "model/signature.h"
 #include "system/crash_line.h"
 #include "system/error.h"
 #include "system/interrupt.h"
@@ -276,6 +277,11 @@ class Run {
 }  // namespace
 
 int run(const Args& args, std::chrono::steady_clock::time_point start) {
+  if (!args.key_path.empty()) {
+    check_signature(args.model_path, args.key_path);
+    const std::string sidecar = args.model_path + ".json";  // of a .so
+    if (args.model_path.ends_with(".so")) check_signature(sidecar, args.key_path);
+  }
   const std::string activity = "running " + printable(args.model_path);
   if (args.tokenize) {
     const Run run(args, std::nullopt, start);

@@ -38,6 +38,7 @@ std::string decode_base64(std::string_view text) {
       bytes.push_back(static_cast<char>(bits >> n_bits & 0xff));
     }
   }
+  if ((bits & ((1u << n_bits) - 1)) != 0) throw Error("damaged base64: bits after its end");
   return bytes;
 }
 

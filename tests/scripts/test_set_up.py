@@ -257,7 +257,8 @@ def test_a_changed_pin_is_installed_and_nothing_else_is_twice(tmp_path):
         (tmp_path / "scripts").mkdir(exist_ok=True)
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts" / name)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / ".deps" / "pcre2-0.7.1").mkdir(parents=True)
+    for name in ("pcre2-0.7.1", "pynacl-1.6.2"):
+        (tmp_path / ".deps" / name).mkdir(parents=True)
     compiler_script(tmp_path / ".venv" / "bin" / "python", "exit 0")
 
     def installs(wanted: str) -> bool:

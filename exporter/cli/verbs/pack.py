@@ -26,6 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--single-file", action="store_true",
         help="write one program, of a .pt2 with --target x86-64-static or aarch64-static")  # fmt: skip
     add("--target", metavar="NAME", help=f"a kind of machine or a board (default: this machine's): {names}")
+    add("--sign", type=Path, metavar="KEY",
+        help="sign the model and the manifest with this secret key of minisign's")  # fmt: skip
     add("--checkpoint", metavar="PATH|MODEL",
         help="what verify compares with (default: the model that the artifact names)")  # fmt: skip
     add("--no-verify", action="store_true", help="leave verify out; the manifest says so")
@@ -36,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from exporter.lower.targets import this_machine
     from exporter.pack.bundle import pack
     from exporter.pack.request import PackRequest
+    from exporter.pack.sign import Signer
     from exporter.pack.single_file import pack_single_file
     from exporter.pack.targets import find_target, target_of
     from exporter.util.progress import note
@@ -47,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     if options.no_verify and options.checkpoint:
         raise UsageError("--checkpoint is for verify, which --no-verify leaves out; give one of them")
     verify = None if options.no_verify else partial(_verdict, options)
-    request = PackRequest(options.artifact, target, options.output, options.single_file, verify)
+    signer = Signer(options.sign) if options.sign else None
+    request = PackRequest(options.artifact, target, options.output, options.single_file, verify, signer)
     (pack_single_file if options.single_file else pack)(request)
     note(f"wrote {options.output} for {target.name}")
     return 0
