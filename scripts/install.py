@@ -24,7 +24,7 @@ def main(wanted: Sequence[str]) -> int:
         if wanted[0] == "--only":
             install(requirements(wanted[1:]))
             return 0
-        pins = requirements(["dependencies", *wanted])
+        pins = requirements(["dependencies", "export", *wanted])
         _step("installing torch, the largest download")
         install_torch(next(pin for pin in pins if pin.startswith("torch==")))
         _step("installing the other pinned packages")

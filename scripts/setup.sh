@@ -27,18 +27,20 @@ if [ "$installed" != "$state" ] && [ "$installed" != "${state/build /build,test 
   .venv/bin/python scripts/install.py "$wanted"
   echo "$state" > "$stamp"
 fi
-if [ "${1:-}" = cross ] && ! .venv/bin/python -c 'import ziglang' 2> /dev/null; then
+if [ "${1:-}" = cross ]; then
   step "installing zig"
   .venv/bin/python scripts/install.py --only cross
 fi
 # Fetches the source distribution $1-$2, which has the sources of $3, into .deps/.
+parts=()
+trap 'rm -rf "${parts[@]}"' EXIT
 fetch_sources() {
   local part
   [ ! -d ".deps/$1-$2" ] || return 0
   step "fetching $3's sources"
   mkdir -p .deps
   part="$(mktemp -d .deps/part.XXXXXX)"
-  trap 'rm -rf .deps/part.*' EXIT
+  parts+=("$part")
   .venv/bin/python -m pip download -q --no-deps --no-binary "$1" -d "$part" "$1==$2"
   tar xzf "$part/$1-$2.tar.gz" -C "$part"
   mv "$part/$1-$2" .deps/

@@ -170,10 +170,10 @@ def try_python(python: str, package: Path, folder: Path) -> Row:
         shutil.rmtree(environment, ignore_errors=True)
         _call([python, "-m", "venv", str(environment)], "makes no environment")
         pip = [str(environment / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
-        every = requirements(["dependencies", "build", "tasks", "test"])
+        every = requirements(["dependencies", "export", "build", "cross", "tasks", "test"])
         _call([*pip, "install", "--dry-run", "--no-deps", *_without_torch(every)], "lacks a pinned release")
         said.append(f"{len(every)} pins")
-        light = [pin for pin in requirements(["dependencies"]) if not pin.startswith(HEAVY)]
+        light = [pin for pin in requirements(["dependencies", "export"]) if not pin.startswith(HEAVY)]
         _call([*pip, "install", *light], "cannot install the pins without torch")
         _call([pip[0], "-m", "compileall", "-q", "-f", "exporter", "scripts"],
               "does not compile the sources", {"PYTHONPYCACHEPREFIX": str(folder / "compiled")})  # fmt: skip

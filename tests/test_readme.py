@@ -1,6 +1,5 @@
 """README's commands do what it says; the demo's own script is run by CI's fresh clone."""
 
-import importlib
 import shlex
 import subprocess
 
@@ -10,7 +9,7 @@ from readme import commands
 
 from exporter.cli import main as cli
 from exporter.cli.command_line import Parser
-from exporter.cli.verbs import VERBS, export
+from exporter.cli.verbs import VERBS, export, verb_module
 
 CALLS = [line for line in commands() if line.startswith("python -m exporter")]
 VERB_CALLS = [line for line in CALLS if line.split()[3] in VERBS]
@@ -39,7 +38,7 @@ def test_exports_are_accepted(command):
 def test_verbs_take_their_flags(command):
     name, *arguments = shlex.split(command)[3:]
     parser = Parser()
-    importlib.import_module(f"exporter.cli.verbs.{name}").configure(parser)
+    verb_module(name).configure(parser)
     assert vars(parser.parse_args(arguments))
 
 

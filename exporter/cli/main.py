@@ -1,6 +1,5 @@
 """Run the command line: `python -m exporter MODEL --output-pte`, and verbs."""
 
-import importlib
 import logging
 import os
 import select
@@ -20,10 +19,11 @@ from exporter.cli.command_line import (
     Parser,
     UsageError,
 )
-from exporter.cli.verbs import VERBS
+from exporter.cli.verbs import VERBS, verb_module
 from exporter.recipe.other_names import VERB_ANSWERS
 from exporter.recipe.schemes import support_table
 from exporter.util.errors import first_line
+from exporter.util.native_files import DISTRIBUTION
 from exporter.util.nearest import hint, nearest
 from exporter.util.progress import note
 
@@ -51,6 +51,11 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except (ValueError, OSError) as error:
         return _fail(first_line(error), arguments)
+    except ModuleNotFoundError as error:
+        return _fail(
+            f"this needs the package {error.name}, which is not installed; install what exporting needs: "
+            f"pip install '{DISTRIBUTION}[export]'", arguments,
+        )  # fmt: skip
     except Exception as error:  # a defect of ours or of a library: still one line
         name = type(error).__name__
         return _fail(f"{name}: {first_line(error)} (--verbose shows where)", arguments)
@@ -80,7 +85,7 @@ def _fail(message: str, arguments: Sequence[str]) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     name = _verb(arguments)
-    verb = importlib.import_module(f"exporter.cli.verbs.{name or 'export'}")
+    verb = verb_module(name or "export")
     if name is None:
         parser = Parser(
             owners=_owners,
@@ -131,14 +136,14 @@ def _owners(flag: str) -> list[str]:
     found = []
     for name in VERBS:
         parser = Parser()
-        importlib.import_module(f"exporter.cli.verbs.{name}").configure(parser)
+        verb_module(name).configure(parser)
         if parser.has(flag):
             found.append(name)
     return found
 
 
 def _epilog() -> str:
-    summaries = {name: importlib.import_module(f"exporter.cli.verbs.{name}").SUMMARY for name in VERBS}
+    summaries = {name: verb_module(name).SUMMARY for name in VERBS}
     verbs = "\n".join(f"  {PROGRAM} {name:9} {text}" for name, text in summaries.items())
     return f"""verbs (each has a --help of its own):
 {verbs}

@@ -14,8 +14,11 @@ import torch
 from torch import FunctionSchema, Tensor
 from torch._ops import OpOverload
 
+from exporter.util.errors import first_line
+from exporter.util.native_files import check_version, native_folder, remedy
+
 LIBRARY_VARIABLE = "LOWBIT_LIBRARY"
-LIBRARY = Path(__file__).parent.parent.parent / "cmake-out" / "liblowbit_aten.so"
+LIBRARY = native_folder() / "liblowbit_aten.so"
 
 # A type of PyTorch's schemas in AOTInductor's C interface.
 _C_TYPES = {
@@ -37,11 +40,18 @@ def load() -> None:
     path = Path(os.environ.get(LIBRARY_VARIABLE) or LIBRARY)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path}: the library of the lowbit operators is not there; build it with "
-            f"scripts/build_native.sh, or name it with {LIBRARY_VARIABLE}"
+            f"{path}: the library of the lowbit operators is not there; {remedy()}, or name it with "
+            f"{LIBRARY_VARIABLE}"
         )
+    check_version("torch")
     # Global, so that packages compiled by AOTInductor find their operators when loaded here.
-    ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    try:
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise ValueError(
+            f"{path} does not fit torch {torch.__version__} ({first_line(error)}); {remedy()}, with the "
+            "torch that pyproject.toml names"
+        ) from None
     _register_shapes()
 
 

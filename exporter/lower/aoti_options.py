@@ -28,7 +28,10 @@ def check_options(options: AotiOptions) -> None:
     if options.library is not None and len(options.targets) > 1:
         raise ValueError(f"a .so holds code for one target, not for {names}; write a .pt2 instead")
     foreign = [t.name for t in options.targets if t.machine != this_machine()]
-    if not options.lowbit and (len(options.targets) > 1 or foreign):
+    by_zig = [t.name for t in options.targets if t.zig]
+    if options.library is not None and by_zig:
+        raise ValueError(f"a .so is not compiled for {', '.join(by_zig)}; write a .pt2 instead")
+    if not options.lowbit and (len(options.targets) > 1 or foreign or by_zig):
         raise ValueError(
             f"--target {names} needs --delegate lowbit: PyTorch's own operators are compiled for "
             "one target of this machine's architecture"

@@ -27,17 +27,18 @@ def find_compiler(target: Target) -> tuple[str, ...]:
     """
     if target.zig is not None:
         return (*find_zig(f"--target {target.name}"), "c++", "-target", target.zig, f"-mcpu={target.march}")
+    words = target.machine.replace("_", "-")
     if target.machine != this_machine():
         command = (f"{target.machine}-linux-gnu-g++",)
         remedy = (
-            f"install it (Debian: apt-get install g++-{target.machine.replace('_', '-')}-linux-gnu), or use "
-            f"--target {target.name}-glibc2.17"
+            f"install it (Debian: apt-get install g++-{words}-linux-gnu), or use --target "
+            f"{words}-glibc2.17 with the package ziglang"
         )
     else:
         command = _of_this_machine()
         remedy = (
-            "install it (Debian: apt-get install g++), name another with CXX, or use "
-            f"--target {target.machine.replace('_', '-')}-glibc2.17"
+            "install it (Debian: apt-get install g++), name another with CXX, or use --target "
+            f"{words}-glibc2.17 with the package ziglang"
         )
     if shutil.which(command[0]) is None:
         raise ValueError(
@@ -48,6 +49,19 @@ def find_compiler(target: Target) -> tuple[str, ...]:
         said = (tried.stderr.strip().splitlines() or [f"it ends with status {tried.returncode}"])[0]
         raise ValueError(f"the compiler {shlex.join(command)} does not run: {said}; {remedy}")
     return command
+
+
+def find_compiler_here() -> tuple[str, ...]:
+    """Find a C++ compiler for this machine: its own, else zig. Raises ValueError where there is neither."""
+    (native,) = find_targets(NATIVE)
+    try:
+        return find_compiler(native)
+    except ValueError as error:
+        try:
+            (by_zig,) = find_targets(f"{this_machine().replace('_', '-')}-glibc2.17")
+            return find_compiler(by_zig)
+        except ValueError:
+            raise error from None
 
 
 def is_clang(compiler: tuple[str, ...]) -> bool:

@@ -31,12 +31,12 @@ from exporter.lower.aoti_options import AotiOptions
 from exporter.lower.cxx_compiler import (
     INDUCTOR_CACHE,
     InductorCompiler,
-    find_compiler,
+    find_compiler_here,
     without_spaces,
 )
 from exporter.lower.graph_check import check_lowbit_only, other_operators
 from exporter.lower.pt2_package import MODEL, Pt2Writer, code_name, tensor_bytes
-from exporter.lower.targets import LEAN, NATIVE, TORCH, Target, find_targets
+from exporter.lower.targets import LEAN, TORCH, Target
 from exporter.util.files import check_disk_full, disk_full_named, written_whole
 from exporter.util.progress import note
 
@@ -149,8 +149,7 @@ def _inductor(program: ExportedProgram, folder: Path, configs: dict) -> list:
     `folder`, and a dict of weights with them where the options ask for it. `aoti_compile` compiles the
     sources for other machines."""
     arguments, keywords = program.example_inputs
-    (native,) = find_targets(NATIVE)
-    compiler = InductorCompiler.make(find_compiler(native), folder)
+    compiler = InductorCompiler.make(find_compiler_here(), folder)
     options = {"aot_inductor.package": True, "aot_inductor.metadata": {}, **compiler.options(), **configs}
     with _compiling_in(folder), compiler.used(), torch.no_grad():
         try:

@@ -4,10 +4,12 @@ import importlib.util
 import os
 from pathlib import Path
 
+from exporter.util.native_files import CHECKOUT, in_checkout
+
 ZIG_VERSION = "0.17.1"
 # Where zig keeps what it has compiled of the systems' libraries: in a checkout beside its other downloads.
 ZIG_CACHE = "ZIG_GLOBAL_CACHE_DIR"
-_CACHE = Path(__file__).parent.parent.parent / ".deps" / "zig"
+_CACHE = CHECKOUT / ".deps" / "zig"
 
 
 def find_zig(who: str) -> tuple[str, ...]:
@@ -18,7 +20,7 @@ def find_zig(who: str) -> tuple[str, ...]:
     spec = importlib.util.find_spec("ziglang")
     for folder in spec.submodule_search_locations or () if spec else ():
         if (zig := Path(folder, "zig")).is_file():
-            if ZIG_CACHE in os.environ or not _CACHE.parent.is_dir():
+            if ZIG_CACHE in os.environ or not in_checkout():
                 return (str(zig),)
             return ("env", f"{ZIG_CACHE}={_CACHE}", str(zig))
     raise ValueError(f"{who} needs zig, which is not here; install it: pip install ziglang=={ZIG_VERSION}")

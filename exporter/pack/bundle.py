@@ -14,6 +14,7 @@ from exporter.pack.manifest import MANIFEST, Facts, described, manifest_text
 from exporter.pack.request import PackRequest, check_request, program_of
 from exporter.pack.runner_files import install_runner
 from exporter.pack.self_test import NOT_RUN, run_self_test
+from exporter.pack.targets import BundleTarget
 from exporter.recipe.schemes import LOWBIT
 from exporter.util.files import disk_full_named, written_whole
 from exporter.util.progress import stage
@@ -21,6 +22,11 @@ from exporter.util.progress import stage
 START = "run.sh"
 START_TEXT = """#!/bin/sh
 # Run the model of this folder: ./run.sh -i "Once upon a time", or ./run.sh --help.
+case "$(getconf LONG_BIT 2> /dev/null || uname -m)" in
+  32 | arm* | i?86)
+    echo "run.sh: this is for 64-bit {machine}, and this system is of 32 bits; install a 64-bit one" >&2
+    exit 1 ;;
+esac
 folder=$(dirname -- "$(readlink -f -- "$0")") || exit 1
 exec "$folder/bin/{program}" "$folder/{model}" "$@"
 """
@@ -39,7 +45,7 @@ def pack(request: PackRequest) -> None:
         folder = outer / "bundle"
         folder.mkdir()
         with stage(f"packing for {target.name}"):
-            _fill(folder, artifact, target.preset)
+            _fill(folder, artifact, target)
             needs = bundle_needs(folder, artifact, target)
         with stage("running the self-test"):
             lacking = lacking_here(needs)
@@ -80,12 +86,13 @@ def folder_beside(output: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fill(folder: Path, artifact: Artifact, preset: str) -> None:
-    install_runner(preset, program_of(artifact), artifact.delegate != LOWBIT, folder)
+def _fill(folder: Path, artifact: Artifact, target: BundleTarget) -> None:
+    install_runner(target.preset, program_of(artifact), artifact.delegate != LOWBIT, folder)
     model = folder / _model_name(artifact)
     shutil.copyfile(artifact.path, model)
     if artifact.kind == SO:
         shutil.copyfile(sidecar_of(artifact.path), sidecar_of(model))
     start = folder / START
-    start.write_text(START_TEXT.format(program=program_of(artifact), model=model.name))
+    words = {"program": program_of(artifact), "model": model.name, "machine": target.machine}
+    start.write_text(START_TEXT.format(**words))
     start.chmod(0o755)

@@ -85,7 +85,7 @@ def bundle_needs(folder: Path, artifact: Artifact, target: BundleTarget) -> dict
         "largest_page_bytes": target.page_size,
         "libraries": sorted(libraries),
         "versions": dict(sorted(versions.items())),
-        "cpu_features": _check_features(list(min(features, key=len, default=())), artifact, target),
+        "cpu_features": list(min(features, key=len, default=())),
     }
 
 
@@ -97,20 +97,26 @@ def _check_glibc(versions: Mapping[str, str], target: BundleTarget) -> None:
         word = "libstdc++" if "GLIBCXX" in versions else f"glibc {needed}"
         raise ValueError(
             f"the model's code needs {word}, which {target.name} may not have; export it with --target "
-            f"{target.name.removeprefix('linux-')} alone"
+            f"{code_option(target)} alone"
         )
 
 
-def _check_features(needed: list[str], artifact: Artifact, target: BundleTarget) -> list[str]:
-    lacking = [name for name in needed if name not in target.cpu_features]
-    if lacking:
-        machine = target.machine.replace("_", "-")
+def check_features(artifact: Artifact, target: BundleTarget) -> None:
+    """Raise ValueError where all code of an artifact for the target asks for more than its CPUs have."""
+    codes = [code for code in compiled_codes(artifact) if code.machine == target.machine]
+    lacking = [[name for name in code.cpu_features if name not in target.cpu_features] for code in codes]
+    if all(lacking):
+        words = ", ".join(min(lacking, key=len))
         raise ValueError(
-            f"{artifact.path} has code for CPUs with {', '.join(lacking)} alone, which {target.name} may not "
-            f"have; export it with --target {machine} as well, or pack it for a target that has them "
-            "(linux-x86-64-v3)"
+            f"{artifact.path} has code for CPUs with {words} alone, which {target.name} may not have; "
+            f"export it with --target {code_option(target)} as well"
         )
-    return needed
+
+
+def code_option(target: BundleTarget) -> str:
+    """Name the code that every machine of a target runs, as the exporter's --target has it."""
+    words = target.machine.replace("_", "-")
+    return words if target.glibc is None else f"{words}-glibc{target.glibc}"
 
 
 def lacking_here(needs: Mapping[str, object]) -> str | None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from exporter import __version__
 from exporter.artifact.contents import Artifact, stored_recipe
@@ -53,12 +54,12 @@ def manifest_text(facts: Facts, files: Mapping[str, Mapping[str, object]]) -> st
 
 def described(path: Path) -> dict[str, object]:
     """Return a file's size and SHA-256, as a manifest has them."""
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return {"bytes": path.stat().st_size, "sha256": sha256_of_stream(file)}
+
+
+def sha256_of_stream(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

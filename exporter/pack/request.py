@@ -8,7 +8,7 @@ from exporter.artifact.contents import PT2, PTE, Artifact, stored_recipe
 from exporter.artifact.metadata import SELF_TEST_KEY
 from exporter.artifact.reader import read_artifact
 from exporter.pack.archive import is_archive
-from exporter.pack.bundle_needs import STATIC, compiled_codes
+from exporter.pack.bundle_needs import STATIC, check_features, code_option, compiled_codes
 from exporter.pack.runner_files import check_built
 from exporter.pack.sign import Signer
 from exporter.pack.targets import AOTI_RUN, ET_RUN, BundleTarget
@@ -63,9 +63,12 @@ def _check_bundle(artifact: Artifact, target: BundleTarget) -> None:
                 f"there is no et_run for {target.name}: ExecuTorch's libraries need glibc 2.28 or newer; "
                 "export a .pt2 with --output-aoti-package"
             )
-        raise ValueError(f"{target.name} is served by a program of one file alone: add --single-file")
+        raise ValueError(
+            f"{target.name} is served by a program of one file alone, which a .pt2 can be: add --single-file"
+        )
     if artifact.kind != PTE:
-        _check_code(artifact, target.machine, target.machine.replace("_", "-"))
+        _check_code(artifact, target.machine, code_option(target))
+        check_features(artifact, target)
     check_built(target.name, target.preset, program)
 
 

@@ -8,12 +8,17 @@ from pathlib import Path
 
 from exporter.pack.targets import ET_RUN, build_folder
 from exporter.util.files import check_disk_full
+from exporter.util.native_files import CHECKOUT, in_checkout, native_folder
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = CHECKOUT
 
 
 def check_built(target: str, preset: str, file: str) -> None:
     """Raise FileNotFoundError that says how to build `file` of `preset` for `target` where it is not."""
+    if not in_checkout():
+        if preset != "release":
+            raise FileNotFoundError(f"{target} is packed from a checkout of the project, which builds {file}")
+        return
     folder = ROOT / build_folder(preset)
     if not any((folder / place / file).is_file() for place in ("", "runner/app")):
         raise FileNotFoundError(
@@ -36,8 +41,15 @@ def install_runner(preset: str, program: str, stock: bool, folder: Path) -> None
     Raises OSError with CMake's words where it cannot.
     """
     prefix = folder / "installed"
-    for component in ("runners", "stock") if stock else ("runners",):
-        install_component(preset, component, prefix)
+    if in_checkout():
+        for component in ("runners", "stock") if stock else ("runners",):
+            install_component(preset, component, prefix)
+    elif stock:
+        raise FileNotFoundError("models on ExecuTorch's own kernels are packed from a checkout")
+    else:
+        for part in ("bin", "lib", "share"):
+            shutil.copytree(native_folder() / part, prefix / part)
+        (prefix / "lib" / "libet_stock.so").unlink()
     (folder / "bin").mkdir()
     (prefix / "bin" / program).rename(folder / "bin" / program)
     if program == ET_RUN:

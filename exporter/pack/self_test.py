@@ -26,10 +26,12 @@ def run_self_test(
     """
     emulator: list[str] = []
     if machine != this_machine():
-        found = _emulator(machine, own_libraries)
-        if found is None:
-            return f"{NOT_RUN}: this machine runs no {machine}; install qemu-user-static to emulate it"
-        emulator = found
+        program, libraries = f"qemu-{machine}-static", Path(f"/usr/{machine}-linux-gnu")
+        if shutil.which(program) is None:
+            return f"{NOT_RUN}: there is no {program} to emulate {machine} (Debian: qemu-user-static)"
+        if not (own_libraries or libraries.is_dir()):
+            return f"{NOT_RUN}: there are no libraries of {machine} in {libraries} (of a cross compiler)"
+        emulator = [program] if own_libraries else [program, "-L", str(libraries)]
     clean = {k: v for k, v in os.environ.items() if k not in _CLEARED}
     words = [*emulator, *command, "--self-test", "--json"]
     done = subprocess.run(words, capture_output=True, text=True, env=clean)
@@ -44,11 +46,3 @@ def run_self_test(
         raise ValueError(f"the packed runner fails its self-test: {said['wrong'][0]}; export the model again")
     counts = {key: said[key] for key in ("texts", "conversations", "prompts", "positions")}
     return {"passed": True, "on": f"emulated {machine}" if emulator else machine, **counts}
-
-
-def _emulator(machine: str, own_libraries: bool) -> list[str] | None:
-    """Return the command that emulates a machine, with its system's libraries; None where there is none."""
-    program, libraries = f"qemu-{machine}-static", Path(f"/usr/{machine}-linux-gnu")
-    if shutil.which(program) is None or not (own_libraries or libraries.is_dir()):
-        return None
-    return [program] if own_libraries else [program, "-L", str(libraries)]

@@ -18,7 +18,7 @@ from exporter.artifact.stored_zip import add_stored
 from exporter.lower.zig import find_zig
 from exporter.pack.bundle import folder_beside
 from exporter.pack.bundle_needs import STATIC, compiled_codes
-from exporter.pack.manifest import MANIFEST, Facts, manifest_text
+from exporter.pack.manifest import MANIFEST, Facts, manifest_text, sha256_of_stream
 from exporter.pack.request import PackRequest, check_request
 from exporter.pack.runner_files import install_component
 from exporter.pack.self_test import NOT_RUN, run_self_test
@@ -57,16 +57,23 @@ def pack_single_file(request: PackRequest) -> None:
             tried.unlink()
         with stage(f"writing {request.output}"):
             needs = {"machine": target.machine, "largest_page_bytes": _PAGE, "libraries": []}
-            text = manifest_text(Facts(artifact, "", target, needs, verdict, self_test), {})
+            facts = Facts(artifact, request.output.name, target, needs, verdict, self_test)
+            text = manifest_text(facts, _described(archive))
             with zipfile.ZipFile(archive, "a") as file:
                 data = text.encode("utf-8", "backslashreplace")
                 add_stored(file, MANIFEST, len(data), [data], 1)
             with written_whole(request.output) as part:
                 put_in(linked, archive, part)
-                if request.signer:  # first: a signature that no program belongs to harms nobody
+                if request.signer:
                     request.signer.sign(part, request.output.name)
-                    signature = part.with_name(f"{part.name}.minisig")
-                    os.replace(signature, request.output.with_name(signature.name))
+                    signature = part.with_name(f"{part.name}.minisig").rename(folder / "signature")
+                _signature_of(request.output).unlink(missing_ok=True)  # of what was there before
+            if request.signer:
+                os.replace(signature, _signature_of(request.output))
+
+
+def _signature_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.minisig")
 
 
 def _link(folder: Path, artifact: Artifact, target: BundleTarget, zig: tuple[str, ...]) -> Path:
@@ -102,6 +109,16 @@ def _write_archive(path: Path, artifact: Artifact, licenses: Path) -> None:
         for file in sorted(licenses.iterdir()):
             data = file.read_bytes()
             add_stored(out, f"licenses/{file.name}", len(data), [data], 1)
+
+
+def _described(archive: Path) -> dict[str, dict[str, object]]:
+    """Return the size and SHA-256 of each file of an archive, as a manifest has them."""
+    found = {}
+    with zipfile.ZipFile(archive) as source:
+        for info in source.infolist():
+            with source.open(info) as file:
+                found[info.filename] = {"bytes": info.file_size, "sha256": sha256_of_stream(file)}
+    return found
 
 
 def put_in(program: Path, archive: Path, output: Path) -> None:

@@ -13,9 +13,11 @@ from typing import cast
 
 from exporter.artifact.runner_interface import Forward, RunnerModel, RunnerModule, RunnerSampler
 from exporter.recipe.schemes import AOTI, EXECUTORCH
+from exporter.util.errors import first_line
+from exporter.util.native_files import check_version, native_folder, remedy
 
 FOLDER_VARIABLE = "RUNNER_MODULES"
-FOLDER = Path(__file__).parent.parent.parent / "cmake-out" / "python"
+FOLDER = native_folder() / "python"
 MODULES = {EXECUTORCH: "_et", AOTI: "_aoti"}
 
 ZIP_MAGIC, ELF_MAGIC = b"PK\x03\x04", b"\x7fELF"
@@ -129,9 +131,13 @@ def _imported(name: str, path: Path) -> RunnerModule:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: the runner's library for Python {sysconfig.get_python_version()} is not there; "
-            f"build it with scripts/build_native.sh, or name its folder with {FOLDER_VARIABLE}"
+            f"{remedy()}, or name its folder with {FOLDER_VARIABLE}"
         )
     spec = importlib.util.spec_from_file_location(f"{__name__}.{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    check_version("executorch")
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise ValueError(f"{path} cannot be loaded ({first_line(error)}); {remedy()}") from None
     return cast(RunnerModule, module)

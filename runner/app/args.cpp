@@ -279,11 +279,12 @@ void check_combinations(const Args& a) {
 Args parse_args(const std::vector<std::string>& words, const std::string& own_model) {
   Args args;
   args.model_path = own_model;
+  args.own_model = !own_model.empty();
   bool flags_ended = false;
   for (size_t i = 0; i < words.size(); ++i) {
     const std::string& word = words[i];
     if (flags_ended || word.size() < 2 || word[0] != '-') {
-      if (!own_model.empty()) {
+      if (args.own_model) {
         throw UsageError("'" + word + "' is one word too many: the model is in this program, and a prompt of "
                          "several words is put in quotes after -i");
       }
@@ -316,7 +317,7 @@ Args parse_args(const std::vector<std::string>& words, const std::string& own_mo
   if (args.model_path.empty())
     throw UsageError("no model given: name the exported file, or --help");
   check_combinations(args);
-  if (!own_model.empty() && !args.key_path.empty()) {
+  if (args.own_model && !args.key_path.empty()) {
     throw UsageError("--require-signature checks the file of a model, which is in this program here: check the "
                      "program with minisign -V");
   }

@@ -18,6 +18,7 @@ struct Args : SamplingSettings {
   std::optional<uint64_t> seed;
   bool help = false;
   std::string model_path;
+  bool own_model = false;  // in the program; the path is the program's name
   std::optional<int64_t> steps;
   std::optional<std::string> prompt, system_prompt;
   std::string prompt_path;     // empty: see prompt

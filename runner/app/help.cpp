@@ -89,8 +89,9 @@ Running
       --logits-out F.npy    write float32 logits [positions, vocabulary], one row a prompt
                             position; generates nothing unless -n is given
       --require-signature KEY
-                            run the model only if the minisign public key in the file KEY signed it:
-                            MODEL.minisig lies beside it
+                            run the model only if the minisign public key in the file KEY signed it,
+                            by MODEL.minisig beside it, or in a bundle every file of it, by its
+                            MANIFEST.json.minisig
       --self-test           compare what this machine computes with what was stored at export:
                             token ids of texts and conversations and, on our operators, the bits
                             of logits; says what was compared and how fast it ran
@@ -106,6 +107,10 @@ Exit status: 0; 2 when the command line is wrong; 1 when a file is missing, dama
 running or the self-test fails or a chat had to refuse a turn or a command; 130 after an interrupt (a reply
 ended in a chat at a terminal is none).
 )";
+  if (own_model) {  // which is no file that a signature could lie beside
+    const size_t start = text.find("      --require-signature"), end = text.find("      --self-test");
+    text.erase(start, end - start);
+  }
   return text;
 }
 

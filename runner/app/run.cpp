@@ -16,13 +16,14 @@
 #include "decode/conversation.h"
 #include "decode/self_test.h"
 #include "model/model.h"
-#include "model/signature.h"
+#include "model/signed_files.h"
 #include "system/crash_line.h"
 #include "system/error.h"
 #include "system/interrupt.h"
 #include "system/npy.h"
 #include "system/output.h"
 #include "system/peak_memory.h"
+#include "system/read_ahead.h"
 #include "text/printable.h"
 #include "text/tokenizer.h"
 
@@ -123,6 +124,19 @@ uint64_t new_seed() {
   }
 }
 
+// Reads a model that lies on a slow disk in order, and says how far it is.
+void read_model_ahead(const std::string& path) {
+  constexpr std::chrono::seconds kPause(2);
+  auto next = std::chrono::steady_clock::now() + kPause;
+  read_ahead(path, [&](double part) {
+    if (std::chrono::steady_clock::now() >= next) {
+      say("reading " + path + ": " + std::to_string(static_cast<int>(100 * part)) + " %");
+      next = std::chrono::steady_clock::now() + kPause;
+    }
+    return !interrupted();
+  });
+}
+
 // One run of a program: the parts that its modes share.
 class Run {
  public:
@@ -131,8 +145,7 @@ class Run {
       : args_(args),
         prompt_(std::move(prompt)),
         load_start_(std::chrono::steady_clock::now()),
-        model_(
-            load_model(args.model_path, {.threads = args.threads, .metadata_only = args.tokenize})),
+        model_(load(args)),
         tokenizer_(make_tokenizer(args, *model_)),
         settings_(chosen_settings(args, model_->metadata().sampling)) {
     if (!args.tokenize && !args.self_test) {
@@ -228,6 +241,11 @@ class Run {
   }
 
  private:
+  static std::unique_ptr<Model> load(const Args& args) {
+    if (!args.tokenize && !args.own_model) read_model_ahead(args.model_path);
+    return load_model(args.model_path, {.threads = args.threads, .metadata_only = args.tokenize});
+  }
+
   const Metadata& metadata() const { return model_->metadata(); }
 
   Conversation make_conversation() const {
@@ -277,11 +295,7 @@ class Run {
 }  // namespace
 
 int run(const Args& args, std::chrono::steady_clock::time_point start) {
-  if (!args.key_path.empty()) {
-    check_signature(args.model_path, args.key_path);
-    const std::string sidecar = args.model_path + ".json";  // of a .so
-    if (args.model_path.ends_with(".so")) check_signature(sidecar, args.key_path);
-  }
+  if (!args.key_path.empty()) check_signed(args.model_path, args.key_path);
   const std::string activity = "running " + printable(args.model_path);
   if (args.tokenize) {
     const Run run(args, std::nullopt, start);

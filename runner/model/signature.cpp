@@ -92,8 +92,10 @@ Signature read_signature(const std::string& path) {
   if (hashed || data.starts_with(kLegacy)) {
     found.key_id = data.substr(2, kIdBytes);
     found.bytes = data.substr(2 + kIdBytes);
-    if (lines[2].starts_with(kTrusted)) found.comment = lines[2].substr(kTrusted.size());
-    found.comment_bytes = decoded(lines[3], crypto_sign_ed25519_BYTES);
+    if (lines[2].starts_with(kTrusted)) {
+      found.comment = lines[2].substr(kTrusted.size());
+      found.comment_bytes = decoded(lines[3], crypto_sign_ed25519_BYTES);
+    }
   }
   if (found.comment_bytes.empty()) throw Error(path + " is no signature of minisign's; copy it again");
   return found;

@@ -1,6 +1,7 @@
 """What zig compiles: programs of one file, and aoti_run for old systems. scripts/test_cross.sh builds what is
 needed and runs this; elsewhere it is left out."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import minisign
 import numpy as np
 import pytest
 import tiny
@@ -19,6 +21,7 @@ from native import AOTI_RUN, ROOT, export
 
 from exporter.cli import main as cli
 from exporter.lower.targets import this_machine
+from exporter.pack.elf_needs import version_key
 from exporter.pack.single_file import put_in
 from exporter.pack.targets import build_folder
 
@@ -55,6 +58,7 @@ def single(folder):
     return folder / "single"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may enter an empty root")
 def test_a_single_file_in_an_empty_folder(folder, single, tmp_path):
     """Nothing is there but the program: no library, no /proc, no /dev."""
     expected = subprocess.run([AOTI_RUN, folder / "static.pt2", *RUN], capture_output=True).stdout
@@ -76,14 +80,18 @@ def test_a_single_file_is_an_archive_too(folder, single):
     with zipfile.ZipFile(single) as archive:
         manifest = json.loads(archive.read("MANIFEST.json"))
         names = set(archive.namelist())
+        data = {name: archive.read(name) for name in manifest["files"]}
     assert manifest["self_test"]["passed"] and manifest["verify"] == "not run"
+    assert names == {*manifest["files"], "MANIFEST.json"}
+    for name, said in manifest["files"].items():
+        assert hashlib.sha256(data[name]).hexdigest() == said["sha256"]
     assert {f"licenses/{name}.txt" for name in ("native-llm", "musl", "libcxx", "pytorch", "pcre2")} <= names
     assert not [name for name in names if name.endswith((".so", ".o"))]
 
 
 def test_single_files_have_the_same_bytes(folder, single, tmp_path):
-    pack(folder / "static.pt2", "--single-file", "-o", tmp_path / "again")
-    assert (tmp_path / "again").read_bytes() == single.read_bytes()
+    pack(folder / "static.pt2", "--single-file", "-o", tmp_path / "single")
+    assert (tmp_path / "single").read_bytes() == single.read_bytes()
     assert str(ROOT).encode() not in single.read_bytes()
 
 
@@ -109,7 +117,7 @@ def test_one_hash_on_every_system(folder, single, tmp_path):
 def test_a_bundle_for_an_old_system(folder, tmp_path, capsys):
     pack(folder / "old.pt2", "--target", GLIBC, "-o", tmp_path / "old")
     needs = json.loads((tmp_path / "old" / "MANIFEST.json").read_text())["needs"]
-    assert needs["versions"] == {"GLIBC": "2.17"} or needs["versions"]["GLIBC"] < "2.17"
+    assert list(needs["versions"]) == ["GLIBC"] and version_key(needs["versions"]["GLIBC"]) <= (2, 17)
     assert not [name for name in needs["libraries"] if "c++" in name]
     expected = subprocess.run([AOTI_RUN, folder / "old.pt2", *RUN], capture_output=True)
     done = subprocess.run([tmp_path / "old" / "run.sh", *RUN], capture_output=True)
@@ -133,9 +141,28 @@ def test_code_of_macos_is_refused_here(folder, tmp_path, capsys):
     assert done.returncode == 1 and "needs a machine of aarch64-macos" in done.stderr
 
 
-def test_what_is_no_program_of_one_file(folder, tmp_path):
+def test_what_is_no_program_of_one_file(folder, single, tmp_path):
     with pytest.raises(ValueError, match="cannot be mapped by pages of 65536"):
         put_in(AOTI_RUN, folder / "static.pt2", tmp_path / "out")
+    data = single.read_bytes()
+    (tmp_path / "no note").write_bytes(data.replace(b"native-llm\0\0", b"another..\0\0\0", 1))
+    with pytest.raises(ValueError, match="has no note for an artifact"):
+        put_in(tmp_path / "no note", folder / "static.pt2", tmp_path / "out")
+
+
+def test_a_signature_belongs_to_its_program(folder, tmp_path):
+    pair = minisign.KeyPair.generate()
+    (tmp_path / "key").write_bytes(bytes(pair.secret_key))
+    output = tmp_path / "m"
+    for _ in range(2):
+        pack(folder / "static.pt2", "--single-file", "--sign", tmp_path / "key", "-o", output)
+        pair.public_key.verify(output.read_bytes(), minisign.Signature.from_file(f"{output}.minisig"))
+    pack(folder / "static.pt2", "--single-file", "-o", output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "m"]
+    done = subprocess.run([output, "--require-signature", tmp_path / "key"], capture_output=True, text=True)
+    assert done.returncode == 2 and "minisign -V" in done.stderr
+    done = subprocess.run([output, "--help"], capture_output=True, text=True)
+    assert "--require-signature" not in done.stdout and "--self-test" in done.stdout
 
 
 def test_killed_at_any_time(folder, single, tmp_path):

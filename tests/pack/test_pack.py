@@ -251,6 +251,21 @@ def test_killed_at_any_time(folder, tmp_path):
             assert not list(out.parent.iterdir())
 
 
+def test_another_machine_is_told(folder, tmp_path):
+    """A 32-bit system on a 64-bit kernel has no loader for the program: the shell would say "not found"."""
+    pack(folder / "m.pte", "-o", tmp_path / "b")
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for said in ("echo 32", "exit 1"):
+        for name, text in {"getconf": said, "uname": "echo armv7l"}.items():
+            (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+            (commands / name).chmod(0o755)
+        done = subprocess.run([tmp_path / "b" / "run.sh", *RUN], capture_output=True, text=True,
+                              env={"PATH": f"{commands}:/usr/bin:/bin"})  # fmt: skip
+        assert done.returncode == 1 and not done.stdout
+        assert f"this is for 64-bit {this_machine()}, and this system is of 32 bits" in done.stderr
+
+
 def test_targets():
     assert find_target("raspberry-pi-5").name == "linux-aarch64"
     with pytest.raises(ValueError, match="riscv64"):

@@ -236,7 +236,8 @@ def test_where_there_is_no_torch_no_constraint_is_blamed(pip, capsys):
 def test_every_package_has_one_pin_for_every_python(version):
     from packaging.requirements import Requirement
 
-    pins = [Requirement(pin) for pin in install.requirements(["dependencies", "build", "tasks", "test"])]
+    extras = ["export", "build", "cross", "tasks", "test"]
+    pins = [Requirement(pin) for pin in install.requirements(["dependencies", *extras])]
     wanted = [p.name for p in pins if p.marker is None or p.marker.evaluate({"python_version": version})]
     assert len(wanted) == len(set(wanted)) and set(wanted) == {pin.name for pin in pins}
     assert {"torch", "regex", "cmake", "transformers", "lm_eval"} <= set(wanted)

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="write one program, of a .pt2 with --target x86-64-static or aarch64-static")  # fmt: skip
     add("--target", metavar="NAME", help=f"a kind of machine or a board (default: this machine's): {names}")
     add("--sign", type=Path, metavar="KEY",
-        help="sign the model and the manifest with this secret key of minisign's")  # fmt: skip
+        help="sign what is written with this secret key of minisign's")  # fmt: skip
     add("--checkpoint", metavar="PATH|MODEL",
         help="what verify compares with (default: the model that the artifact names)")  # fmt: skip
     add("--no-verify", action="store_true", help="leave verify out; the manifest says so")
@@ -59,8 +59,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _verdict(options: argparse.Namespace) -> dict[str, object]:
     """Run verify. Raises ValueError when the artifact is not what it was made from."""
-    from exporter.verify.checks import SKIP
-    from exporter.verify.verify import VerifyRequest, verify
+    from exporter.util.native_files import DISTRIBUTION
+
+    try:
+        import torch  # noqa: F401
+
+        from exporter.verify.checks import SKIP
+        from exporter.verify.verify import VerifyRequest, verify
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"verify needs the package {error.name}, which is not installed; pip install "
+            f"'{DISTRIBUTION}[export]', or leave verify out with --no-verify"
+        ) from None
 
     request = VerifyRequest(options.artifact, checkpoint=options.checkpoint, threads=options.threads)
     result = verify(request)

@@ -1,0 +1,22 @@
+"""The native programs as commands of the installed package: `et_run`, `aoti_run`."""
+
+import os
+import sys
+
+from exporter.util.native_files import native_program, remedy
+
+
+def et_run() -> None:
+    _become("et_run")
+
+
+def aoti_run() -> None:
+    _become("aoti_run")
+
+
+def _become(name: str) -> None:
+    """Replace this process by the program, with its arguments."""
+    path = native_program(name)
+    if not path.is_file():
+        sys.exit(f"{name}: {path} is not there; {remedy()}")
+    os.execv(path, [name, *sys.argv[1:]])
