@@ -53,6 +53,9 @@ void check_signed(const std::string& path, const std::string& key) {
   }
   for (const auto& [name, said] : files.items()) {
     const std::string file = (folder / name).string();
+    if (!std::filesystem::exists(file, unknown)) {
+      throw Error(file + " is missing, which the manifest names; copy the bundle again");
+    }
     const std::string hash = said.is_object() ? said.value("sha256", std::string()) : "";
     if (sha256_of(file) != hash) {
       throw Error(file + " is not as it was signed: it was changed; copy the bundle again");

@@ -59,6 +59,31 @@ def test_a_signed_bundle(folder, tmp_path, model, runner):
     assert run(runner, packed, "--require-signature", folder / "ours.pub", *RUN).status == 0
 
 
+@pytest.mark.parametrize("name", ["run.sh", "lib/libexecutorch.so", "licenses/pcre2.txt", "bin/et_run"])
+def test_every_file_of_a_bundle_counts(folder, tmp_path, name):
+    assert cli.main(["pack", str(folder / "m.pte"), "--no-verify", "--sign", str(folder / "ours.key"),
+                     "-o", str(tmp_path / "b")]) == 0  # fmt: skip
+    with (tmp_path / "b" / name).open("ab") as file:
+        file.write(b"\n")
+    refused(tmp_path / "b" / "bin" / "et_run", tmp_path / "b" / "model.pte", folder / "ours.pub",
+            f"{name} is not as it was signed")  # fmt: skip
+    (tmp_path / "b" / name).unlink()
+    if name not in ("bin/et_run", "lib/libexecutorch.so"):
+        refused(tmp_path / "b" / "bin" / "et_run", tmp_path / "b" / "model.pte", folder / "ours.pub",
+                f"{name} is missing")  # fmt: skip
+
+
+def test_a_library_by_any_name_is_checked_with_its_metadata(folder, tmp_path):
+    for name, source in {"model": "m.so", "model.json": "m.so.json"}.items():
+        shutil.copy(folder / source, tmp_path / name)
+    signer = Signer(folder / "ours.key")
+    signer.sign(tmp_path / "model", "model")
+    refused(AOTI_RUN, tmp_path / "model", folder / "ours.pub", "model.json.minisig")
+    signer.sign(tmp_path / "model.json", "model.json")
+    result = run(AOTI_RUN, tmp_path / "model", "--require-signature", folder / "ours.pub", *RUN)
+    assert result.status == 0, result.errors
+
+
 def test_the_same_bytes_every_time(folder, tmp_path):
     outputs = [tmp_path / f"{i}" / "b.zip" for i in range(2)]
     for output in outputs:

@@ -72,5 +72,6 @@ def test_stock_kernels_are_needed_by_stock_models_alone(moved, artifacts, tmp_pa
 
 def test_licences(moved):
     names = {path.name for path in (moved / "share" / "licenses").iterdir()}
-    assert names == {"native-llm.txt", "executorch.txt", "nlohmann-json.txt", "pcre2.txt", "libsodium.txt", "pytorch.txt"}
+    parts = ("native-llm", "executorch", "pytorch", "nlohmann-json", "pcre2", "libsodium")
+    assert names == {f"{part}.txt" for part in parts}
     assert all(path.stat().st_size > 500 for path in (moved / "share" / "licenses").iterdir())
