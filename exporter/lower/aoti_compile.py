@@ -116,7 +116,8 @@ def link(compiled: Compiled, library: Path, weights: Path | None = None) -> None
     sources = [*compiled.objects]
     if weights is not None:
         sources.append(_weights_source(compiled.target, weights))
-    _run(compiled.compiler, *_link_flags(compiled.target), *sources, "-o", library)
+    small = ("-Os",) if compiled.target.zig else ()  # also how zig compiles its C++ library
+    _run(compiled.compiler, *_link_flags(compiled.target), *small, *sources, "-o", library)
 
 
 def _link_flags(target: Target) -> tuple[str, ...]:

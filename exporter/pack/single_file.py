@@ -86,8 +86,9 @@ def _link(folder: Path, artifact: Artifact, target: BundleTarget, zig: tuple[str
         name = next(n for n in archive.namelist() if n.endswith(f"data/aotinductor/{place}/model.o"))
         code.write_bytes(archive.read(name))
     libraries = [installed / "single_file" / f"lib{name}.a" for name in _LIBRARIES]
-    words = [*zig, "c++", "-target", f"{target.machine}-linux-musl", "-static", "-s", "-Wl,--gc-sections",
-             "-Wl,-z,max-page-size=65536", code, *libraries, "-o", linked]  # fmt: skip
+    # -Os also chooses how zig compiles its C and C++ libraries.
+    words = [*zig, "c++", "-target", f"{target.machine}-linux-musl", "-static", "-s", "-Os",
+             "-Wl,--gc-sections", "-Wl,-z,max-page-size=65536", code, *libraries, "-o", linked]  # fmt: skip
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         check_disk_full(done.stderr, folder)
