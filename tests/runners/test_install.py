@@ -70,6 +70,11 @@ def test_stock_kernels_are_needed_by_stock_models_alone(moved, artifacts, tmp_pa
     assert b"libet_stock.so" in done.stderr and b"--delegate lowbit" in done.stderr
 
 
+def test_nothing_of_python_is_installed(moved):
+    """Its modules and operators are for a wheel, or used where they are built."""
+    assert sorted(path.name for path in moved.iterdir()) == ["bin", "lib", "share"]
+
+
 def test_licences(moved):
     names = {path.name for path in (moved / "share" / "licenses").iterdir()}
     parts = ("native-llm", "executorch", "pytorch", "nlohmann-json", "pcre2", "libsodium")
