@@ -4,7 +4,7 @@ import struct
 import zipfile
 from collections.abc import Iterable
 
-_DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive can tell
+FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive can tell
 _PADDING_FIELD = 0x4246  # "FB", as PyTorch's own writer marks it
 _FIELD_HEADER = 4
 _LOCAL_HEADER, _ZIP64_FIELD = 30, 20
@@ -14,7 +14,7 @@ def add_stored(
     archive: zipfile.ZipFile, name: str, size: int, pieces: Iterable[memoryview | bytes], alignment: int
 ) -> None:
     """Add `pieces`, `size` bytes in all, as the file `name`: not compressed, at a multiple of `alignment`."""
-    info = zipfile.ZipInfo(name, date_time=_DAY)
+    info = zipfile.ZipInfo(name, date_time=FIRST_DAY)
     info.file_size = size
     zip64 = size > zipfile.ZIP64_LIMIT // 2
     header = _LOCAL_HEADER + len(info.filename.encode()) + (_ZIP64_FIELD if zip64 else 0)

@@ -23,7 +23,7 @@ from exporter.cli.verbs import VERBS, verb_module
 from exporter.recipe.other_names import VERB_ANSWERS
 from exporter.recipe.schemes import support_table
 from exporter.util.errors import first_line
-from exporter.util.native_files import DISTRIBUTION
+from exporter.util.native_files import INSTALL_EXPORT
 from exporter.util.nearest import hint, nearest
 from exporter.util.progress import note
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         return _fail(
             f"this needs the package {error.name}, which is not installed; install what exporting needs: "
-            f"pip install '{DISTRIBUTION}[export]'", arguments,
+            f"{INSTALL_EXPORT}", arguments,
         )  # fmt: skip
     except Exception as error:  # a defect of ours or of a library: still one line
         name = type(error).__name__

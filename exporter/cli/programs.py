@@ -3,7 +3,7 @@
 import os
 import sys
 
-from exporter.util.native_files import native_program, remedy
+from exporter.util.native_files import native_program
 
 
 def et_run() -> None:
@@ -16,7 +16,8 @@ def aoti_run() -> None:
 
 def _become(name: str) -> None:
     """Replace this process by the program, with its arguments."""
-    path = native_program(name)
-    if not path.is_file():
-        sys.exit(f"{name}: {path} is not there; {remedy()}")
+    try:
+        path = native_program(name)
+    except FileNotFoundError as error:
+        sys.exit(f"{name}: {error}")
     os.execv(path, [name, *sys.argv[1:]])

@@ -13,6 +13,10 @@ LEAN, TORCH = "lean", "torch"
 RUNTIMES = ("auto", LEAN, TORCH)
 
 
+# Behind a machine's name: code that is linked into a program, and code for macOS.
+STATIC, MACOS = "-static", "-macos"
+
+
 @dataclass(frozen=True)
 class Target:
     """What code is compiled for: gcc's `-march`, Inductor's vector width in bits, and what a CPU needs.
@@ -31,11 +35,11 @@ class Target:
     @property
     def linked(self) -> bool:
         """Whether the code is an object that `pack --single-file` links, and no library."""
-        return self.machine.endswith("-static")
+        return self.machine.endswith(STATIC)
 
     @property
     def macos(self) -> bool:
-        return self.machine.endswith("-macos")
+        return self.machine.endswith(MACOS)
 
 
 # Feature names as Linux spells them in /proc/cpuinfo; levels as the x86-64 psABI defines them.

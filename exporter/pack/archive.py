@@ -5,9 +5,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from exporter.artifact.stored_zip import FIRST_DAY
+
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".zip")
 _OTHER_SUFFIXES = (".tar", ".tar.xz", ".tar.zst", ".tar.bz2", ".7z", ".rar", ".gz", ".xz")
-_DAY = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive can tell
 
 
 def is_archive(path: Path) -> bool:
@@ -60,7 +61,7 @@ def _write_tar(files: list[Path], folder: Path, top: str, path: Path) -> None:
 def _write_zip(files: list[Path], folder: Path, top: str, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
-            info = zipfile.ZipInfo(f"{top}/{file.relative_to(folder).as_posix()}", _DAY)
+            info = zipfile.ZipInfo(f"{top}/{file.relative_to(folder).as_posix()}", FIRST_DAY)
             info.create_system, info.external_attr = 3, (0o100000 | _mode(file)) << 16
             with file.open("rb") as data, archive.open(info, "w", force_zip64=True) as member:
                 while block := data.read(1 << 20):

@@ -11,8 +11,6 @@ from exporter.pack.elf_needs import SYSTEM_LIBRARY, is_elf, read_needs, version_
 from exporter.pack.self_test import NOT_RUN
 from exporter.pack.targets import BundleTarget
 
-STATIC = "-static"  # behind the machine of code that is linked
-
 
 @dataclass(frozen=True)
 class CompiledCode:

@@ -7,8 +7,9 @@ from pathlib import Path
 from exporter.artifact.contents import PT2, PTE, Artifact, stored_recipe
 from exporter.artifact.metadata import SELF_TEST_KEY
 from exporter.artifact.reader import read_artifact
+from exporter.lower.targets import STATIC
 from exporter.pack.archive import is_archive
-from exporter.pack.bundle_needs import STATIC, check_features, code_option, compiled_codes
+from exporter.pack.bundle_needs import check_features, code_option, compiled_codes
 from exporter.pack.runner_files import check_built
 from exporter.pack.sign import Signer
 from exporter.pack.targets import AOTI_RUN, ET_RUN, BundleTarget

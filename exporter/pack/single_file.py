@@ -15,9 +15,10 @@ from elftools.elf.elffile import ELFFile
 
 from exporter.artifact.contents import Artifact
 from exporter.artifact.stored_zip import add_stored
+from exporter.lower.targets import STATIC
 from exporter.lower.zig import find_zig
 from exporter.pack.bundle import folder_beside
-from exporter.pack.bundle_needs import STATIC, compiled_codes
+from exporter.pack.bundle_needs import compiled_codes
 from exporter.pack.manifest import MANIFEST, Facts, manifest_text, sha256_of_stream
 from exporter.pack.request import PackRequest, check_request
 from exporter.pack.runner_files import install_component

@@ -4,6 +4,7 @@ from importlib import metadata
 from pathlib import Path
 
 DISTRIBUTION = "native-llm-exporter"
+INSTALL_EXPORT = f"pip install '{DISTRIBUTION}[export]'"
 _PACKAGE = Path(__file__).parent.parent
 CHECKOUT = _PACKAGE.parent  # where it is one
 BUILD = "cmake-out"
@@ -20,8 +21,11 @@ def native_folder() -> Path:
 
 
 def native_program(name: str) -> Path:
-    """Return where the program `name` is, `et_run` or `aoti_run`."""
-    return native_folder() / name if in_checkout() else native_folder() / "bin" / name
+    """Return where `et_run` or `aoti_run` is. Raises FileNotFoundError with the remedy."""
+    path = native_folder() / name if in_checkout() else native_folder() / "bin" / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; {remedy()}")
+    return path
 
 
 def check_version(package: str) -> None:
@@ -41,7 +45,7 @@ def check_version(package: str) -> None:
     if (wanted := next(iter(pinned), found)) != found:
         raise ValueError(
             f"{package} {found} is installed, and this was built with {wanted}; "
-            f"pip install '{DISTRIBUTION}[export]' brings that"
+            f"{INSTALL_EXPORT} brings that"
         )
 
 

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _verdict(options: argparse.Namespace) -> dict[str, object]:
     """Run verify. Raises ValueError when the artifact is not what it was made from."""
-    from exporter.util.native_files import DISTRIBUTION
+    from exporter.util.native_files import INSTALL_EXPORT
 
     try:
         import torch  # noqa: F401
@@ -68,8 +68,8 @@ def _verdict(options: argparse.Namespace) -> dict[str, object]:
         from exporter.verify.verify import VerifyRequest, verify
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"verify needs the package {error.name}, which is not installed; pip install "
-            f"'{DISTRIBUTION}[export]', or leave verify out with --no-verify"
+            f"verify needs the package {error.name}, which is not installed; {INSTALL_EXPORT}, or leave "
+            "verify out with --no-verify"
         ) from None
 
     request = VerifyRequest(options.artifact, checkpoint=options.checkpoint, threads=options.threads)

@@ -23,14 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from exporter.recipe.schemes import EXECUTORCH
     from exporter.runners.native import backend_of
-    from exporter.util.native_files import native_program, remedy
+    from exporter.util.native_files import native_program
     from exporter.util.progress import note
 
     name = "et_run" if backend_of(options.artifact) == EXECUTORCH else "aoti_run"
-    program = native_program(name)
-    if not program.is_file():
-        raise FileNotFoundError(f"{program} is not there; {remedy()}")
-    words = [program, options.artifact.absolute(), "--self-test"]
+    words = [native_program(name), options.artifact.absolute(), "--self-test"]
     words += ["--json"] if options.json else []
     words += ["--threads", str(options.threads)] if options.threads else []
     status = subprocess.run(words).returncode
