@@ -18,3 +18,4 @@ for preset in linux-x86-64-glibc2.17 linux-x86-64-static linux-aarch64-static; d
 done
 step "pytest"
 python -m pytest -q tests/pack/test_cross.py "$@"
+python -m pytest -q tests/pack/test_empty_root.py -k one_file "$@"
