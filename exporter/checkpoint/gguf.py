@@ -34,7 +34,7 @@ def read_checkpoint_gguf(path: Path) -> CheckpointDescription:
         factors = file.float_rows(GGUF_ROPE_FACTORS, 0, 1)[0].tolist()
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
-        family = gguf_family(file.fields).gguf
+        family = gguf_family(file.fields, shapes).gguf
         config = family.read(GGUFConfig(file.fields, shapes, factors))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

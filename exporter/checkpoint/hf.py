@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from exporter.checkpoint.weights import (
@@ -35,7 +36,7 @@ def read_hf(folder: Path) -> CheckpointDescription:
     config_path = folder / "config.json"
     fields = read_json(config_path)
     try:
-        family = hf_family(fields).hf
+        family = hf_family(fields, lambda: _names_at_hand(folder)).hf
         config = family.read(HFConfig(fields))
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
@@ -50,6 +51,14 @@ def read_hf(folder: Path) -> CheckpointDescription:
         generation=read_json(generation_path) if generation_path.is_file() else from_config(fields),
         token_ids={key: fields[key] for key in BEGIN_AND_END if key in fields},
     )
+
+
+def _names_at_hand(folder: Path) -> Iterable[str]:
+    """Return the tensors' names, none where the weights cannot be read."""
+    try:
+        return _directory(weight_files(folder))
+    except (OSError, ValueError):
+        return ()
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

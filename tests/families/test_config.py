@@ -211,7 +211,7 @@ GGUF_1B = {
 
 def read_gguf_fields(fields: dict, rope_factors: list[float] | None = None) -> ModelConfig:
     shapes = {"token_embd.weight": (128256, 2048)}
-    return gguf_family(fields).gguf.read(GGUFConfig(fields, shapes, rope_factors))
+    return gguf_family(fields, shapes).gguf.read(GGUFConfig(fields, shapes, rope_factors))
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])

@@ -163,10 +163,17 @@ class GGUFConfig:
                 "the tensor rope_freqs.weight changes the rotation, which is not read for "
                 f"{self.architecture!r}: use the Hugging Face form of this checkpoint"
             )
-        for name, value in self.fields.items():
-            if name not in HARMLESS | self._read:
-                raise ValueError(
-                    f"field '{self.architecture}.{name}' (value {value!r}) is unknown and may change the "
-                    "computation: use a checkpoint without it"
-                )
+        self.refuse_unread()
         return config
+
+    def unread(self) -> dict[str, object]:
+        """The fields that may change the computation and that nobody asked for."""
+        known = HARMLESS | self._read
+        return {name: value for name, value in self.fields.items() if name not in known}
+
+    def refuse_unread(self) -> None:
+        for name, value in self.unread().items():
+            raise ValueError(
+                f"field '{self.architecture}.{name}' (value {value!r}) is unknown and may change the "
+                "computation: use a checkpoint without it"
+            )

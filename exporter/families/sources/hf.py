@@ -214,13 +214,20 @@ class HFConfig:
         )
         for name, value in NEUTRAL.items():
             self.only(name, value)
-        for name, value in self.fields.items():
-            if value is not None and name not in HARMLESS | self._read:
-                raise ValueError(
-                    f"field {name!r} (value {value!r}) is unknown and may change the computation: "
-                    "use a checkpoint without it, or delete it if it does not"
-                )
+        self.refuse_unread()
         return config
+
+    def unread(self) -> dict[str, object]:
+        """The fields that may change the computation and that nobody asked for."""
+        known = HARMLESS | self._read
+        return {name: value for name, value in self.fields.items() if value is not None and name not in known}
+
+    def refuse_unread(self) -> None:
+        for name, value in self.unread().items():
+            raise ValueError(
+                f"field {name!r} (value {value!r}) is unknown and may change the computation: "
+                "use a checkpoint without it, or delete it if it does not"
+            )
 
     def _rope_parameters(self) -> Mapping[str, object]:
         older, newer = self.optional("rope_scaling"), self.optional("rope_parameters")
