@@ -12,4 +12,4 @@ step "building aoti_run on libtorch, which the tests compare with"
 step "ctest"
 .venv/bin/ctest --preset release
 step "pytest"
-.venv/bin/python -m pytest -q "$@"
+.venv/bin/python -m pytest -q -rs "$@"

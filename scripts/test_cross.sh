@@ -17,4 +17,4 @@ for preset in linux-x86-64-glibc2.17 linux-x86-64-static linux-aarch64-static; d
   rm "$log"
 done
 step "pytest"
-python -m pytest -q tests/pack/test_cross.py "$@"
+python -m pytest -q -rs tests/pack/test_cross.py "$@"

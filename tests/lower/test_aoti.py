@@ -304,7 +304,8 @@ def test_another_compiler_in_several_words_where_paths_have_spaces(lean, folder,
 
 
 @pytest.mark.skipif(
-    OTHER != "aarch64" or shutil.which("aarch64-linux-gnu-g++") is None, reason="no cross compiler"
+    OTHER != "aarch64" or shutil.which("aarch64-linux-gnu-g++") is None,
+    reason="no cross compiler is here: apt-get install g++-aarch64-linux-gnu",
 )
 def test_code_for_arm_beside_ours(folder, lean, tmp_path):
     package = tmp_path / "both.pt2"
