@@ -7,6 +7,7 @@
 #endif
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <iostream>
@@ -40,10 +41,16 @@ struct Libedit {
   int (*history)(void* history, HistoryEvent* event, int operation, ...);
 };
 
+#ifdef __APPLE__ // a name alone would be looked for in the current folder too
+constexpr std::array kLibeditNames = {"/usr/lib/libedit.3.dylib"};
+#else
+constexpr std::array kLibeditNames = {"libedit.so.2", "libedit.so.0"};
+#endif
+
 // Nothing where the system has no libedit. The library stays loaded.
 std::optional<Libedit> load_libedit() {
   void* library = nullptr;
-  for (const char* name : {"libedit.so.2", "libedit.so.0", "libedit.3.dylib"}) {
+  for (const char* name : kLibeditNames) {
     if (!library) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   }
   if (!library) return std::nullopt;

@@ -74,7 +74,7 @@ class StockKernels {
 
  private:
   explicit StockKernels(const std::string& path) {
-    void* library = dlopen(ET_STOCK_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    void* library = dlopen(ET_STOCK_FOLDER ET_STOCK_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
       throw Error(path + " runs on ExecuTorch's stock kernels, which are not here (" +
                   first_line(dlerror()) + "); put " ET_STOCK_LIBRARY " and its libraries beside "

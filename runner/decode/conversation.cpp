@@ -51,7 +51,7 @@ int64_t Conversation::held(std::span<const int32_t> prompt) const {
 
 // The last token is always run: the logits after it are wanted.
 int64_t Conversation::kept(std::span<const int32_t> prompt) const {
-  return std::max<int64_t>(0, std::min(held(prompt), std::ssize(prompt) - 1));
+  return std::max<int64_t>(0, std::min<int64_t>(held(prompt), std::ssize(prompt) - 1));
 }
 
 void Conversation::check(std::span<const int32_t> prompt) const {

@@ -124,7 +124,7 @@ StateChoice choice_for(const Metadata& metadata, const Answers& answers) {
   if (!metadata.lowbit) return {};
   int64_t length = 160;
   for (const LogitsAnswer& answer : answers.logits) {
-    length = std::max(length, std::ssize(answer.prompt) + std::ssize(answer.next));
+    length = std::max<int64_t>(length, std::ssize(answer.prompt) + std::ssize(answer.next));
   }
   return {.context_length = std::min(length, metadata.context_length)};
 }

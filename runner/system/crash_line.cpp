@@ -81,7 +81,9 @@ void explain_crashes(const CrashWords& words) {
   program << words.program;
   needs << words.needs;
   // A stack of its own: the crash may be that the ordinary one overflowed.
-  const stack_t alternate = {.ss_sp = stack.data(), .ss_flags = 0, .ss_size = stack.size()};
+  stack_t alternate = {};
+  alternate.ss_sp = stack.data();
+  alternate.ss_size = stack.size();
   sigaltstack(&alternate, nullptr);
   struct sigaction action = {};
   action.sa_sigaction = report;
