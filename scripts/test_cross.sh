@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Build with zig, which comes from PyPI, what pack needs for other systems, and test it: programs of one file
 # for x86-64 and 64-bit Arm (under emulation, where qemu-user-static is installed), aoti_run for glibc 2.17.
+# Usage: scripts/test_cross.sh [macos] [pytest's arguments]    (macos: instead the runners for macOS, two
+# minutes on two cores, whose files are read and not run)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
@@ -9,7 +11,14 @@ scripts/setup.sh test
 scripts/setup.sh cross
 scripts/build_native.sh
 export PATH="$PWD/.venv/bin:$PATH"
-for preset in linux-x86-64-glibc2.17 linux-x86-64-static linux-aarch64-static; do
+presets=(linux-x86-64-glibc2.17 linux-x86-64-static linux-aarch64-static)
+tests=tests/pack/test_cross.py
+if [ "${1:-}" = macos ]; then
+  presets=(macos-arm64)
+  tests=tests/pack/test_macos.py
+  shift
+fi
+for preset in "${presets[@]}"; do
   step "building $preset"
   log="$(mktemp)"
   { cmake --preset "$preset" && cmake --build --preset "$preset"; } > "$log" 2>&1 ||
@@ -17,4 +26,4 @@ for preset in linux-x86-64-glibc2.17 linux-x86-64-static linux-aarch64-static; d
   rm "$log"
 done
 step "pytest"
-python -m pytest -q -rs tests/pack/test_cross.py "$@"
+python -m pytest -q -rs "$tests" "$@"

@@ -1,0 +1,113 @@
+"""The runners for macOS, which zig builds and nobody has run: what their files say is checked.
+`scripts/test_cross.sh macos` builds them and runs this; elsewhere it is left out."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from mach_o import LIBSYSTEM, Image, read_image, symbols_of_libsystem
+from native import AOTI_RUN, ROOT
+
+from exporter.pack.runner_files import install_component
+from exporter.pack.targets import build_folder
+
+PRESET = "macos-arm64"
+BUILT = ROOT / build_folder(PRESET)
+pytestmark = pytest.mark.skipif(
+    not all((BUILT / name).is_file() for name in ("et_run", "aoti_run"))
+    or importlib.util.find_spec("ziglang") is None,
+    reason="the runners for macOS are not built: run scripts/test_cross.sh macos",
+)
+RUNNERS = {
+    "bin/et_run", "bin/aoti_run", "lib/libexecutorch.dylib", "lib/libexecutorch_kernels_torchao.dylib",
+    "lib/libexecutorch_threadpool.dylib",
+}  # fmt: skip
+OURS = ("bin/et_run", "bin/aoti_run", "lib/libet_stock.dylib")
+PAGE = 16384
+MACOS_OWN = (LIBSYSTEM, "/usr/lib/libc++.1.dylib")
+REGISTER_KERNELS = "__ZN10executorch7runtime16register_kernelsENS0_4SpanIKNS0_6KernelEEE"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    install_component(PRESET, "runners", folder)
+    assert files_in(folder) == RUNNERS
+    install_component(PRESET, "stock", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(folder) -> dict[str, Image]:
+    return {name: read_image(folder / name) for name in files_in(folder)}
+
+
+def files_in(folder: Path) -> set[str]:
+    paths = (path for name in ("bin", "lib") for path in (folder / name).iterdir())
+    return {path.relative_to(folder).as_posix() for path in paths}
+
+
+def found(folder: Path, name: str, image: Image, library: str) -> str:
+    """Return the file in the installed folder that macOS's loader finds for `library`."""
+    for rpath in image.rpaths:
+        place = rpath.replace("@loader_path", str((folder / name).parent))
+        path = Path(library.replace("@rpath", place)).resolve()
+        if path.is_file():
+            return path.relative_to(folder.resolve()).as_posix()
+    raise AssertionError(f"{name} does not find {library}")
+
+
+def test_they_are_for_apple_silicon(images):
+    for name, image in images.items():
+        assert image.arm64 and image.system == (14, 0), name
+        assert image.signed and all(offset % PAGE == 0 for offset in image.pages), name
+    for name in OURS:
+        assert set(images[name].rpaths) <= {"@loader_path", "@loader_path/../lib"}, name
+
+
+def test_every_symbol_is_in_the_library_that_it_is_looked_for_in(folder, images):
+    system = symbols_of_libsystem()
+    for name, image in images.items():
+        for symbol, library in image.imports:
+            if library.startswith("@rpath/"):
+                assert symbol in images[found(folder, name, image, library)].exports, (name, symbol)
+            elif name in OURS:
+                assert library == LIBSYSTEM and symbol in system, (name, symbol)
+            else:
+                assert library in MACOS_OWN, (name, library)
+    assert set(images["bin/aoti_run"].libraries) == {LIBSYSTEM}
+    for name in ("bin/et_run", "lib/libet_stock.dylib"):
+        assert "@rpath/libexecutorch.dylib" in images[name].libraries
+
+
+def test_torchaos_operators_come_with_et_run(folder, images):
+    """Of every number of bits, for Arm CPUs; the wheel has none for MPS. They register themselves."""
+    torchao = "libexecutorch_kernels_torchao.dylib"
+    assert f"@rpath/{torchao}" in images["bin/et_run"].libraries
+    assert (REGISTER_KERNELS, "@rpath/libexecutorch.dylib") in images[f"lib/{torchao}"].imports
+    data = (folder / "lib" / torchao).read_bytes()
+    for bits in range(1, 9):
+        for operator in ("linear_8bit_act_{}bit_weight", "embedding_{}bit", "shared_embedding_{}bit"):
+            assert b"torchao::_%s.out\0" % operator.format(bits).encode() in data
+    assert b"fp_act" not in data
+
+
+def test_our_operators_are_registered_too(folder, images):
+    assert (REGISTER_KERNELS, "@rpath/libexecutorch.dylib") in images["bin/et_run"].imports
+    data = (folder / "bin/et_run").read_bytes()
+    lines = (ROOT / "kernels/bindings/operators.txt").read_text().splitlines()
+    names = [line.partition("(")[0] for line in lines if "(" in line and not line.startswith("#")]
+    assert len(names) > 5
+    for name in names:
+        assert b"lowbit::%s.out\0" % name.encode() in data
+
+
+@pytest.mark.skipif(not AOTI_RUN.is_file(), reason="aoti_run is not built here: run scripts/build_native.sh")
+def test_a_models_code_finds_the_same_functions_as_on_linux(images):
+    """Those that compiled models call are exported by aoti_run, under macOS's names."""
+    with AOTI_RUN.open("rb") as file:
+        table = ELFFile(file).get_section_by_name(".dynsym")
+        symbols = [symbol.name for symbol in table.iter_symbols() if symbol["st_shndx"] != "SHN_UNDEF"]
+    linux = {name for name in symbols if name.startswith("aoti_")}
+    assert len(linux) > 20 and {f"_{name}" for name in linux} <= images["bin/aoti_run"].exports
