@@ -163,7 +163,9 @@ class Other:
     pass
 
 
-@pytest.mark.parametrize("content", [{"w": Other()}, [torch.ones(2)], Other()], ids=str)
+@pytest.mark.parametrize(
+    "content", [{"w": Other()}, [torch.ones(2)], Other()], ids=["within a dict", "a list", "itself"]
+)
 def test_pickles_of_other_things(tmp_path, content):
     torch.save(content, tmp_path / "model.pt")
     assert_refused(tmp_path / "model.pt", "model.pt")
