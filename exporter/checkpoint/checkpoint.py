@@ -58,9 +58,10 @@ class Checkpoint:
     token_ids: Mapping[str, object] = field(default_factory=dict)
 
     def state_dict(
-        self, dtype: torch.dtype, names: Sequence[str] | None = None
+        self, dtype: torch.dtype | None, names: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
         """Read parameters by their canonical names in `dtype`, on the CPU; every one, or `names` of them.
+        With None, matrices are float16 or bfloat16 where the files have them so, and all else is float32.
 
         Tensors that are stored in `dtype` and in the model's row order are views of the mapped
         files, which stay mapped as long as one of a call's does; the others are converted one at a

@@ -18,25 +18,28 @@ from exporter.model.config import ModelConfig
 from exporter.util.progress import Report, at_most_once_a_second
 
 READERS = 2  # tensors converted at a time; more would hold more memory for little gain
+HALF_TYPES = (torch.float16, torch.bfloat16)
 VALUES_AT_ONCE = 1 << 24  # float32 values of a GGUF tensor dequantized at a time: 64 MiB
 
 
 def canonical_state_dict(
     weights: Weights,
     config: ModelConfig,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     names: Sequence[str],
     progress: Report,
 ) -> dict[str, Tensor]:
-    """Read the parameters `names`, canonical ones, in `dtype`, a few converted at a time."""
+    """Read the parameters `names`, canonical ones, in `dtype`, a few converted at a time; with None, matrices
+    as `Weights.open` says and vectors in float32."""
     report = at_most_once_a_second(progress)
     read_tensor = weights.open()
 
     def read(name: str) -> Tensor:
         stored, names = weights.stored_name(name), weights.names
+        own = torch.float32 if dtype is None and len(weights.shapes[stored]) == 1 else dtype
         if names.norm_offset and name.endswith("norm.weight"):
-            return (read_tensor(stored, torch.float32) + names.norm_offset).to(dtype)
-        tensor = read_tensor(stored, dtype)
+            return (read_tensor(stored, torch.float32) + names.norm_offset).to(own)
+        tensor = read_tensor(stored, own)
         if names.interleaved and name.split(".")[-2] in ("wq", "wk"):
             spec = config.layers[int(name.split(".")[1])].attention
             # Rows of a head that do not turn, and weights of its norm, would have to move with the others.
@@ -63,10 +66,12 @@ def half_split(rows: Tensor, head_dim: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(rows.shape)
 
 
-def read_tensor(tensor: FileTensor, dtype: torch.dtype) -> Tensor:
+def read_tensor(tensor: FileTensor, dtype: torch.dtype | None) -> Tensor:
     """Read a tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so, else a
     copy."""
     stored_dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
+    if dtype is None:
+        dtype = stored_dtype if stored_dtype in HALF_TYPES else torch.float32
     return torch.from_numpy(tensor.bits()).view(stored_dtype).to(dtype)
 
 
@@ -74,7 +79,7 @@ def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str,
     """Make a function that reads tensors that lie in one part or, joined along the dimension in `dims`, in
     several."""
 
-    def read(name: str, dtype: torch.dtype) -> Tensor:
+    def read(name: str, dtype: torch.dtype | None) -> Tensor:
         parts = [read_tensor(part, dtype) for part in tensors[name]]
         return parts[0] if dims.get(name) is None else torch.cat(parts, dims[name])
 
@@ -86,8 +91,9 @@ def open_gguf(file: GGUFFile) -> Read:
     return partial(_read_gguf_tensor, file.mapped_again())
 
 
-def _read_gguf_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> Tensor:
-    """Read a tensor in `dtype`; beside the result only a block of rows is held in float32."""
+def _read_gguf_tensor(file: GGUFFile, name: str, dtype: torch.dtype | None) -> Tensor:
+    """Read a tensor in `dtype`, None being float32; beside the result only a block of rows is held in
+    float32."""
     shape = file.tensors[name].shape
     rows, width = math.prod(shape[:-1]), shape[-1]
     step = max(1, VALUES_AT_ONCE // width)

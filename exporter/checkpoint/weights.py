@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Read = Callable[[str, "torch.dtype"], "Tensor"]
+Read = Callable[[str, "torch.dtype | None"], "Tensor"]
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 MAX_NAMED = 4  # tensors listed in one message
@@ -34,8 +34,9 @@ class Weights:
     """A checkpoint's tensors under the names they are stored by.
 
     `open()` gives `read(name, dtype)`, which returns one tensor in `dtype`, a view of the mapped file
-    where it can; the file stays mapped as long as `read` or a view is there. `names` says what the family
-    calls them, and how they are stored.
+    where it can; the file stays mapped as long as `read` or a view is there. A dtype of None is float16 or
+    bfloat16 where the file has it so, else float32. `names` says what the family calls them, and how they
+    are stored.
     """
 
     files: tuple[Path, ...]
@@ -45,7 +46,7 @@ class Weights:
     # Types by stored name, as safetensors spells them, where a format has no other than floats to offer.
     types: Mapping[str, str] = field(default_factory=dict)
 
-    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+    def read(self, name: str, dtype: torch.dtype | None) -> Tensor:
         """Read one tensor, through a mapping of its own."""
         return self.open()(name, dtype)
 

@@ -118,8 +118,9 @@ def _check_name(path: str | Path | None) -> None:
         ) from None
 
 
-def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
-    """Make the decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
+def prepare(request: ModelRequest, backends: tuple[str, ...], folder: Path | None = None) -> Prepared:
+    """Make the decoder of `request`, packed or quantized, for `backends` (none: to run eagerly). Packed
+    weights are kept in files of `folder` that have no name; in memory where there is none.
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
@@ -160,9 +161,9 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
 
         job = Job(
             request, described.tokenizer, checkpoint.digest,
-            lambda: stream_model(checkpoint, context),
+            lambda as_stored: stream_model(checkpoint, context, as_stored),
             getattr(torch, dtype), form.cache_dtype or _cache_dtype(recipe, dtype),
-            backends,
+            backends, folder,
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
         operators = str(ops.interface_version())
