@@ -18,6 +18,7 @@ SCHEMA_VERSION = "5"
 TOKENIZER_KEY = "tokenizer"
 STATE_KEY = "state"
 SELF_TEST_KEY = "self_test"  # exporter/pipeline/self_test.py makes it
+ADAPTERS_KEY = "adapters"
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/tokenizer/end_tokens.py writes it
 
 
@@ -178,6 +179,7 @@ class Metadata:
     max_rows: int
     text: TextMetadata
     checkpoint_digest: str
+    adapters: Sequence[Mapping[str, object]] = ()  # name, scale and digest of each that was merged
     state: StateMetadata | None = None  # on our operators
     self_test: Mapping[str, object] | None = None  # none of a model that is not written
     backend: str | None = None
@@ -199,6 +201,8 @@ class Metadata:
             **self.text.to_strings(),
             "checkpoint_digest": self.checkpoint_digest,
         }
+        if self.adapters:
+            strings[ADAPTERS_KEY] = json.dumps(self.adapters, ensure_ascii=False)
         if self.backend is not None:
             strings["backend"] = self.backend
         if self.self_test is not None:
@@ -226,6 +230,25 @@ def shape_strings(config: ModelConfig) -> dict[str, str]:
 def sidecar_of(library: Path) -> Path:
     """Return where the metadata of a bare `.so` lies."""
     return library.with_name(library.name + ".json")
+
+
+def stored_adapters(metadata: Mapping[str, str]) -> list[Mapping[str, object]]:
+    """Return what an artifact says of the adapters in its weights: name, scale and digest of each.
+
+    What is not as the exporter writes it is left out.
+    """
+    try:
+        found = json.loads(metadata.get(ADAPTERS_KEY, "[]"))
+    except ValueError:
+        return []
+    entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return [entry for entry in entries if entry.keys() >= {"name", "scale", "digest"}]
+
+
+def adapter_line(entry: Mapping[str, object]) -> str:
+    """Describe one of `stored_adapters`: name, scale, the digest's beginning."""
+    scale = "" if entry["scale"] == 1 else f" times {entry['scale']}"
+    return f"{entry['name']}{scale} ({str(entry['digest'])[:16]})"
 
 
 def source_lines(sources: object) -> Iterator[str]:

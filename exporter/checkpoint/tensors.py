@@ -10,10 +10,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from exporter.checkpoint.adapters import Adaptation
+from exporter.checkpoint.merge import merged, read_tensor, replaced
 from exporter.checkpoint.weights import Read, Weights
 from exporter.formats.file_tensor import FileTensor
 from exporter.formats.gguf_file import GGUFFile
-from exporter.formats.tensor_types import TORCH_NAMES
 from exporter.model.config import ModelConfig
 from exporter.util.progress import Report, at_most_once_a_second
 
@@ -26,17 +27,26 @@ def canonical_state_dict(
     config: ModelConfig,
     dtype: torch.dtype,
     names: Sequence[str],
+    changes: Mapping[str, Adaptation],
     progress: Report,
 ) -> dict[str, Tensor]:
-    """Read the parameters `names`, canonical ones, in `dtype`, a few converted at a time."""
+    """Read the parameters `names`, canonical ones, in `dtype`, a few converted at a time; those in `changes`
+    as adapters change them."""
     report = at_most_once_a_second(progress)
-    read_tensor = weights.open()
+    open_tensor = weights.open()
 
     def read(name: str) -> Tensor:
+        change = changes.get(name)
+        if change is None:
+            return unchanged(name, dtype)
+        weight = unchanged(name, torch.float32) if change.replaced is None else replaced(change)
+        return merged(weight, change).to(dtype)
+
+    def unchanged(name: str, dtype: torch.dtype) -> Tensor:
         stored, names = weights.stored_name(name), weights.names
         if names.norm_offset and name.endswith("norm.weight"):
-            return (read_tensor(stored, torch.float32) + names.norm_offset).to(dtype)
-        tensor = read_tensor(stored, dtype)
+            return (open_tensor(stored, torch.float32) + names.norm_offset).to(dtype)
+        tensor = open_tensor(stored, dtype)
         if names.interleaved and name.split(".")[-2] in ("wq", "wk"):
             spec = config.layers[int(name.split(".")[1])].attention
             # Rows of a head that do not turn, and weights of its norm, would have to move with the others.
@@ -61,13 +71,6 @@ def half_split(rows: Tensor, head_dim: int) -> Tensor:
     """
     pairs = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
     return pairs.transpose(1, 2).reshape(rows.shape)
-
-
-def read_tensor(tensor: FileTensor, dtype: torch.dtype) -> Tensor:
-    """Read a tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so, else a
-    copy."""
-    stored_dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-    return torch.from_numpy(tensor.bits()).view(stored_dtype).to(dtype)
 
 
 def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str, int | None]) -> Read:

@@ -52,10 +52,7 @@ class Weights:
     def stored_name(self, canonical: str) -> str:
         """Name `layers.3.attention.wq.weight` as the files call it; a parameter that is no module's
         (attention's sinks) is named whole in `names`."""
-        layer, pattern = _layer_of(canonical)
-        modules, (module, _, suffix) = self.names.modules, pattern.rpartition(".")
-        stored = modules[pattern] if pattern in modules else f"{modules[module]}.{suffix}"
-        return stored.replace("{i}", layer)
+        return stored_name(self.names, canonical)
 
     def renamed(self, module: str, stored: str) -> Weights:
         """Return these weights with another stored name for a canonical module."""
@@ -64,6 +61,14 @@ class Weights:
     def without(self, stored: str) -> Weights:
         """Return these weights where one stored tensor carries nothing."""
         return replace(self, names=replace(self.names, ignored=(*self.names.ignored, stored)))
+
+
+def stored_name(names: TensorNames, canonical: str) -> str:
+    """Name a parameter as a source calls it."""
+    layer, pattern = _layer_of(canonical)
+    module, _, suffix = pattern.rpartition(".")
+    whole = names.modules.get(pattern) or f"{names.modules[module]}.{suffix}"
+    return whole.replace("{i}", layer)
 
 
 def _layer_of(canonical: str) -> tuple[str, str]:

@@ -49,12 +49,14 @@ def describe(source: ModelSource, max_seq_length: int | None = None) -> Describe
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
-    for name in (source.model, source.checkpoint, source.tokenizer):
+    for name in (source.model, source.checkpoint, source.tokenizer, *(a.place for a in source.adapters)):
         _check_name(name)
     with stage(f"reading {source.model}"):
         from exporter.checkpoint.checkpoint import open_checkpoint
 
-        checkpoint = open_checkpoint(source.model, source.checkpoint, source.tokenizer, progress=note)
+        checkpoint = open_checkpoint(
+            source.model, source.checkpoint, source.tokenizer, note, source.adapters
+        )
         if max_seq_length is not None:
             checkpoint.config.check_length(max_seq_length)
         if checkpoint.tokenizer_path is None:
@@ -159,7 +161,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         from exporter.pipeline.packed import Job, packed
 
         job = Job(
-            request, described.tokenizer, checkpoint.digest,
+            request, described.tokenizer, _source_digest(checkpoint),
             lambda: stream_model(checkpoint, context),
             getattr(torch, dtype), form.cache_dtype or _cache_dtype(recipe, dtype),
             backends,
@@ -204,10 +206,17 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         max_rows=bounds.max_rows,
         text=described.text,
         checkpoint_digest=checkpoint.digest,
+        adapters=tuple(adapter.to_dict() for adapter in checkpoint.adapters),
         state=state,
         self_test=self_test,
     )
     return Prepared(model, metadata, work, measured)
+
+
+def _source_digest(checkpoint: "Checkpoint") -> str:
+    """Name the weights that are packed, adapters among them."""
+    merged = [f"{adapter.digest} {adapter.scale!r}" for adapter in checkpoint.adapters]
+    return " ".join([checkpoint.digest, *merged])
 
 
 def _state_metadata(model: "LowbitTransformer", saves: bool) -> StateMetadata:

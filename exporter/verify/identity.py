@@ -2,12 +2,15 @@
 
 import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from exporter.artifact.metadata import (
+    ADAPTERS_KEY,
     TOKEN_SOURCES_KEY,
+    adapter_line,
     shape_strings,
     source_lines,
+    stored_adapters,
 )
 from exporter.artifact.runner_interface import RunnerModel
 from exporter.chat.conversations import expected_conversations
@@ -22,6 +25,8 @@ def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check
     `described`."""
     metadata, expected = native.metadata, described.text.to_strings()
     yield _digest(described, metadata)
+    if described.checkpoint.adapters or ADAPTERS_KEY in metadata:
+        yield _adapters(described, metadata)
     yield _shape(described, metadata)
     yield _table(described, native)
     yield _encoding(described, native)
@@ -41,6 +46,20 @@ def _digest(described: Described, metadata: Mapping[str, str]) -> Check:
         "checkpoint digest", said == found, said[:16] or "none", f"equal to {found[:16]}",
         f"{said[:16] or 'none'} instead of {found[:16]}, another checkpoint",
     )  # fmt: skip
+
+
+def _adapters(described: Described, metadata: Mapping[str, str]) -> Check:
+    """Compare adapters by digests and scales; folders may have been renamed."""
+    stored = stored_adapters(metadata)
+    given = [adapter.to_dict() for adapter in described.checkpoint.adapters]
+    same = _weighed(stored) == _weighed(given)
+    said, expected = ("; ".join(map(adapter_line, entries)) or "none" for entries in (stored, given))
+    return check("adapters", same, said, f"equal to {expected}", f"{said} instead of {expected}")
+
+
+def _weighed(adapters: Iterable[Mapping[str, object]]) -> list[tuple[str, str]]:
+    """Return digests and scales, in an order of their own: a sum has none."""
+    return sorted((str(entry["digest"]), str(entry["scale"])) for entry in adapters)
 
 
 def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
