@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from exporter.checkpoint.weights import (
@@ -42,6 +43,7 @@ def read_hf(folder: Path) -> CheckpointDescription:
         raise ValueError(f"{config_path}: {error}") from error
     files = weight_files(folder)
     tensors = _directory(files)
+    config = _with_one_table(config, tensors)
     weights = _weights(files, tensors, family.names)
     generation_path = folder / "generation_config.json"
     return CheckpointDescription(
@@ -124,7 +126,11 @@ def _tensors(path: Path) -> Directory:
     if path.suffix == ".safetensors":
         return safetensors_file.read_directory(path)
     content = read_torch_file(path)
-    return {name: value for name, value in content.items() if isinstance(value, FileTensor)}
+    for name, value in content.items():
+        if not isinstance(value, FileTensor):
+            what = "an object of its own" if isinstance(value, Mapping) else f"{value!r:.80}, not a tensor"
+            raise ValueError(f"{path}: {name} is {what}: save the model's state_dict alone (torch.save)")
+    return content
 
 
 def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) -> Weights:
@@ -140,6 +146,13 @@ def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) ->
         names=names,
         types={name: tensor.dtype for name, tensor in tensors.items()},
     )
+
+
+def _with_one_table(config: ModelConfig, tensors: Directory) -> ModelConfig:
+    """Return the config of a tied model where the output layer is stored, and is the embedding bit by bit."""
+    pair = [tensors.get(name) for name in (HF_EMBEDDING, HF_OUTPUT)]
+    one = None not in pair and pair[0].dtype in FLOATS and same_bits(*pair)
+    return replace(config, tied_embeddings=True) if one else config
 
 
 def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:

@@ -22,8 +22,12 @@ HF_QK_NORMS = {
     "layers.{i}.attention.q_norm": "model.layers.{i}.self_attn.q_norm",
     "layers.{i}.attention.k_norm": "model.layers.{i}.self_attn.k_norm",
 }
-# Rotary frequencies, which older versions of transformers stored.
-HF_IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+# Buffers that older versions of transformers stored: rotary frequencies and tables, which follow from the
+# config, and causal masks, which every decoder has.
+HF_IGNORED = (
+    "*.rotary_emb.inv_freq", "*.rotary_emb.cos_cached", "*.rotary_emb.sin_cached", "*.masked_bias",
+    "model.causal_mask",
+)  # fmt: skip
 
 GGUF_NAMES = {
     "tok_embeddings": "token_embd",
