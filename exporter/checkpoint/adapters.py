@@ -106,6 +106,7 @@ def _check_base(model: str, adapter: PeftAdapter) -> None:
     given = MODELS[model].hub_id if model in MODELS else model
     if adapter.base is None or given is None or Path(given).exists():
         return
+    given = given.partition("@")[0]
     known = all(HUB_ID.fullmatch(name) for name in (given, adapter.base))
     if known and _plain(given) != _plain(adapter.base):
         raise ValueError(

@@ -96,8 +96,9 @@ WEIGHT_SUFFIXES = (".gguf", ".pt", ".pth", ".safetensors")
 
 
 def model_name(model: str) -> str:
-    """Return a model's short name: the alias, or the last part of the path or hub id."""
+    """Return a model's short name: the alias, or the last part of the path, or of the hub id without its
+    revision."""
     if model in MODELS:
         return model
-    path = Path(model).resolve()
+    path = (Path(model) if Path(model).exists() else Path(model.partition("@")[0])).resolve()
     return path.stem if path.suffix in WEIGHT_SUFFIXES else path.name

@@ -375,3 +375,47 @@ def test_aliases_name_one_source_each():
     for alias, known in MODELS.items():
         assert (known.hub_id is None) != (known.package is None), alias
         assert known.hub_file is None or known.tokenizer_hub_id is not None, alias
+
+
+def test_revisions(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """ORG/NAME@REV downloads that branch, tag or commit; the model is called NAME."""
+    asked = []
+
+    def download(name, revision=None, **kwargs):
+        asked.append((name, revision))
+        if revision == "gone":
+            raise hub_errors.RevisionNotFoundError("404", response=response(404))
+        if revision == "offline":
+            raise hub_errors.OfflineModeIsEnabled("offline")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert open_checkpoint("some/model@refs/pr/3").name == "model"
+    assert open_checkpoint("some/model").name == "model"
+    assert asked == [("some/model", "refs/pr/3"), ("some/model", None)]
+    with pytest.raises(ValueError, match="some/model .* has no branch, tag or commit 'gone'"):
+        open_checkpoint("some/model@gone")
+    with pytest.raises(ValueError, match="hf download some/model --revision offline --local-dir DIR"):
+        open_checkpoint("some/model@offline")
+    here = Path(shutil.copytree(folder, tmp_path / "some" / "model@2"))
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint("some/model@2").weights.files[0].resolve().parent == here
+    assert len(asked) == 4
+
+
+def test_repositories_without_safetensors(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their older files are downloaded, and those of others are not."""
+    tensors, asked = safetensors.torch.load_file(folder / "model.safetensors"), []
+
+    def download(name, allow_patterns, **kwargs):
+        asked.append(allow_patterns)
+        if "pytorch_model*.bin" in allow_patterns:
+            torch.save(tensors, folder / "pytorch_model.bin")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    open_checkpoint("some/model")
+    assert len(asked) == 1
+    (folder / "model.safetensors").unlink()
+    assert open_checkpoint("some/model").weights.files == (folder / "pytorch_model.bin",)
+    assert len(asked) == 3
