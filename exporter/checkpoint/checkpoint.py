@@ -48,7 +48,7 @@ class Checkpoint:
     there is none. `generation` is the content of generation_config.json, or empty; `token_ids` are the
     bos_token_id and eos_token_id of config.json, where it has them. `progress` takes
     one line of text at most once a second while weights are read. `changes` are what `adapters` do to
-    parameters, by canonical name.
+    parameters, by canonical name. `dequantized` says which tensors are quantized in the files; "" for none.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Checkpoint:
     token_ids: Mapping[str, object] = field(default_factory=dict)
     changes: Mapping[str, Adaptation] = field(default_factory=dict)
     adapters: tuple[Adapter, ...] = ()
+    dequantized: str = ""
 
     def state_dict(
         self, dtype: torch.dtype, names: Sequence[str] | None = None
@@ -123,6 +124,7 @@ def open_checkpoint(
         progress=progress,
         changes=whole.changes,
         adapters=whole.adapters,
+        dequantized=source.dequantized,
     )
 
 
@@ -154,12 +156,12 @@ def _read_folder(folder: Path) -> CheckpointDescription:
         return _read_hf(folder)
     if (folder / "params.json").is_file() or any(folder.glob("consolidated.*.pth")):
         return _read_meta(folder)
-    gguf_files = sorted(folder.glob("*.gguf"))
+    gguf_files = _gguf_models(folder)
     if len(gguf_files) == 1:
         return _read_gguf(gguf_files[0])
     if gguf_files:
         raise ValueError(
-            f"{folder} holds {len(gguf_files)} GGUF files: give one of them, for example "
+            f"{folder} holds {len(gguf_files)} GGUF models: give one of them, for example "
             f"{gguf_files[0].name}"
         )
     raise FileNotFoundError(f"{folder} holds no checkpoint: {_expected(folder)}")
@@ -185,6 +187,15 @@ def _read_gguf(path: Path) -> CheckpointDescription:
     from exporter.checkpoint.gguf import read_checkpoint_gguf
 
     return read_checkpoint_gguf(path)
+
+
+def _gguf_models(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) > 1:
+        from exporter.formats.gguf_split import whole_names
+
+        files = whole_names(files)
+    return files
 
 
 def _expected(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,7 @@ MODELS: dict[str, KnownModel] = {
 }
 
 
+GGUF_PART = re.compile(r"-\d{5}-of-\d{5}$")  # of a model that is split into files
 WEIGHT_SUFFIXES = (".gguf", ".pt", ".pth", ".safetensors")
 
 
@@ -101,4 +103,4 @@ def model_name(model: str) -> str:
     if model in MODELS:
         return model
     path = (Path(model) if Path(model).exists() else Path(model.partition("@")[0])).resolve()
-    return path.stem if path.suffix in WEIGHT_SUFFIXES else path.name
+    return GGUF_PART.sub("", path.stem) if path.suffix in WEIGHT_SUFFIXES else path.name

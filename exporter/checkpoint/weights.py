@@ -87,6 +87,7 @@ class CheckpointDescription:
     tokenizer_path: Path | None
     generation: Mapping[str, object]
     token_ids: Mapping[str, object] = field(default_factory=dict)  # config.json's bos_token_id, eos_token_id
+    dequantized: str = ""  # which tensors are quantized in the files, in words
 
 
 def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -> None:

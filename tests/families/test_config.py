@@ -238,7 +238,6 @@ def test_gguf_other_rope_factors_are_refused():
     [
         ({"general.architecture": "mamba"}, "mamba"),
         ({"general.type": "adapter"}, "adapter"),
-        ({"split.count": 3}, "3 files"),
         ({"llama.expert_count": 8}, "expert_count"),
         ({"llama.rope.scaling.type": "yarn"}, "yarn"),
         ({"llama.rope.scaling.type": "linear"}, "factor"),

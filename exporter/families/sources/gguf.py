@@ -52,11 +52,6 @@ class GGUFConfig:
             name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix)
         }
         self._read: set[str] = set()
-        if fields.get("split.count", 1) not in (0, 1):
-            raise ValueError(
-                f"the model is split into {fields['split.count']} files: join them with "
-                "`llama-gguf-split --merge` first"
-            )
 
     def optional(self, name: str, default: object = None) -> object:
         """The field's value, `default` where it is missing."""

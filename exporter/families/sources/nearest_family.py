@@ -91,7 +91,7 @@ class _SurveyedHF(hf.HFConfig):
 
 class _SurveyedGGUF(gguf.GGUFConfig):
     def __init__(self, fields: Mapping[str, object], shapes: Mapping[str, Sequence[int]], factors: None):
-        super().__init__({**fields, "split.count": 1}, shapes, factors)
+        super().__init__(fields, shapes, factors)
         self.differences: list[str] = []
 
     def count(self, name: str, default: int | None = None) -> int:
