@@ -19,6 +19,8 @@ from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.registry import hf_family
 from exporter.formats import safetensors_file
 from exporter.formats.file_tensor import Directory, FileTensor, same_bits
+from exporter.formats.prequantized.matrix import StoredMatrix
+from exporter.formats.prequantized.methods import Dequantized, Matrices, dequantized, find_method
 from exporter.formats.quantized_names import FLOATS
 from exporter.formats.torch_file import read_torch_file
 from exporter.model.config import ModelConfig
@@ -36,15 +38,23 @@ def read_hf(folder: Path) -> CheckpointDescription:
     """
     config_path = folder / "config.json"
     fields = read_json(config_path)
+    quantized = fields.get("quantization_config")
     try:
         family = hf_family(fields, lambda: _names_at_hand(folder)).hf
-        config = family.read(HFConfig(fields))
+        method = find_method(quantized) if isinstance(quantized, Mapping) else None
+        read = {name: value for name, value in fields.items() if value is not quantized}
+        config = family.read(HFConfig(fields if method is None else read))
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
     files = weight_files(folder)
-    tensors = _directory(files)
+    tensors, stored = _directory(files), Dequantized({}, {})
+    if method is not None:
+        stored = _found(folder, tensors, method)
+        tensors = stored.others
     config = _with_one_table(config, tensors)
-    weights = _weights(files, tensors, family.names)
+    weights = _weights(files, tensors, stored.matrices, family.names)
+    for name in stored.zero_biases():
+        weights = weights.without(name)
     generation_path = folder / "generation_config.json"
     return CheckpointDescription(
         config=config,
@@ -52,6 +62,7 @@ def read_hf(folder: Path) -> CheckpointDescription:
         tokenizer_path=first_existing(folder, TOKENIZERS),
         generation=read_json(generation_path) if generation_path.is_file() else from_config(fields),
         token_ids={key: fields[key] for key in BEGIN_AND_END if key in fields},
+        dequantized=stored.formats(),
     )
 
 
@@ -133,15 +144,26 @@ def _tensors(path: Path) -> Directory:
     return content
 
 
-def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) -> Weights:
+def _found(folder: Path, tensors: Directory, method: Matrices) -> Dequantized:
+    try:
+        return dequantized(tensors, method)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _weights(
+    files: tuple[Path, ...], tensors: Directory, matrices: Mapping[str, StoredMatrix], names: TensorNames
+) -> Weights:
     def read() -> Read:
-        from exporter.checkpoint.tensors import open_tensors  # torch takes seconds
+        from exporter.checkpoint.tensors import open_dequantized, open_tensors  # torch takes seconds
 
-        return open_tensors({name: (tensor,) for name, tensor in tensors.items()}, {})
+        plain = open_tensors({name: (tensor,) for name, tensor in tensors.items()}, {})
+        return open_dequantized(matrices, plain) if matrices else plain
 
+    whole = {**tensors, **matrices}
     return Weights(
         files=files,
-        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        shapes={name: tuple(tensor.shape) for name, tensor in whole.items()},
         open=read,
         names=names,
         types={name: tensor.dtype for name, tensor in tensors.items()},

@@ -15,6 +15,7 @@ from exporter.checkpoint.merge import merged, read_tensor, replaced
 from exporter.checkpoint.weights import Read, Weights
 from exporter.formats.file_tensor import FileTensor
 from exporter.formats.gguf_file import GGUFFile
+from exporter.formats.prequantized.matrix import StoredMatrix
 from exporter.model.config import ModelConfig
 from exporter.util.progress import Report, at_most_once_a_second
 
@@ -80,6 +81,18 @@ def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str,
     def read(name: str, dtype: torch.dtype) -> Tensor:
         parts = [read_tensor(part, dtype) for part in tensors[name]]
         return parts[0] if dims.get(name) is None else torch.cat(parts, dims[name])
+
+    return read
+
+
+def open_dequantized(matrices: Mapping[str, StoredMatrix], plain: Read) -> Read:
+    """Make a function that reads quantized matrices as the floats that they stand for, and others by
+    `plain`."""
+
+    def read(name: str, dtype: torch.dtype) -> Tensor:
+        if name not in matrices:
+            return plain(name, dtype)
+        return torch.from_numpy(matrices[name].floats()).to(dtype)
 
     return read
 
