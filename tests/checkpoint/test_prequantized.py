@@ -12,8 +12,10 @@ import safetensors.torch
 import tiny
 import torch
 from checkpoint_files import assert_refused
+from native import export
 
 from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.cli import main as cli
 from exporter.formats.prequantized.matrix import unpacked
 from exporter.pipeline.model_request import ModelSource
 from exporter.pipeline.prepare import describe
@@ -199,6 +201,45 @@ def test_compressed_and_packed(copy, capsys, bits, zeros, reordered, groups):
     weights = {"num_bits": bits, "type": "int", "strategy": "group", "symmetric": not zeros}
     config = COMPRESSED | {"format": "pack-quantized", "config_groups": {"group_0": {"weights": weights}}}
     assert_floats(copy, quantize(copy, config, make), f"packed, {bits} bits", capsys)
+
+
+@pytest.mark.parametrize("kind", ["MXFP4", "NVFP4"])
+def test_4_bit_floats(copy, capsys, kind):
+    values = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    group = 32 if kind == "MXFP4" else 16
+
+    def make(module, rows, columns):
+        codes = chance.integers(0, 16, (rows, columns))
+        parts = {"weight_packed": (codes[:, ::2] | codes[:, 1::2] << 4).astype(np.uint8)}
+        if kind == "MXFP4":
+            exponents = chance.integers(110, 130, (rows, columns // group)).astype(np.uint8)
+            parts["weight_scale"], scale = exponents, 2.0 ** (exponents.astype(int) - 127)
+        else:
+            stored, whole = torch.rand(rows, columns // group).to(torch.float8_e4m3fn), torch.tensor([3.5])
+            parts |= {"weight_scale": stored, "weight_global_scale": whole, "input_global_scale": whole + 1}
+            scale = (stored.float() / whole).numpy()
+        weight = np.empty((rows, columns), np.float32)
+        for n in range(rows):
+            for k in range(columns):
+                weight[n, k] = (-1) ** (codes[n, k] >> 3) * values[codes[n, k] & 7] * scale[n, k // group]
+        return parts, weight
+
+    config = COMPRESSED | {"format": f"{kind.lower()}-pack-quantized"}
+    assert_floats(copy, quantize(copy, config, make), kind, capsys)
+
+
+def test_an_artifact_of_quantized_weights(copy, tmp_path, capsys):
+    """Exported and verified as any other."""
+
+    def make(module, rows, columns):
+        weight = (0.2 * torch.randn(rows, columns)).to(torch.float8_e4m3fn)
+        scale = torch.rand(rows, 1)
+        return {"weight": weight, "weight_scale": scale}, (weight.float() * scale).numpy()
+
+    quantize(copy, COMPRESSED | {"format": "float-quantized"}, make)
+    export(copy, "--output-pte", tmp_path / "m.pte")
+    assert cli.main(["verify", str(tmp_path / "m.pte"), "--checkpoint", str(copy)]) == 0
+    assert "8-bit floats with scales" in capsys.readouterr().err
 
 
 # What is refused

@@ -29,15 +29,16 @@ def modules_with(tensors: Directory, ending: str, ends: Collection[str]) -> dict
     }
 
 
-def float_values(tensor: FileTensor) -> np.ndarray:
-    """Read a tensor of floats, 8-bit ones among them, as float32. Raises ValueError for another type."""
-    bits = tensor.bits()
-    if tensor.dtype in ("F64", "F32", "F16"):
+def float_values(tensor: FileTensor, dtype: str | None = None) -> np.ndarray:
+    """Read a tensor of floats, 8-bit ones among them, as float32; `dtype` is what its bits are where its own
+    type does not say it. Raises ValueError for another type."""
+    bits, dtype = tensor.bits(), dtype or tensor.dtype
+    if dtype in ("F64", "F32", "F16"):
         return bits.view(f"f{bits.itemsize}").astype(np.float32)
-    if tensor.dtype == "BF16":
+    if dtype == "BF16":
         return (bits.astype(np.uint32) << 16).view(np.float32)
-    if tensor.dtype in _SMALL:
-        return _SMALL[tensor.dtype][bits]
+    if dtype in _SMALL:
+        return _SMALL[dtype][bits]
     raise ValueError(f"{tensor.path}: a scale or weight holds {tensor.dtype}, not floats: download it again")
 
 
@@ -71,12 +72,17 @@ def unpacked(words: np.ndarray, bits: int, count: int) -> np.ndarray:
     if bits == 8:
         return data[:, :count]
     if 8 % bits == 0:
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        values = (data[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
-        return values.reshape(len(data), -1)[:, :count]
+        return unpacked_bytes(data, bits)[:, :count]
     single = np.unpackbits(data, axis=1, count=count * bits, bitorder="little")
     weights = 1 << np.arange(bits, dtype=np.uint8)
     return (single.reshape(len(data), count, bits) * weights).sum(2, dtype=np.uint8)
+
+
+def unpacked_bytes(data: np.ndarray, bits: int) -> np.ndarray:
+    """Unpack the unsigned integers of 1, 2 or 4 `bits` from each row of bytes, lowest bits first."""
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    values = (data[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
+    return values.reshape(len(data), -1)
 
 
 def check_shape(name: str, tensor: FileTensor, *shapes: tuple[int, ...]) -> None:

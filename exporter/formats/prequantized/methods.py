@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from exporter.formats.file_tensor import Directory
+from exporter.formats.prequantized.fp4 import fp4_matrices
 from exporter.formats.prequantized.gptq import GPTQ_BITS, Packing, awq_matrices, gptq_matrices
 from exporter.formats.prequantized.matrix import StoredMatrix
 from exporter.formats.prequantized.scaled import packed_matrices, scaled_matrices
@@ -16,6 +17,7 @@ from exporter.formats.quantized_names import QUANTIZED_REMEDY
 OF_CACHES = (".k_scale", ".v_scale")  # scales of keys and values, for caches of 8-bit floats
 COMPRESSED_FORMATS = frozenset({
     None, "dense", "float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
+    "mxfp4-pack-quantized", "nvfp4-pack-quantized",
 })  # fmt: skip
 Fields = Mapping[str, object]
 Matrices = Callable[[Directory], dict[str, StoredMatrix]]  # by module
@@ -104,7 +106,7 @@ def _compressed(fields: Fields) -> Matrices:
             f"quantization_config has blocks of several sizes {sorted(blocks)}: {QUANTIZED_REMEDY}"
         )
     block = _block(next(iter(blocks), None))
-    return lambda tensors: packed_matrices(tensors) | scaled_matrices(tensors, block)
+    return lambda tensors: packed_matrices(tensors) | fp4_matrices(tensors) | scaled_matrices(tensors, block)
 
 
 _METHODS: Mapping[str, Callable[[Fields], Matrices]] = {

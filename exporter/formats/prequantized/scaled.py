@@ -123,6 +123,7 @@ def packed_matrices(tensors: Directory) -> dict[str, StoredMatrix]:
     return {
         module: _packed(module, parts)
         for module, parts in modules_with(tensors, ".weight_packed", ends).items()
+        if parts[".weight_packed"].dtype != "U8"  # of 4-bit floats
     }
 
 
