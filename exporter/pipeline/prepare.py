@@ -59,7 +59,7 @@ def describe(source: ModelSource, max_seq_length: int | None = None) -> Describe
         )
         if checkpoint.dequantized:
             note(f"  {source.model} is quantized already ({checkpoint.dequantized}): its weights are read as "
-                 "the floats that they stand for; a scheme rounds them again")  # fmt: skip
+                 "the floats that they stand for")  # fmt: skip
         if max_seq_length is not None:
             checkpoint.config.check_length(max_seq_length)
         if checkpoint.tokenizer_path is None:

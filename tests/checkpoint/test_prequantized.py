@@ -17,8 +17,10 @@ from native import export
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.cli import main as cli
 from exporter.formats.prequantized.matrix import unpacked
+from exporter.lowbit.weights import dequantize, quantize_linear
 from exporter.pipeline.model_request import ModelSource
 from exporter.pipeline.prepare import describe
+from exporter.recipe.recipe import parse_recipe
 
 LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
           "mlp.up_proj", "mlp.down_proj")  # fmt: skip
@@ -127,7 +129,10 @@ def test_awq(copy, capsys):
         return {"qweight": packed(q), "qzeros": packed(z), "scales": s}, weight
 
     config = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
-    assert_floats(copy, quantize(copy, config, make), "AWQ, 4 bits", capsys)
+    expected = quantize(copy, config, make)
+    assert_floats(copy, expected, "AWQ, 4 bits", capsys)
+    for weight in map(torch.from_numpy, expected.values()):
+        assert torch.equal(dequantize(quantize_linear(weight, parse_recipe("q4").linear)), weight)
 
 
 # 8-bit floats and integers
