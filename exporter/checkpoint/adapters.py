@@ -16,7 +16,7 @@ from exporter.checkpoint.adapter_source import AdapterSource
 from exporter.checkpoint.digest import sha256_of_files
 from exporter.checkpoint.find import HUB_ID
 from exporter.checkpoint.known_models import MODELS
-from exporter.checkpoint.weights import MAX_NAMED, Weights, stored_name
+from exporter.checkpoint.weights import MAX_NAMED, TOKENIZERS, Weights, first_existing, stored_name
 from exporter.families.sources.registry import family_named
 from exporter.formats.adapter import CONFIG, WEIGHTS, LowRank, PeftAdapter, read_adapter
 from exporter.formats.file_tensor import FileTensor, same_bits
@@ -40,6 +40,12 @@ class Adapter:
     def digest(self) -> str:
         """SHA-256, in hex, of adapter_config.json and the weights."""
         return sha256_of_files(self.files, lambda line: None)
+
+    def own_tokenizer(self, base: Path | None) -> Path | None:
+        """Find a tokenizer beside the adapter that is another than `base`; None where there is none."""
+        own = first_existing(self.files[0].parent, TOKENIZERS)
+        same = own is not None and base is not None and own.read_bytes() == base.read_bytes()
+        return None if same else own
 
     def to_dict(self) -> dict[str, object]:
         """Return what an artifact says of it."""

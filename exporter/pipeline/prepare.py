@@ -60,6 +60,11 @@ def describe(source: ModelSource, max_seq_length: int | None = None) -> Describe
         if checkpoint.dequantized:
             note(f"  {source.model} is quantized already ({checkpoint.dequantized}): its weights are read as "
                  "the floats that they stand for")  # fmt: skip
+        for adapter in checkpoint.adapters:
+            own = adapter.own_tokenizer(checkpoint.tokenizer_path)
+            if own is not None and source.tokenizer is None:
+                note(f"  adapter {adapter.name} has another tokenizer than the model, {own}: give it with "
+                     "--tokenizer to use it")  # fmt: skip
         if max_seq_length is not None:
             checkpoint.config.check_length(max_seq_length)
         if checkpoint.tokenizer_path is None:

@@ -18,6 +18,8 @@ from exporter.checkpoint.adapter_source import AdapterSource, parse_adapter
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.checkpoint.streamed import stream_model
+from exporter.pipeline.model_request import ModelSource
+from exporter.pipeline.prepare import describe
 
 CONTEXT = 48
 HF_OF = {"wq": "self_attn.q_proj", "wv": "self_attn.v_proj", "wo": "self_attn.o_proj", "w2": "mlp.down_proj"}
@@ -271,6 +273,20 @@ def test_an_adapter_beside_its_base_model(tmp_path, model, folder):
     with pytest.raises(ValueError, match=f"{both} --adapter {both}; or remove"):
         opened(both)
     assert_merged(opened(both, both), peft_adapter.expected(model.state_dict(), tensors))
+
+
+def test_a_tokenizer_beside_an_adapter(tmp_path, model, folder, capsys):
+    """It is not taken unasked, and not passed over in silence where it is another one."""
+    peft_adapter.write(tmp_path / "a", peft_adapter.pairs(model, 1))
+    own = Path(shutil.copy(folder / "tokenizer.json", tmp_path / "a"))
+    adapters = (AdapterSource(str(tmp_path / "a")),)
+    describe(ModelSource(str(folder), adapters=adapters))
+    assert "another tokenizer" not in capsys.readouterr().err
+    own.write_text(own.read_text() + " ")
+    describe(ModelSource(str(folder), adapters=adapters))
+    assert f"adapter a has another tokenizer than the model, {own}" in capsys.readouterr().err
+    describe(ModelSource(str(folder), tokenizer=own, adapters=adapters))
+    assert "another tokenizer" not in capsys.readouterr().err
 
 
 def test_hub_ids(tmp_path, folder, model, monkeypatch):
