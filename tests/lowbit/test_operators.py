@@ -87,6 +87,9 @@ def samples() -> dict[str, dict[str, object]]:
         "linear_fp": linear | {"weight": floats},
         "embedding": {"weight": floats, "tokens": torch.tensor([[3, 16]]), "width": 40, "scale": 2.0},
         "rms_norm": {"x": x, "weight": torch.randn(40), "eps": 1e-5},
+        "layer_norm": {"x": x, "weight": torch.randn(40), "bias": torch.randn(40), "eps": 1e-5},
+        "silu": {"x": x}, "gelu": {"x": x}, "gelu_tanh": {"x": x}, "relu2": {"x": x},
+        "xielu": {"x": x, "alpha_p": 0.8, "alpha_n": 1.1, "beta": 0.5, "eps": -1e-6},
         "silu_mul": gate, "gelu_mul": gate, "gelu_tanh_mul": gate, "relu2_mul": gate,
         "add": {"a": x, "b": x + 1},
         "select_rows": {"x": x, "rows": torch.tensor([2, 0, 0, 1])},
@@ -200,6 +203,22 @@ def test_gates(name, gate, limit):
         gates, up = gates.clamp(max=limit), up.clamp(-limit, limit)
     result = lowbit(name)(gate_up, limit).double()  # kernels_elementwise_test.cpp has the bounds
     assert torch.allclose(result, gate(gates) * up, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "relu2"])
+def test_activations_without_a_gate(name):
+    x = torch.randn(50, 300) * 3
+    pairs = torch.cat([x, torch.ones_like(x)], -1)
+    assert torch.equal(lowbit(name)(x), lowbit(f"{name}_mul")(pairs, 0.0))
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 300)])
+def test_layer_norm(bias):
+    x, weight = torch.randn(50, 300) * 3 + 1, torch.randn(300)
+    wide = None if bias is None else bias.double()
+    expected = functional.layer_norm(x.double(), (300,), weight.double(), wide, 1e-5)
+    found = lowbit("layer_norm")(x, weight, bias, 1e-5).double()
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
 def reference(forward: Forward) -> torch.Tensor:
