@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from exporter.checkpoint.weights import (
@@ -35,13 +36,20 @@ def read_hf(folder: Path) -> CheckpointDescription:
     """
     config_path = folder / "config.json"
     fields = read_json(config_path)
+
+    @cache
+    def directory() -> Directory:
+        return _directory(weight_files(folder))
+
+    def stored(name: str) -> list[float]:
+        return directory()[name].numbers() if name in directory() else []
+
     try:
         family = hf_family(fields, lambda: _names_at_hand(folder)).hf
-        config = family.read(HFConfig(fields))
+        config = family.read(HFConfig(fields, stored))
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
-    files = weight_files(folder)
-    tensors = _directory(files)
+    files, tensors = weight_files(folder), directory()
     weights = _weights(files, tensors, family.names)
     generation_path = folder / "generation_config.json"
     return CheckpointDescription(

@@ -15,6 +15,7 @@ from exporter.formats.file_tensor import FileTensor
 from exporter.formats.gguf_file import GGUFFile
 from exporter.formats.tensor_types import TORCH_NAMES
 from exporter.model.config import ModelConfig
+from exporter.model.matrices import last_norm
 from exporter.util.progress import Report, at_most_once_a_second
 
 READERS = 2  # tensors converted at a time; more would hold more memory for little gain
@@ -31,11 +32,14 @@ def canonical_state_dict(
     """Read the parameters `names`, canonical ones, in `dtype`, a few converted at a time."""
     report = at_most_once_a_second(progress)
     read_tensor = weights.open()
+    last = {vector.parameter for vector in last_norm(config)}
 
     def read(name: str) -> Tensor:
         stored, names = weights.stored_name(name), weights.names
-        if names.norm_offset and name.endswith("norm.weight"):
-            return (read_tensor(stored, torch.float32) + names.norm_offset).to(dtype)
+        offset = names.norm_offset if name.endswith("norm.weight") else 0.0
+        scale = config.logit_scale if name in last else 1.0
+        if offset or scale != 1:
+            return ((read_tensor(stored, torch.float32) + offset) * scale).to(dtype)
         tensor = read_tensor(stored, dtype)
         if names.interleaved and name.split(".")[-2] in ("wq", "wk"):
             spec = config.layers[int(name.split(".")[1])].attention

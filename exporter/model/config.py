@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_LAYERS = 1000  # a damaged count would otherwise list parameters without end
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "xielu")
+NORMS = ("rms", "layer")
 QK_NORMS = ("head", "width")
 
 
@@ -131,16 +132,37 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
-class FeedForwardSpec:
-    """A layer's gated feed-forward: down(activation(gate) * up), of `hidden_dim` products.
+class Xielu:
+    """The parameters of xIELU (arXiv 2411.13010), numbers that a layer has learned: alpha_p x^2 + beta x
+    above 0, and alpha_n (exp(min(x, eps)) - 1 - x) + beta x below."""
 
-    With a `limit` the gate is at most that, and `up` within plus and minus it, before the product.
+    alpha_p: float
+    alpha_n: float
+    beta: float = 0.5
+    eps: float = -1e-6
+
+    def __post_init__(self) -> None:
+        for field in ("alpha_p", "alpha_n", "beta"):
+            _require_positive(f"xIELU's {field}", getattr(self, field), (int, float))
+        if not isinstance(self.eps, float) or not -1 <= self.eps <= 0:
+            raise ValueError(f"xIELU's eps is {self.eps!r}, not from -1 to 0: correct the checkpoint")
+
+
+@dataclass(frozen=True)
+class FeedForwardSpec:
+    """A layer's feed-forward: down(activation(gate) * up), of `hidden_dim` products; without a gate (`gated`)
+    down(activation(up)).
+
+    With a `limit` the gate is at most that, and `up` within plus and minus it, before the product. `xielu`
+    has the parameters of the activation of that name, which takes no gate.
     """
 
     hidden_dim: int
     activation: str = "silu"
     limit: float | None = None
     bias: bool = False
+    gated: bool = True
+    xielu: Xielu | None = None
 
     def __post_init__(self) -> None:
         _require_positive("hidden_dim", self.hidden_dim, int)
@@ -151,6 +173,14 @@ class FeedForwardSpec:
             )
         if self.limit is not None:
             _require_positive("the feed-forward's limit", self.limit, (int, float))
+        if self.limit is not None and not self.gated:
+            raise ValueError(f"a feed-forward without a gate has no limit: leave {self.limit!r} out")
+        has_parameters = self.xielu is not None
+        if has_parameters != (self.activation == "xielu") or (has_parameters and self.gated):
+            raise ValueError(
+                "the activation 'xielu' has parameters and no gate, and no other has them: correct the "
+                "checkpoint's config"
+            )
         if not isinstance(self.bias, bool):
             raise ValueError(f"mlp_bias is {self.bias!r}, not true or false: correct the checkpoint's config")
 
@@ -159,21 +189,38 @@ class FeedForwardSpec:
 class LayerSpec:
     """One layer: attention, then feed-forward, each added to the residual stream.
 
-    `norm_in`: a norm before each of the two; `norm_out`: one of what each adds.
+    `norm_in`: a norm before each of the two; `norm_out`: one of what each adds; `sub_norms`: one of
+    attention's result and one of the feed-forward's product, each before its last matrix. `parallel`: both
+    read what comes into the layer, through one norm. `norm` says what these norms divide by: "rms" the root
+    mean square, "layer" the standard deviation, once the mean is taken away; `norm_bias`: a vector is added.
+    Those of queries and keys are RMS norms.
     """
 
     attention: AttentionSpec
     feed_forward: FeedForwardSpec
     norm_in: bool = True
     norm_out: bool = False
+    sub_norms: bool = False
+    parallel: bool = False
+    norm: str = "rms"
+    norm_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _require_booleans(self, ("norm_in", "norm_out", "sub_norms", "parallel", "norm_bias"))
+        if self.norm not in NORMS or (self.norm_bias and self.norm != "layer"):
+            raise ValueError(
+                f"norms of kind {self.norm!r}{' with a bias' if self.norm_bias else ''} are not supported: "
+                "use a checkpoint with RMS norms, or with layer norms"
+            )
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder: an embedding, layers, a norm, and an output layer.
 
-    `embedding_scale` multiplies what the embedding looks up. `context_length` is the longest the model was
-    made for. All norms are RMS norms with `norm_eps`.
+    `embedding_scale` multiplies what the embedding looks up, `logit_scale` the logits: whoever reads weights
+    multiplies the last norm's by it. `context_length` is the longest the model was made for. All norms have
+    `norm_eps`; the last one is of the kind of the last layer's.
     """
 
     family: str
@@ -184,13 +231,14 @@ class ModelConfig:
     context_length: int
     tied_embeddings: bool
     embedding_scale: float = 1.0
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for field in ("dim", "vocab_size", "context_length"):
             _require_positive(field, getattr(self, field), int)
         if not self.layers:
             raise ValueError("a model without layers: correct the checkpoint's config")
-        for field in ("norm_eps", "embedding_scale"):
+        for field in ("norm_eps", "embedding_scale", "logit_scale"):
             _require_positive(field, getattr(self, field), (int, float))
         _require_booleans(self, ("tied_embeddings",))
 

@@ -22,7 +22,7 @@ class Expected:
         positions = RotaryTables(config, held_out.shape[1])
         x = embedded(model, held_out)
         for block in model.layers:
-            x = run_block(block, x, float_weights(block), config, positions)
+            x = run_block(block, x, float_weights(block), positions)
         # The logits of a position are of the token after it.
         hidden = last_hidden(model, x[:, half - 1 : -1])
         self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in hidden]

@@ -63,5 +63,5 @@ class BatchDecoder:
         self, i: int, block: Block, x_BTD: Tensor, windows: slice, linear: Callable[[str, Tensor], Tensor]
     ) -> Tensor:
         cache = Cache(*(kept[windows] for kept in self.caches[i]), self.position)
-        ops = WindowOperations(block, self.positions, self.model.config.norm_eps, cache)
+        ops = WindowOperations(block, self.positions, cache)
         return run_layer(block.layer, ops, x_BTD, linear, torch.add)

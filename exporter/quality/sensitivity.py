@@ -160,7 +160,7 @@ class _Sensitivity:
             block = layers[i]
             inputs.append(x.bfloat16())
             known = float_weights(block)
-            x = run_block(block, x, known, self.config, self.positions)
+            x = run_block(block, x, known, self.positions)
             moments = {}
             if with_gptq or i <= middle:
                 text.enter(block, known)
@@ -186,7 +186,7 @@ class _Sensitivity:
         return _Forward(inputs, x, by_gptq, moment, shape)
 
     def _stream(self, tokens: Tensor) -> Stream:
-        return Stream(embedded(self.model, tokens), self.config, self.positions)
+        return Stream(embedded(self.model, tokens), self.positions)
 
     def _moment(self, K: int, inputs: Callable[[slice], Tensor]) -> Tensor:
         """Return E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
@@ -251,7 +251,7 @@ class _Sensitivity:
                 q = by_gptq if rounding == "gptq" else self._quantized(weight, None, rounding)
                 changes[name, rounding] = dequantize(q) - weight
 
-        ops = WindowOperations(block, self.positions, self.config.norm_eps)
+        ops = WindowOperations(block, self.positions)
 
         def work(windows: slice) -> tuple[Tensor, Tensor]:
             seen = {}  # inputs and outputs

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from exporter.families.llama import llama3_divisors
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.llama3_rope import llama3_divisors
 from exporter.families.sources.meta import MetaConfig
 from exporter.families.sources.registry import gguf_family, hf_family, meta_family
 from exporter.model.config import (
@@ -21,6 +21,7 @@ from exporter.model.config import (
     ModelConfig,
     Rope,
     RopeScaling,
+    Xielu,
 )
 from exporter.model.matrices import parameter_shapes
 
@@ -252,6 +253,24 @@ def test_gguf_other_rope_factors_are_refused():
 def test_gguf_refusals_name_the_field(change: dict, named: str):
     with pytest.raises(ValueError, match=named):
         read_gguf_fields(GGUF_1B | change)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: replace(LLAMA_LAYER, norm="group"), "'group'"),
+        (lambda: replace(LLAMA_LAYER, norm_bias=True), "'rms' with a bias"),
+        (lambda: replace(LLAMA_LAYER, parallel=1), "parallel is 1"),
+        (lambda: FeedForwardSpec(96, "xielu", gated=False), "has parameters"),
+        (lambda: FeedForwardSpec(96, "xielu", xielu=Xielu(1.0, 1.0)), "no gate"),
+        (lambda: FeedForwardSpec(96, gated=False, limit=2.5), "2.5"),
+        (lambda: Xielu(-1.0, 1.0), "alpha_p is -1.0"),
+        (lambda: Xielu(1.0, 1.0, eps=0.5), "eps is 0.5"),
+    ],
+)
+def test_layers_that_nothing_computes(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
 
 
 def test_parameter_shapes():

@@ -51,7 +51,7 @@ class TestGemma3(FamilyTests):
         norm_offset=1.0,
         older=older,
     )  # fmt: skip
-    rotates = False
+    rotates = "attention_out_norm"
     variants = {"biases, untied": {"attention_bias": True, "tie_word_embeddings": False}}
     without = {
         "norms of queries and keys": lambda config: with_attention(config, qk_norm=None),

@@ -6,11 +6,14 @@ name, unless it is known to change nothing: it may change the computation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from exporter.families.sources.llama3_rope import fit_llama3
 from exporter.model.config import (
     LayerSpec,
     ModelConfig,
+    Rope,
     RopeScaling,
     check_layer_count,
     is_positive,
@@ -46,7 +49,7 @@ class GGUFConfig:
         rope_factors: Sequence[float] | None,
     ):
         self.shapes, self._rope_factors, self._read_factors = shapes, rope_factors, False
-        self.architecture = fields.get("general.architecture")
+        self._of_file, self.architecture = fields, fields.get("general.architecture")
         prefix = f"{self.architecture}."
         self.fields = {
             name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix)
@@ -82,11 +85,11 @@ class GGUFConfig:
                 "use a checkpoint with that value"
             )
 
-    def head_dim(self) -> int:
-        """The width of a head, which keys, values and the rotation share."""
+    def head_dim(self, *, rotated_whole: bool = True) -> int:
+        """The width of a head, which keys and values share, and the rotation where it turns whole heads."""
         dim, heads = self.count("embedding_length"), self.count("attention.head_count")
         head_dim = self.count("attention.key_length", dim // heads)
-        for name in ("attention.value_length", "rope.dimension_count"):
+        for name in ("attention.value_length", *(("rope.dimension_count",) if rotated_whole else ())):
             if self.count(name, head_dim) != head_dim:
                 raise ValueError(
                     f"{self.architecture}.{name} is {self.fields[name]!r}, but only the head size {head_dim} "
@@ -110,6 +113,17 @@ class GGUFConfig:
             )
         return float(value)
 
+    def numbers(self, name: str, count: int) -> list[float]:
+        """A list of `count` numbers, under a name that has no architecture before it. Raises ValueError
+        naming the field for anything else."""
+        values = self._of_file.get(name)
+        whole = isinstance(values, list) and len(values) == count
+        if not whole or not all(isinstance(value, float) and math.isfinite(value) for value in values):
+            raise ValueError(
+                f"field {name!r} is not a list of {count} numbers: use another conversion of this checkpoint"
+            )
+        return values
+
     def theta(self, default: float = 10000.0) -> float:
         """The rotation's base frequency."""
         return self.number("rope.freq_base", default)
@@ -119,6 +133,19 @@ class GGUFConfig:
         """Return the divisors of rotary frequencies in `rope_freqs.weight`; None where the file has none."""
         self._read_factors = True
         return self._rope_factors
+
+    def rope(self, width: int, default_theta: float = 10000.0, *, interleaved: bool = False) -> Rope:
+        """The rotation that all layers share, stretched as fields say, or as the tensor rope_freqs.weight."""
+        theta, linear, factors = self.theta(default_theta), self.linear_scaling(), self.rope_factors
+        if factors is None or all(factor == 1.0 for factor in factors):
+            return Rope(theta, width, linear, interleaved)
+        if linear is not None:
+            raise ValueError(
+                f"both {self.architecture}.rope.scaling.type 'linear' and the tensor rope_freqs.weight are "
+                "given: use a checkpoint with one of them"
+            )
+        scaling = fit_llama3(factors, width, theta, self.count("context_length"))
+        return Rope(theta, width, scaling, interleaved)
 
     def linear_scaling(self) -> RopeScaling | None:
         """The rotary scaling that fields tell; a factor without a type is linear, as llama.cpp reads it.
@@ -137,23 +164,22 @@ class GGUFConfig:
     def has(self, tensor: str) -> bool:
         return tensor in self.shapes
 
-    def model(
-        self, family: str, layers: Sequence[LayerSpec], *, embedding_scale: float = 1.0
-    ) -> ModelConfig:
+    def model(self, family: str, layers: Sequence[LayerSpec], **further: object) -> ModelConfig:
         """The ModelConfig of layers that go through `layers` again and again, with the fields and tensors
-        that every family calls alike.
+        that every family calls alike, and what is `further` in it.
 
         Raises ValueError naming a field that is missing, of a wrong value, or asked for by nobody.
         """
+        kind = "layer_norm" if layers[0].norm == "layer" else "layer_norm_rms"
         config = ModelConfig(
             family=family,
             dim=self.count("embedding_length"),
             layers=repeated(layers, self.layer_count()),
             vocab_size=self.shapes["token_embd.weight"][0],
-            norm_eps=self.number("attention.layer_norm_rms_epsilon", 0.0),
+            norm_eps=self.number(f"attention.{kind}_epsilon", 0.0),
             context_length=self.count("context_length"),
             tied_embeddings=not self.has("output.weight"),
-            embedding_scale=embedding_scale,
+            **further,
         )
         for name, value in NEUTRAL.items():
             self.only(name, value)

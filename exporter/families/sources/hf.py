@@ -6,7 +6,8 @@ change the computation. Both spellings are read, of transformers 4 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
@@ -51,10 +52,16 @@ FULL, SLIDING = "full_attention", "sliding_attention"  # of `layer_types`
 
 
 class HFConfig:
-    """The content of a config.json. Readers ask for fields; `model` refuses what nobody asked for."""
+    """The content of a config.json. Readers ask for fields; `model` refuses what nobody asked for.
 
-    def __init__(self, fields: Mapping[str, object]):
-        self.fields = fields
+    `stored` returns the numbers in a small tensor of the checkpoint, for what other formats have in the
+    config.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, object], stored: Callable[[str], Sequence[float]] | None = None
+    ):
+        self.fields, self._stored = fields, stored
         self._read: set[str] = set()
         quantized = fields.get("quantization_config") or fields.get("quantization")  # the latter: MLX
         if quantized is not None:
@@ -104,6 +111,14 @@ class HFConfig:
         """A count of positions, or null for all; `default` where the field is missing."""
         return None if self.nullable(name, default) is None else self.count(name, default)
 
+    def stored_number(self, name: str) -> float:
+        """The only element of the tensor `name`. Raises ValueError for one that is missing, or holds
+        something else."""
+        numbers = [] if self._stored is None else self._stored(name)
+        if len(numbers) != 1 or not math.isfinite(numbers[0]):
+            raise ValueError(f"tensor {name} does not hold one number: download the whole checkpoint")
+        return numbers[0]
+
     def ignore(self, name: str) -> None:
         """A field that changes nothing of the computation."""
         self._read.add(name)
@@ -130,10 +145,28 @@ class HFConfig:
             return self.count("num_attention_heads")
         return self.count("num_key_value_heads", default)
 
-    def rope(self, width: int, default_theta: float = 10000.0) -> Rope:
-        """The rotation that all layers share."""
-        rope = self._rope_parameters()
-        return _rope(rope, width, self.optional("rope_theta", default_theta))
+    def rope(
+        self,
+        head_dim: int,
+        default_theta: float = 10000.0,
+        *,
+        default_part: float | None = None,
+        interleaved: bool = False,
+    ) -> Rope:
+        """The rotation that all layers share; of a part of a head where the family has a `default_part`, of
+        neighbours where it is `interleaved`."""
+        rope, width = self._rope_parameters(), head_dim
+        if default_part is not None:
+            part = self.number("partial_rotary_factor", default_part)
+            part = _optional(rope, "partial_rotary_factor", part)
+            if not is_positive(part) or part > 1:
+                raise ValueError(
+                    f"partial_rotary_factor is {part!r}, not a part of a head: correct the config"
+                )
+            width = int(head_dim * part)
+            rope = {name: value for name, value in rope.items() if name != "partial_rotary_factor"}
+        found = _rope(rope, width, self.optional("rope_theta", default_theta))
+        return replace(found, interleaved=interleaved)
 
     def ropes_by_kind(
         self, width: int, thetas: Mapping[str, tuple[str, float]]
@@ -195,10 +228,12 @@ class HFConfig:
         *,
         default_context: int,
         default_tied: bool = False,
-        embedding_scale: float = 1.0,
+        norm_eps: tuple[str, float] = ("rms_norm_eps", 1e-6),
+        **further: object,
     ) -> ModelConfig:
         """The ModelConfig of layers that go through `layers` again and again, with the fields that every
-        family calls alike.
+        family calls alike, and what is `further` in it; `norm_eps` is the field of the norms' epsilon and its
+        default.
 
         Raises ValueError naming a field that is missing, of a wrong value, or asked for by nobody.
         """
@@ -207,13 +242,13 @@ class HFConfig:
             dim=self.count("hidden_size"),
             layers=repeated(layers, self.layer_count()),
             vocab_size=self.count("vocab_size"),
-            norm_eps=self.number("rms_norm_eps", 1e-6),
+            norm_eps=self.number(*norm_eps),
             context_length=self.count("max_position_embeddings", default_context),
             tied_embeddings=self.boolean("tie_word_embeddings", default_tied),
-            embedding_scale=embedding_scale,
+            **further,
         )
-        for name, value in NEUTRAL.items():
-            self.only(name, value)
+        for name in NEUTRAL.keys() - self._read:
+            self.only(name, NEUTRAL[name])
         self.refuse_unread()
         return config
 
