@@ -88,6 +88,7 @@ MODELS: dict[str, KnownModel] = {
     "gemma3-1b": _hub("gemma3", "google/gemma-3-1b-it", "Gemma 3 1B", gated=True),
     "starcoder2-3b": _hub("starcoder2", "bigcode/starcoder2-3b", "StarCoder 2 3B"),
     "nemotron-mini-4b": _hub("nemotron", "nvidia/Nemotron-Mini-4B-Instruct", "Nemotron Mini 4B Instruct"),
+    "apertus-8b": _hub("apertus", "swiss-ai/Apertus-8B-Instruct-2509", "Apertus 8B Instruct"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
