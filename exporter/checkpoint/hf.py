@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+from exporter.checkpoint.ternary import unpacked
 from exporter.checkpoint.weights import (
     TOKENIZERS,
     CheckpointDescription,
@@ -46,11 +47,14 @@ def read_hf(folder: Path) -> CheckpointDescription:
 
     try:
         family = hf_family(fields, lambda: _names_at_hand(folder)).hf
-        config = family.read(HFConfig(fields, stored))
+        asked = HFConfig(fields, stored)
+        config = family.read(asked)
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
     files, tensors = weight_files(folder), directory()
     weights = _weights(files, tensors, family.names)
+    if asked.ternary is not None:
+        weights = unpacked(weights, asked.ternary)
     generation_path = folder / "generation_config.json"
     return CheckpointDescription(
         config=config,

@@ -90,6 +90,7 @@ MODELS: dict[str, KnownModel] = {
     "nemotron-mini-4b": _hub("nemotron", "nvidia/Nemotron-Mini-4B-Instruct", "Nemotron Mini 4B Instruct"),
     "apertus-8b": _hub("apertus", "swiss-ai/Apertus-8B-Instruct-2509", "Apertus 8B Instruct"),
     "command-r7b": _hub("cohere2", "CohereLabs/c4ai-command-r7b-12-2024", "Command R7B", gated=True),
+    "bitnet-2b": _hub("bitnet", "microsoft/bitnet-b1.58-2B-4T", "BitNet b1.58 2B4T"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),

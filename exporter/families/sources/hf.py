@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from exporter.families.sources.ternary import Ternary, read_ternary
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.model.config import (
     LayerSpec,
@@ -62,11 +63,14 @@ class HFConfig:
         self, fields: Mapping[str, object], stored: Callable[[str], Sequence[float]] | None = None
     ):
         self.fields, self._stored = fields, stored
+        self.ternary: Ternary | None = None  # how the layers' matrices are stored where they are ternary
         self._read: set[str] = set()
         quantized = fields.get("quantization_config") or fields.get("quantization")  # the latter: MLX
         if quantized is not None:
             method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
-            raise ValueError(f"quantization_config {method or quantized!r}: {QUANTIZED_REMEDY}")
+            if method != "bitnet":
+                raise ValueError(f"quantization_config {method or quantized!r}: {QUANTIZED_REMEDY}")
+            self.ternary = read_ternary(self.required("quantization_config"))
 
     def required(self, name: str) -> object:
         """The field's value. Raises ValueError when it is missing or null."""
