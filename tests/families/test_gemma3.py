@@ -7,7 +7,7 @@ import gguf
 import pytest
 import transformers
 from family import with_attention
-from family_tests import FamilyTests
+from family_tests import ThoroughFamilyTests
 
 from exporter.families.gemma3 import FAMILY
 from exporter.families.sources.gguf import GGUFConfig
@@ -38,7 +38,7 @@ def older(config: dict) -> dict:
     }
 
 
-class TestGemma3(FamilyTests):
+class TestGemma3(ThoroughFamilyTests):
     case = family.Case(
         transformers.Gemma3ForCausalLM,
         gguf.MODEL_ARCH.GEMMA3,
