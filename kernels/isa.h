@@ -65,6 +65,7 @@ struct FloatKernels {
   void (*gate_mul)(Activation activation, const float* gate, const float* up, int64_t n,
                    float limit, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
+  void (*softcap)(const float* x, int64_t n, float cap, float* out);
   PowerSum (*power_sum)(const float* row, int64_t width);
 
   // Normalizes and rotates one token's queries into `queries` [H, d], scaled, and writes its keys

@@ -82,6 +82,9 @@ void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t t
 // out [n] = a + b.
 void add(Host& host, const float* a, const float* b, int64_t n, float* out);
 
+// out [n] = cap tanh(x / cap), for a `cap` above 0; NaN of what is not finite.
+void softcap(Host& host, const float* x, int64_t n, float cap, float* out);
+
 // out [T] = the natural logarithm of softmax(x) at `targets` [T], for logits x [T, V]; off by less
 // than 1e-5. Minus infinity where the target's logit is; NaN where a logit of the row is NaN, or
 // the largest is not finite. Targets are from 0 to V - 1.

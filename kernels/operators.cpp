@@ -147,6 +147,12 @@ void add(Host& host, const float* a, const float* b, int64_t n, float* out) {
   });
 }
 
+void softcap(Host& host, const float* x, int64_t n, float cap, float* out) {
+  parallel(host, n, 4096, [&](int64_t begin, int64_t end) {
+    isa().floats->softcap(x + begin, end - begin, cap, out + begin);
+  });
+}
+
 void log_softmax_at(Host& host, const float* x, int64_t tokens, int64_t width,
                     const int64_t* targets, float* out) {
   parallel(host, tokens, row_grain(width), [&](int64_t begin, int64_t end) {

@@ -29,13 +29,18 @@ SMALL = {
 }
 
 
+def as_it_is(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: tensor}
+
+
 @dataclass(frozen=True)
 class Case:
     """A tiny model of a family.
 
     `config` are the fields beside SMALL; `gguf_fields` writes those that only this architecture has;
-    `norm_offset` is what llama.cpp's converter adds to the norms; `older` makes a config.json as
-    transformers 4 wrote it.
+    `norm_offset` is what llama.cpp's converter adds to the norms; `permuted`: it puts the rows that turn
+    together beside each other; `gguf_tensors` splits or joins one of transformers' tensors as it does;
+    `older` makes a config.json as transformers 4 wrote it.
     """
 
     model: type
@@ -43,6 +48,8 @@ class Case:
     config: Mapping[str, object]
     gguf_fields: Callable[[gguf.GGUFWriter, transformers.PretrainedConfig], None]
     norm_offset: float = 0.0
+    permuted: bool = False
+    gguf_tensors: Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]] = as_it_is
     older: Callable[[dict], dict] | None = None
 
 
@@ -63,6 +70,12 @@ def with_older_rope(config: dict) -> dict:
 def with_attention(config: ModelConfig, **change) -> ModelConfig:
     """Change fields of every layer's attention."""
     layers = (replace(layer, attention=replace(layer.attention, **change)) for layer in config.layers)
+    return replace(config, layers=tuple(layers))
+
+
+def with_feed_forward(config: ModelConfig, **change) -> ModelConfig:
+    """Change fields of every layer's feed-forward."""
+    layers = (replace(layer, feed_forward=replace(layer.feed_forward, **change)) for layer in config.layers)
     return replace(config, layers=tuple(layers))
 
 
@@ -94,13 +107,16 @@ def write_gguf(path: Path, model: transformers.PreTrainedModel, case: Case) -> N
     case.gguf_fields(writer, config)
     tiny.add_tokenizer(writer)
     names = gguf.get_tensor_name_map(case.architecture, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+    for whole_name, whole in model.state_dict().items():
+        if whole_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if name.endswith("norm.weight"):
-            tensor = tensor + case.norm_offset
-        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(stored, tensor.contiguous().numpy())
+        for name, tensor in case.gguf_tensors(whole_name, whole).items():
+            if name.endswith("norm.weight"):
+                tensor = tensor + case.norm_offset
+            if case.permuted and name.split(".")[-2] in ("q_proj", "k_proj"):
+                tensor = tiny.interleaved(tensor, config.head_dim)
+            stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            writer.add_tensor(stored, tensor.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,4 +1,8 @@
-"""What every family is held to: a test file of a family subclasses `FamilyTests` with its `Case`."""
+"""What every family is held to: a test file of a family subclasses `FamilyTests` with its `Case`.
+
+Two families, of the most different layers, are held to `ThoroughFamilyTests`: every scheme, method and cache.
+What these do is done by code that knows no family.
+"""
 
 import json
 from collections.abc import Callable
@@ -115,8 +119,12 @@ class FamilyTests:
         found, same = (logits(path, TOKENS, tmp_path) for path in (tmp_path / "m.pte", artifacts[0]))
         assert far(found, same) < 1e-6
 
-    @pytest.mark.parametrize("scheme", ["bf16", "q8", "q6", "q5", "q4", "q3", "q2"])
-    def test_packed_weights(self, scheme, model, expected, tmp_path):
+    def test_packed_weights(self, model, expected, tmp_path):
+        artifacts = self.check_packed("q4", model, expected, tmp_path)
+        texts = [generate(path, "--tokens", "5,6,7", "-n", 8, "-t", 0) for path in artifacts]
+        assert texts[0] == texts[1]
+
+    def check_packed(self, scheme, model, expected, tmp_path):
         """Both runners have the bits of eager, in one chunk and in several; with many bits these are near
         transformers' logits."""
         words = ["--dtype", "bf16"] if scheme == "bf16" else ["--quantize", scheme]
@@ -130,9 +138,33 @@ class FamilyTests:
             for chunk in CHUNKS:
                 found = logits(artifact, TOKENS, tmp_path, *chunk)
                 assert np.array_equal(found, eager), (artifact.name, chunk)
-        if scheme == "q4":
-            texts = [generate(path, "--tokens", "5,6,7", "-n", 8, "-t", 0) for path in (pte, package)]
-            assert texts[0] == texts[1]
+        return pte, package
+
+    def test_verify_finds_nothing_and_traces_every_part(self, model, artifacts, capsys):
+        for artifact in artifacts:
+            status, out, _ = verified(capsys, artifact, model[1] / "hf", "--trace", "--json")
+            assert status == 0, out
+            layers = model[0].config.num_hidden_layers
+            assert len(json.loads(out)["trace"]) == 2 * layers + 2
+
+    def test_inspect_and_eval(self, model, artifacts, tmp_path, capsys):
+        (tmp_path / "text.txt").write_text(TEXT)
+        assert cli.main(["inspect", str(artifacts[0])]) == 0
+        assert "layers.0-" in capsys.readouterr().out
+        scores = []
+        for what in (artifacts[0], artifacts[1], model[1] / "hf"):
+            length = ["--max-seq-length", str(CONTEXT)] if what == model[1] / "hf" else []
+            words = ["eval", str(what), *length, "--text", str(tmp_path / "text.txt"),
+                     "--window", str(CONTEXT), "--json"]  # fmt: skip
+            assert cli.main(words) == 0
+            scores.append(json.loads(capsys.readouterr().out)["perplexity"])
+        assert max(scores) - min(scores) < MAX_ERROR * min(scores)
+
+
+class ThoroughFamilyTests(FamilyTests):
+    @pytest.mark.parametrize("scheme", ["bf16", "q8", "q6", "q5", "q3", "q2"])
+    def test_other_schemes(self, scheme, model, expected, tmp_path):
+        self.check_packed(scheme, model, expected, tmp_path)
 
     def test_sessions(self, model, tmp_path):
         """Forked, rewound, saved and in forwards with others, each says what it would alone."""
@@ -165,26 +197,6 @@ class FamilyTests:
                "--quantize", "q4", "--fit", "9.0bpw", "--calibrate", tmp_path / "text.txt")  # fmt: skip
         status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf")
         assert status == 0, out
-
-    def test_verify_finds_nothing_and_traces_every_part(self, model, artifacts, capsys):
-        for artifact in artifacts:
-            status, out, _ = verified(capsys, artifact, model[1] / "hf", "--trace", "--json")
-            assert status == 0, out
-            layers = model[0].config.num_hidden_layers
-            assert len(json.loads(out)["trace"]) == 2 * layers + 2
-
-    def test_inspect_and_eval(self, model, artifacts, tmp_path, capsys):
-        (tmp_path / "text.txt").write_text(TEXT)
-        assert cli.main(["inspect", str(artifacts[0])]) == 0
-        assert "layers.0-" in capsys.readouterr().out
-        scores = []
-        for what in (artifacts[0], artifacts[1], model[1] / "hf"):
-            length = ["--max-seq-length", str(CONTEXT)] if what == model[1] / "hf" else []
-            words = ["eval", str(what), *length, "--text", str(tmp_path / "text.txt"),
-                     "--window", str(CONTEXT), "--json"]  # fmt: skip
-            assert cli.main(words) == 0
-            scores.append(json.loads(capsys.readouterr().out)["perplexity"])
-        assert max(scores) - min(scores) < MAX_ERROR * min(scores)
 
 
 def far(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.model.config import ModelConfig
+from exporter.model.rotation import Rotation
 from exporter.recipe.recipe import Recipe
 
 SCHEMA_VERSION = "5"
@@ -84,11 +85,11 @@ class TextMetadata:
 @dataclass(frozen=True)
 class StateMetadata:
     """What a program on our operators needs of a state: (key/value heads, head width, rotary embedding or -1)
-    of each layer, the frequencies of each rotary embedding in radians a position, the default type of the
-    caches, the model's own context length, the sessions that a forward takes, and a digest of the model."""
+    of each layer, each rotary embedding, the default type of the caches, the model's own context length, the
+    sessions that a forward takes, and a digest of the model."""
 
     layers: tuple[tuple[int, int, int], ...]
-    frequencies: tuple[tuple[float, ...], ...]
+    rotations: tuple[Rotation, ...]
     cache_dtype: str
     longest_context: int
     max_segments: int
@@ -104,9 +105,9 @@ class StateMetadata:
                 (int(layer["kv_heads"]), int(layer["head_dim"]), int(layer["rope"]))
                 for layer in state["layers"]
             )
-            frequencies = tuple(tuple(float(f) for f in each) for each in state["frequencies"])
+            rotations = tuple(map(Rotation.from_json, state["frequencies"]))
             numbers = (int(strings[key]) for key in ("longest_context", "max_segments"))
-            return cls(layers, frequencies, strings["cache_dtype"], *numbers, strings["model_digest"])
+            return cls(layers, rotations, strings["cache_dtype"], *numbers, strings["model_digest"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its metadata {STATE_KEY!r} are damaged ({error})") from None
 
@@ -114,7 +115,7 @@ class StateMetadata:
         """Return the keys of states."""
         layers = [dict(zip(("kv_heads", "head_dim", "rope"), layer, strict=True)) for layer in self.layers]
         return {
-            STATE_KEY: json.dumps({"layers": layers, "frequencies": self.frequencies}),
+            STATE_KEY: json.dumps({"layers": layers, "frequencies": [r.to_json() for r in self.rotations]}),
             "cache_dtype": self.cache_dtype,
             "longest_context": str(self.longest_context),
             "max_segments": str(self.max_segments),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exporter.checkpoint.weights import CheckpointDescription, Read, Weights
 from exporter.families.sources.gguf import GGUFConfig
-from exporter.families.sources.names import GGUF_ROPE_FACTORS
+from exporter.families.sources.names import GGUF_LONG_ROPE_FACTORS, GGUF_ROPE_FACTORS
 from exporter.families.sources.registry import gguf_family
 from exporter.formats.gguf_file import read_gguf
 from exporter.model.generation_settings import from_gguf as generation_from_gguf
@@ -32,10 +32,13 @@ def read_checkpoint_gguf(path: Path) -> CheckpointDescription:
     factors = None
     if GGUF_ROPE_FACTORS in tensors:
         factors = file.float_rows(GGUF_ROPE_FACTORS, 0, 1)[0].tolist()
+    long_factors = None
+    if all(name in tensors for name in GGUF_LONG_ROPE_FACTORS):
+        long_factors = tuple(file.float_rows(name, 0, 1)[0].tolist() for name in GGUF_LONG_ROPE_FACTORS)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     try:
         family = gguf_family(file.fields, shapes).gguf
-        config = family.read(GGUFConfig(file.fields, shapes, factors))
+        config = family.read(GGUFConfig(file.fields, shapes, factors, long_factors))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     weights = Weights(files=(path,), shapes=shapes, open=read, names=family.names)

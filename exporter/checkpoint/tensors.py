@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.weights import Read, Weights
+from exporter.checkpoint.weights import ALL_ROWS, Read, Weights
 from exporter.formats.file_tensor import FileTensor
 from exporter.formats.gguf_file import GGUFFile
 from exporter.formats.tensor_types import TORCH_NAMES
@@ -30,17 +30,18 @@ def canonical_state_dict(
 ) -> dict[str, Tensor]:
     """Read the parameters `names`, canonical ones, in `dtype`, a few converted at a time."""
     report = at_most_once_a_second(progress)
-    read_tensor = weights.open()
+    read_tensor, places, last_norm = weights.open(), weights.places(config), config.logit_scale
 
     def read(name: str) -> Tensor:
-        stored, names = weights.stored_name(name), weights.names
-        if names.norm_offset and name.endswith("norm.weight"):
-            return (read_tensor(stored, torch.float32) + names.norm_offset).to(dtype)
-        tensor = read_tensor(stored, dtype)
+        (stored, rows), names = places[name], weights.names
+        if name.endswith("norm.weight") and (names.norm_offset or name == "norm.weight" and last_norm != 1):
+            scale = last_norm if name == "norm.weight" else 1.0
+            return ((read_tensor(stored, torch.float32, rows) + names.norm_offset) * scale).to(dtype)
+        tensor = read_tensor(stored, dtype, rows)
         if names.interleaved and name.split(".")[-2] in ("wq", "wk"):
             spec = config.layers[int(name.split(".")[1])].attention
             # Rows of a head that do not turn, and weights of its norm, would have to move with the others.
-            assert spec.qk_norm is None and spec.rope is not None and spec.rope.width == spec.head_dim
+            assert spec.qk_norm is None and (spec.rope is None or spec.rope.width == spec.head_dim)
             tensor = half_split(tensor, spec.head_dim)
         return tensor
 
@@ -63,20 +64,21 @@ def half_split(rows: Tensor, head_dim: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(rows.shape)
 
 
-def read_tensor(tensor: FileTensor, dtype: torch.dtype) -> Tensor:
-    """Read a tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so, else a
-    copy."""
+def read_tensor(tensor: FileTensor, dtype: torch.dtype, rows: slice) -> Tensor:
+    """Read some rows of a tensor in `dtype`: a view of the file, mapped for it alone, where it is stored so,
+    else a copy."""
     stored_dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-    return torch.from_numpy(tensor.bits()).view(stored_dtype).to(dtype)
+    return torch.from_numpy(tensor.bits()).view(stored_dtype)[rows].to(dtype)
 
 
 def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str, int | None]) -> Read:
     """Make a function that reads tensors that lie in one part or, joined along the dimension in `dims`, in
     several."""
 
-    def read(name: str, dtype: torch.dtype) -> Tensor:
-        parts = [read_tensor(part, dtype) for part in tensors[name]]
-        return parts[0] if dims.get(name) is None else torch.cat(parts, dims[name])
+    def read(name: str, dtype: torch.dtype, rows: slice = ALL_ROWS) -> Tensor:
+        if dims.get(name) is None:
+            return read_tensor(tensors[name][0], dtype, rows)
+        return torch.cat([read_tensor(part, dtype, ALL_ROWS) for part in tensors[name]], dims[name])[rows]
 
     return read
 
@@ -86,13 +88,19 @@ def open_gguf(file: GGUFFile) -> Read:
     return partial(_read_gguf_tensor, file.mapped_again())
 
 
-def _read_gguf_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> Tensor:
-    """Read a tensor in `dtype`; beside the result only a block of rows is held in float32."""
+def _read_gguf_tensor(
+    file: GGUFFile, name: str, dtype: torch.dtype, rows: slice = ALL_ROWS
+) -> Tensor:
+    """Read some rows of a tensor in `dtype`; beside the result only a block of rows is held in float32."""
     shape = file.tensors[name].shape
-    rows, width = math.prod(shape[:-1]), shape[-1]
+    if len(shape) == 1:  # a vector, which is one row to `float_rows`
+        return torch.from_numpy(file.float_rows(name, 0, 1)[0])[rows].to(dtype)
+    begin, end, _ = rows.indices(shape[0])
+    per_row, width = math.prod(shape[1:-1]), shape[-1]
+    first, last = begin * per_row, end * per_row
     step = max(1, VALUES_AT_ONCE // width)
-    result = torch.empty(rows, width, dtype=dtype)
-    for first in range(0, rows, step):
-        block = file.float_rows(name, first, first + step)
-        result[first : first + step] = torch.from_numpy(block)
-    return result.reshape(shape)
+    result = torch.empty(last - first, width, dtype=dtype)
+    for at in range(first, last, step):
+        block = file.float_rows(name, at, min(at + step, last))
+        result[at - first : at - first + len(block)] = torch.from_numpy(block)
+    return result.reshape(end - begin, *shape[1:])

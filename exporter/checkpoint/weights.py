@@ -7,6 +7,7 @@ without torch.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Read = Callable[[str, "torch.dtype"], "Tensor"]
+Read = Callable[..., "Tensor"]  # of a stored name, a dtype and the rows wanted, a slice
+ALL_ROWS = slice(None)
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 MAX_NAMED = 4  # tensors listed in one message
@@ -33,9 +35,9 @@ MAX_NAMED = 4  # tensors listed in one message
 class Weights:
     """A checkpoint's tensors under the names they are stored by.
 
-    `open()` gives `read(name, dtype)`, which returns one tensor in `dtype`, a view of the mapped file
-    where it can; the file stays mapped as long as `read` or a view is there. `names` says what the family
-    calls them, and how they are stored.
+    `open()` gives `read(name, dtype, rows)`, which returns rows of one tensor in `dtype`, all where none are
+    named, a view of the mapped file where it can; the file stays mapped as long as `read` or a view is there.
+    `names` says what the family calls them, and how they are stored.
     """
 
     files: tuple[Path, ...]
@@ -54,8 +56,22 @@ class Weights:
         (attention's sinks) is named whole in `names`."""
         layer, pattern = _layer_of(canonical)
         modules, (module, _, suffix) = self.names.modules, pattern.rpartition(".")
-        stored = modules[pattern] if pattern in modules else f"{modules[module]}.{suffix}"
-        return stored.replace("{i}", layer)
+        named = modules[pattern] if pattern in modules else modules[module]
+        ending = "" if pattern in modules else f".{suffix}"
+        names = (named,) if isinstance(named, str) else named
+        candidates = [f"{name.replace('{i}', layer)}{ending}" for name in names]
+        return next((name for name in candidates if name in self.shapes), candidates[0])
+
+    def places(self, config: ModelConfig) -> dict[str, tuple[str, slice]]:
+        """Say where each parameter of `config` lies: the stored tensor, and the rows of it. A stored tensor
+        that is several parameters' has their rows one after the other, in the order of `parameter_shapes`."""
+        shapes = parameter_shapes(config)
+        stored = {name: self.stored_name(name) for name in shapes}
+        shared, found, ends = Counter(stored.values()), {}, Counter()
+        for name, place in stored.items():
+            first, ends[place] = ends[place], ends[place] + shapes[name][0]
+            found[name] = (place, slice(first, ends[place]) if shared[place] > 1 else ALL_ROWS)
+        return found
 
     def renamed(self, module: str, stored: str) -> Weights:
         """Return these weights with another stored name for a canonical module."""
@@ -95,9 +111,11 @@ def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -
 
 def _check(weights: Weights, config: ModelConfig) -> None:
     refuse_quantized(weights.shapes)
-    expected = {
-        weights.stored_name(name): shape for name, shape in parameter_shapes(config).items()
-    }
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, shape in parameter_shapes(config).items():
+        stored = weights.stored_name(name)
+        rows = expected[stored][0] if stored in expected else 0
+        expected[stored] = (rows + shape[0], *shape[1:])
     refuse_other_types(weights.types.items(), expected)
     missing = [name for name in expected if name not in weights.shapes]
     extra = [

@@ -120,7 +120,8 @@ class LowbitTransformer(nn.Module):
         x_RD = lowbit.rms_norm(lowbit.select_rows(x_TD, rows), self.norm, config.norm_eps)
         if self.head is not None:
             x_RD = self.head(x_RD)
-        return self.output(x_RD)
+        logits_RV, cap = self.output(x_RD), config.logit_softcap
+        return logits_RV if cap is None else lowbit.softcap(logits_RV, cap)
 
     def state_layout(self) -> StateLayout:
         return StateLayout.of(self.config)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_LAYERS = 1000  # a damaged count would otherwise list parameters without end
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
 QK_NORMS = ("head", "width")
+ROPE_SCALINGS = ("linear", "llama3", "yarn", "longrope")
 
 
 @dataclass(frozen=True)
@@ -21,22 +22,38 @@ class RopeScaling:
 
     `linear` divides every frequency by `factor` and reads nothing else. `llama3` (Llama 3.1)
     divides the low frequencies by `factor`, keeps the high ones, and blends those in between.
+    `yarn` (arXiv 2309.00071) does so by the turns that a pair makes in the original context: below
+    `beta_slow`, above `beta_fast`, or between; pairs at the bounds are whole numbers where `truncate`.
+    `longrope` (arXiv 2402.13753) divides each frequency by a number of its own: of `short_factors` in a
+    context up to the original, of `long_factors` in a longer one.
+    `attention_factor` multiplies cosines and sines.
     """
 
     kind: str
-    factor: float
+    factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context_length: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "llama3"):
+        if self.kind not in ROPE_SCALINGS:
             raise ValueError(
                 f"rope scaling {self.kind!r} is not supported: use a checkpoint with "
-                "'linear', 'llama3' or no rope scaling"
+                f"{', '.join(map(repr, ROPE_SCALINGS))} or no rope scaling"
             )
-        for field in ("factor", "low_freq_factor", "high_freq_factor"):
+        for field in (
+            "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor"
+        ):  # fmt: skip
             _require_positive(f"rope scaling's {field}", getattr(self, field), (int, float))
+        _require_booleans(self, ("truncate",))
+        for factor in (*self.short_factors, *self.long_factors):
+            _require_positive("a factor of rope scaling", factor, (int, float))
         _require_positive(
             "rope scaling's original_context_length", self.original_context_length, int
         )
@@ -67,6 +84,24 @@ class Rope:
                 f"the rotary width {self.width} (head_dim, or a part of it) is odd, but rotary embedding "
                 "turns pairs: correct the checkpoint's config"
             )
+        if self.scaling is not None and self.scaling.kind == "longrope":
+            pairs = self.width // 2
+            for name in ("short_factors", "long_factors"):
+                if len(getattr(self.scaling, name)) != pairs:
+                    raise ValueError(
+                        f"rope scaling has {len(getattr(self.scaling, name))} {name} for {pairs} pairs: "
+                        "correct the checkpoint's config"
+                    )
+
+
+    def for_context(self, length: int) -> Rope:
+        """Return this rotation as a context of `length` has it, whatever the context."""
+        scaling = self.scaling
+        if scaling is None or scaling.kind != "longrope":
+            return self
+        long = length > scaling.original_context_length
+        factors = scaling.long_factors if long else scaling.short_factors
+        return replace(self, scaling=replace(scaling, short_factors=factors, long_factors=factors))
 
 
 @dataclass(frozen=True)
@@ -167,13 +202,19 @@ class LayerSpec:
     norm_in: bool = True
     norm_out: bool = False
 
+    def windowed(self, window: int | None) -> LayerSpec:
+        """Return this layer with a window, or with None without one."""
+        return replace(self, attention=replace(self.attention, window=window))
+
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder: an embedding, layers, a norm, and an output layer.
 
-    `embedding_scale` multiplies what the embedding looks up. `context_length` is the longest the model was
-    made for. All norms are RMS norms with `norm_eps`.
+    `embedding_scale` multiplies what the embedding looks up. `logit_scale` multiplies logits: the last norm's
+    weight is read times it, so that nothing later knows of it. Logits then become c tanh(logit / c) with
+    c = `logit_softcap`. `context_length` is the longest the model was made for. All norms are RMS norms with
+    `norm_eps`.
     """
 
     family: str
@@ -184,14 +225,18 @@ class ModelConfig:
     context_length: int
     tied_embeddings: bool
     embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("dim", "vocab_size", "context_length"):
             _require_positive(field, getattr(self, field), int)
         if not self.layers:
             raise ValueError("a model without layers: correct the checkpoint's config")
-        for field in ("norm_eps", "embedding_scale"):
+        for field in ("norm_eps", "embedding_scale", "logit_scale"):
             _require_positive(field, getattr(self, field), (int, float))
+        if self.logit_softcap is not None:
+            _require_positive("the logits' soft cap", self.logit_softcap, (int, float))
         _require_booleans(self, ("tied_embeddings",))
 
     @property
@@ -205,6 +250,18 @@ class ModelConfig:
                 f"--max-seq-length {max_seq_length} is outside 1..{self.context_length}, "
                 "the context this model was trained for; choose a value in that range"
             )
+
+    def for_context(self, length: int) -> ModelConfig:
+        """Return this model as a context of `length` has it, whatever the context: parts of a long text are
+        then read as the whole would be."""
+
+        def fixed(layer: LayerSpec) -> LayerSpec:
+            rope = layer.attention.rope
+            if rope is None or rope.for_context(length) == rope:
+                return layer
+            return replace(layer, attention=replace(layer.attention, rope=rope.for_context(length)))
+
+        return replace(self, layers=tuple(map(fixed, self.layers)))
 
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotations of the layers, in their order."""

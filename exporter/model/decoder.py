@@ -202,7 +202,12 @@ class Transformer(nn.Module):
         x_RD = self.norm(x_TD.index_select(0, rows))
         if self.head is not None:
             x_RD = self.head(x_RD)
-        return self.output(x_RD).float()
+        return self.logits(x_RD)
+
+    def logits(self, x_RD: Tensor) -> Tensor:
+        """Logits float32 [R, V] of what the output layer reads."""
+        logits_RV, cap = self.output(x_RD).float(), self.config.logit_softcap
+        return logits_RV if cap is None else cap * torch.tanh(logits_RV / cap)
 
     def embed(self, tokens_T: Tensor) -> Tensor:
         x = self.tok_embeddings(tokens_T)

@@ -218,7 +218,7 @@ def _state_metadata(model: "LowbitTransformer", saves: bool) -> StateMetadata:
     layout = model.state_layout()
     return StateMetadata(
         layers=tuple((layer.kv_heads, layer.head_dim, layer.rope) for layer in layout.layers),
-        frequencies=layout.frequencies,
+        rotations=layout.rotations,
         cache_dtype=model.cache_dtype,
         longest_context=min(model.config.context_length, LONGEST_CONTEXT),
         max_segments=forward_limits(model).max_segments,

@@ -57,7 +57,7 @@ class BatchDecoder:
 
             x = self._layer(i, block, x, slice(None), linear)
         self.position += 1
-        return F.linear(last_hidden(self.model, x[:, 0]), self.model.output.weight)
+        return self.model.logits(last_hidden(self.model, x[:, 0]))
 
     def _layer(
         self, i: int, block: Block, x_BTD: Tensor, windows: slice, linear: Callable[[str, Tensor], Tensor]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exporter.model.config import AttentionSpec, ModelConfig, Rope
 from exporter.model.decoder import Block, Transformer, gated_product
-from exporter.model.rotary import rope_angles
+from exporter.model.rotary import rope_tables
 
 QUERIES_AT_ONCE = 128
 # A matrix's joined weight [N, K] and bias [N], by its name inside the layer.
@@ -22,8 +22,7 @@ class RotaryTables:
     """Rotary tables of every rotation of a model, for positions 0..length - 1."""
 
     def __init__(self, config: ModelConfig, length: int):
-        angles = {rope: rope_angles(rope, length) for rope in config.ropes()}
-        self._tables = {rope: (a.cos(), a.sin()) for rope, a in angles.items()}
+        self._tables = {rope: rope_tables(rope, length) for rope in config.ropes()}
 
     def turn(self, rope: Rope | None, x: Tensor, start: int) -> Tensor:
         """x [..., T, d] of the positions from `start` on, turned."""
@@ -163,3 +162,11 @@ def last_hidden(model: Transformer, x: Tensor) -> Tensor:
     """Return what the output layer reads [..., D], of the last block's output."""
     h = rms_norm(x, model.norm.weight, model.config.norm_eps)
     return h if model.head is None else F.linear(h, model.head.weight)
+
+
+def capped(logits: Tensor, cap: float | None) -> tuple[Tensor, Tensor | float]:
+    """Return logits behind the model's soft cap, and how fast they grow there with those before it."""
+    if cap is None:
+        return logits, 1.0
+    share = torch.tanh(logits / cap)
+    return cap * share, 1 - share * share

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,7 +139,8 @@ def _verify(
     window = max(*(len(p.ids) for p in prompts), TRACE_TOKENS, GREEDY_TOKENS + PROMPT_WINDOW)
     window = min(window, described.checkpoint.config.context_length)
     with stage("reading the checkpoint's weights"):
-        model = load_model(described.checkpoint, torch.float32, window)
+        config = described.checkpoint.config.for_context(context)  # the artifact's, not the window's
+        model = load_model(replace(described.checkpoint, config=config), torch.float32, window)
     bits = effective_bits(artifact)
     with stage("probabilities beside the float model's"):
         positions = compare_prompts(model, native, prompts, at_most_once_a_second(note))

@@ -268,6 +268,15 @@ void call_add(Host& host, TensorRef a, TensorRef b, TensorRef out) {
   add(host, data<const float>(a), data<const float>(b), a.sizes[0] * a.sizes[1], data<float>(out));
 }
 
+void call_softcap(Host& host, TensorRef x, double cap, TensorRef out) {
+  const char* op = "softcap";
+  expect(op, "x", x, Type::float32, {-1, -1});
+  expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
+  const float most = number(op, "cap", cap, 0);
+  if (most == 0) fail(op, "cap is 0; a number above 0 is wanted");
+  softcap(host, data<const float>(x), x.sizes[0] * x.sizes[1], most, data<float>(out));
+}
+
 void call_select_rows(Host&, TensorRef x, TensorRef rows, TensorRef out) {
   const char* op = "select_rows";
   expect(op, "x", x, Type::float32, {-1, -1});

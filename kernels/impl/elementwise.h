@@ -7,6 +7,7 @@
 
 #include "kernels/impl/exp.h"
 #include "kernels/impl/memory.h"
+#include "kernels/impl/softmax.h"
 #include "kernels/lowbit.h"
 
 namespace lowbit {
@@ -69,6 +70,13 @@ void add_row(const float* a, const float* b, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += 16) {
     store_first<V>(out + i, V::add(load_first<V>(a + i, n - i), load_first<V>(b + i, n - i)),
                    n - i);
+  }
+}
+
+template <class V>
+void softcap_row(const float* x, int64_t n, float cap, float* out) {
+  for (int64_t i = 0; i < n; i += 16) {
+    store_first<V>(out + i, capped<V>(load_first<V>(x + i, n - i), cap), n - i);
   }
 }
 

@@ -22,6 +22,7 @@ constexpr FloatKernels make_floats() {
           .rms_norm = rms_norm_row<V>,
           .gate_mul = gate_mul_row<V>,
           .add = add_row<V>,
+          .softcap = softcap_row<V>,
           .power_sum = power_sum_row<V>,
           .rotate_and_cache = rotate_and_cache<V>,
           .attend = attend<V>,

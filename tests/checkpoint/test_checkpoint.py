@@ -134,7 +134,7 @@ def test_every_gguf_type(tmp_path: Path, kind):
 
 def test_half_split_is_the_inverse_of_interleaving():
     rows = torch.arange(2 * 8 * 3.0).view(16, 3)
-    interleaved = tiny._interleaved(rows, 8)
+    interleaved = tiny.interleaved(rows, 8)
     assert interleaved[:, 0].tolist()[:4] == [0.0, 12.0, 3.0, 15.0]
     assert torch.equal(half_split(interleaved, 8), rows)
     assert torch.equal(half_split(interleaved[:, 0], 8), rows[:, 0])

@@ -231,6 +231,22 @@ TEST(norm_gates_and_sums) {
              });
 }
 
+TEST(softcap) {
+  SerialHost host;
+  const auto call = [&](Tensor x, Tensor out, double cap = 30) {
+    lowbit::call_softcap(host, x, cap, out);
+  };
+  call(floats({3, 8}), floats({3, 8}));
+  check_refused("softcap", {
+                               {"out too wide", [&] { call(floats({3, 8}), floats({3, 9})); }},
+                               {"out too short", [&] { call(floats({3, 8}), floats({2, 8})); }},
+                               {"cap 0", [&] { call(floats({3, 8}), floats({3, 8}), 0); }},
+                               {"cap -1", [&] { call(floats({3, 8}), floats({3, 8}), -1); }},
+                               {"cap NaN", [&] { call(floats({3, 8}), floats({3, 8}), NAN); }},
+                               {"float16", [&] { call({Type::float16, {3, 8}}, floats({3, 8})); }},
+                           });
+}
+
 TEST(select_rows) {
   SerialHost host;
   const auto call = [&](Tensor x, Tensor rows, Tensor out) {

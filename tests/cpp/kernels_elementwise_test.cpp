@@ -251,4 +251,26 @@ TEST(sums_are_rounded_once) {
   report("add", hash);
 }
 
+TEST(softcap) {
+  Random random(12);
+  Hash hash;
+  SerialHost host;
+  for (const float cap : {0.5f, 30.0f}) {
+    for (const int64_t n : {1, 15, 16, 17, 1000, 50000}) {
+      auto x = random.values(n, 60.0f);
+      x[0] = 0.0f;
+      auto out = unwritten(n);
+      lowbit::softcap(host, x.data(), n, cap, out.data());
+      Worst worst;
+      for (int64_t i = 0; i < n; ++i) {
+        const double y = cap * std::tanh(double{x[static_cast<size_t>(i)]} / cap);
+        worst.see(i, out[static_cast<size_t>(i)], y, 1e-6 * std::fabs(y));
+      }
+      check_worst(worst, "softcap", n);
+      hash.add(out);
+    }
+  }
+  report("softcap", hash);
+}
+
 KERNEL_TEST_MAIN()
