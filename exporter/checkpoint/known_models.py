@@ -88,6 +88,7 @@ MODELS: dict[str, KnownModel] = {
     "gemma3-1b": _hub("gemma3", "google/gemma-3-1b-it", "Gemma 3 1B", gated=True),
     "gemma2-2b": _hub("gemma2", "google/gemma-2-2b-it", "Gemma 2 2B", gated=True),
     "smollm3": _hub("smollm3", "HuggingFaceTB/SmolLM3-3B", "SmolLM3 3B"),
+    "olmo2-1b": _hub("olmo2", "allenai/OLMo-2-0425-1B-Instruct", "OLMo 2 1B Instruct"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
