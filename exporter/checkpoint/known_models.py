@@ -89,6 +89,8 @@ MODELS: dict[str, KnownModel] = {
     "gemma2-2b": _hub("gemma2", "google/gemma-2-2b-it", "Gemma 2 2B", gated=True),
     "smollm3": _hub("smollm3", "HuggingFaceTB/SmolLM3-3B", "SmolLM3 3B"),
     "olmo2-1b": _hub("olmo2", "allenai/OLMo-2-0425-1B-Instruct", "OLMo 2 1B Instruct"),
+    "phi3.5-mini": _hub("phi3", "microsoft/Phi-3.5-mini-instruct", "Phi-3.5 Mini Instruct"),
+    "phi4-mini": _hub("phi3", "microsoft/Phi-4-mini-instruct", "Phi-4 Mini Instruct"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
