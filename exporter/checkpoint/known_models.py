@@ -93,6 +93,7 @@ MODELS: dict[str, KnownModel] = {
     "phi4-mini": _hub("phi3", "microsoft/Phi-4-mini-instruct", "Phi-4 Mini Instruct"),
     "granite3.3-2b": _hub("granite", "ibm-granite/granite-3.3-2b-instruct", "Granite 3.3 2B Instruct"),
     "granite4-micro": _hub("granitehybrid", "ibm-granite/granite-4.0-micro", "Granite 4.0 Micro, dense"),
+    "exaone4-1.2b": _hub("exaone4", "LGAI-EXAONE/EXAONE-4.0-1.2B", "EXAONE 4.0 1.2B"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
