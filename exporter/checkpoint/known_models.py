@@ -94,6 +94,7 @@ MODELS: dict[str, KnownModel] = {
     "granite3.3-2b": _hub("granite", "ibm-granite/granite-3.3-2b-instruct", "Granite 3.3 2B Instruct"),
     "granite4-micro": _hub("granitehybrid", "ibm-granite/granite-4.0-micro", "Granite 4.0 Micro, dense"),
     "exaone4-1.2b": _hub("exaone4", "LGAI-EXAONE/EXAONE-4.0-1.2B", "EXAONE 4.0 1.2B"),
+    "glm4-9b": _hub("glm4", "zai-org/GLM-4-9B-0414", "GLM-4 9B, 0414"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
