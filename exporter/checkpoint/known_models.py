@@ -95,6 +95,7 @@ MODELS: dict[str, KnownModel] = {
     "granite4-micro": _hub("granitehybrid", "ibm-granite/granite-4.0-micro", "Granite 4.0 Micro, dense"),
     "exaone4-1.2b": _hub("exaone4", "LGAI-EXAONE/EXAONE-4.0-1.2B", "EXAONE 4.0 1.2B"),
     "glm4-9b": _hub("glm4", "zai-org/GLM-4-9B-0414", "GLM-4 9B, 0414"),
+    "ernie4.5-0.3b": _hub("ernie4_5", "baidu/ERNIE-4.5-0.3B-PT", "ERNIE 4.5 0.3B"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
