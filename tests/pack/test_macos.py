@@ -1,13 +1,12 @@
-"""The runners for macOS, which zig builds and nobody has run: what their files say is checked.
-`scripts/test_cross.sh macos` builds them and runs this; elsewhere it is left out."""
+"""et_run for macOS, which zig builds and nobody has run: what their files say is checked.
+`scripts/test_cross.sh macos` builds it and runs this; elsewhere it is left out."""
 
 import importlib.util
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 from mach_o import LIBSYSTEM, Image, read_image, symbols_of_libsystem
-from native import AOTI_RUN, ROOT
+from native import ROOT
 
 from exporter.pack.runner_files import install_component
 from exporter.pack.targets import build_folder
@@ -15,15 +14,14 @@ from exporter.pack.targets import build_folder
 PRESET = "macos-arm64"
 BUILT = ROOT / build_folder(PRESET)
 pytestmark = pytest.mark.skipif(
-    not all((BUILT / name).is_file() for name in ("et_run", "aoti_run"))
-    or importlib.util.find_spec("ziglang") is None,
-    reason="the runners for macOS are not built: run scripts/test_cross.sh macos",
+    not (BUILT / "et_run").is_file() or importlib.util.find_spec("ziglang") is None,
+    reason="et_run for macOS is not built: run scripts/test_cross.sh macos",
 )
 RUNNERS = {
-    "bin/et_run", "bin/aoti_run", "lib/libexecutorch.dylib", "lib/libexecutorch_kernels_torchao.dylib",
+    "bin/et_run", "lib/libexecutorch.dylib", "lib/libexecutorch_kernels_torchao.dylib",
     "lib/libexecutorch_threadpool.dylib",
 }  # fmt: skip
-OURS = ("bin/et_run", "bin/aoti_run", "lib/libet_stock.dylib")
+OURS = ("bin/et_run", "lib/libet_stock.dylib")
 PAGE = 16384
 MACOS_OWN = (LIBSYSTEM, "/usr/lib/libc++.1.dylib")
 REGISTER_KERNELS = "__ZN10executorch7runtime16register_kernelsENS0_4SpanIKNS0_6KernelEEE"
@@ -76,7 +74,6 @@ def test_every_symbol_is_in_the_library_that_it_is_looked_for_in(folder, images)
                 assert library == LIBSYSTEM and symbol in system, (name, symbol)
             else:
                 assert library in MACOS_OWN, (name, library)
-    assert set(images["bin/aoti_run"].libraries) == {LIBSYSTEM}
     for name in ("bin/et_run", "lib/libet_stock.dylib"):
         assert "@rpath/libexecutorch.dylib" in images[name].libraries
 
@@ -101,13 +98,3 @@ def test_our_operators_are_registered_too(folder, images):
     assert len(names) > 5
     for name in names:
         assert b"lowbit::%s.out\0" % name.encode() in data
-
-
-@pytest.mark.skipif(not AOTI_RUN.is_file(), reason="aoti_run is not built here: run scripts/build_native.sh")
-def test_a_models_code_finds_the_same_functions_as_on_linux(images):
-    """Those that compiled models call are exported by aoti_run, under macOS's names."""
-    with AOTI_RUN.open("rb") as file:
-        table = ELFFile(file).get_section_by_name(".dynsym")
-        symbols = [symbol.name for symbol in table.iter_symbols() if symbol["st_shndx"] != "SHN_UNDEF"]
-    linux = {name for name in symbols if name.startswith("aoti_")}
-    assert len(linux) > 20 and {f"_{name}" for name in linux} <= images["bin/aoti_run"].exports
