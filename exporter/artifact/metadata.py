@@ -14,7 +14,7 @@ from pathlib import Path
 from exporter.model.config import ModelConfig
 from exporter.recipe.recipe import Recipe
 
-SCHEMA_VERSION = "5"
+SCHEMA_VERSION = "6"
 TOKENIZER_KEY = "tokenizer"
 STATE_KEY = "state"
 SELF_TEST_KEY = "self_test"  # exporter/pipeline/self_test.py makes it
@@ -50,7 +50,7 @@ class Versions:
 
 @dataclass(frozen=True)
 class TextMetadata:
-    """What a runner makes texts and tokens by: the tokenizer and its `table`, ids (-1 for none), chat format
+    """What a runner makes texts and tokens by: the tokenizer and its `table`, ids (-1: none), chat template
     and sampling settings; all but the settings as docs/artifact.md has them in JSON."""
 
     tokenizer_kind: str
@@ -75,7 +75,7 @@ class TextMetadata:
             "add_bos": str(self.add_bos).lower(),
             "stop_ids": json.dumps(self.stop_ids),
             TOKEN_SOURCES_KEY: json.dumps(self.token_sources, ensure_ascii=False),
-            "chat": json.dumps(self.chat),
+            "chat": json.dumps(self.chat, ensure_ascii=False, separators=(",", ":")),
             "sampling": self.sampling,
             TOKENIZER_KEY: base64.b64encode(self.table).decode(),
         }

@@ -44,7 +44,7 @@ class Prepared:
 
 
 def describe(source: ModelSource, max_seq_length: int | None = None) -> Described:
-    """Open the checkpoint and read its tokenizer, chat format, stop tokens and sampling defaults; all
+    """Open the checkpoint and read its tokenizer, chat template, stop tokens and sampling defaults; all
     without torch.
 
     Raises ValueError or OSError with a line that names the value and the remedy.
@@ -60,7 +60,7 @@ def describe(source: ModelSource, max_seq_length: int | None = None) -> Describe
         if checkpoint.tokenizer_path is None:
             raise ValueError(f"{source.model} has no tokenizer beside it; give --tokenizer PATH")
     with stage("checking the tokenizer"):
-        from exporter.chat.reduce import reduce_template
+        from exporter.chat.take_over import notes, take_over_template
         from exporter.tokenizer.end_tokens import completed, token_sources
         from exporter.tokenizer.tokenizer import read_tokenizer
 
@@ -76,9 +76,9 @@ def describe(source: ModelSource, max_seq_length: int | None = None) -> Describe
             names = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
             note(f"  warning: the model's table of {vocab_size} has no row for {names}: "
                  "a prompt that holds such a token is refused")  # fmt: skip
-        chat = reduce_template(tokenizer.chat_template, tokenizer)
-        if not chat["reducible"]:
-            note(f"  no chat mode: {chat['reason']}")
+        chat = take_over_template(tokenizer.chat_template, tokenizer)
+        for line in notes(chat):
+            note(f"  {line}")
         sources = token_sources(tokenizer, checkpoint.generation, checkpoint.token_ids, vocab_size)
         for line in sources.warnings:
             note(f"  warning: {line}")

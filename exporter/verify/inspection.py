@@ -247,7 +247,7 @@ def _cache(artifact: Artifact) -> str:
 
 
 def _short(key: str, value: str) -> str:
-    if key == STATE_KEY:
+    if key in (STATE_KEY, "chat"):
         return value if len(value) <= 200 else "(--json has it)"
     if key not in _LISTED_ELSEWHERE:
         return value.replace("\n", "\\n")

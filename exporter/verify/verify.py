@@ -132,7 +132,7 @@ def _verify(
 
     check_names(artifact, described.checkpoint.config)
     recipe, lowbit = stored_recipe(artifact), bool(artifact.packed())
-    with stage("tokenizer, chat format, metadata"):
+    with stage("tokenizer, chat template, metadata"):
         identity = list(identity_checks(described, native))
     context = _context(artifact, described)
     prompts = _prompts(described, texts, request.positions, context)

@@ -102,7 +102,6 @@ class Evaluation {
       return run(n.kids[4]);
     }
     Loop loop{items};
-    for (const Scope* scope = scope_; scope; scope = scope->outer) loop.depth += scope->loop != nullptr;
     for (; loop.index < items.size(); ++loop.index) {
       InScope inner(scope_, scope_, &loop);
       assign(target, items[loop.index]);

@@ -1,7 +1,6 @@
 #include "text/template_functions.h"
 
 #include <algorithm>
-#include <array>
 
 #include "system/error.h"
 #include "text/template_filters.h"

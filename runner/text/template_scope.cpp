@@ -53,8 +53,8 @@ Value loop_field(const Loop& loop, std::string_view name) {
   if (name == "first") return index == 0;
   if (name == "last") return index + 1 == size;
   if (name == "length") return size;
-  if (name == "depth") return int64_t{loop.depth};
-  if (name == "depth0") return int64_t{loop.depth - 1};
+  if (name == "depth") return 1;  // Jinja counts recursive loops alone
+  if (name == "depth0") return 0;
   if (name == "previtem") return index == 0 ? Value() : loop.items[loop.index - 1];
   if (name == "nextitem") return index + 1 == size ? Value() : loop.items[loop.index + 1];
   throw Error("the chat template asks for loop." + std::string(name) +

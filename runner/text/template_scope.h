@@ -14,7 +14,6 @@ namespace runner::templates {
 struct Loop {
   const std::vector<Value>& items;
   size_t index = 0;
-  int depth = 1;  // of loops within each other
 };
 
 struct Scope {

@@ -1,7 +1,6 @@
 #include "text/template_tree.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 
 #include "system/error.h"

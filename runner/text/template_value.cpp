@@ -1,7 +1,6 @@
 #include "text/template_value.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "system/error.h"
 

@@ -14,7 +14,7 @@ const char* const kSampling = R"({
   "begin_suppress_tokens": [8], "stop_strings": ["\n\n"]})";
 
 StringMap good() {
-  return {{"schema_version", "5"},
+  return {{"schema_version", "6"},
           {"backend", "aoti"},
           {"model_name", "toy"},
           {"model_family", "llama"},
@@ -187,7 +187,7 @@ TEST(executorch_needs_no_cache_form) {
 }
 
 TEST(versions_and_backend) {
-  CHECK_THROWS(Error, parse_with("schema_version", "6"), "schema 6", "newer", "up to 5");
+  CHECK_THROWS(Error, parse_with("schema_version", "7"), "schema 7", "newer", "up to 6");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "newer",
                "up to 4");
