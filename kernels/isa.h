@@ -61,10 +61,16 @@ struct FloatKernels {
                     float* out, int64_t panel_begin, int64_t panel_end);
   void (*group_sums)(const float* x, const PackedWeight& weight, float* sums);
   void (*rms_norm)(const float* x, int64_t width, const float* weight, float eps, float* out);
+  // `bias` may be null.
+  void (*layer_norm)(const float* x, int64_t width, const float* weight, const float* bias,
+                     float eps, float* out);
+  void (*activate)(Activation activation, const float* x, int64_t n, float* out);
+  void (*xielu)(const float* x, int64_t n, const Xielu& parameters, float* out);
   // `limit` is infinite where there is none; `out` may be `up`.
   void (*gate_mul)(Activation activation, const float* gate, const float* up, int64_t n,
                    float limit, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
+  void (*softcap)(const float* x, int64_t n, float cap, float* out);
   PowerSum (*power_sum)(const float* row, int64_t width);
 
   // Normalizes and rotates one token's queries into `queries` [H, d], scaled, and writes its keys

@@ -66,6 +66,11 @@ void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& w
 void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const float* weight,
               float eps, float* out);
 
+// out [T, D] = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias; `bias` is float32
+// [D] or null.
+void layer_norm(Host& host, const float* x, int64_t tokens, int64_t width, const float* weight,
+                const float* bias, float eps, float* out);
+
 enum class Activation {
   silu,
   gelu,       // x Phi(x); off by less than 1e-6 of max(1, |x|)
@@ -74,6 +79,18 @@ enum class Activation {
   sigmoid,    // of an attention's gates; NaN of what is not finite
 };
 
+// out [n] = activation(x).
+void activate(Host& host, Activation activation, const float* x, int64_t n, float* out);
+
+// An activation with learned parameters (arXiv 2411.13010): alpha_p x^2 + beta x above 0 and
+// alpha_n (exp(min(x, eps)) - 1 - x) + beta x below; `eps` is not positive.
+struct Xielu {
+  float alpha_p, alpha_n, beta, eps;
+};
+
+// out [n] = xielu(x).
+void xielu(Host& host, const float* x, int64_t n, const Xielu& parameters, float* out);
+
 // out [T, F] = activation(gate) * up for gate_up [T, 2 F] = (gate, up), with `gate` cut to at most
 // `limit` and `up` to -limit..limit; 0 = not at all.
 void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t tokens,
@@ -81,6 +98,9 @@ void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t t
 
 // out [n] = a + b.
 void add(Host& host, const float* a, const float* b, int64_t n, float* out);
+
+// out [n] = cap tanh(x / cap), for a `cap` above 0; NaN of what is not finite.
+void softcap(Host& host, const float* x, int64_t n, float cap, float* out);
 
 // out [T] = the natural logarithm of softmax(x) at `targets` [T], for logits x [T, V]; off by less
 // than 1e-5. Minus infinity where the target's logit is; NaN where a logit of the row is NaN, or

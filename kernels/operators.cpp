@@ -130,6 +130,27 @@ void rms_norm(Host& host, const float* x, int64_t tokens, int64_t width, const f
   });
 }
 
+void layer_norm(Host& host, const float* x, int64_t tokens, int64_t width, const float* weight,
+                const float* bias, float eps, float* out) {
+  parallel(host, tokens, row_grain(width), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      isa().floats->layer_norm(x + t * width, width, weight, bias, eps, out + t * width);
+    }
+  });
+}
+
+void activate(Host& host, Activation activation, const float* x, int64_t n, float* out) {
+  parallel(host, n, 4096, [&](int64_t begin, int64_t end) {
+    isa().floats->activate(activation, x + begin, end - begin, out + begin);
+  });
+}
+
+void xielu(Host& host, const float* x, int64_t n, const Xielu& parameters, float* out) {
+  parallel(host, n, 4096, [&](int64_t begin, int64_t end) {
+    isa().floats->xielu(x + begin, end - begin, parameters, out + begin);
+  });
+}
+
 void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t tokens,
               int64_t width, float limit, float* out) {
   if (limit == 0) limit = std::numeric_limits<float>::infinity();
@@ -144,6 +165,12 @@ void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t t
 void add(Host& host, const float* a, const float* b, int64_t n, float* out) {
   parallel(host, n, 16384, [&](int64_t begin, int64_t end) {
     isa().floats->add(a + begin, b + begin, end - begin, out + begin);
+  });
+}
+
+void softcap(Host& host, const float* x, int64_t n, float cap, float* out) {
+  parallel(host, n, 4096, [&](int64_t begin, int64_t end) {
+    isa().floats->softcap(x + begin, end - begin, cap, out + begin);
   });
 }
 

@@ -3,6 +3,8 @@
 # llama-bench, llama-quantize, llama-perplexity, llama-completion and llama-imatrix for this machine's CPU.
 # On a CPU with AMX also .deps/llama.cpp-noamx/bin, a library that, put in LD_LIBRARY_PATH, does without.
 # Usage: scripts/build_llama_cpp.sh        (8 minutes on 2 cores; again, it does only what is missing)
+#        scripts/build_llama_cpp.sh static (its smallest programs, static, for scripts/compare_static.py: llama-simple,
+#                                           also for 64-bit Arm where Debian's cross compiler is; 10 minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
@@ -14,7 +16,10 @@ stamp="$version, tiles kept"
 tools=(llama-bench llama-quantize llama-perplexity llama-completion llama-imatrix)
 noamx_dir=.deps/llama.cpp-noamx
 
-[ $# -eq 0 ] || { echo "error: unknown argument $1; this script takes none" >&2; exit 2; }
+case "$*" in
+  "" | static) ;;
+  *) echo "error: unknown argument $1; this script takes static or none" >&2; exit 2 ;;
+esac
 
 missing_tools() {
   local tool
@@ -53,15 +58,26 @@ keep_tile_configuration() {
   mv "$file.part" "$file"
 }
 
+# llama-simple takes no number of threads and would run 4, which on 2 cores wait for each other.
+take_two_threads() {
+  local file="$source_dir/llama.cpp/examples/simple/simple.cpp"
+  local after='    ctx_params.no_perf = false;' line='    ctx_params.n_threads = ctx_params.n_threads_batch = 2;'
+  grep -qF "$line" "$file" && return
+  grep -qF "$after" "$file" || die "$file is not as expected; delete $source_dir and run this again"
+  AFTER="$after" LINE="$line" awk '{ print } $0 == ENVIRON["AFTER"] { print ENVIRON["LINE"] }' "$file" > "$file.part"
+  mv "$file.part" "$file"
+}
+
 # Every 20th of ninja's lines.
 progress() { awk '/^\[[0-9]+\/[0-9]+\]/ { if (n++ % 20 == 0) { print $1; fflush() } }' >&2; }
 
-missing_tools || missing_noamx || exit 0
+[ "$*" = static ] || missing_tools || missing_noamx || exit 0
 scripts/setup.sh
 mkdir -p .deps
 [ -f "$source_dir/llama.cpp/CMakeLists.txt" ] || fetch
 keep_tile_configuration
 export PATH="$PWD/.venv/bin:$PATH"
+options=() # of CMake, for builds of another kind
 
 # build DIR COMPILER_FLAGS TARGET...
 build() {
@@ -74,7 +90,7 @@ build() {
     -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" \
     -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_TESTS=OFF \
     -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
-    -DLLAMA_BUILD_NUMBER="${version%%.*}" -DLLAMA_BUILD_COMMIT="pypi-$version" > "$log" 2>&1 ||
+    -DLLAMA_BUILD_NUMBER="${version%%.*}" -DLLAMA_BUILD_COMMIT="pypi-$version" "${options[@]}" > "$log" 2>&1 ||
     die "cmake could not configure llama.cpp; its words are in $log"
   step "building $*"
   cmake --build "$dir" --target "$@" 2>&1 | tee -a "$log" | progress ||
@@ -82,6 +98,22 @@ build() {
   echo "$stamp" > "$dir/.version"
 }
 
+# One file each, stripped, without OpenMP; weights are used where they lie in the file, not repacked at load.
+if [ "$*" = static ]; then
+  take_two_threads
+  flags="-ffunction-sections -fdata-sections"
+  small=(-DCMAKE_EXE_LINKER_FLAGS="-static -Wl,--gc-sections -s" -DBUILD_SHARED_LIBS=OFF -DGGML_OPENMP=OFF
+    -DGGML_CPU_REPACK=OFF -DLLAMA_BUILD_EXAMPLES=ON)
+  options=("${small[@]}")
+  build .deps/llama.cpp-static-x86_64 "$flags" llama-simple llama-completion llama-quantize
+  if command -v aarch64-linux-gnu-g++ > /dev/null; then
+    options=("${small[@]}" -DGGML_NATIVE=OFF -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64
+      -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++)
+    build .deps/llama.cpp-static-aarch64 "$flags" llama-simple
+  fi
+  step "llama.cpp is in .deps/llama.cpp-static-*/bin"
+  exit
+fi
 if missing_tools; then build "$build_dir" "" "${tools[@]}"; fi
 if missing_noamx; then
   build "$noamx_dir" "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" ggml-cpu

@@ -1,10 +1,22 @@
 #!/usr/bin/env bash
 # Build the wheel for each of the Pythons named, into dist/ or the folder DIST:
-# scripts/build_wheels.sh [PYTHON...] (default: the one of .venv). The same sources, compiler and Python give the same bytes.
+# scripts/build_wheels.sh [--target aarch64] [PYTHON...] (default: this machine's kind, the Python of .venv). Wheels for
+# 64-bit Arm are cross-compiled. The same sources, compiler and Python give the same bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
 
+cross=()
+if [ "${1:-}" = --target ]; then
+  [ "${2:-}" = aarch64 ] || die "--target is '${2:-}'; use aarch64, or leave it out for this machine's own kind"
+  shift 2
+  if [ "$(uname -m)" != aarch64 ]; then
+    command -v aarch64-linux-gnu-g++ > /dev/null ||
+      die "there is no aarch64-linux-gnu-g++; install it (Debian: apt-get install g++-aarch64-linux-gnu)"
+    cross=(_PYTHON_HOST_PLATFORM=linux-aarch64 SKBUILD_BUILD_DIR=cmake-out/wheel-aarch64
+      "SKBUILD_CMAKE_TOOLCHAIN_FILE=$PWD/cmake/aarch64-linux-gnu.cmake")
+  fi
+fi
 need_compilers
 scripts/setup.sh
 tools=.deps/wheel-tools
@@ -29,10 +41,10 @@ for python in "$@"; do
   step "building for Python $version"
   part="$(mktemp -d .deps/wheel.XXXXXX)"
   trap 'rm -rf "$part"' EXIT
-  "$builder/bin/python" -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w "$part" . ||
+  env "${cross[@]}" "$builder/bin/python" -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w "$part" . ||
     die "the wheel for Python $version cannot be built"
   # torch and ExecuTorch are packages of their own.
-  PATH="$PWD/$tools/bin:$PATH" "$tools/bin/auditwheel" repair --strip -w "$dist" "$part"/*.whl --exclude 'libtorch*' --exclude 'libc10*' \
+  PATH="$PWD/$tools/bin:$PATH" "$tools/bin/auditwheel" repair -w "$dist" "$part"/*.whl --exclude 'libtorch*' --exclude 'libc10*' \
     --exclude 'libexecutorch*' --exclude 'executorch*' --exclude 'lib*ops_kernels*' --exclude 'libxnnpack*' > "$part/log" 2>&1 ||
     { cat "$part/log" >&2; die "auditwheel refuses the wheel for Python $version"; }
   rm -rf "$part"

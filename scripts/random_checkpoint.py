@@ -30,10 +30,11 @@ def main(arguments: list[str]) -> int:
             raise UsageError(f"--gguf {options.gguf} does not end in .gguf; see --help")
         check_writable(options.gguf)
     # Imported here: torch takes seconds, and a wrong command line should not.
-    from scripts.bench.random_folder import write_folder
+    from scripts.bench.random_folder import random_rows, repeated_rows, write_folder
     from scripts.bench.write_gguf import write_gguf
 
-    write_folder(options.out, SHAPES[options.like], options.dtype, options.seed, note)
+    rows = repeated_rows if options.repeat else random_rows
+    write_folder(options.out, SHAPES[options.like], options.dtype, options.seed, note, rows)
     note(f"wrote {options.out}")
     if options.gguf is not None:
         write_gguf(str(options.out), options.gguf, options.dtype, note)
@@ -48,6 +49,7 @@ def _parser() -> Parser:
     add("--out", required=True, type=Path, metavar="DIR", help="the folder to make")
     add("--gguf", type=Path, metavar="FILE", help="also write a GGUF file")
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add("--repeat", action="store_true", help="the same values in every matrix, which is quick")
     add("--dtype", choices=DTYPES, default="bf16", help="default: bf16")
     return parser
 

@@ -12,4 +12,6 @@ step "building aoti_run on libtorch, which the tests compare with"
 step "ctest"
 .venv/bin/ctest --preset release
 step "pytest"
-.venv/bin/python -m pytest -q -rs "$@"
+# A worker a CPU, up to four, of 2 GB each; a file's tests, which share what it makes, go to one.
+workers="$(nproc)"
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q -rs -n "$((workers < 4 ? workers : 4))" --dist loadfile "$@"

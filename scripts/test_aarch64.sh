@@ -84,6 +84,8 @@ for cpu in "${cpus[@]}"; do
     { diff <(echo "$native") <(echo "$bits") >&2 || true; die "other bits on $model"; }
 done
 
+step "running bundles in empty roots"
+quietly python -m pytest -q tests/pack/test_empty_root.py -k "bundle and aarch64"
 folder="$(mktemp -d)"
 trap 'rm -r "$folder"' EXIT
 for dtype in q4 bf16; do

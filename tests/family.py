@@ -29,13 +29,19 @@ SMALL = {
 }
 
 
+def as_it_is(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {name: tensor}
+
+
 @dataclass(frozen=True)
 class Case:
     """A tiny model of a family.
 
-    `config` are the fields beside SMALL; `gguf_fields` writes those that only this architecture has;
-    `norm_offset` is what llama.cpp's converter adds to the norms; `older` makes a config.json as
-    transformers 4 wrote it.
+    `config` are the fields beside SMALL; `gguf_fields` writes those that only this architecture has, among
+    them the epsilon of layer norms; `norm_offset` is what llama.cpp's converter adds to the norms;
+    `permuted`: it puts the rows that turn together beside each other; `gguf_tensors` renames, splits or joins
+    one of transformers' tensors as it does, or leaves it out; `gguf_of_model` writes fields of tensors;
+    `older` makes a config.json as transformers 4 wrote it.
     """
 
     model: type
@@ -43,6 +49,9 @@ class Case:
     config: Mapping[str, object]
     gguf_fields: Callable[[gguf.GGUFWriter, transformers.PretrainedConfig], None]
     norm_offset: float = 0.0
+    permuted: bool = False
+    gguf_tensors: Callable[[str, torch.Tensor], Mapping[str, torch.Tensor]] = as_it_is
+    gguf_of_model: Callable[[gguf.GGUFWriter, transformers.PreTrainedModel], None] | None = None
     older: Callable[[dict], dict] | None = None
 
 
@@ -60,9 +69,20 @@ def with_older_rope(config: dict) -> dict:
     return kept | {"rope_theta": rope["rope_theta"], "rope_scaling": None}
 
 
+def with_layers(config: ModelConfig, **change) -> ModelConfig:
+    """Change fields of every layer."""
+    return replace(config, layers=tuple(replace(layer, **change) for layer in config.layers))
+
+
 def with_attention(config: ModelConfig, **change) -> ModelConfig:
     """Change fields of every layer's attention."""
     layers = (replace(layer, attention=replace(layer.attention, **change)) for layer in config.layers)
+    return replace(config, layers=tuple(layers))
+
+
+def with_feed_forward(config: ModelConfig, **change) -> ModelConfig:
+    """Change fields of every layer's feed-forward."""
+    layers = (replace(layer, feed_forward=replace(layer.feed_forward, **change)) for layer in config.layers)
     return replace(config, layers=tuple(layers))
 
 
@@ -72,7 +92,7 @@ def make_hf(folder: Path, case: Case, **change: object) -> transformers.PreTrain
     config = case.model.config_class(**{**SMALL, **case.config, **change})
     model = case.model(config)
     for name, parameter in model.named_parameters():
-        mean = 1.0 - case.norm_offset if "norm" in name else 0.0
+        mean = 1.0 - case.norm_offset if "norm" in name and name.endswith("weight") else 0.0
         torch.nn.init.normal_(parameter, mean=mean, std=0.2)
     model.eval().requires_grad_(False).save_pretrained(folder)
     tiny.train_tokenizer().save(str(folder / "tokenizer.json"))
@@ -90,17 +110,23 @@ def write_gguf(path: Path, model: transformers.PreTrainedModel, case: Case) -> N
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     case.gguf_fields(writer, config)
+    if case.gguf_of_model is not None:
+        case.gguf_of_model(writer, model)
     tiny.add_tokenizer(writer)
     names = gguf.get_tensor_name_map(case.architecture, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+    for whole_name, whole in model.state_dict().items():
+        if whole_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if name.endswith("norm.weight"):
-            tensor = tensor + case.norm_offset
-        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(stored, tensor.contiguous().numpy())
+        for name, tensor in case.gguf_tensors(whole_name, whole).items():
+            if name.endswith("norm.weight"):
+                tensor = tensor + case.norm_offset
+            if case.permuted and name.split(".")[-2] in ("q_proj", "k_proj"):
+                tensor = tiny.interleaved(tensor, config.head_dim)
+            stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            writer.add_tensor(stored, tensor.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

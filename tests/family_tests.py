@@ -1,4 +1,8 @@
-"""What every family is held to: a test file of a family subclasses `FamilyTests` with its `Case`."""
+"""What every family is held to: a test file of a family subclasses `FamilyTests` with its `Case`.
+
+Two families, of the most different layers, are held to `ThoroughFamilyTests`: every scheme, method and cache.
+What these do is done by code that knows no family.
+"""
 
 import json
 from collections.abc import Callable
@@ -36,7 +40,7 @@ class FamilyTests:
     case: family.Case
     # What a feature's absence makes of the config: each must be far from transformers.
     without: dict[str, Callable[[ModelConfig], ModelConfig]]
-    rotates = True
+    rotates: bool | str = True  # or words of the refusal
     variants: dict[str, dict[str, object]] = {}  # other fields of the config, for the float model
 
     @pytest.fixture(scope="class")
@@ -115,8 +119,12 @@ class FamilyTests:
         found, same = (logits(path, TOKENS, tmp_path) for path in (tmp_path / "m.pte", artifacts[0]))
         assert far(found, same) < 1e-6
 
-    @pytest.mark.parametrize("scheme", ["bf16", "q8", "q6", "q5", "q4", "q3", "q2"])
-    def test_packed_weights(self, scheme, model, expected, tmp_path):
+    def test_packed_weights(self, model, expected, tmp_path):
+        artifacts = self.check_packed("q4", model, expected, tmp_path)
+        texts = [generate(path, "--tokens", "5,6,7", "-n", 8, "-t", 0) for path in artifacts]
+        assert texts[0] == texts[1]
+
+    def check_packed(self, scheme, model, expected, tmp_path):
         """Both runners have the bits of eager, in one chunk and in several; with many bits these are near
         transformers' logits."""
         words = ["--dtype", "bf16"] if scheme == "bf16" else ["--quantize", scheme]
@@ -130,41 +138,7 @@ class FamilyTests:
             for chunk in CHUNKS:
                 found = logits(artifact, TOKENS, tmp_path, *chunk)
                 assert np.array_equal(found, eager), (artifact.name, chunk)
-        if scheme == "q4":
-            texts = [generate(path, "--tokens", "5,6,7", "-n", 8, "-t", 0) for path in (pte, package)]
-            assert texts[0] == texts[1]
-
-    def test_sessions(self, model, tmp_path):
-        """Forked, rewound, saved and in forwards with others, each says what it would alone."""
-        pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
-        export(model[1] / "hf", "--quantize", "q4", "--max-seq-length", CONTEXT, "--output-pte", pte,
-               "--output-aoti-package", package)  # fmt: skip
-        for artifact in (pte, package):
-            for cache_type in session_fuzz.CACHE_TYPES:
-                assert "60 sequences" in session_fuzz.fuzz(artifact, 60, cache_type=cache_type)
-
-    @pytest.mark.parametrize("method", ["gptq", "awq", "rotate+gptq"])
-    def test_methods(self, method, model, tmp_path, capsys):
-        """What is calibrated is verified, part by part, against the checkpoint."""
-        (tmp_path / "text.txt").write_text(TEXT)
-        recipe = {"linear:a8wx": {"bitwidth": 6, "groupsize": 32, "method": method}}
-        words = [model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte",
-                 "--quantize", json.dumps(recipe), "--calibrate", tmp_path / "text.txt"]  # fmt: skip
-        if "rotate" in method and not self.rotates:
-            assert cli.main([str(word) for word in words]) == 1
-            error = capsys.readouterr().err.splitlines()[-1]
-            assert '"rotate"' in error and "attention_out_norm" in error and "leave" in error
-            return
-        export(*words)
-        status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf", "--trace")
-        assert status == 0, out
-
-    def test_a_fit(self, model, tmp_path, capsys):
-        (tmp_path / "text.txt").write_text(TEXT * 4)
-        export(model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte",
-               "--quantize", "q4", "--fit", "9.0bpw", "--calibrate", tmp_path / "text.txt")  # fmt: skip
-        status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf")
-        assert status == 0, out
+        return pte, package
 
     def test_verify_finds_nothing_and_traces_every_part(self, model, artifacts, capsys):
         for artifact in artifacts:
@@ -185,6 +159,44 @@ class FamilyTests:
             assert cli.main(words) == 0
             scores.append(json.loads(capsys.readouterr().out)["perplexity"])
         assert max(scores) - min(scores) < MAX_ERROR * min(scores)
+
+
+class ThoroughFamilyTests(FamilyTests):
+    @pytest.mark.parametrize("scheme", ["bf16", "q8", "q6", "q5", "q3", "q2"])
+    def test_other_schemes(self, scheme, model, expected, tmp_path):
+        self.check_packed(scheme, model, expected, tmp_path)
+
+    def test_sessions(self, model, tmp_path):
+        """Forked, rewound, saved and in forwards with others, each says what it would alone."""
+        pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
+        export(model[1] / "hf", "--quantize", "q4", "--max-seq-length", CONTEXT, "--output-pte", pte,
+               "--output-aoti-package", package)  # fmt: skip
+        for artifact in (pte, package):
+            for cache_type in session_fuzz.CACHE_TYPES:
+                assert "60 sequences" in session_fuzz.fuzz(artifact, 60, cache_type=cache_type)
+
+    @pytest.mark.parametrize("method", ["gptq", "awq", "rotate+gptq"])
+    def test_methods(self, method, model, tmp_path, capsys):
+        """What is calibrated is verified, part by part, against the checkpoint."""
+        (tmp_path / "text.txt").write_text(TEXT)
+        recipe = {"linear:a8wx": {"bitwidth": 6, "groupsize": 32, "method": method}}
+        words = [model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte",
+                 "--quantize", json.dumps(recipe), "--calibrate", tmp_path / "text.txt"]  # fmt: skip
+        if "rotate" in method and self.rotates is not True:
+            assert cli.main([str(word) for word in words]) == 1
+            error = capsys.readouterr().err.splitlines()[-1]
+            assert '"rotate"' in error and self.rotates in error and "leave" in error
+            return
+        export(*words)
+        status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf", "--trace")
+        assert status == 0, out
+
+    def test_a_fit(self, model, tmp_path, capsys):
+        (tmp_path / "text.txt").write_text(TEXT * 4)
+        export(model[1] / "hf", "--max-seq-length", CONTEXT, "--output-pte", tmp_path / "m.pte",
+               "--quantize", "q4", "--fit", "9.0bpw", "--calibrate", tmp_path / "text.txt")  # fmt: skip
+        status, out, _ = verified(capsys, tmp_path / "m.pte", model[1] / "hf")
+        assert status == 0, out
 
 
 def far(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import tiny
 import torch
 
-from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
+from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope, Xielu
 from exporter.model.decoder import Transformer
 
 LENGTH, CONTEXT, WINDOW = 40, 48, 8
@@ -40,6 +40,19 @@ LAYERS = {
     "gelu": feeding(activation="gelu"),
     "gelu of the tanh form": feeding(activation="gelu_tanh"),
     "squared relu": feeding(activation="relu2"),
+    "silu alone": feeding(gated=False),
+    "gelu alone": feeding(activation="gelu", gated=False, bias=True),
+    "gelu of the tanh form alone": feeding(activation="gelu_tanh", gated=False),
+    "squared relu alone": feeding(activation="relu2", gated=False),
+    "xielu": feeding(activation="xielu", gated=False, xielu=Xielu(0.7, 1.3, 0.4)),
+    "layer norms": replace(PLAIN, norm="layer"),
+    "layer norms with biases": replace(PLAIN, norm="layer", norm_bias=True),
+    "layer norms after": replace(PLAIN, norm="layer", norm_bias=True, norm_in=False, norm_out=True),
+    "norms inside": replace(PLAIN, sub_norms=True),
+    "layer norms inside": replace(PLAIN, sub_norms=True, norm="layer", norm_bias=True),
+    "both branches of one norm": replace(PLAIN, parallel=True),
+    "both branches of one layer norm": replace(PLAIN, parallel=True, norm="layer"),
+    "both branches of the stream": replace(PLAIN, parallel=True, norm_in=False, norm_out=True),
     "limits": feeding(limit=0.5, bias=True),
     "norms after": replace(PLAIN, norm_in=False, norm_out=True),
     "norms before and after": replace(PLAIN, norm_out=True),
@@ -53,7 +66,7 @@ def make(layers: tuple[LayerSpec, ...], **change) -> Transformer:
     model = Transformer(replace(config, **change), CONTEXT)
     torch.manual_seed(7)
     for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.2)
+        torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.2)
     return model.eval().requires_grad_(False)
 
 

@@ -17,7 +17,7 @@ MAX_LINES = 410
 # What is read before torch is loaded, which takes seconds: none of it may load torch when it is imported.
 WITHOUT_TORCH = (
     "cli.main", "cli.open_model", "pipeline.prepare", "pipeline.export", "runners.eager", "verify.verify",
-    "checkpoint.checkpoint", "tokenizer.tokenizer", "chat.reduce", "lower.aoti_options", "artifact.reader",
+    "checkpoint.checkpoint", "tokenizer.tokenizer", "chat.take_over", "lower.aoti_options", "artifact.reader",
     *(f"cli.verbs.{path.stem}" for path in (EXPORTER / "cli" / "verbs").glob("[a-z]*.py")),
 )  # fmt: skip
 # Names that several modules may have: what every module of a kind has.

@@ -284,14 +284,14 @@ def _renamed(model: transformers.PreTrainedModel, names: Mapping[str, str]) -> d
     state = model.state_dict()
     for name, tensor in state.items():
         if ".q_proj." in name or ".k_proj." in name:
-            tensor = _interleaved(tensor, model.config.head_dim)
+            tensor = interleaved(tensor, model.config.head_dim)
         for ours, theirs in names.items():
             name = name.replace(ours, theirs)
         result[name] = tensor
     return result
 
 
-def _interleaved(rows: Tensor, head_dim: int) -> Tensor:
+def interleaved(rows: Tensor, head_dim: int) -> Tensor:
     """Rows of half-split pairs to neighbouring pairs, head by head."""
     order = torch.arange(head_dim).view(2, head_dim // 2).t().flatten()
     heads = torch.arange(0, len(rows), head_dim)

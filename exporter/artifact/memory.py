@@ -81,7 +81,7 @@ def cache_bytes(artifact: Artifact, choice: StateChoice, context: int) -> int | 
     state = _state(artifact)
     if position is None or state is None:
         return None if position is None else position * context
-    rotary = sum(len(each) for each in state.frequencies)
+    rotary = sum(len(each.frequencies) for each in state.rotations)
     blocks = choice.sessions * -(-context // BLOCK)
     return blocks * BLOCK * position + 8 * rotary * context
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.model.config import ModelConfig
+from exporter.model.rotation import Rotation
 from exporter.recipe.recipe import Recipe
 
-SCHEMA_VERSION = "5"
+SCHEMA_VERSION = "6"
 TOKENIZER_KEY = "tokenizer"
 STATE_KEY = "state"
 SELF_TEST_KEY = "self_test"  # exporter/pipeline/self_test.py makes it
+ADAPTERS_KEY = "adapters"
 TOKEN_SOURCES_KEY = "token_sources"  # exporter/tokenizer/end_tokens.py writes it
 
 
@@ -50,7 +52,7 @@ class Versions:
 
 @dataclass(frozen=True)
 class TextMetadata:
-    """What a runner makes texts and tokens by: the tokenizer and its `table`, ids (-1 for none), chat format
+    """What a runner makes texts and tokens by: the tokenizer and its `table`, ids (-1: none), chat template
     and sampling settings; all but the settings as docs/artifact.md has them in JSON."""
 
     tokenizer_kind: str
@@ -75,7 +77,7 @@ class TextMetadata:
             "add_bos": str(self.add_bos).lower(),
             "stop_ids": json.dumps(self.stop_ids),
             TOKEN_SOURCES_KEY: json.dumps(self.token_sources, ensure_ascii=False),
-            "chat": json.dumps(self.chat),
+            "chat": json.dumps(self.chat, ensure_ascii=False, separators=(",", ":")),
             "sampling": self.sampling,
             TOKENIZER_KEY: base64.b64encode(self.table).decode(),
         }
@@ -84,11 +86,11 @@ class TextMetadata:
 @dataclass(frozen=True)
 class StateMetadata:
     """What a program on our operators needs of a state: (key/value heads, head width, rotary embedding or -1)
-    of each layer, the frequencies of each rotary embedding in radians a position, the default type of the
-    caches, the model's own context length, the sessions that a forward takes, and a digest of the model."""
+    of each layer, each rotary embedding, the default type of the caches, the model's own context length, the
+    sessions that a forward takes, and a digest of the model."""
 
     layers: tuple[tuple[int, int, int], ...]
-    frequencies: tuple[tuple[float, ...], ...]
+    rotations: tuple[Rotation, ...]
     cache_dtype: str
     longest_context: int
     max_segments: int
@@ -104,9 +106,9 @@ class StateMetadata:
                 (int(layer["kv_heads"]), int(layer["head_dim"]), int(layer["rope"]))
                 for layer in state["layers"]
             )
-            frequencies = tuple(tuple(float(f) for f in each) for each in state["frequencies"])
+            rotations = tuple(map(Rotation.from_json, state["frequencies"]))
             numbers = (int(strings[key]) for key in ("longest_context", "max_segments"))
-            return cls(layers, frequencies, strings["cache_dtype"], *numbers, strings["model_digest"])
+            return cls(layers, rotations, strings["cache_dtype"], *numbers, strings["model_digest"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its metadata {STATE_KEY!r} are damaged ({error})") from None
 
@@ -114,7 +116,7 @@ class StateMetadata:
         """Return the keys of states."""
         layers = [dict(zip(("kv_heads", "head_dim", "rope"), layer, strict=True)) for layer in self.layers]
         return {
-            STATE_KEY: json.dumps({"layers": layers, "frequencies": self.frequencies}),
+            STATE_KEY: json.dumps({"layers": layers, "frequencies": [r.to_json() for r in self.rotations]}),
             "cache_dtype": self.cache_dtype,
             "longest_context": str(self.longest_context),
             "max_segments": str(self.max_segments),
@@ -178,6 +180,7 @@ class Metadata:
     max_rows: int
     text: TextMetadata
     checkpoint_digest: str
+    adapters: Sequence[Mapping[str, object]] = ()  # name, scale and digest of each that was merged
     state: StateMetadata | None = None  # on our operators
     self_test: Mapping[str, object] | None = None  # none of a model that is not written
     backend: str | None = None
@@ -199,6 +202,8 @@ class Metadata:
             **self.text.to_strings(),
             "checkpoint_digest": self.checkpoint_digest,
         }
+        if self.adapters:
+            strings[ADAPTERS_KEY] = json.dumps(self.adapters, ensure_ascii=False)
         if self.backend is not None:
             strings["backend"] = self.backend
         if self.self_test is not None:
@@ -226,6 +231,25 @@ def shape_strings(config: ModelConfig) -> dict[str, str]:
 def sidecar_of(library: Path) -> Path:
     """Return where the metadata of a bare `.so` lies."""
     return library.with_name(library.name + ".json")
+
+
+def stored_adapters(metadata: Mapping[str, str]) -> list[Mapping[str, object]]:
+    """Return what an artifact says of the adapters in its weights: name, scale and digest of each.
+
+    What is not as the exporter writes it is left out.
+    """
+    try:
+        found = json.loads(metadata.get(ADAPTERS_KEY, "[]"))
+    except ValueError:
+        return []
+    entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    return [entry for entry in entries if entry.keys() >= {"name", "scale", "digest"}]
+
+
+def adapter_line(entry: Mapping[str, object]) -> str:
+    """Describe one of `stored_adapters`: name, scale, the digest's beginning."""
+    scale = "" if entry["scale"] == 1 else f" times {entry['scale']}"
+    return f"{entry['name']}{scale} ({str(entry['digest'])[:16]})"
 
 
 def source_lines(sources: object) -> Iterator[str]:

@@ -140,11 +140,21 @@ class RunnerModel(Protocol):
         """The artifact's tokenizer."""
 
     def chat_prompt(
-        self, messages: Sequence[tuple[str, str]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[tuple[str, str] | Mapping[str, object]],
+        add_generation_prompt: bool = True,
+        date: str = "",
+        **variables: object,
     ) -> list[int]:
-        """Return the ids of a conversation, messages of (role, text).
+        """Return the ids of a conversation by the model's own template.
 
-        Raises ValueError when the model has no chat format, or takes the roles in another order.
+        Args:
+            messages: (role, text) or objects as chat templates take them, with "tool_calls" and the like.
+            add_generation_prompt: end with what makes the model answer.
+            date: the day that the template is told, 2024-07-26; "": this machine's clock's.
+            variables: what else templates know: tools, documents, enable_thinking, ...
+
+        Raises ValueError when the model has no chat template, or it refuses the conversation.
         """
 
     def forward(self, tokens: Sequence[int], start_pos: int, rows: Sequence[int]) -> np.ndarray:

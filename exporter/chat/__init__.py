@@ -1,4 +1,4 @@
-"""Reduce a chat template to what the runner renders, or say why it cannot be.
+"""Take a chat template over into an artifact, as a tree that the runner evaluates, or say why it cannot be.
 
-Face: `reduce.reduce_template`.
+Face: `take_over.take_over_template`.
 """

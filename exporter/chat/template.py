@@ -5,7 +5,7 @@ Source: transformers 5.23, utils/chat_template_utils.py and PreTrainedTokenizerB
 
 import datetime
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NoReturn
 
 import jinja2
@@ -26,21 +26,19 @@ class UndefinedName(jinja2.TemplateError):
 class Template:
     """A parsed chat template and what it may use.
 
-    `tokens` are the named special tokens, `{"bos_token": "<s>", ...}`; `strftime_now(format)` tells the
-    day, today's by default. `instrument` may change the parsed tree, to call what is in `globals`.
+    `tokens` are the named special tokens, `{"bos_token": "<s>", ...}`; `today` is the day that it is told.
     Raises jinja2.TemplateError for a syntax error.
     """
 
-    def __init__(
-        self,
-        source: str,
-        tokens: Mapping[str, str],
-        strftime_now: Callable[[str], str] = lambda format: datetime.datetime.now().strftime(format),
-        instrument: Callable[[nodes.Template], nodes.Template] = lambda tree: tree,
-        globals: Mapping[str, object] | None = None,
-    ):
+    def __init__(self, source: str, tokens: Mapping[str, str], today: datetime.date | None = None):
+        def strftime_now(format: str) -> str:
+            now = datetime.datetime.now()
+            return (datetime.datetime.combine(today, datetime.time()) if today else now).strftime(format)
+
+        names: set[str] = set()  # that the template sets itself
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, undefined=_NamedUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+            undefined=type("Undefined", (_NamedUndefined,), {"known": names}),
             extensions=[_GenerationBlocks, "jinja2.ext.loopcontrols"],
         )  # fmt: skip
         environment.filters["tojson"] = _tojson
@@ -48,39 +46,43 @@ class Template:
             "raise_exception": _raise_exception,
             "strftime_now": strftime_now,
             "namespace": _Namespace,
-            **(globals or {}),
         }
-        self._compiled = environment.from_string(instrument(environment.parse(source)))
+        self.tree = environment.parse(source)
+        names |= {name.name for name in self.tree.find_all(nodes.Name) if name.ctx != "load"}
+        self._compiled = environment.from_string(environment.parse(source))
         self._tokens = dict(tokens)
 
-    def render(self, messages: Sequence[Mapping[str, str]], generation_prompt: bool = True) -> str:
-        """The text of a conversation of `{"role", "content"}`, without tools and documents.
+    def render(
+        self, messages: Sequence[Mapping[str, object]], generation_prompt: bool = True, **variables: object
+    ) -> str:
+        """Return the text of a conversation of objects with a role; `variables` are what else is given, such
+        as tools or enable_thinking.
 
         Raises UndefinedName, jinja2.TemplateError where the template refuses it,
         and whatever its expressions raise.
         """
-        return self._compiled.render(
-            messages=[dict(message) for message in messages],
-            tools=None,
-            documents=None,
-            add_generation_prompt=generation_prompt,
-            **self._tokens,
-        )
+        given = {
+            "messages": messages, "tools": None, "documents": None,
+            "add_generation_prompt": generation_prompt, **self._tokens,
+        }  # fmt: skip
+        return self._compiled.render(given | variables)
 
 
 class _NamedUndefined(jinja2.Undefined):
     """A name that nothing defines: it may be asked for, compared and replaced, but not printed.
 
     transformers prints nothing for it. So do here the special tokens that every tokenizer may have, where
-    it names none, and fields of messages and of namespaces: a template asks for many that only some
-    conversations have.
+    it names none, names that the template sets somewhere, and fields of messages and of namespaces: a
+    template asks for many that only some conversations have.
     """
+
+    known: Set[str] = frozenset()
 
     def __str__(self) -> str:
         if self._undefined_obj is not missing:
             return ""
         name = str(self._undefined_name)
-        if name in _NAMED_TOKENS:
+        if name in _NAMED_TOKENS or name in self.known:
             return ""
         remedy = "name it in tokenizer_config.json" if name.endswith("_token") else "set it in the template"
         raise UndefinedName(f"the chat template prints '{name}', which is not defined: {remedy}")

@@ -10,14 +10,14 @@ PROMPTS = (
     "reaches the sea some ninety kilometres further on. In dry summers it shrinks to a chain of "
     "pools; in March, when the snow melts, it has twice carried the bridge away. Most people in "
     "the valley can still say where the water stood in the year that they were born.",
-    "\"You kept the letter?\" she asked. He did not answer at once. Outside, somebody was dragging "
+    '"You kept the letter?" she asked. He did not answer at once. Outside, somebody was dragging '
     "a cart over the stones, and the lamp on the table shook a little each time a wheel struck an "
-    "edge. \"I kept all of them,\" he said at last, \"but this is the only one I never opened.\"",
+    'edge. "I kept all of them," he said at last, "but this is the only one I never opened."',
     # Code of three languages.
     "def moving_average(values: list[float], width: int) -> list[float]:\n"
-    "    \"\"\"The mean of each `width` neighbours.\"\"\"\n"
+    '    """The mean of each `width` neighbours."""\n'
     "    if not 0 < width <= len(values):\n"
-    "        raise ValueError(f\"width {width} is outside 1..{len(values)}\")\n"
+    '        raise ValueError(f"width {width} is outside 1..{len(values)}")\n'
     "    total = sum(values[:width])\n"
     "    result = [total / width]\n"
     "    for i in range(width, len(values)):\n"
@@ -36,7 +36,7 @@ PROMPTS = (
     "La ciudad está al lado del mar. Сегодня утром в городе тихо. 今天天气很好。",
 )
 
-# A turn each; put into the model's own chat format where it has one.
+# A turn each; put into the model's own chat template where it has one.
 CONVERSATION = (
     ("user", "What is the capital of Italy, and which river runs through it?"),
     ("assistant", "The capital of Italy is Rome. The river Tiber runs through it."),
@@ -49,8 +49,26 @@ CONVERSATIONS = (
     CONVERSATION,
     (("system", SYSTEM), *CONVERSATION),
     (CONVERSATION[0], ("assistant", "<think>\nOr Milan?\n</think>\n\nRome."), CONVERSATION[2]),
-    (("user", "  <b>5 < 6</b> & \"quotes\"\n\twith white space  "),),
+    (("user", '  <b>5 < 6</b> & "quotes"\n\twith white space  '),),
 )
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "tell_weather",
+            "description": "Tell the weather of a day.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "city": {"type": "string", "description": "The city's name"},
+                    "days": {"type": "integer", "description": "Days from today on"},
+                },
+                "required": ["city"],
+            },
+        },
+    }
+]
 
 GREEDY_PROMPT = "The most important thing to know about the ocean is that"
 GREEDY_TOKENS = 32

@@ -12,7 +12,8 @@ from exporter.checkpoint.known_models import MODELS, KnownModel
 from exporter.checkpoint.weights import TOKENIZERS, first_existing
 from exporter.util.nearest import hint
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# ORG/NAME, and after @ a branch, a tag or a commit.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?:@[\w./-]+)?")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+from exporter.checkpoint.ternary import ternary_floats
 from exporter.checkpoint.weights import (
     TOKENIZERS,
     CheckpointDescription,
@@ -16,8 +19,11 @@ from exporter.checkpoint.weights import (
 from exporter.families.sources.family import TensorNames
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.registry import hf_family
+from exporter.families.sources.ternary import TERNARY
 from exporter.formats import safetensors_file
 from exporter.formats.file_tensor import Directory, FileTensor, same_bits
+from exporter.formats.prequantized.matrix import StoredMatrix
+from exporter.formats.prequantized.methods import Dequantized, Matrices, dequantized, find_method
 from exporter.formats.quantized_names import FLOATS
 from exporter.formats.torch_file import read_torch_file
 from exporter.model.config import ModelConfig
@@ -35,14 +41,34 @@ def read_hf(folder: Path) -> CheckpointDescription:
     """
     config_path = folder / "config.json"
     fields = read_json(config_path)
+    quantized = fields.get("quantization_config")
+    found = quantized if isinstance(quantized, Mapping) and quantized.get("quant_method") != TERNARY else None
+
+    @cache
+    def directory() -> Directory:
+        return _directory(weight_files(folder))
+
+    def numbers(name: str) -> list[float]:
+        return directory()[name].numbers() if name in directory() else []
+
     try:
         family = hf_family(fields, lambda: _names_at_hand(folder)).hf
-        config = family.read(HFConfig(fields))
+        method = None if found is None else find_method(found)
+        others = {name: value for name, value in fields.items() if name != "quantization_config"}
+        asked = HFConfig(fields if method is None else others, numbers)
+        config = family.read(asked)
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
-    files = weight_files(folder)
-    tensors = _directory(files)
-    weights = _weights(files, tensors, family.names)
+    files, tensors, stored = weight_files(folder), directory(), Dequantized({}, {})
+    if method is not None:
+        stored = _found(folder, tensors, method)
+        tensors = stored.others
+    config = _with_one_table(config, tensors)
+    weights = _weights(files, tensors, stored.matrices, family.names)
+    if asked.ternary is not None:
+        weights = ternary_floats(weights, asked.ternary)
+    for name in stored.zero_biases():
+        weights = weights.without(name)
     generation_path = folder / "generation_config.json"
     return CheckpointDescription(
         config=config,
@@ -50,6 +76,7 @@ def read_hf(folder: Path) -> CheckpointDescription:
         tokenizer_path=first_existing(folder, TOKENIZERS),
         generation=read_json(generation_path) if generation_path.is_file() else from_config(fields),
         token_ids={key: fields[key] for key in BEGIN_AND_END if key in fields},
+        dequantized=stored.formats(),
     )
 
 
@@ -124,22 +151,44 @@ def _tensors(path: Path) -> Directory:
     if path.suffix == ".safetensors":
         return safetensors_file.read_directory(path)
     content = read_torch_file(path)
-    return {name: value for name, value in content.items() if isinstance(value, FileTensor)}
+    for name, value in content.items():
+        if not isinstance(value, FileTensor):
+            what = "an object of its own" if isinstance(value, Mapping) else f"{value!r:.80}, not a tensor"
+            raise ValueError(f"{path}: {name} is {what}: save the model's state_dict alone (torch.save)")
+    return content
 
 
-def _weights(files: tuple[Path, ...], tensors: Directory, names: TensorNames) -> Weights:
+def _found(folder: Path, tensors: Directory, method: Matrices) -> Dequantized:
+    try:
+        return dequantized(tensors, method)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _weights(
+    files: tuple[Path, ...], tensors: Directory, matrices: Mapping[str, StoredMatrix], names: TensorNames
+) -> Weights:
     def read() -> Read:
-        from exporter.checkpoint.tensors import open_tensors  # torch takes seconds
+        from exporter.checkpoint.tensors import open_dequantized, open_tensors  # torch takes seconds
 
-        return open_tensors({name: (tensor,) for name, tensor in tensors.items()}, {})
+        plain = open_tensors({name: (tensor,) for name, tensor in tensors.items()}, {})
+        return open_dequantized(matrices, plain) if matrices else plain
 
+    whole = {**tensors, **matrices}
     return Weights(
         files=files,
-        shapes={name: tensor.shape for name, tensor in tensors.items()},
+        shapes={name: tuple(tensor.shape) for name, tensor in whole.items()},
         open=read,
         names=names,
         types={name: tensor.dtype for name, tensor in tensors.items()},
     )
+
+
+def _with_one_table(config: ModelConfig, tensors: Directory) -> ModelConfig:
+    """Return the config of a tied model where the output layer is stored, and is the embedding bit by bit."""
+    pair = [tensors.get(name) for name in (HF_EMBEDDING, HF_OUTPUT)]
+    one = None not in pair and pair[0].dtype in FLOATS and same_bits(*pair)
+    return replace(config, tied_embeddings=True) if one else config
 
 
 def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:

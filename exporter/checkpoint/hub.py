@@ -7,12 +7,14 @@ from pathlib import Path
 # fnmatch's `*` also matches `/`, so the second list keeps subfolders and second copies away.
 WANTED = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja")
 UNWANTED = ("*/*", "consolidated*")
+OLDER = ("pytorch_model*.bin",)  # where a repository has no safetensors
 
 
 def download(
     hub_id: str, files: tuple[str, ...] = WANTED, by_hand: str = "--checkpoint DIR"
 ) -> Path:
-    """Return the local folder of a repository's files, downloaded where they are not cached.
+    """Return the local folder of a repository's files, downloaded where they are not cached. `hub_id` is
+    ORG/NAME or ORG/NAME@REVISION: a branch, a tag or a commit.
 
     `by_hand` is the option that takes the files from a folder DIR instead, for the error's text.
     Raises ValueError that says what to do where the hub cannot be reached or refuses.
@@ -26,22 +28,34 @@ def download(
         HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
         XetDownloadError,
     )
 
-    instead = (
-        f"`hf download {hub_id} --local-dir DIR` on a machine with a network, then `{by_hand}` here"
-    )
+    hub_id, _, revision = hub_id.partition("@")
+    command = f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
+    instead = f"`{command} --local-dir DIR` on a machine with a network, then `{by_hand}` here"
+
+    def snapshot(patterns: tuple[str, ...]) -> Path:
+        return Path(snapshot_download(
+            hub_id, revision=revision or None, allow_patterns=list(patterns), ignore_patterns=list(UNWANTED)
+        ))  # fmt: skip
+
     try:
-        folder = snapshot_download(
-            hub_id, allow_patterns=list(files), ignore_patterns=list(UNWANTED)
-        )
+        folder = snapshot(files)
+        if files == WANTED and not any(folder.glob("*.safetensors")):
+            folder = snapshot((*WANTED, *OLDER))
     except HFValidationError as error:
         raise ValueError(f"{hub_id!r} is not a hub id: give ORG/NAME") from error
     except GatedRepoError as error:
         raise ValueError(
             f"{hub_id} is gated: accept its licence on the model's page of the Hugging Face hub, "
             f"run `hf auth login` with a token of that account and repeat; or {instead}"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(
+            f"the repository {hub_id} of the Hugging Face hub has no branch, tag or commit {revision!r}: "
+            "check it, or leave it out"
         ) from error
     except RepositoryNotFoundError as error:
         raise ValueError(
@@ -54,4 +68,4 @@ def download(
             f"{hub_id} cannot be downloaded from the Hugging Face hub ({reason}): connect this "
             f"machine to the network and repeat, or {instead}"
         ) from error
-    return Path(folder)
+    return folder

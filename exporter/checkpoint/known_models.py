@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,18 +87,35 @@ MODELS: dict[str, KnownModel] = {
     "qwen3-4b": _hub("qwen3", "Qwen/Qwen3-4B", "Qwen3 4B"),
     "gemma3-270m": _hub("gemma3", "google/gemma-3-270m-it", "Gemma 3 270M", gated=True),
     "gemma3-1b": _hub("gemma3", "google/gemma-3-1b-it", "Gemma 3 1B", gated=True),
+    "starcoder2-3b": _hub("starcoder2", "bigcode/starcoder2-3b", "StarCoder 2 3B"),
+    "nemotron-mini-4b": _hub("nemotron", "nvidia/Nemotron-Mini-4B-Instruct", "Nemotron Mini 4B Instruct"),
+    "apertus-8b": _hub("apertus", "swiss-ai/Apertus-8B-Instruct-2509", "Apertus 8B Instruct"),
+    "command-r7b": _hub("cohere2", "CohereLabs/c4ai-command-r7b-12-2024", "Command R7B", gated=True),
+    "bitnet-2b": _hub("bitnet", "microsoft/bitnet-b1.58-2B-4T", "BitNet b1.58 2B4T"),
+    "gemma2-2b": _hub("gemma2", "google/gemma-2-2b-it", "Gemma 2 2B", gated=True),
+    "smollm3": _hub("smollm3", "HuggingFaceTB/SmolLM3-3B", "SmolLM3 3B"),
+    "olmo2-1b": _hub("olmo2", "allenai/OLMo-2-0425-1B-Instruct", "OLMo 2 1B Instruct"),
+    "phi3.5-mini": _hub("phi3", "microsoft/Phi-3.5-mini-instruct", "Phi-3.5 Mini Instruct"),
+    "phi4-mini": _hub("phi3", "microsoft/Phi-4-mini-instruct", "Phi-4 Mini Instruct"),
+    "granite3.3-2b": _hub("granite", "ibm-granite/granite-3.3-2b-instruct", "Granite 3.3 2B Instruct"),
+    "granite4-micro": _hub("granitehybrid", "ibm-granite/granite-4.0-micro", "Granite 4.0 Micro, dense"),
+    "exaone4-1.2b": _hub("exaone4", "LGAI-EXAONE/EXAONE-4.0-1.2B", "EXAONE 4.0 1.2B"),
+    "glm4-9b": _hub("glm4", "zai-org/GLM-4-9B-0414", "GLM-4 9B, 0414"),
+    "ernie4.5-0.3b": _hub("ernie4_5", "baidu/ERNIE-4.5-0.3B-PT", "ERNIE 4.5 0.3B"),
     "qwen2.5-0.5b": _hub("qwen2", "Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5 0.5B Instruct"),
     "qwen2.5-1.5b": _hub("qwen2", "Qwen/Qwen2.5-1.5B-Instruct", "Qwen2.5 1.5B Instruct"),
     "qwen2.5-7b": _hub("qwen2", "Qwen/Qwen2.5-7B-Instruct", "Qwen2.5 7B Instruct"),
 }
 
 
+GGUF_PART = re.compile(r"-\d{5}-of-\d{5}$")  # of a model that is split into files
 WEIGHT_SUFFIXES = (".gguf", ".pt", ".pth", ".safetensors")
 
 
 def model_name(model: str) -> str:
-    """Return a model's short name: the alias, or the last part of the path or hub id."""
+    """Return a model's short name: the alias, or the last part of the path, or of the hub id without its
+    revision."""
     if model in MODELS:
         return model
-    path = Path(model).resolve()
-    return path.stem if path.suffix in WEIGHT_SUFFIXES else path.name
+    path = (Path(model) if Path(model).exists() else Path(model.partition("@")[0])).resolve()
+    return GGUF_PART.sub("", path.stem) if path.suffix in WEIGHT_SUFFIXES else path.name

@@ -18,11 +18,11 @@ Change = Callable[[Block, int], None]
 
 
 class StreamedBlocks(nn.Module):
-    """`Transformer.layers` of float32: each access reads the block anew and makes the changes to it."""
+    """`Transformer.layers` of `dtype`: each access reads the block anew and makes the changes to it."""
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype | None = DTYPE):
         super().__init__()
-        self._checkpoint, self._changes = checkpoint, []
+        self._checkpoint, self._dtype, self._changes = checkpoint, dtype, []
 
     def then(self, change: Change) -> None:
         """Make `change(block, i)`, in place, to every block that is read from now on."""
@@ -40,7 +40,7 @@ class StreamedBlocks(nn.Module):
         names = [prefix + name for name, _ in layer_shapes(config.layers[i], config.dim)]
         with torch.device("meta"):
             block = Block(config.layers[i], config.dim, config.norm_eps)
-        state = self._checkpoint.state_dict(DTYPE, names)
+        state = self._checkpoint.state_dict(self._dtype, names)
         block.load_state_dict({n.removeprefix(prefix): t for n, t in state.items()}, assign=True)
         block.eval().requires_grad_(False)
         for change in self._changes:
@@ -51,17 +51,21 @@ class StreamedBlocks(nn.Module):
         return (self[i] for i in range(len(self)))
 
 
-def stream_model(checkpoint: Checkpoint, max_seq_length: int) -> Transformer:
+def stream_model(checkpoint: Checkpoint, max_seq_length: int, as_stored: bool = False) -> Transformer:
     """Make the checkpoint's decoder in float32, its layers `StreamedBlocks`.
+
+    Where it is `as_stored`, to be packed and not to be run, matrices of 16 bits are views of the files and
+    take no memory of their own.
 
     Raises ValueError for a length that the model does not have.
     """
     config = checkpoint.config
     with torch.device("meta"):
         model = Transformer(config, max_seq_length)
-    model.layers = StreamedBlocks(checkpoint)
+    dtype = None if as_stored else DTYPE
+    model.layers = StreamedBlocks(checkpoint, dtype)
     state = {}
     for name in parameter_shapes(config):
         if not name.startswith("layers."):  # one at a time: each goes by itself when it is replaced
-            state |= checkpoint.state_dict(DTYPE, [name])
+            state |= checkpoint.state_dict(dtype, [name])
     return assigned(model, state)

@@ -7,6 +7,7 @@ without torch.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-Read = Callable[[str, "torch.dtype"], "Tensor"]
+Read = Callable[..., "Tensor"]  # of a stored name, a dtype or None, and the rows wanted, a slice
+ALL_ROWS = slice(None)
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 MAX_NAMED = 4  # tensors listed in one message
@@ -33,9 +35,10 @@ MAX_NAMED = 4  # tensors listed in one message
 class Weights:
     """A checkpoint's tensors under the names they are stored by.
 
-    `open()` gives `read(name, dtype)`, which returns one tensor in `dtype`, a view of the mapped file
-    where it can; the file stays mapped as long as `read` or a view is there. `names` says what the family
-    calls them, and how they are stored.
+    `open()` gives `read(name, dtype, rows)`, which returns rows of one tensor in `dtype`, all where none are
+    named, a view of the mapped file where it can; the file stays mapped as long as `read` or a view is there.
+    A dtype of None is float16 or bfloat16 where the file has it so, else float32. `names` says what the
+    family calls them, and how they are stored.
     """
 
     files: tuple[Path, ...]
@@ -45,17 +48,25 @@ class Weights:
     # Types by stored name, as safetensors spells them, where a format has no other than floats to offer.
     types: Mapping[str, str] = field(default_factory=dict)
 
-    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+    def read(self, name: str, dtype: torch.dtype | None) -> Tensor:
         """Read one tensor, through a mapping of its own."""
         return self.open()(name, dtype)
 
     def stored_name(self, canonical: str) -> str:
         """Name `layers.3.attention.wq.weight` as the files call it; a parameter that is no module's
         (attention's sinks) is named whole in `names`."""
-        layer, pattern = _layer_of(canonical)
-        modules, (module, _, suffix) = self.names.modules, pattern.rpartition(".")
-        stored = modules[pattern] if pattern in modules else f"{modules[module]}.{suffix}"
-        return stored.replace("{i}", layer)
+        candidates = stored_names(self.names, canonical)
+        return next((name for name in candidates if name in self.shapes), candidates[0])
+
+    def places(self, config: ModelConfig) -> dict[str, tuple[str, slice]]:
+        """Say where each parameter of `config` lies: the stored tensor, and the rows of it. Two parameters
+        may also be the same whole tensor."""
+        shapes = parameter_shapes(config)
+        found = shared_rows({name: self.stored_name(name) for name in shapes}, shapes)
+        return {
+            name: (place, ALL_ROWS if self.shapes[place][0] == shapes[name][0] else rows)
+            for name, (place, rows) in found.items()
+        }
 
     def renamed(self, module: str, stored: str) -> Weights:
         """Return these weights with another stored name for a canonical module."""
@@ -64,6 +75,28 @@ class Weights:
     def without(self, stored: str) -> Weights:
         """Return these weights where one stored tensor carries nothing."""
         return replace(self, names=replace(self.names, ignored=(*self.names.ignored, stored)))
+
+
+def stored_names(names: TensorNames, canonical: str) -> list[str]:
+    """Name a parameter as a source calls it: each of the names of which its files have one."""
+    layer, pattern = _layer_of(canonical)
+    module, _, suffix = pattern.rpartition(".")
+    named = names.modules[pattern] if pattern in names.modules else names.modules[module]
+    ending = "" if pattern in names.modules else f".{suffix}"
+    every = (named,) if isinstance(named, str) else named
+    return [f"{name.replace('{i}', layer)}{ending}" for name in every]
+
+
+def shared_rows(
+    stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[str, slice]]:
+    """Add to each parameter's stored name the rows of that tensor. One that is several parameters' has their
+    rows one after the other, in the order of `stored`."""
+    shared, found, ends = Counter(stored.values()), {}, Counter()
+    for name, place in stored.items():
+        first, ends[place] = ends[place], ends[place] + shapes[name][0]
+        found[name] = (place, slice(first, ends[place]) if shared[place] > 1 else ALL_ROWS)
+    return found
 
 
 def _layer_of(canonical: str) -> tuple[str, str]:
@@ -82,6 +115,7 @@ class CheckpointDescription:
     tokenizer_path: Path | None
     generation: Mapping[str, object]
     token_ids: Mapping[str, object] = field(default_factory=dict)  # config.json's bos_token_id, eos_token_id
+    dequantized: str = ""  # which tensors are quantized in the files, in words
 
 
 def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -> None:
@@ -95,9 +129,11 @@ def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -
 
 def _check(weights: Weights, config: ModelConfig) -> None:
     refuse_quantized(weights.shapes)
-    expected = {
-        weights.stored_name(name): shape for name, shape in parameter_shapes(config).items()
-    }
+    expected: dict[str, tuple[int, ...]] = {}
+    for name, shape in parameter_shapes(config).items():
+        stored = weights.stored_name(name)
+        rows = expected[stored][0] if stored in expected else 0
+        expected[stored] = (rows + shape[0], *shape[1:])
     refuse_other_types(weights.types.items(), expected)
     missing = [name for name in expected if name not in weights.shapes]
     extra = [

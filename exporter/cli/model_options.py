@@ -4,6 +4,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from exporter.cli.adapter_option import add_adapter_option
 from exporter.cli.command_line import UsageError, one_of, positive
 from exporter.pipeline.model_request import CalibrationRequest, ModelForm, ModelRequest, ModelSource
 from exporter.quality.budget import parse_budget
@@ -51,6 +52,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="context length; of an export on the lowbit kernels, where the program that runs it does not "
              "choose (default: an artifact's own; the model's own, at most 2048)")  # fmt: skip
     add("--checkpoint", type=Path, metavar="PATH", help="weights, where MODEL is only a name")
+    add_adapter_option(parser)
     add("--tokenizer", type=Path, metavar="PATH", help="tokenizer.json, tokenizer.model or .gguf")
 
 
@@ -90,7 +92,8 @@ def model_request(model: str, options: argparse.Namespace) -> ModelRequest:
         texts=tuple(None if word == OWN else Path(word) for word in options.calibrate),
         tokens=options.calibration_tokens,
     )
-    return ModelRequest(ModelSource(model, options.checkpoint, options.tokenizer), form, calibration)
+    source = ModelSource(model, options.checkpoint, options.tokenizer, tuple(options.adapter))
+    return ModelRequest(source, form, calibration)
 
 
 def _to_fit(recipe: Recipe, options: argparse.Namespace) -> Recipe:

@@ -56,10 +56,12 @@ def open_model(options: argparse.Namespace, sessions: int = 1) -> "RunnerModel":
 
 
 def _refuse_model_flags(options: argparse.Namespace) -> None:
+    """Raise UsageError for a flag of a MODEL; `--adapter` may be the reference's."""
     parser = argparse.ArgumentParser()
     add_runnable_options(parser)
+    allowed = AT_START if getattr(options, "reference", None) is None else (*AT_START, "adapter")
     for name, default in vars(parser.parse_args([])).items():
-        if name not in AT_START and getattr(options, name) != default:
+        if name not in allowed and getattr(options, name) != default:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for a MODEL that is not exported yet; "
                 f"{options.model} is an artifact: leave it out"

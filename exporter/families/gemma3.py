@@ -14,10 +14,12 @@ from exporter.families.sources.hf import FULL, SLIDING, HFConfig
 from exporter.families.sources.names import (
     GGUF_IGNORED,
     GGUF_NAMES,
+    GGUF_OUT_NORMS,
     GGUF_QK_NORMS,
     HF_IGNORED,
     HF_NAMES,
     HF_QK_NORMS,
+    HF_SANDWICH_NORMS,
 )
 from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
 
@@ -31,8 +33,7 @@ LAYERS_OF_27B = 62
 
 def from_hf(config: HFConfig) -> ModelConfig:
     config.only("hidden_activation", "gelu_pytorch_tanh")
-    for name in ("final_logit_softcapping", "attn_logit_softcapping"):
-        config.only(name, None)
+    config.only("attn_logit_softcapping", None)
     config.only("use_bidirectional_attention", False)
     config.ignore("cache_implementation")  # how transformers keeps its own cache
     n_layers, head_dim = config.layer_count(), config.count("head_dim", 256)
@@ -52,6 +53,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
     return config.model(
         "gemma3", layers, default_context=CONTEXT, default_tied=True,
         embedding_scale=config.count("hidden_size") ** 0.5,
+        logit_softcap=config.nullable("final_logit_softcapping", None),
     )  # fmt: skip
 
 
@@ -63,7 +65,7 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
     layers = _layers(
         (SLIDING if (i + 1) % pattern else FULL for i in range(n_layers)),
         {
-            FULL: Rope(config.theta(1e6), head_dim, config.linear_scaling()),
+            FULL: config.rope(head_dim, 1e6),
             SLIDING: Rope(config.number("rope.freq_base_swa", LOCAL_THETA), head_dim),
         },
         n_heads=heads,
@@ -74,7 +76,8 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
         scale=scale,
         bias=config.has("blk.0.attn_q.bias"),
     )
-    return config.model("gemma3", layers, embedding_scale=dim**0.5)
+    softcap = config.optional("final_logit_softcapping")
+    return config.model("gemma3", layers, embedding_scale=dim**0.5, logit_softcap=softcap)
 
 
 def _layers(
@@ -95,26 +98,18 @@ def _layers(
     return [made[kind] for kind in kinds]
 
 
-HF_NORMS = HF_QK_NORMS | {
-    "layers.{i}.attention_out_norm": "model.layers.{i}.post_attention_layernorm",
-    "layers.{i}.ffn_norm": "model.layers.{i}.pre_feedforward_layernorm",
-    "layers.{i}.ffn_out_norm": "model.layers.{i}.post_feedforward_layernorm",
-}
-GGUF_NORMS = GGUF_QK_NORMS | {
-    "layers.{i}.attention_out_norm": "blk.{i}.post_attention_norm",
-    "layers.{i}.ffn_out_norm": "blk.{i}.post_ffw_norm",
-}
-
 FAMILY = Family(
     "gemma3",
     hf=HFSource(
         ("Gemma3ForCausalLM",),
         from_hf,
-        TensorNames(HF_NAMES | HF_NORMS, HF_IGNORED, norm_offset=1.0),
+        TensorNames(HF_NAMES | HF_SANDWICH_NORMS | HF_QK_NORMS, HF_IGNORED, norm_offset=1.0),
         refused={
             "Gemma3ForConditionalGeneration": "it reads images, too: give the model's GGUF file, which holds "
             "its text part alone, or a folder with that part as Gemma3ForCausalLM"
         },
     ),
-    gguf=GGUFSource("gemma3", from_gguf, TensorNames(GGUF_NAMES | GGUF_NORMS, GGUF_IGNORED)),
+    gguf=GGUFSource(
+        "gemma3", from_gguf, TensorNames(GGUF_NAMES | GGUF_OUT_NORMS | GGUF_QK_NORMS, GGUF_IGNORED)
+    ),
 )

@@ -5,9 +5,6 @@ Sources: transformers' LlamaConfig, llama.cpp's converter of the architecture `l
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from exporter.families.sources.family import Family, GGUFSource, HFSource, MetaSource, TensorNames
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
@@ -68,7 +65,7 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
         n_heads=heads,
         n_kv_heads=config.count("attention.head_count_kv", heads),
         head_dim=head_dim,
-        rope=Rope(config.theta(), head_dim, _gguf_scaling(config, head_dim)),
+        rope=config.rope(head_dim),
         window=config.optional("attention.sliding_window") or None,
         qkv_bias=config.has("blk.0.attn_q.bias"),
         output_bias=config.has("blk.0.attn_output.bias"),
@@ -106,54 +103,6 @@ def from_meta(config: MetaConfig) -> ModelConfig:
         norm_eps=params.get("norm_eps", 1e-5),
         context_length=params.get("max_seq_len") or context,
         tied_embeddings=config.tied_embeddings,
-    )
-
-
-def llama3_divisors(rope: Rope) -> list[float]:
-    """The `width / 2` numbers by which Llama 3.1's scaling divides the rotary frequencies.
-
-    Its formula (`apply_scaling` in Meta's llama-models) as llama.cpp's converter stores it.
-    """
-    scaling, divisors = rope.scaling, []
-    for pair in range(rope.width // 2):
-        wavelength = 2 * math.pi * rope.theta ** (2 * pair / rope.width)
-        turns = scaling.original_context_length / wavelength
-        span = scaling.high_freq_factor - scaling.low_freq_factor
-        kept = min(max((turns - scaling.low_freq_factor) / span, 0.0), 1.0)
-        divisors.append(1.0 / ((1.0 - kept) / scaling.factor + kept))
-    return divisors
-
-
-def _gguf_scaling(config: GGUFConfig, head_dim: int) -> RopeScaling | None:
-    linear, factors = config.linear_scaling(), config.rope_factors
-    if linear is not None and factors is not None:
-        raise ValueError(
-            "both llama.rope.scaling.type 'linear' and the tensor rope_freqs.weight are given: "
-            "use a checkpoint with one of them"
-        )
-    if linear is not None or factors is None or all(factor == 1.0 for factor in factors):
-        return linear
-    return _fit_llama3(factors, head_dim, config.theta(), config.count("context_length"))
-
-
-def _fit_llama3(factors: Sequence[float], head_dim: int, theta: float, context: int) -> RopeScaling:
-    """The scaling that `factors` came from.
-
-    Its `factor` is the largest of them; the original context is a power of two below the present
-    one; low 1 and high 4 are the same in all Llama 3 models. Whatever gives these numbers is right.
-    """
-    if len(factors) == head_dim // 2 and max(factors) > 1.0:
-        original = 1
-        while original <= context:
-            scaling = RopeScaling("llama3", max(factors), original_context_length=original)
-            expected = llama3_divisors(Rope(theta, head_dim, scaling))
-            pairs = zip(factors, expected, strict=True)
-            if all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
-                return scaling
-            original *= 2
-    raise ValueError(
-        "the tensor rope_freqs.weight does not hold Llama 3 rope scaling, the only kind known: "
-        "use the Hugging Face form of this checkpoint"
     )
 
 

@@ -9,7 +9,7 @@ from exporter.families.sources.family import Family, GGUFSource, HFSource, Tenso
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.names import GGUF_IGNORED, GGUF_NAMES, HF_IGNORED, HF_NAMES
-from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
+from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
 
 
 def from_hf(config: HFConfig) -> ModelConfig:
@@ -35,7 +35,7 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
         n_heads=config.count("attention.head_count"),
         n_kv_heads=config.count("attention.head_count_kv"),
         head_dim=head_dim,
-        rope=Rope(config.theta(), head_dim, config.linear_scaling()),
+        rope=config.rope(head_dim),
         qkv_bias=True,
     )
     return config.model("qwen2", [LayerSpec(attention, FeedForwardSpec(config.count("feed_forward_length")))])

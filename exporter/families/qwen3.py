@@ -16,7 +16,7 @@ from exporter.families.sources.names import (
     HF_NAMES,
     HF_QK_NORMS,
 )
-from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
+from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
 
 
 def from_hf(config: HFConfig) -> ModelConfig:
@@ -43,7 +43,7 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
         n_heads=config.count("attention.head_count"),
         n_kv_heads=config.count("attention.head_count_kv"),
         head_dim=head_dim,
-        rope=Rope(config.theta(), head_dim, config.linear_scaling()),
+        rope=config.rope(head_dim),
         qk_norm="head",
         qkv_bias=config.has("blk.0.attn_q.bias"),
         output_bias=config.has("blk.0.attn_output.bias"),

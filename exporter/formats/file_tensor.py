@@ -43,6 +43,16 @@ class FileTensor:
         return np.ndarray(self.shape, f"u{size}", data, 0, tuple(size * stride for stride in self.strides))
 
 
+    def numbers(self) -> list[float]:
+        """Read the elements of a small tensor, [] where they are no floats."""
+        bits = self.bits().reshape(-1)
+        if self.dtype == "BF16":
+            bits = bits.astype(np.uint32) << 16
+        elif self.dtype not in ("F16", "F32", "F64"):
+            return []
+        return bits.view(f"f{bits.itemsize}").tolist()
+
+
 Directory = Mapping[str, FileTensor]
 
 

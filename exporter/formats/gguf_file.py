@@ -6,9 +6,11 @@ takes seconds for a large vocabulary and loops for ever on some damaged files.
 
 from __future__ import annotations
 
+import functools
 import math
 import struct
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 STRING, ARRAY = 8, 9
+UNQUANTIZED = frozenset(GGMLQuantizationType[name] for name in ("F64", "F32", "F16", "BF16"))
 # Value type id -> struct format of one value.
 SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
@@ -33,6 +36,7 @@ SCALARS = {
 class GGUFTensor:
     """Where a tensor lies. `shape` is in PyTorch's order, rows first."""
 
+    path: Path
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     start: int
@@ -41,16 +45,17 @@ class GGUFTensor:
 
 @dataclass(frozen=True)
 class GGUFFile:
-    """A GGUF file's fields and tensors, and the mapped file."""
+    """A GGUF file's fields and tensors, and the mapped file; or those of a model that is split into several,
+    of which `path` is the first."""
 
     path: Path
     fields: Mapping[str, object]
     tensors: Mapping[str, GGUFTensor]
-    data: np.memmap
+    data: Mapping[Path, np.memmap]
 
     def mapped_again(self) -> GGUFFile:
         """Return this file with a mapping of its own, which goes with it."""
-        return replace(self, data=_map(self.path))
+        return replace(self, data={path: _map(path) for path in self.data})
 
     def float_rows(self, name: str, first: int, last: int) -> np.ndarray:
         """Read rows first..last-1 of a tensor as float32 [rows, width]; a vector is one row.
@@ -58,33 +63,61 @@ class GGUFFile:
         Raises ValueError for a tensor type that the gguf package cannot turn into floats.
         """
         tensor = self.tensors[name]
-        raw = self.data[tensor.start : tensor.start + tensor.n_bytes]
+        raw = self.data[tensor.path][tensor.start : tensor.start + tensor.n_bytes]
         rows = raw.reshape(math.prod(tensor.shape[:-1]), -1)[first:last]
+        if tensor.kind == GGMLQuantizationType.F64:
+            return rows.view("<f8").astype(np.float32)
         try:
             return dequantize(rows, tensor.kind)
         except NotImplementedError as error:
-            raise ValueError(
-                f"{self.path}: tensor {name} has type {tensor.kind.name}, which cannot be "
-                "dequantized: use another quantization of this model"
-            ) from error
+            raise ValueError(f"{tensor.path}: {_not_read(name, tensor.kind)}") from error
+
+    def check_types(self, names: Iterable[str]) -> None:
+        """Raise ValueError naming the first of `names` whose type cannot be turned into floats."""
+        for name in names:
+            tensor = self.tensors[name]
+            if tensor.kind not in UNQUANTIZED and not _is_read(tensor.kind):
+                raise ValueError(_not_read(name, tensor.kind))
+
+    def quantized(self, names: Iterable[str]) -> str:
+        """Count the quantized ones of `names` by their types, `169 Q4_K, 32 Q6_K`; "" for none."""
+        kinds = Counter(self.tensors[name].kind for name in names)
+        return ", ".join(f"{n} {kind.name}" for kind, n in kinds.most_common() if kind not in UNQUANTIZED)
+
+
+@functools.cache
+def _is_read(kind: GGMLQuantizationType) -> bool:
+    """Tell whether the gguf package turns a type into floats."""
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _not_read(name: str, kind: GGMLQuantizationType) -> str:
+    return (
+        f"tensor {name} has type {kind.name}, which cannot be dequantized: use another quantization of this "
+        "model"
+    )
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Map the file and read its header.
+    """Map one file and read its header.
 
     Raises ValueError for a file that is not GGUF or is damaged, OSError for an unreadable one.
     """
     check_content(path)
     data = _map(path)
     try:
-        fields, tensors = _read_header(_Cursor(memoryview(data)))
+        fields, tensors = _read_header(path, _Cursor(memoryview(data)))
     except (struct.error, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is damaged or cut short ({error}): copy or download it again"
         ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return GGUFFile(path, fields, tensors, data)
+    return GGUFFile(path, fields, tensors, {path: data})
 
 
 def _map(path: Path) -> np.memmap:
@@ -134,7 +167,7 @@ def _scalar_format(kind: int) -> str:
     return SCALARS[kind]
 
 
-def _read_header(cursor: _Cursor) -> tuple[dict[str, object], dict[str, GGUFTensor]]:
+def _read_header(path: Path, cursor: _Cursor) -> tuple[dict[str, object], dict[str, GGUFTensor]]:
     if bytes(cursor.data[:4]) != GGUF_MAGIC:
         raise ValueError("not a GGUF file: give a .gguf file")
     cursor.at = 4
@@ -164,12 +197,12 @@ def _read_header(cursor: _Cursor) -> tuple[dict[str, object], dict[str, GGUFTens
     for name, shape, kind, offset in infos:
         if name in tensors:
             raise ValueError(f"tensor {name} is given twice: use another conversion")
-        tensors[name] = _placed_tensor(name, shape, kind, base + offset, len(cursor.data))
+        tensors[name] = _placed_tensor(path, name, shape, kind, base + offset, len(cursor.data))
     return fields, tensors
 
 
 def _placed_tensor(
-    name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int
+    path: Path, name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int
 ) -> GGUFTensor:
     try:
         known = GGMLQuantizationType(kind)
@@ -187,4 +220,4 @@ def _placed_tensor(
             f"tensor {name} ends at byte {start + n_bytes} of a file of {file_size} bytes, which "
             "is cut short: copy or download it again"
         )
-    return GGUFTensor(shape, known, start, n_bytes)
+    return GGUFTensor(path, shape, known, start, n_bytes)

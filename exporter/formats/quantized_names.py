@@ -24,8 +24,8 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 SMALL_FLOATS = ("F8_", "F6_", "F4")
 QUANTIZED_REMEDY = (
-    "quantized weights are not read in this version: use the checkpoint in its original precision, and "
-    "choose a scheme with --quantize"
+    "weights that are quantized so are not read: use the checkpoint in its original precision, and choose a "
+    "scheme with --quantize"
 )
 
 

@@ -6,7 +6,7 @@ output has the embedding's table where both ask for the same format.
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from exporter.lowbit.state import State, StateLayout
 from exporter.model.block import Operations, run_layer
 from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig
 from exporter.model.decoder import Block, CacheSession, Transformer
-from exporter.model.matrices import layer_vectors
+from exporter.model.matrices import last_norm, layer_vectors
 from exporter.recipe.model_limits import check_head_widths
 from exporter.util.progress import Progress, Report
 
@@ -62,7 +62,8 @@ class LowbitOperations:
     state: Tensor
 
     def norm(self, name: str, x_TD: Tensor) -> Tensor:
-        return torch.ops.lowbit.rms_norm(x_TD, self.block.get_buffer(name), self.block.eps)
+        block = self.block
+        return normed(block.layer, dict(block.named_buffers(recurse=False)), name, x_TD, block.eps)
 
     def attend(self, qkv: Tensor) -> Tensor:
         spec, vectors = self.block.layer.attention, dict(self.block.named_buffers(recurse=False))
@@ -75,9 +76,11 @@ class LowbitOperations:
         )  # fmt: skip
 
     def activate(self, gate_up: Tensor) -> Tensor:
-        spec = self.block.layer.feed_forward
-        product = getattr(torch.ops.lowbit, f"{spec.activation}_mul")
-        return product(gate_up, spec.limit or 0.0)
+        spec, lowbit = self.block.layer.feed_forward, torch.ops.lowbit
+        if spec.gated:
+            return getattr(lowbit, f"{spec.activation}_mul")(gate_up, spec.limit or 0.0)
+        parameters = () if spec.xielu is None else astuple(spec.xielu)
+        return getattr(lowbit, spec.activation)(gate_up, *parameters)
 
 
 class LowbitTransformer(nn.Module):
@@ -100,7 +103,8 @@ class LowbitTransformer(nn.Module):
         self.head = None if model.head is None else pack_head(model.head, options)
         self.output, table = pack_output(model, options, report)
         self.register_buffer("table", table)
-        self.register_buffer("norm", float_copy(model.norm.weight))
+        for vector in last_norm(config):
+            self.register_buffer(vector.name, float_copy(model.get_parameter(vector.parameter)))
 
     def forward(self, tokens: Tensor, segments: Tensor, rows: Tensor, state: Tensor) -> Tensor:
         """Logits of some tokens of a forward.
@@ -117,10 +121,12 @@ class LowbitTransformer(nn.Module):
         x_TD = embed(config, self.table, tokens)
         for i, block in enumerate(self.layers):
             x_TD = block(x_TD, LowbitOperations(block, i, segments, state))
-        x_RD = lowbit.rms_norm(lowbit.select_rows(x_TD, rows), self.norm, config.norm_eps)
+        vectors = dict(self.named_buffers(recurse=False))
+        x_RD = normed(config.layers[-1], vectors, "norm", lowbit.select_rows(x_TD, rows), config.norm_eps)
         if self.head is not None:
             x_RD = self.head(x_RD)
-        return self.output(x_RD)
+        logits_RV, cap = self.output(x_RD), config.logit_softcap
+        return logits_RV if cap is None else lowbit.softcap(logits_RV, cap)
 
     def state_layout(self) -> StateLayout:
         return StateLayout.of(self.config)
@@ -154,6 +160,13 @@ DecoderSession = CacheSession | StateSession
 def embed(config: ModelConfig, table: Tensor, tokens: Tensor) -> Tensor:
     """Return what the first layer reads, float32 [T, D], of tokens int64 [1, T]."""
     return torch.ops.lowbit.embedding(table, tokens, config.dim, config.embedding_scale)
+
+
+def normed(layer: LayerSpec, vectors: Mapping[str, Tensor], name: str, x_TD: Tensor, eps: float) -> Tensor:
+    """Return a norm of x, with the weight `name` of `vectors`, of the layer's kind."""
+    if layer.norm == "rms":
+        return torch.ops.lowbit.rms_norm(x_TD, vectors[name], eps)
+    return torch.ops.lowbit.layer_norm(x_TD, vectors[name], vectors.get(f"{name}_bias"), eps)
 
 
 def layout_version(model: nn.Module) -> int:

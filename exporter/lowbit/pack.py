@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from exporter.lowbit.on_disk import Keep, in_memory
 from exporter.lowbit.weights import QuantizedWeight, can_share, quantize_embedding, quantize_linear
 from exporter.model.decoder import Transformer
 from exporter.recipe.recipe import Recipe
@@ -25,11 +26,13 @@ from exporter.util.progress import Report
 @dataclass(frozen=True)
 class PackOptions:
     """The formats of packed weights: `recipe`'s schemes, `dtype` where it has none. `found` are
-    matrices that are quantized already, by their names: `layers.0.wqkv`, ..., `output`."""
+    matrices that are quantized already, by their names: `layers.0.wqkv`, ..., `output`. `keep` moves a
+    packed matrix to where it stays until it is written."""
 
     recipe: Recipe
     dtype: torch.dtype
     found: Mapping[str, QuantizedWeight] = field(default_factory=dict)
+    keep: Keep = in_memory
 
 
 class PackedLinear(nn.Module):
@@ -69,7 +72,7 @@ def pack_linear(layers: list[nn.Linear], options: PackOptions, name: str) -> Pac
     """The layers' rows, one after the other, as one; their weights are given up."""
     bias, n = _biases(layers), sum(layer.out_features for layer in layers)
     if name in options.found:
-        return _module(options.found[name], options.recipe.linear, bias, n)
+        return _module(options.found[name], options.recipe.linear, bias, n, options.keep)
     weight = torch.cat([layer.weight.detach() for layer in layers])
     for layer in layers:
         layer.weight = None
@@ -91,15 +94,15 @@ def pack_output(
     linear, embedding = options.recipe.linear, options.recipe.embedding
     weight, bias = model.tok_embeddings.weight.detach(), _biases([model.output])
     if "output" in options.found:
-        output = _module(options.found["output"], linear, bias, len(weight))
+        output = _module(options.found["output"], linear, bias, len(weight), options.keep)
     else:
         output = _pack(model.output.weight.detach(), bias, options, "output")
     if shares_table(model, linear, embedding):
         return output, output.weight
     if embedding is None:
-        table = _pack_float(weight, options.dtype)
+        table = options.keep(_pack_float(weight, options.dtype))
     else:
-        table = pack_integers(quantize_embedding(weight, embedding))
+        table = options.keep(pack_integers(quantize_embedding(weight, embedding)))
     if tied:
         saved = min(table.nbytes, output.weight.nbytes) / 1e6
         report(
@@ -134,14 +137,16 @@ def shares_table(
 def _pack(weight: Tensor, bias: Tensor | None, options: PackOptions, name: str) -> PackedLinear:
     scheme = options.recipe.linear
     if scheme is None:
-        return LinearFp(_pack_float(weight, options.dtype), bias, len(weight))
+        return LinearFp(options.keep(_pack_float(weight, options.dtype)), bias, len(weight))
     own = scheme.for_layer(name)
-    return _module(quantize_linear(weight, own), own, bias, len(weight))
+    return _module(quantize_linear(weight, own), own, bias, len(weight), options.keep)
 
 
-def _module(q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: int) -> PackedLinear:
+def _module(
+    q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: int, keep: Keep
+) -> PackedLinear:
     kind = linear_kind(True, scheme.key in WEIGHT_ONLY_SCHEMES, scheme.key in TOKEN_SCALE_SCHEMES)
-    return kind(pack_integers(q), bias, n)
+    return kind(keep(pack_integers(q)), bias, n)
 
 
 def linear_kind(integers: bool, weights_only: bool, token_scales: bool) -> type[PackedLinear]:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from exporter.lowbit import ops
 from exporter.model.config import LayerSpec, ModelConfig, Rope
-from exporter.model.rotary import rope_frequencies
+from exporter.model.rotary import rotation
+from exporter.model.rotation import Rotation
 
 NO_ROPE = -1
 
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """A layer's attention; `rope` is a number in `StateLayout.frequencies`, or NO_ROPE."""
+    """A layer's attention; `rope` is a number in `StateLayout.rotations`, or NO_ROPE."""
 
     kv_heads: int
     head_dim: int
@@ -28,11 +29,10 @@ class LayerLayout:
 
 @dataclass(frozen=True)
 class StateLayout:
-    """What a state keeps of each layer, and the frequencies of each rotary embedding: float32 numbers, in
-    radians a position."""
+    """What a state keeps of each layer, and each rotary embedding."""
 
     layers: tuple[LayerLayout, ...]
-    frequencies: tuple[tuple[float, ...], ...]
+    rotations: tuple[Rotation, ...]
 
     @classmethod
     def of(cls, config: ModelConfig) -> "StateLayout":
@@ -48,8 +48,7 @@ class StateLayout:
             rope = NO_ROPE if spec.rope is None else ropes.index(spec.rope)
             return LayerLayout(spec.n_kv_heads, spec.head_dim, rope)
 
-        frequencies = tuple(tuple(rope_frequencies(rope).tolist()) for rope in ropes)
-        return cls(tuple(layout(layer) for layer in layers), frequencies)
+        return cls(tuple(layout(layer) for layer in layers), tuple(map(rotation, ropes)))
 
 
 class State:
@@ -61,7 +60,7 @@ class State:
     def __init__(self, layout: StateLayout, context_length: int, cache_dtype: str, sessions: int = 1):
         ops.load()
         self.handle = torch.ops.lowbit.new_state(
-            *_arguments(layout), context_length, cache_dtype, sessions
+            *_arguments(layout, context_length), context_length, cache_dtype, sessions
         )
         self.tensor = torch.tensor([self.handle])  # as a graph takes it
 
@@ -111,9 +110,12 @@ class State:
 def state_bytes(layout: StateLayout, context_length: int, cache_dtype: str, sessions: int = 1) -> int:
     """Return the bytes that a state takes when all its sessions are full."""
     ops.load()
-    return torch.ops.lowbit.state_bytes(*_arguments(layout), context_length, cache_dtype, sessions)
+    return torch.ops.lowbit.state_bytes(
+        *_arguments(layout, context_length), context_length, cache_dtype, sessions
+    )
 
 
-def _arguments(layout: StateLayout) -> tuple[list[int], list[Tensor]]:
+def _arguments(layout: StateLayout, context_length: int) -> tuple[list[int], list[Tensor], list[float]]:
     layers = [n for layer in layout.layers for n in (layer.kv_heads, layer.head_dim, layer.rope)]
-    return layers, [torch.tensor(each, dtype=torch.float32) for each in layout.frequencies]
+    frequencies = [torch.tensor(each.of_context(context_length)) for each in layout.rotations]
+    return layers, frequencies, [each.factor for each in layout.rotations]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from exporter.lowbit.grid import grid_numbers, lies_on_grid
 from exporter.lowbit.search import Search, in_steps, row_steps, stored_scales
 from exporter.recipe.methods import PLAIN, parse_method
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme, Scheme
@@ -224,7 +225,9 @@ def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWe
                     zeros[rows] = zero
 
     with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, [_quantizer(algorithm, form) for _ in range(workers)]))
+        on_grid = algorithm in PLAIN and _lies_on_grid(weight, form)
+        quantizers = [_quantizer(algorithm, form) for _ in range(workers)]
+        list(pool.map(work, [partial(_kept, each) if on_grid else each for each in quantizers]))
     _check_finite(scales, range(first_row, first_row + n))
     result = QuantizedWeight(form, values, scales, zeros)
     return rounded(result) if algorithm in PLAIN else result
@@ -284,6 +287,27 @@ def _searched(
 
     u, scale, zero = search(rows.view(-1, form.group_size), stored)
     return u.view(shape), scale.view(shape), zero.view(shape) if form.zeros == "integer" else None
+
+
+def _lies_on_grid(weight: Tensor, form: WeightFormat) -> bool:
+    """Tell whether a weight was quantized before to integers and scales that `form` holds."""
+    holds = form.scale_dtype == "float16" and form.zeros in ("none", "integer")
+    return holds and lies_on_grid(weight, form.bits, form.group_size, form.zeros == "integer")
+
+
+def _kept(
+    quantizer: Quantizer, rows: Tensor, form: WeightFormat
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Quantize rows, of which groups that lie on a grid keep their integers and scales."""
+    u, scale, zero = quantizer(rows, form)
+    found, levels, own_scale, own_zero = grid_numbers(
+        rows.reshape(-1, form.group_size), form.bits, form.zeros == "integer"
+    )
+    u.view(-1, form.group_size)[found] = levels
+    scale.view(-1)[found] = own_scale
+    if zero is not None:
+        zero.view(-1)[found] = own_zero
+    return u, scale, zero
 
 
 def _affine(rows: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor, Tensor | None]:

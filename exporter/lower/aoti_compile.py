@@ -36,13 +36,42 @@ _LINK = (
 _LINK_MACOS = ("-dynamiclib", "-undefined", "dynamic_lookup", "-Wl,-dead_strip")
 
 # The generated code prints its exceptions, which its caller reads by its last error anyway: what it
-# takes for std::cerr goes nowhere.
-_QUIET = """
+# takes for std::cerr goes nowhere. A device's name, "cpu" or "cpu:0", it reads by a regular expression, whose
+# templates would be a fifth of all code: what it takes for one knows this name alone.
+_BEFORE_IT = """
 #include <iostream>
+#include <regex>
+#include <string>
 namespace std {
 static ostream nowhere(nullptr);
+
+struct device_pattern { explicit device_pattern(const char*) {} };
+
+struct device_match {
+  struct Part {
+    bool matched;
+    string text;
+    const string& str() const { return text; }
+  };
+  Part parts[4] = {};
+  const Part& operator[](size_t i) const { return parts[i]; }
+};
+
+inline bool match_device(const string& name, device_match& found, const device_pattern&) {
+  const string number = name.size() > 4 ? name.substr(4) : "";
+  if (name != "cpu" && (name.compare(0, 4, "cpu:") != 0 || number.empty())) return false;
+  for (char digit : number) {
+    if (digit < '0' || digit > '9') return false;
+  }
+  found.parts[1] = {true, "cpu"};
+  found.parts[3] = {!number.empty(), number};
+  return true;
+}
 }
 #define cerr nowhere
+#define regex device_pattern
+#define smatch device_match
+#define regex_match match_device
 """
 
 # Libraries that zig links do not call what the C library keeps for their end (gcc's crtbeginS.o does): it
@@ -76,7 +105,7 @@ def compile_targets(
 
     Raises ValueError when a compiler is missing or fails, and OSError when the disk is full.
     """
-    (folder / "quiet.h").write_text(_QUIET)
+    (folder / "before_it.h").write_text(_BEFORE_IT)
     (folder / "thread_exit.cpp").write_text(_THREAD_EXIT)
     (folder / "unload.cpp").write_text(_UNLOAD)
     compilers = [find_compiler(target) for target in targets]
@@ -98,7 +127,7 @@ def compile_targets(
             objects.append(folder / f"{target.name}-{part.stem}.o")
             flags = (*_COMPILE, *of_kind, *_includes(), f"-ffile-prefix-map={source.parent}/=")
             if part == source:
-                flags = (*flags, "-include", folder / "quiet.h")
+                flags = (*flags, "-include", folder / "before_it.h")
             _run(compiler, *flags, "-c", part, "-o", objects[-1])
         return Compiled(target, compiler, tuple(objects))
 

@@ -82,20 +82,21 @@ def _stored_bytes(weights: Mapping[str, Tensor]) -> int:
 
 def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) -> _Built:
     check_lowbit_only(program.graph_module)
-    files = _inductor(
-        program,
-        folder,
-        {
-            "aot_inductor.custom_ops_to_c_shims": ops.c_shims(),
-            "aot_inductor.link_libtorch": False,
-            "aot_inductor.package_cpp_only": True,
-            "aot_inductor.package_constants_in_so": False,
-            # Only so that the weights are handed over as tensors; this stage writes no file.
-            "aot_inductor.package_constants_on_disk_format": "pickle_weights",
-            "aot_inductor.precompile_headers": False,
-            "cpp.vec_isa_ok": False,  # no loops are generated; finding out takes 8 s
-        },
-    )
+    with _weights_not_copied():
+        files = _inductor(
+            program,
+            folder,
+            {
+                "aot_inductor.custom_ops_to_c_shims": ops.c_shims(),
+                "aot_inductor.link_libtorch": False,
+                "aot_inductor.package_cpp_only": True,
+                "aot_inductor.package_constants_in_so": False,
+                # Only so that the weights are handed over as tensors; this stage writes no file.
+                "aot_inductor.package_constants_on_disk_format": "pickle_weights",
+                "aot_inductor.precompile_headers": False,
+                "cpp.vec_isa_ok": False,  # no loops are generated; finding out takes 8 s
+            },
+        )
     # Named after its contents and a folder that is new each time; the name gets into the code.
     source = folder / "model.cpp"
     shutil.copyfile(next(file for file in files if str(file).endswith(".wrapper.cpp")), source)
@@ -159,6 +160,20 @@ def _inductor(program: ExportedProgram, folder: Path, configs: dict) -> list:
         except Exception as error:  # its own kinds, around an OSError or a compiler's words
             check_disk_full(str(error))
             raise
+
+
+@contextmanager
+def _weights_not_copied() -> Iterator[None]:
+    """Let Inductor work on a program's own buffers: it copies each first, for programs that write to theirs,
+    which those of our operators never do."""
+    from torch._inductor import compile_fx
+
+    before = compile_fx.clone_preserve_strides
+    compile_fx.clone_preserve_strides = lambda buffer: buffer
+    try:
+        yield
+    finally:
+        compile_fx.clone_preserve_strides = before
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from exporter.artifact.metadata import TOKENIZER_KEY, Metadata
@@ -35,13 +36,17 @@ def lower(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
     lowbit = metadata.delegate == LOWBIT
     quantized_embedding = metadata.recipe.embedding is not None and not lowbit
     methods = _constant_methods(metadata)
+    taken: dict[str, Tensor] = {}
     if lowbit:
+        from exporter.lower.pte_constants import take_constants, write
+
+        taken = take_constants(program)
         edge = _undelegated(program, methods)
     else:
         edge = _to_edge(program, methods, metadata.delegate == XNNPACK)
     config = ExecutorchBackendConfig(
         passes=_passes(quantized_embedding),
-        memory_planning_pass=_planner(),
+        memory_planning_pass=_planner(taken),
         run_reinplace_pass=True,  # the caches' index_put writes in place instead of copying
         do_quant_fusion_and_const_prop=quantized_embedding,
         extract_delegate_segments=True,
@@ -51,7 +56,10 @@ def lower(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
     if lowbit:
         check_lowbit_only(executorch_program.exported_program().graph_module)
     with written_whole(path) as part, part.open("wb") as file:
-        executorch_program.write_to_file(file)
+        if lowbit:
+            write(executorch_program.executorch_program, taken, config, file)
+        else:
+            executorch_program.write_to_file(file)
 
 
 def _undelegated(program: ExportedProgram, methods: Mapping[str, object]):
@@ -101,9 +109,10 @@ def _passes(quantized_embedding: bool) -> list:
     return [QuantFusionPass()]
 
 
-def _planner():
+def _planner(taken: Mapping[str, Tensor]):
     """Make the pass that plans memory. It is the last that sees the program's signature, and so it also names
-    the constants in the file, as the program calls them."""
+    the constants in the file, as the program calls them, and gives those in `taken` the lengths of their
+    hashes."""
     from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite
     from executorch.exir.passes import MemoryPlanningPass
     from executorch.exir.schema import ExtraTensorInfo, TensorDataLocation
@@ -117,7 +126,12 @@ def _planner():
                 if name is not None and name not in changed:
                     location = TensorDataLocation.SEGMENT
                     node.meta["spec"].extra_tensor_info = ExtraTensorInfo(0, name, location)
-            return super().run(graph_module, graph_signature)
+            planned = super().run(graph_module, graph_signature)
+            if taken:
+                from exporter.lower.pte_constants import shrink_specs
+
+                shrink_specs(planned.graph_module, names, taken)
+            return planned
 
     return NamingPlanner(memory_planning_algo=MemoryPlanningAlgorithmSuite([plan_memory]))
 

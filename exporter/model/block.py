@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 from typing import Protocol, TypeVar
 
 from exporter.model.config import LayerSpec
+from exporter.model.matrices import feed_forward_input
 
 X = TypeVar("X")
 Branch = Generator[tuple[str, X], X, X]
@@ -21,24 +22,31 @@ class Operations(Protocol[X]):
     """A layer's operations beside its matrices; names are those of `model.matrices`."""
 
     def norm(self, name: str, x: X) -> X:
-        """RMS norm with the weight `name`."""
+        """The norm with the weight `name`, of the kind that the layer has."""
 
     def attend(self, qkv: X) -> X:
         """Attention of the joined queries, keys and values: norm of the first two, rotation, scores, softmax,
         weighted sum of values, gate, as the layer's AttentionSpec says."""
 
     def activate(self, gate_up: X) -> X:
-        """The activation of the gate, times what is beside it, as the layer's FeedForwardSpec says."""
+        """The activation of the gate, times what is beside it, or of what stands alone, as the layer's
+        FeedForwardSpec says."""
 
 
 def attention(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
     # The values have no names: a stopped generator would hold them.
-    y = yield "wo", ops.attend((yield "wqkv", _norm_in(layer, ops, "attention_norm", x)))
+    y = yield "wo", _sub_norm(
+        layer, ops, "attention_sub_norm",
+        ops.attend((yield "wqkv", _norm_in(layer, ops, "attention_norm", x))),
+    )  # fmt: skip
     return ops.norm("attention_out_norm", y) if layer.norm_out else y
 
 
 def feed_forward(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
-    y = yield "down", ops.activate((yield "gate_up", _norm_in(layer, ops, "ffn_norm", x)))
+    first, norm = feed_forward_input(layer)
+    y = yield "down", _sub_norm(
+        layer, ops, "ffn_sub_norm", ops.activate((yield first, _norm_in(layer, ops, norm, x))),
+    )  # fmt: skip
     return ops.norm("ffn_out_norm", y) if layer.norm_out else y
 
 
@@ -59,9 +67,14 @@ def run_layer(
     layer: LayerSpec, ops: Operations[X], x: X, linear: Linear[X], add: Callable[[X, X], X]
 ) -> X:
     """Return the layer's output of the residual stream `x`."""
+    start = x
     for branch in BRANCHES.values():
-        x = add(x, run_branch(branch(layer, ops, x), linear))
+        x = add(x, run_branch(branch(layer, ops, start if layer.parallel else x), linear))
     return x
+
+
+def _sub_norm(layer: LayerSpec, ops: Operations[X], name: str, x: X) -> X:
+    return ops.norm(name, x) if layer.sub_norms else x
 
 
 def _norm_in(layer: LayerSpec, ops: Operations[X], name: str, x: X) -> X:

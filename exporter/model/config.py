@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_LAYERS = 1000  # a damaged count would otherwise list parameters without end
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "xielu")
+NORMS = ("rms", "layer")
 QK_NORMS = ("head", "width")
+ROPE_SCALINGS = ("linear", "llama3", "yarn", "longrope")
 
 
 @dataclass(frozen=True)
@@ -21,22 +23,38 @@ class RopeScaling:
 
     `linear` divides every frequency by `factor` and reads nothing else. `llama3` (Llama 3.1)
     divides the low frequencies by `factor`, keeps the high ones, and blends those in between.
+    `yarn` (arXiv 2309.00071) does so by the turns that a pair makes in the original context: below
+    `beta_slow`, above `beta_fast`, or between; pairs at the bounds are whole numbers where `truncate`.
+    `longrope` (arXiv 2402.13753) divides each frequency by a number of its own: of `short_factors` in a
+    context up to the original, of `long_factors` in a longer one.
+    `attention_factor` multiplies cosines and sines.
     """
 
     kind: str
-    factor: float
+    factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_context_length: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    attention_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "llama3"):
+        if self.kind not in ROPE_SCALINGS:
             raise ValueError(
                 f"rope scaling {self.kind!r} is not supported: use a checkpoint with "
-                "'linear', 'llama3' or no rope scaling"
+                f"{', '.join(map(repr, ROPE_SCALINGS))} or no rope scaling"
             )
-        for field in ("factor", "low_freq_factor", "high_freq_factor"):
+        for field in (
+            "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor"
+        ):  # fmt: skip
             _require_positive(f"rope scaling's {field}", getattr(self, field), (int, float))
+        _require_booleans(self, ("truncate",))
+        for factor in (*self.short_factors, *self.long_factors):
+            _require_positive("a factor of rope scaling", factor, (int, float))
         _require_positive(
             "rope scaling's original_context_length", self.original_context_length, int
         )
@@ -67,6 +85,24 @@ class Rope:
                 f"the rotary width {self.width} (head_dim, or a part of it) is odd, but rotary embedding "
                 "turns pairs: correct the checkpoint's config"
             )
+        if self.scaling is not None and self.scaling.kind == "longrope":
+            pairs = self.width // 2
+            for name in ("short_factors", "long_factors"):
+                if len(getattr(self.scaling, name)) != pairs:
+                    raise ValueError(
+                        f"rope scaling has {len(getattr(self.scaling, name))} {name} for {pairs} pairs: "
+                        "correct the checkpoint's config"
+                    )
+
+
+    def for_context(self, length: int) -> Rope:
+        """Return this rotation as a context of `length` has it, whatever the context."""
+        scaling = self.scaling
+        if scaling is None or scaling.kind != "longrope":
+            return self
+        long = length > scaling.original_context_length
+        factors = scaling.long_factors if long else scaling.short_factors
+        return replace(self, scaling=replace(scaling, short_factors=factors, long_factors=factors))
 
 
 @dataclass(frozen=True)
@@ -131,16 +167,37 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
-class FeedForwardSpec:
-    """A layer's gated feed-forward: down(activation(gate) * up), of `hidden_dim` products.
+class Xielu:
+    """The parameters of xIELU (arXiv 2411.13010), numbers that a layer has learned: alpha_p x^2 + beta x
+    above 0, and alpha_n (exp(min(x, eps)) - 1 - x) + beta x below."""
 
-    With a `limit` the gate is at most that, and `up` within plus and minus it, before the product.
+    alpha_p: float
+    alpha_n: float
+    beta: float = 0.5
+    eps: float = -1e-6
+
+    def __post_init__(self) -> None:
+        for field in ("alpha_p", "alpha_n", "beta"):
+            _require_positive(f"xIELU's {field}", getattr(self, field), (int, float))
+        if not isinstance(self.eps, float) or not -1 <= self.eps <= 0:
+            raise ValueError(f"xIELU's eps is {self.eps!r}, not from -1 to 0: correct the checkpoint")
+
+
+@dataclass(frozen=True)
+class FeedForwardSpec:
+    """A layer's feed-forward: down(activation(gate) * up), of `hidden_dim` products; without a gate (`gated`)
+    down(activation(up)).
+
+    With a `limit` the gate is at most that, and `up` within plus and minus it, before the product. `xielu`
+    has the parameters of the activation of that name, which takes no gate.
     """
 
     hidden_dim: int
     activation: str = "silu"
     limit: float | None = None
     bias: bool = False
+    gated: bool = True
+    xielu: Xielu | None = None
 
     def __post_init__(self) -> None:
         _require_positive("hidden_dim", self.hidden_dim, int)
@@ -151,6 +208,14 @@ class FeedForwardSpec:
             )
         if self.limit is not None:
             _require_positive("the feed-forward's limit", self.limit, (int, float))
+        if self.limit is not None and not self.gated:
+            raise ValueError(f"a feed-forward without a gate has no limit: leave {self.limit!r} out")
+        has_parameters = self.xielu is not None
+        if has_parameters != (self.activation == "xielu") or (has_parameters and self.gated):
+            raise ValueError(
+                "the activation 'xielu' has parameters and no gate, and no other has them: correct the "
+                "checkpoint's config"
+            )
         if not isinstance(self.bias, bool):
             raise ValueError(f"mlp_bias is {self.bias!r}, not true or false: correct the checkpoint's config")
 
@@ -159,21 +224,43 @@ class FeedForwardSpec:
 class LayerSpec:
     """One layer: attention, then feed-forward, each added to the residual stream.
 
-    `norm_in`: a norm before each of the two; `norm_out`: one of what each adds.
+    `norm_in`: a norm before each of the two; `norm_out`: one of what each adds; `sub_norms`: one of
+    attention's result and one of the feed-forward's product, each before its last matrix. `parallel`: both
+    read what comes into the layer, through one norm. `norm` says what these norms divide by: "rms" the root
+    mean square, "layer" the standard deviation, once the mean is taken away; `norm_bias`: a vector is added.
+    Those of queries and keys are RMS norms.
     """
 
     attention: AttentionSpec
     feed_forward: FeedForwardSpec
     norm_in: bool = True
     norm_out: bool = False
+    sub_norms: bool = False
+    parallel: bool = False
+    norm: str = "rms"
+    norm_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _require_booleans(self, ("norm_in", "norm_out", "sub_norms", "parallel", "norm_bias"))
+        if self.norm not in NORMS or (self.norm_bias and self.norm != "layer"):
+            raise ValueError(
+                f"norms of kind {self.norm!r}{' with a bias' if self.norm_bias else ''} are not supported: "
+                "use a checkpoint with RMS norms, or with layer norms"
+            )
+
+    def windowed(self, window: int | None) -> LayerSpec:
+        """Return this layer with a window, or with None without one."""
+        return replace(self, attention=replace(self.attention, window=window))
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """A decoder: an embedding, layers, a norm, and an output layer.
 
-    `embedding_scale` multiplies what the embedding looks up. `context_length` is the longest the model was
-    made for. All norms are RMS norms with `norm_eps`.
+    `embedding_scale` multiplies what the embedding looks up. `logit_scale` multiplies logits: the last norm's
+    weight is read times it, so that nothing later knows of it. Logits then become c tanh(logit / c) with
+    c = `logit_softcap`. `context_length` is the longest the model was made for. All norms have `norm_eps`;
+    the last one is of the kind of the last layer's.
     """
 
     family: str
@@ -184,14 +271,18 @@ class ModelConfig:
     context_length: int
     tied_embeddings: bool
     embedding_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
 
     def __post_init__(self) -> None:
         for field in ("dim", "vocab_size", "context_length"):
             _require_positive(field, getattr(self, field), int)
         if not self.layers:
             raise ValueError("a model without layers: correct the checkpoint's config")
-        for field in ("norm_eps", "embedding_scale"):
+        for field in ("norm_eps", "embedding_scale", "logit_scale"):
             _require_positive(field, getattr(self, field), (int, float))
+        if self.logit_softcap is not None:
+            _require_positive("the logits' soft cap", self.logit_softcap, (int, float))
         _require_booleans(self, ("tied_embeddings",))
 
     @property
@@ -205,6 +296,18 @@ class ModelConfig:
                 f"--max-seq-length {max_seq_length} is outside 1..{self.context_length}, "
                 "the context this model was trained for; choose a value in that range"
             )
+
+    def for_context(self, length: int) -> ModelConfig:
+        """Return this model as a context of `length` has it, whatever the context: parts of a long text are
+        then read as the whole would be."""
+
+        def fixed(layer: LayerSpec) -> LayerSpec:
+            rope = layer.attention.rope
+            if rope is None or rope.for_context(length) == rope:
+                return layer
+            return replace(layer, attention=replace(layer.attention, rope=rope.for_context(length)))
+
+        return replace(self, layers=tuple(map(fixed, self.layers)))
 
     def ropes(self) -> tuple[Rope, ...]:
         """The different rotations of the layers, in their order."""

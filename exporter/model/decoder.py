@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from exporter.model.block import Operations, run_layer
 from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
-from exporter.model.matrices import layer_matrices, layer_vectors
+from exporter.model.matrices import Feed, layer_matrices, layer_vectors
 from exporter.model.rotary import head_tables, quarter_turn
 
 Outputs = Tensor | tuple[Tensor, ...]  # of a matrix: of its only source, or of each
@@ -38,6 +38,28 @@ class RMSNorm(nn.Module):
         return x.to(x_TD.dtype) * self.weight
 
 
+class LayerNorm(nn.Module):
+    def __init__(self, width: int, eps: float, bias: bool):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        x = x_TD.float()
+        x = x - x.mean(-1, keepdim=True)
+        y = (x * torch.rsqrt((x * x).mean(-1, keepdim=True) + self.eps)).to(x_TD.dtype) * self.weight
+        return y if self.bias is None else y + self.bias
+
+
+Norm = RMSNorm | LayerNorm
+
+
+def make_norm(kind: str, width: int, eps: float, bias: bool) -> Norm:
+    """Make a norm, of a kind of `model.config.NORMS`; RMS norms have no bias."""
+    return LayerNorm(width, eps, bias) if kind == "layer" else RMSNorm(width, eps)
+
+
 class Block(nn.Module):
     """One layer's parameters, under the checkpoint's canonical names."""
 
@@ -53,17 +75,21 @@ class Block(nn.Module):
         self.norms: dict[str, str] = {}  # the vector's name to its module's
         for vector in layer_vectors(layer, dim):
             module, _, leaf = vector.parameter.rpartition(".")
-            if leaf == "weight":
+            if vector.norm is not None:
                 self.norms[vector.name] = module
-                self._put(module, RMSNorm(vector.size, eps))
-            else:
+                self._put(module, make_norm(vector.norm, vector.size, eps, layer.norm_bias))
+            elif leaf != "bias":  # which its norm has
                 self._put(vector.parameter, nn.Parameter(torch.empty(vector.size)))
 
     def sources(self, matrix: str) -> list[nn.Linear]:
         """The modules whose rows, one after the other, are the matrix."""
         return [self.get_submodule(source.name) for source in self.matrices[matrix].sources]
 
-    def norm(self, name: str) -> RMSNorm:
+    def feeds(self) -> list[Feed]:
+        """What makes the matrices' inputs, in order and each once: two may read the same."""
+        return list(dict.fromkeys(matrix.feed for matrix in self.matrices.values()))
+
+    def norm(self, name: str) -> Norm:
         return self.get_submodule(self.norms[name])
 
     def linear(self, matrix: str, x_TK: Tensor) -> Outputs:
@@ -119,8 +145,9 @@ class CachedOperations:
         y_TD = y_KGTd.view(K, G, T, d).permute(2, 0, 1, 3).contiguous().view(T, H * d)
         return y_TD * torch.sigmoid(qkv[3]) if spec.gated else y_TD
 
-    def activate(self, gate_up: Sequence[Tensor]) -> Tensor:
-        return gated_product(self.block.layer.feed_forward, *gate_up)
+    def activate(self, gate_up: Outputs) -> Tensor:
+        spec = self.block.layer.feed_forward
+        return gated_product(spec, *gate_up) if spec.gated else activated(spec, gate_up)
 
     def _normed_heads(self, spec: AttentionSpec, q_TN: Tensor, k_TN: Tensor) -> tuple[Tensor, Tensor]:
         if spec.qk_norm == "width":
@@ -150,11 +177,20 @@ def gated_product(spec: FeedForwardSpec, gate: Tensor, up: Tensor) -> Tensor:
     """The activation of `gate`, times `up`, both within the limit where there is one."""
     if spec.limit is not None:
         gate, up = gate.clamp(max=spec.limit), up.clamp(-spec.limit, spec.limit)
+    return activated(spec, gate) * up
+
+
+def activated(spec: FeedForwardSpec, x: Tensor) -> Tensor:
+    """The activation of `x`."""
     if spec.activation == "silu":
-        return F.silu(gate) * up
+        return F.silu(x)
     if spec.activation == "relu2":
-        return F.relu(gate).square() * up
-    return F.gelu(gate, approximate="tanh" if spec.activation == "gelu_tanh" else "none") * up
+        return F.relu(x).square()
+    if spec.xielu is not None:
+        p = spec.xielu
+        curve = torch.where(x > 0, p.alpha_p * x * x, p.alpha_n * (torch.expm1(x.clamp(max=p.eps)) - x))
+        return curve + p.beta * x
+    return F.gelu(x, approximate="tanh" if spec.activation == "gelu_tanh" else "none")
 
 
 class Transformer(nn.Module):
@@ -171,7 +207,8 @@ class Transformer(nn.Module):
         table = torch.empty(config.vocab_size, config.dim)  # nn.Embedding's own would be drawn first
         self.tok_embeddings = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(Block(layer, config.dim, config.norm_eps) for layer in config.layers)
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        last = config.layers[-1]
+        self.norm = make_norm(last.norm, config.dim, config.norm_eps, last.norm_bias)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
@@ -202,7 +239,12 @@ class Transformer(nn.Module):
         x_RD = self.norm(x_TD.index_select(0, rows))
         if self.head is not None:
             x_RD = self.head(x_RD)
-        return self.output(x_RD).float()
+        return self.logits(x_RD)
+
+    def logits(self, x_RD: Tensor) -> Tensor:
+        """Logits float32 [R, V] of what the output layer reads."""
+        logits_RV, cap = self.output(x_RD).float(), self.config.logit_softcap
+        return logits_RV if cap is None else cap * torch.tanh(logits_RV / cap)
 
     def embed(self, tokens_T: Tensor) -> Tensor:
         x = self.tok_embeddings(tokens_T)

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 from exporter.model.config import LayerSpec, ModelConfig
 
-NORM, VALUES, PRODUCT, STREAM = "norm", "values", "product", "stream"
+NORM, SUB_NORM, VALUES, PRODUCT = "norm", "sub_norm", "values", "product"
+ACTIVATION, STREAM = "activation", "stream"
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Feed:
-    """The maker of a matrix's inputs: a NORM's output; attention's weighted sum of VALUES; the PRODUCT of an
-    activation and a second matrix's output; the residual STREAM itself.
+    """The maker of a matrix's inputs: a NORM of the residual stream, or the STREAM itself; attention's
+    weighted sum of VALUES; the PRODUCT of an activation and a second matrix's output, or an ACTIVATION alone;
+    a SUB_NORM of one of these three.
 
-    `name` is the vector or the source whose elements or rows scale the inputs, "" for the stream.
+    `name` is the vector or the source whose elements or rows scale the inputs, "" where none does.
     """
 
     kind: str
@@ -65,11 +67,13 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Vector:
-    """A norm's weight or attention's sinks: its `name` in the packed model, `parameter` in the checkpoint."""
+    """A norm's weight or bias, or attention's sinks: its `name` in the packed model, `parameter` in the
+    checkpoint; `norm` is the kind of the norm that it is the weight of, None for others."""
 
     name: str
     parameter: str
     size: int
+    norm: str | None = None
 
 
 def layer_matrices(layer: LayerSpec, dim: int) -> tuple[Matrix, ...]:
@@ -86,30 +90,55 @@ def layer_matrices(layer: LayerSpec, dim: int) -> tuple[Matrix, ...]:
     def norm(name: str) -> Feed:
         return Feed(NORM, name) if layer.norm_in else Feed(STREAM)
 
-    adds = not layer.norm_out
+    of_values, of_product = Feed(VALUES, values.name), Feed(PRODUCT, w3.name)
+    if not ffn.gated:
+        of_product = Feed(ACTIVATION)
+    if layer.sub_norms:
+        of_values, of_product = Feed(SUB_NORM, "attention_sub_norm"), Feed(SUB_NORM, "ffn_sub_norm")
+    adds, (first, ffn_norm) = not layer.norm_out, feed_forward_input(layer)
     return (
         Matrix("wqkv", "attention", (queries, keys, values, *gate), dim, norm("attention_norm")),
-        Matrix("wo", "attention", (output,), attention.width, Feed(VALUES, values.name), adds),
-        Matrix("gate_up", "feed_forward", (w1, w3), dim, norm("ffn_norm")),
-        Matrix("down", "feed_forward", (w2,), ffn.hidden_dim, Feed(PRODUCT, w3.name), adds),
+        Matrix("wo", "attention", (output,), attention.width, of_values, adds),
+        Matrix(first, "feed_forward", (w1, w3) if ffn.gated else (w3,), dim, norm(ffn_norm)),
+        Matrix("down", "feed_forward", (w2,), ffn.hidden_dim, of_product, adds),
+    )
+
+
+def feed_forward_input(layer: LayerSpec) -> tuple[str, str]:
+    """Name the feed-forward's first matrix, and the norm before it: attention's where both read one."""
+    return (
+        "gate_up" if layer.feed_forward.gated else "up",
+        "attention_norm" if layer.parallel else "ffn_norm",
     )
 
 
 def layer_vectors(layer: LayerSpec, dim: int) -> tuple[Vector, ...]:
     """Return a layer's norms, and attention's sinks."""
     attention, found = layer.attention, []
-    for kind in ("attention", "ffn"):
-        if layer.norm_in:
-            found.append(Vector(f"{kind}_norm", f"{kind}_norm.weight", dim))
+    for kind, inner in (("attention", attention.width), ("ffn", layer.feed_forward.hidden_dim)):
+        if layer.norm_in and not (layer.parallel and kind == "ffn"):
+            found += _norm(layer, f"{kind}_norm", dim)
+        if layer.sub_norms:
+            found += _norm(layer, f"{kind}_sub_norm", inner)
         if layer.norm_out:
-            found.append(Vector(f"{kind}_out_norm", f"{kind}_out_norm.weight", dim))
+            found += _norm(layer, f"{kind}_out_norm", dim)
     if attention.qk_norm is not None:
         for kind, width in (("q", attention.width), ("k", attention.kv_width)):
             size = attention.head_dim if attention.qk_norm == "head" else width
-            found.append(Vector(f"{kind}_norm", f"attention.{kind}_norm.weight", size))
+            found.append(Vector(f"{kind}_norm", f"attention.{kind}_norm.weight", size, "rms"))
     if attention.sinks:
         found.append(Vector("sinks", "attention.sinks", attention.n_heads))
     return tuple(found)
+
+
+def _norm(layer: LayerSpec, name: str, size: int) -> list[Vector]:
+    weight = Vector(name, f"{name}.weight", size, layer.norm)
+    return [weight, Vector(f"{name}_bias", f"{name}.bias", size)] if layer.norm_bias else [weight]
+
+
+def last_norm(config: ModelConfig) -> tuple[Vector, ...]:
+    """Return the vectors of the norm before the output layer."""
+    return tuple(_norm(config.layers[-1], "norm", config.dim))
 
 
 def output_matrix(config: ModelConfig) -> Matrix:
@@ -128,13 +157,13 @@ def model_matrices(config: ModelConfig) -> dict[str, Matrix]:
 
 
 def model_vectors(config: ModelConfig) -> dict[str, Vector]:
-    """Return every norm and every layer's sinks by its name in the model."""
+    """Return every norm's vectors and every layer's sinks by its name in the model."""
     found = {}
     for i, layer in enumerate(config.layers):
         for vector in layer_vectors(layer, config.dim):
             name = f"layers.{i}.{vector.name}"
-            found[name] = Vector(name, f"layers.{i}.{vector.parameter}", vector.size)
-    return {**found, "norm": Vector("norm", "norm.weight", config.dim)}
+            found[name] = replace(vector, name=name, parameter=f"layers.{i}.{vector.parameter}")
+    return found | {vector.name: vector for vector in last_norm(config)}
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -142,7 +171,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (config.vocab_size, config.dim)}
     for i, layer in enumerate(config.layers):
         shapes |= {f"layers.{i}.{name}": shape for name, shape in layer_shapes(layer, config.dim)}
-    shapes["norm.weight"] = (config.dim,)
+    shapes |= {vector.parameter: (vector.size,) for vector in last_norm(config)}
     if not config.tied_embeddings:
         shapes["output.weight"] = (config.vocab_size, config.dim)
     return shapes

@@ -9,6 +9,7 @@ from typing import IO
 
 from exporter import __version__
 from exporter.artifact.contents import Artifact, stored_recipe
+from exporter.artifact.metadata import stored_adapters
 from exporter.pack.targets import BundleTarget
 
 MANIFEST = "MANIFEST.json"
@@ -42,6 +43,7 @@ def manifest_text(facts: Facts, files: Mapping[str, Mapping[str, object]]) -> st
             "recipe": stored_recipe(artifact),
             "delegate": artifact.delegate,
             "checkpoint_digest": metadata.get("checkpoint_digest"),
+            "adapters": stored_adapters(metadata),
             "versions": versions,
         },
         "packed_by": f"exporter {__version__}",

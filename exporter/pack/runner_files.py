@@ -11,6 +11,7 @@ from exporter.util.files import check_disk_full
 from exporter.util.native_files import CHECKOUT, in_checkout, native_folder
 
 ROOT = CHECKOUT
+EXECUTORCH_LICENCES = ("executorch", "flatbuffers")  # of libexecutorch.so, which no other runner needs
 
 
 def check_built(target: str, preset: str, file: str) -> None:
@@ -50,13 +51,15 @@ def install_runner(preset: str, program: str, stock: bool, folder: Path) -> None
         for part in ("bin", "lib", "share"):
             shutil.copytree(native_folder() / part, prefix / part)
         (prefix / "lib" / "libet_stock.so").unlink()
+        (prefix / "share" / "licenses" / "pybind11.txt").unlink()  # of the modules
     (folder / "bin").mkdir()
     (prefix / "bin" / program).rename(folder / "bin" / program)
     if program == ET_RUN:
         (prefix / "lib").rename(folder / "lib")
     (prefix / "share" / "licenses").rename(folder / "licenses")
     if program != ET_RUN:
-        (folder / "licenses" / "executorch.txt").unlink(missing_ok=True)
+        for name in EXECUTORCH_LICENCES:
+            (folder / "licenses" / f"{name}.txt").unlink(missing_ok=True)
     shutil.rmtree(prefix)
 
 

@@ -143,8 +143,9 @@ def put_in(program: Path, archive: Path, output: Path) -> None:
             header, note = start + i * size, at + len(_NOTE)
     if not note:
         raise ValueError(f"{program.name} has no note for an artifact; build it again")
-    offset = _page_end(len(data))
-    address = _page_end(max(load["p_vaddr"] + load["p_memsz"] for load in loads))
+    offset = len(data) + -len(data) % _ALIGNMENT
+    # As far into a page as in the file: the system maps whole pages of it.
+    address = _page_end(max(load["p_vaddr"] + load["p_memsz"] for load in loads)) + offset % _PAGE
     length = archive.stat().st_size
     # Elf64_Phdr: type, flags, offset, address, physical address, size in the file, in memory, alignment.
     fields = (_LOAD, _READABLE, offset, address, address, length, length, _PAGE)

@@ -74,7 +74,7 @@ def run(request: Request) -> None:
             request.outputs.package, request.outputs.library,
         )  # fmt: skip
         check_options(aoti)
-    prepared = prepare(request.model, backends)
+    prepared = prepare(request.model, backends, request.outputs.paths()[0].parent)
     if request.outputs.pte is not None:
         _to_executorch(prepared.model, prepared.metadata, request.outputs.pte)
     if AOTI in backends:

@@ -3,17 +3,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.checkpoint.adapter_source import AdapterSource
 from exporter.recipe.recipe import Recipe
 from exporter.recipe.schemes import LOWBIT
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which model: an alias, a path or a hub id, and what replaces its own files."""
+    """Which model: an alias, a path or a hub id, what replaces its own files, and the adapters merged into
+    it."""
 
     model: str
     checkpoint: Path | None = None  # with it, `model` is only a name
     tokenizer: Path | None = None
+    adapters: tuple[AdapterSource, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 from exporter import __version__
 from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.on_disk import in_memory, on_disk
 from exporter.lowbit.pack import PackOptions
 from exporter.lowbit.two_levels import one_bit_warning
 from exporter.model.config import ModelConfig
@@ -40,15 +41,17 @@ FIT_MARGIN = 1.05  # by which a correction goes beyond what was measured
 
 @dataclass(frozen=True)
 class Job:
-    """A model to be packed, and how: `load` opens the float model anew, of `stream_model`."""
+    """A model to be packed, and how: `load` opens the float model anew, of `stream_model`, with whether
+    it is `as_stored`. Packed weights are kept in files of `folder`; in memory where there is none."""
 
     request: "ModelRequest"
     tokenizer: "Tokenizer"
     checkpoint_digest: str
-    load: Callable[[], Transformer]
+    load: Callable[[bool], Transformer]
     dtype: torch.dtype
     cache_dtype: str  # of what is run eagerly, and the default of what is exported
     backends: tuple[str, ...]  # what it is lowered to; none: run eagerly
+    folder: Path | None
 
 
 Packed = tuple[LowbitTransformer, Recipe, "Work | None", dict]
@@ -61,15 +64,16 @@ def packed(job: Job) -> Packed:
     Raises ValueError where the model does not allow the recipe or the budget.
     """
     recipe = job.request.form.recipe
-    with stage("reading the embedding"):
-        model = job.load()
     linear = recipe.linear
+    plain = job.request.form.fit is None and (linear is None or all(m.is_plain() for m in linear.methods()))
+    with stage("reading the embedding"):
+        model = job.load(plain)  # nothing computes with what is only packed
     _check_patterns(linear, model)
     _check_rows(recipe, model.config)
     warning = one_bit_warning(recipe, model)
     if warning is not None:
         note(f"warning: {warning}")
-    if job.request.form.fit is None and (linear is None or all(m.is_plain() for m in linear.methods())):
+    if plain:
         return _pack(job, model, recipe, {}), recipe, None, {}
     if job.request.form.fit is not None:
         _check_room(job, model)
@@ -119,7 +123,8 @@ def _packed_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
 
 def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:
     with stage("packing the weights"):
-        options = PackOptions(recipe, job.dtype, found)
+        keep = in_memory if job.folder is None else on_disk(job.folder)
+        options = PackOptions(recipe, job.dtype, found, keep)
         return LowbitTransformer(model, options, job.cache_dtype, note)
 
 
@@ -253,7 +258,7 @@ def _fitted(job: Job, model: Transformer, calibration: "Calibration", goal: Goal
         if attempt + 1 < FIT_ATTEMPTS:
             note(f"  {budget.text} is missed: fitting again")
             del lowbit, quantized
-            model = job.load()
+            model = job.load(False)
             transform(model, base.linear, note)
     raise ValueError(
         f"--fit {budget.text}: the last try has a KL of {measured:.4f} nats; ask for a larger one"

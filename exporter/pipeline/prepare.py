@@ -44,23 +44,33 @@ class Prepared:
 
 
 def describe(source: ModelSource, max_seq_length: int | None = None) -> Described:
-    """Open the checkpoint and read its tokenizer, chat format, stop tokens and sampling defaults; all
+    """Open the checkpoint and read its tokenizer, chat template, stop tokens and sampling defaults; all
     without torch.
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
-    for name in (source.model, source.checkpoint, source.tokenizer):
+    for name in (source.model, source.checkpoint, source.tokenizer, *(a.place for a in source.adapters)):
         _check_name(name)
     with stage(f"reading {source.model}"):
         from exporter.checkpoint.checkpoint import open_checkpoint
 
-        checkpoint = open_checkpoint(source.model, source.checkpoint, source.tokenizer, progress=note)
+        checkpoint = open_checkpoint(
+            source.model, source.checkpoint, source.tokenizer, note, source.adapters
+        )
+        if checkpoint.dequantized:
+            note(f"  {source.model} is quantized already ({checkpoint.dequantized}): its weights are read as "
+                 "the floats that they stand for")  # fmt: skip
+        for adapter in checkpoint.adapters:
+            own = adapter.own_tokenizer(checkpoint.tokenizer_path)
+            if own is not None and source.tokenizer is None:
+                note(f"  adapter {adapter.name} has another tokenizer than the model, {own}: give it with "
+                     "--tokenizer to use it")  # fmt: skip
         if max_seq_length is not None:
             checkpoint.config.check_length(max_seq_length)
         if checkpoint.tokenizer_path is None:
             raise ValueError(f"{source.model} has no tokenizer beside it; give --tokenizer PATH")
     with stage("checking the tokenizer"):
-        from exporter.chat.reduce import reduce_template
+        from exporter.chat.take_over import notes, take_over_template
         from exporter.tokenizer.end_tokens import completed, token_sources
         from exporter.tokenizer.tokenizer import read_tokenizer
 
@@ -76,9 +86,9 @@ def describe(source: ModelSource, max_seq_length: int | None = None) -> Describe
             names = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
             note(f"  warning: the model's table of {vocab_size} has no row for {names}: "
                  "a prompt that holds such a token is refused")  # fmt: skip
-        chat = reduce_template(tokenizer.chat_template, tokenizer)
-        if not chat["reducible"]:
-            note(f"  no chat mode: {chat['reason']}")
+        chat = take_over_template(tokenizer.chat_template, tokenizer)
+        for line in notes(chat):
+            note(f"  {line}")
         sources = token_sources(tokenizer, checkpoint.generation, checkpoint.token_ids, vocab_size)
         for line in sources.warnings:
             note(f"  warning: {line}")
@@ -118,8 +128,9 @@ def _check_name(path: str | Path | None) -> None:
         ) from None
 
 
-def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
-    """Make the decoder of `request`, packed or quantized, for `backends` (none: to run eagerly).
+def prepare(request: ModelRequest, backends: tuple[str, ...], folder: Path | None = None) -> Prepared:
+    """Make the decoder of `request`, packed or quantized, for `backends` (none: to run eagerly). Packed
+    weights are kept in files of `folder` that have no name; in memory where there is none.
 
     Raises ValueError or OSError with a line that names the value and the remedy.
     """
@@ -159,10 +170,10 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         from exporter.pipeline.packed import Job, packed
 
         job = Job(
-            request, described.tokenizer, checkpoint.digest,
-            lambda: stream_model(checkpoint, context),
+            request, described.tokenizer, _source_digest(checkpoint),
+            lambda as_stored: stream_model(checkpoint, context, as_stored),
             getattr(torch, dtype), form.cache_dtype or _cache_dtype(recipe, dtype),
-            backends,
+            backends, folder,
         )  # fmt: skip
         model, recipe, work, measured = packed(job)
         operators = str(ops.interface_version())
@@ -204,10 +215,17 @@ def prepare(request: ModelRequest, backends: tuple[str, ...]) -> Prepared:
         max_rows=bounds.max_rows,
         text=described.text,
         checkpoint_digest=checkpoint.digest,
+        adapters=tuple(adapter.to_dict() for adapter in checkpoint.adapters),
         state=state,
         self_test=self_test,
     )
     return Prepared(model, metadata, work, measured)
+
+
+def _source_digest(checkpoint: "Checkpoint") -> str:
+    """Name the weights that are packed, adapters among them."""
+    merged = [f"{adapter.digest} {adapter.scale!r}" for adapter in checkpoint.adapters]
+    return " ".join([checkpoint.digest, *merged])
 
 
 def _state_metadata(model: "LowbitTransformer", saves: bool) -> StateMetadata:
@@ -218,7 +236,7 @@ def _state_metadata(model: "LowbitTransformer", saves: bool) -> StateMetadata:
     layout = model.state_layout()
     return StateMetadata(
         layers=tuple((layer.kv_heads, layer.head_dim, layer.rope) for layer in layout.layers),
-        frequencies=layout.frequencies,
+        rotations=layout.rotations,
         cache_dtype=model.cache_dtype,
         longest_context=min(model.config.context_length, LONGEST_CONTEXT),
         max_segments=forward_limits(model).max_segments,

@@ -4,6 +4,7 @@ Token ids of texts and conversations come from the reference tokenizer and the m
 checksums of logits from the decoder in PyTorch: operators of ours give the same bits in both.
 """
 
+import json
 import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def make_self_test(tokenizer: Tokenizer, chat: dict, model: "LowbitTransformer |
 
     Args:
         tokenizer: the checkpoint's, with its reference library.
-        chat: the chat format that the artifact holds.
+        chat: the chat template as the artifact holds it.
         model: the decoder on our operators; None for stock ones, whose bits differ between machines.
 
     Raises ValueError where the model does not run with the cache type that it is exported with.
@@ -32,8 +33,11 @@ def make_self_test(tokenizer: Tokenizer, chat: dict, model: "LowbitTransformer |
     return {
         "texts": [{"text": text, "ids": tokenizer.encode(text)} for text in PROMPTS],
         "conversations": [
-            {"messages": conversation, "ids": ids}
-            for conversation, ids in expected_conversations(tokenizer, chat)
+            {
+                "messages": json.dumps(expected.messages), "variables": json.dumps(expected.variables),
+                "date": expected.date, "ids": expected.ids,
+            }
+            for expected in expected_conversations(tokenizer, chat)
         ],
         "logits": [] if model is None else [
             _answer(model, ids) for ids in _prompts(tokenizer, model.config.vocab_size, model.max_seq_length)

@@ -37,7 +37,7 @@ from exporter.quality.transforms import (
     smooth_block,
     smoothquant_factors,
 )
-from exporter.quality.windows import RotaryTables, embedded, float_weights, rms_norm
+from exporter.quality.windows import RotaryTables, apply_norm, embedded, float_weights
 from exporter.recipe.methods import parse_method
 from exporter.recipe.model_limits import check_rotation
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme
@@ -136,7 +136,7 @@ class _Run:
             self.report("every layer is calibrated already")
         elif first:
             self.report(f"going on at layer {first + 1} of {len(layers)}")
-        quantized, exact = (Stream(x, self.config, self.positions) for x in at or self._embedded())
+        quantized, exact = (Stream(x, self.positions) for x in at or self._embedded())
         if scaled:
             self.factors = {i: self.work.factors(i) for i in range(first)}
             layers.then(partial(_scale, self.factors))
@@ -270,11 +270,9 @@ class _Run:
         """Round the output layer. The matrix before it, where there is one, makes up for what the last layers
         got wrong; a table that is the embedding, too, stays as it is."""
         self.report("calibrating: the output layer")
-        model, eps = self.model, self.config.norm_eps
-        D = self.config.dim
+        model, D = self.model, self.config.dim
         moments = Moments(*self._moments_of(
-            lambda windows: tuple(rms_norm(s.x[windows], model.norm.weight, eps)
-                                  for s in (quantized, exact)), D, D,
+            lambda windows: tuple(apply_norm(model.norm, s.x[windows]) for s in (quantized, exact)), D, D,
         ))  # fmt: skip
         weight, hessian = model.output.weight.detach(), moments.hessian
         shared = shares_table(model, self.linear, self.embedding)

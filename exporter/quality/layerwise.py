@@ -14,7 +14,6 @@ from torch import Tensor
 
 from exporter.lowbit.weights import one_torch_thread
 from exporter.model.block import BRANCHES, Branch, run_layer
-from exporter.model.config import ModelConfig
 from exporter.model.decoder import Block
 from exporter.quality.windows import Known, RotaryTables, WindowOperations
 
@@ -35,17 +34,19 @@ class Stream:
     that `hold(name)` holds until `go_on(name)`.
     """
 
-    def __init__(self, x_BTD: Tensor, config: ModelConfig, positions: RotaryTables):
-        self.x, self.config, self.positions = x_BTD, config, positions
+    def __init__(self, x_BTD: Tensor, positions: RotaryTables):
+        self.x, self.positions = x_BTD, positions
         self._release()
 
     def enter(self, block: Block, known: Known) -> None:
         self.block, self.known = block, known
-        self.ops = WindowOperations(block, self.positions, self.config.norm_eps)
+        self.ops = WindowOperations(block, self.positions)
+        # What both branches of a parallel layer read: the first one moves the windows.
+        self.start = self.x.clone() if block.layer.parallel else self.x
 
     def leave(self) -> None:
         """Let go of the block."""
-        del self.block, self.known, self.ops
+        del self.block, self.known, self.ops, self.start
         self._release()
 
     def hold(self, name: str) -> None:
@@ -74,7 +75,7 @@ class Stream:
         held, at = self.held.get(name), (windows.start, windows.stop)
         if held is not None and at in held:
             return held[at]
-        branch = BRANCHES[self.block.matrices[name].branch](self.block.layer, self.ops, self.x[windows])
+        branch = BRANCHES[self.block.matrices[name].branch](self.block.layer, self.ops, self.start[windows])
         wanted, x = next(branch)
         while wanted != name:
             wanted, x = branch.send(F.linear(x, *self.known[wanted]))
@@ -173,11 +174,9 @@ def _rounded_products() -> Iterator[None]:
         backend.fp32_precision = before
 
 
-def run_block(
-    block: Block, x_BTD: Tensor, known: Known, config: ModelConfig, positions: RotaryTables
-) -> Tensor:
+def run_block(block: Block, x_BTD: Tensor, known: Known, positions: RotaryTables) -> Tensor:
     """The block's output [B, T, D] with the weights `known`; `x_BTD` stays as it is."""
-    ops = WindowOperations(block, positions, config.norm_eps)
+    ops = WindowOperations(block, positions)
 
     def work(windows: slice) -> Tensor:
         return run_layer(

@@ -1,7 +1,6 @@
 """Measure how far a packed decoder is from the float model on text held out from calibration."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.lowbit.decoder import LowbitTransformer
@@ -22,10 +21,10 @@ class Expected:
         positions = RotaryTables(config, held_out.shape[1])
         x = embedded(model, held_out)
         for block in model.layers:
-            x = run_block(block, x, float_weights(block), config, positions)
+            x = run_block(block, x, float_weights(block), positions)
         # The logits of a position are of the token after it.
         hidden = last_hidden(model, x[:, half - 1 : -1])
-        self.log_p = [log_probabilities(F.linear(h, model.output.weight)).half() for h in hidden]
+        self.log_p = [log_probabilities(model.logits(h)).half() for h in hidden]
 
     def kl_of(self, model: LowbitTransformer) -> float:
         """Measure the mean KL of `model` from the float model, in nats a position."""

@@ -57,11 +57,11 @@ class BatchDecoder:
 
             x = self._layer(i, block, x, slice(None), linear)
         self.position += 1
-        return F.linear(last_hidden(self.model, x[:, 0]), self.model.output.weight)
+        return self.model.logits(last_hidden(self.model, x[:, 0]))
 
     def _layer(
         self, i: int, block: Block, x_BTD: Tensor, windows: slice, linear: Callable[[str, Tensor], Tensor]
     ) -> Tensor:
         cache = Cache(*(kept[windows] for kept in self.caches[i]), self.position)
-        ops = WindowOperations(block, self.positions, self.model.config.norm_eps, cache)
+        ops = WindowOperations(block, self.positions, cache)
         return run_layer(block.layer, ops, x_BTD, linear, torch.add)

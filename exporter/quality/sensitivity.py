@@ -46,6 +46,7 @@ from exporter.quality.windows import (
     Known,
     RotaryTables,
     WindowOperations,
+    capped,
     embedded,
     float_weights,
     last_hidden,
@@ -160,7 +161,7 @@ class _Sensitivity:
             block = layers[i]
             inputs.append(x.bfloat16())
             known = float_weights(block)
-            x = run_block(block, x, known, self.config, self.positions)
+            x = run_block(block, x, known, self.positions)
             moments = {}
             if with_gptq or i <= middle:
                 text.enter(block, known)
@@ -186,7 +187,7 @@ class _Sensitivity:
         return _Forward(inputs, x, by_gptq, moment, shape)
 
     def _stream(self, tokens: Tensor) -> Stream:
-        return Stream(embedded(self.model, tokens), self.config, self.positions)
+        return Stream(embedded(self.model, tokens), self.positions)
 
     def _moment(self, K: int, inputs: Callable[[slice], Tensor]) -> Tensor:
         """Return E[x x^T] of a matrix's `inputs(windows)` [B, T, K]."""
@@ -229,12 +230,12 @@ class _Sensitivity:
             hidden.append(read.detach())
             of_read = []
             for rows in hidden[-1].split(LOGIT_ROWS):
-                logits = F.linear(rows, output)
+                logits, slope = capped(F.linear(rows, output), self.config.logit_softcap)
                 log_z.append(logits.logsumexp(-1))
                 p = torch.softmax(logits, -1)
                 label = torch.multinomial(p, 1, generator=generator)
                 of_logits = p.scatter_add_(1, label, -torch.ones_like(p[:, :1]))
-                of_read.append(of_logits @ output)
+                of_read.append((of_logits * slope) @ output)
             gradients += torch.autograd.grad(read, x, torch.cat(of_read))
         return _Top(torch.cat(hidden), torch.cat(log_z), torch.stack(gradients))
 
@@ -251,7 +252,7 @@ class _Sensitivity:
                 q = by_gptq if rounding == "gptq" else self._quantized(weight, None, rounding)
                 changes[name, rounding] = dequantize(q) - weight
 
-        ops = WindowOperations(block, self.positions, self.config.norm_eps)
+        ops = WindowOperations(block, self.positions)
 
         def work(windows: slice) -> tuple[Tensor, Tensor]:
             seen = {}  # inputs and outputs
@@ -296,9 +297,10 @@ class _Sensitivity:
         blocks = [slice(at, min(at + rows, len(output))) for at in range(0, len(output), rows)]
         written, shares = [], []
         for at in blocks:
-            p = torch.exp(F.linear(top.hidden, output[at]) - top.log_z[:, None])
+            logits, slope = capped(F.linear(top.hidden, output[at]), self.config.logit_softcap)
+            p = torch.exp(logits - top.log_z[:, None])
             shares.append(float(p.sum() / len(p)))
-            spread = p * (1 - p)
+            spread = p * (1 - p) * slope**2
             written.append({
                 r: WHOLE_MODEL_FACTOR[r]
                 * _kl_of_logits(spread, F.linear(top.hidden, dequantize(q.rows(at)) - output[at]))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from exporter.model.config import AttentionSpec, ModelConfig
 from exporter.model.decoder import Block, Transformer
-from exporter.model.matrices import NORM, PRODUCT, STREAM, VALUES
+from exporter.model.matrices import ACTIVATION, NORM, PRODUCT, STREAM, SUB_NORM, VALUES
 
 ROTATION_SEED = 2404
 RETIE_TOLERANCE = 1e-4  # relative Frobenius norm of what the small matrix leaves
@@ -56,20 +56,21 @@ def rotate_ends(model: Transformer, rotation: Tensor) -> None:
 def rotate_block(block: Block, rotation: Tensor, number: int) -> None:
     """Fold the norms into the matrices after them and rotate the residual stream, by
     `residual_rotation`, and the values of layer `number`."""
+    norms = {feed.name for feed in block.feeds() if feed.kind == NORM}
+    gains = {name: block.norm(name).weight.detach().double() for name in norms}
     for matrix in block.matrices.values():
         layers = block.sources(matrix.name)
         if matrix.feed.kind in (NORM, STREAM):
-            norm = block.norm(matrix.feed.name) if matrix.feed.kind == NORM else None
-            gain = torch.ones(matrix.columns).double() if norm is None else norm.weight.detach().double()
+            gain = gains.get(matrix.feed.name, torch.ones(matrix.columns).double())
             for layer in layers:
                 layer.weight = _parameter((layer.weight.double() * gain) @ rotation)
-            if norm is not None:
-                norm.weight = _parameter(torch.ones_like(gain))
         if matrix.residual:
             for layer in layers:
                 layer.weight = _parameter(rotation.T @ layer.weight.double())
                 if layer.bias is not None:
                     layer.bias = _parameter(rotation.T @ layer.bias.double())
+    for name, gain in gains.items():
+        block.norm(name).weight = _parameter(torch.ones_like(gain))
     if not block.layer.attention.gated:  # a gate multiplies each element of a head by itself
         for matrix in block.matrices.values():
             if matrix.feed.kind == VALUES:
@@ -128,18 +129,22 @@ ChooseFactors = Callable[[str, Tensor], Tensor]
 
 def smooth_block(block: Block, factors: ChooseFactors) -> None:
     """Divide the inputs of each matrix by `factors(name, weight [N, K])` float32 [K] and multiply its
-    columns; the values' factors are one for all heads that read them. Inputs that nothing can divide stay:
-    those that are the residual stream itself, and products of a second factor within limits."""
+    columns. Matrices that read the same have the factors of the first, chosen for the rows of all; the
+    values' factors are one for all heads that read them. Inputs that nothing can divide stay: those that are
+    the residual stream itself, activations alone, and products of a second factor within limits."""
     spec = block.layer.attention
-    for matrix in block.matrices.values():
-        layers, feed = block.sources(matrix.name), matrix.feed
+    for feed in block.feeds():
         limited = feed.kind == PRODUCT and block.layer.feed_forward.limit is not None
-        if feed.kind == STREAM or limited:
+        if feed.kind in (STREAM, ACTIVATION) or limited:
             continue
-        s = factors(matrix.name, torch.cat([layer.weight for layer in layers]))
-        if feed.kind == NORM:
+        readers = [matrix.name for matrix in block.matrices.values() if matrix.feed == feed]
+        layers = [layer for name in readers for layer in block.sources(name)]
+        s = factors(readers[0], torch.cat([layer.weight for layer in layers]))
+        if feed.kind in (NORM, SUB_NORM):
             norm = block.norm(feed.name)
             norm.weight = _parameter(norm.weight / s)
+            if getattr(norm, "bias", None) is not None:
+                norm.bias = _parameter(norm.bias / s)
         elif feed.kind == VALUES:
             shape = (spec.n_kv_heads, spec.n_heads // spec.n_kv_heads, spec.head_dim)
             each = s.view(shape).log().mean(1).exp()

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exporter.model.config import AttentionSpec, ModelConfig, Rope
-from exporter.model.decoder import Block, Transformer, gated_product
-from exporter.model.rotary import rope_angles
+from exporter.model.decoder import Block, Norm, RMSNorm, Transformer, activated, gated_product
+from exporter.model.rotary import rope_tables
 
 QUERIES_AT_ONCE = 128
 # A matrix's joined weight [N, K] and bias [N], by its name inside the layer.
@@ -22,8 +22,7 @@ class RotaryTables:
     """Rotary tables of every rotation of a model, for positions 0..length - 1."""
 
     def __init__(self, config: ModelConfig, length: int):
-        angles = {rope: rope_angles(rope, length) for rope in config.ropes()}
-        self._tables = {rope: (a.cos(), a.sin()) for rope, a in angles.items()}
+        self._tables = {rope: rope_tables(rope, length) for rope in config.ropes()}
 
     def turn(self, rope: Rope | None, x: Tensor, start: int) -> Tensor:
         """x [..., T, d] of the positions from `start` on, turned."""
@@ -56,11 +55,10 @@ class WindowOperations:
 
     block: Block
     positions: RotaryTables
-    eps: float
     cache: Cache | None = None
 
     def norm(self, name: str, x_BTD: Tensor) -> Tensor:
-        return rms_norm(x_BTD, self.block.norm(name).weight, self.eps)
+        return apply_norm(self.block.norm(name), x_BTD)
 
     def attend(self, qkv_BTN: Tensor) -> Tensor:
         spec = self.block.layer.attention
@@ -78,8 +76,9 @@ class WindowOperations:
         y = causal_attention(spec, q, k, v, sinks).transpose(1, 2).flatten(2)
         return y * torch.sigmoid(gate[0]) if spec.gated else y
 
-    def activate(self, gate_up_BTN: Tensor) -> Tensor:
-        return gated_product(self.block.layer.feed_forward, *gate_up_BTN.chunk(2, dim=-1))
+    def activate(self, x_BTN: Tensor) -> Tensor:
+        spec = self.block.layer.feed_forward
+        return gated_product(spec, *x_BTN.chunk(2, dim=-1)) if spec.gated else activated(spec, x_BTN)
 
     def _heads(self, spec: AttentionSpec, x_BTN: Tensor, norm: str) -> Tensor:
         """[B, heads, T, d], normalized as `spec` says."""
@@ -136,8 +135,11 @@ def _attend_by_hand(
     return torch.softmax(torch.cat((scores, sinks), dim=-1), dim=-1)[..., :-1] @ v
 
 
-def rms_norm(x_BTD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x_BTD, weight_D.shape, weight_D, eps)
+def apply_norm(norm: Norm, x_BTD: Tensor) -> Tensor:
+    """The norm of x, by torch's own operators, which are faster than the graph's."""
+    if isinstance(norm, RMSNorm):
+        return F.rms_norm(x_BTD, norm.weight.shape, norm.weight, norm.eps)
+    return F.layer_norm(x_BTD, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
 def join_layers(layers: list[torch.nn.Linear]) -> tuple[Tensor, Tensor | None]:
@@ -161,5 +163,13 @@ def embedded(model: Transformer, tokens: Tensor) -> Tensor:
 
 def last_hidden(model: Transformer, x: Tensor) -> Tensor:
     """Return what the output layer reads [..., D], of the last block's output."""
-    h = rms_norm(x, model.norm.weight, model.config.norm_eps)
+    h = apply_norm(model.norm, x)
     return h if model.head is None else F.linear(h, model.head.weight)
+
+
+def capped(logits: Tensor, cap: float | None) -> tuple[Tensor, Tensor | float]:
+    """Return logits behind the model's soft cap, and how fast they grow there with those before it."""
+    if cap is None:
+        return logits, 1.0
+    share = torch.tanh(logits / cap)
+    return cap * share, 1 - share * share

@@ -20,7 +20,13 @@ def check_model(config: ModelConfig, recipe: Recipe, backends: tuple[str, ...], 
 
 def check_rotation(config: ModelConfig) -> None:
     """Raise ValueError where a norm's weight, which is another in every basis, stands between matrices and
-    the residual stream that they add to."""
+    the residual stream that they add to, or where norms take the mean of its elements."""
+    of_stream = (layer.norm for layer in config.layers if layer.norm_in)
+    if "layer" in (*of_stream, config.layers[-1].norm):
+        raise ValueError(
+            f'method "rotate": {config.family} has layer norms, and the mean that they take of the residual '
+            'stream\'s elements is another in every basis; leave "rotate" out'
+        )
     for i, layer in enumerate(config.layers):
         if layer.norm_out:
             raise ValueError(

@@ -3,21 +3,15 @@
 What they load has the methods of `artifact.runner_interface.RunnerModel`, whichever library it is of.
 """
 
-import functools
-import importlib.util
 import os
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from exporter.artifact.runner_interface import Forward, RunnerModel, RunnerModule, RunnerSampler
 from exporter.recipe.schemes import AOTI, EXECUTORCH
-from exporter.util.errors import first_line
-from exporter.util.native_files import check_version, native_folder, remedy
+from exporter.util import runner_modules
 
-FOLDER_VARIABLE = "RUNNER_MODULES"
-FOLDER = native_folder() / "python"
 MODULES = {EXECUTORCH: "_et", AOTI: "_aoti"}
 
 ZIP_MAGIC, ELF_MAGIC = b"PK\x03\x04", b"\x7fELF"
@@ -108,36 +102,11 @@ def backend_of(path: Path) -> str:
     raise ValueError(f"{path} is no artifact; give a .pte, .pt2 or .so file that the exporter wrote")
 
 
-def _folder() -> Path:
-    return Path(os.environ.get(FOLDER_VARIABLE) or FOLDER)
-
-
-def _path(backend: str) -> Path:
-    return _folder() / (MODULES[backend] + sysconfig.get_config_var("EXT_SUFFIX"))
-
-
 def _library(backend: str) -> RunnerModule:
     """Import the library of `backend`. Raises FileNotFoundError with the remedy when it is not built."""
-    return _imported(MODULES[backend], _path(backend))
+    return cast(RunnerModule, runner_modules.load_runner_module(MODULES[backend]))
 
 
 def _any_library() -> RunnerModule:
-    built = [backend for backend in MODULES if _path(backend).is_file()]
-    return _library(built[0] if built else EXECUTORCH)
-
-
-@functools.cache
-def _imported(name: str, path: Path) -> RunnerModule:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: the runner's library for Python {sysconfig.get_python_version()} is not there; "
-            f"{remedy()}, or name its folder with {FOLDER_VARIABLE}"
-        )
-    spec = importlib.util.spec_from_file_location(f"{__name__}.{name}", path)
-    check_version("executorch")
-    try:
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    except ImportError as error:
-        raise ValueError(f"{path} cannot be loaded ({first_line(error)}); {remedy()}") from None
-    return cast(RunnerModule, module)
+    name = runner_modules.first_built(list(MODULES.values())) or MODULES[EXECUTORCH]
+    return cast(RunnerModule, runner_modules.load_runner_module(name))

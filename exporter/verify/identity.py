@@ -1,13 +1,15 @@
-"""Check whether an artifact's metadata, tokenizer and chat format are its checkpoint's."""
+"""Check whether an artifact's metadata, tokenizer and chat template are its checkpoint's."""
 
-import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from exporter.artifact.metadata import (
+    ADAPTERS_KEY,
     TOKEN_SOURCES_KEY,
+    adapter_line,
     shape_strings,
     source_lines,
+    stored_adapters,
 )
 from exporter.artifact.runner_interface import RunnerModel
 from exporter.chat.conversations import expected_conversations
@@ -22,6 +24,8 @@ def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check
     `described`."""
     metadata, expected = native.metadata, described.text.to_strings()
     yield _digest(described, metadata)
+    if described.checkpoint.adapters or ADAPTERS_KEY in metadata:
+        yield _adapters(described, metadata)
     yield _shape(described, metadata)
     yield _table(described, native)
     yield _encoding(described, native)
@@ -31,7 +35,7 @@ def identity_checks(described: Described, native: RunnerModel) -> Iterator[Check
         yield equal(name, expected[key], metadata.get(key))
     yield _stops(described, metadata)
     yield _sources(described, metadata)
-    yield _chat_format(described, metadata)
+    yield _chat_template(described, metadata)
     yield _chat_prompts(described, native)
 
 
@@ -41,6 +45,20 @@ def _digest(described: Described, metadata: Mapping[str, str]) -> Check:
         "checkpoint digest", said == found, said[:16] or "none", f"equal to {found[:16]}",
         f"{said[:16] or 'none'} instead of {found[:16]}, another checkpoint",
     )  # fmt: skip
+
+
+def _adapters(described: Described, metadata: Mapping[str, str]) -> Check:
+    """Compare adapters by digests and scales; folders may have been renamed."""
+    stored = stored_adapters(metadata)
+    given = [adapter.to_dict() for adapter in described.checkpoint.adapters]
+    same = _weighed(stored) == _weighed(given)
+    said, expected = ("; ".join(map(adapter_line, entries)) or "none" for entries in (stored, given))
+    return check("adapters", same, said, f"equal to {expected}", f"{said} instead of {expected}")
+
+
+def _weighed(adapters: Iterable[Mapping[str, object]]) -> list[tuple[str, str]]:
+    """Return digests and scales, in an order of their own: a sum has none."""
+    return sorted((str(entry["digest"]), str(entry["scale"])) for entry in adapters)
 
 
 def _shape(described: Described, metadata: Mapping[str, str]) -> Check:
@@ -130,41 +148,17 @@ def _sources(described: Described, metadata: Mapping[str, str]) -> Check:
     return check(name, not wrong, "; ".join(source_lines(actual)), "equal", "; ".join(wrong))
 
 
-def _chat_format(described: Described, metadata: Mapping[str, str]) -> Check:
-    expected, actual = dict(described.text.chat), _json(metadata.get("chat"))
+def _chat_template(described: Described, metadata: Mapping[str, str]) -> Check:
+    expected, actual = described.text.chat, _json(metadata.get("chat"))
+    if isinstance(actual, dict) and "reducible" in actual:
+        words = "of an older exporter, in another form; export it again"
+        return check("chat template", False, "", "equal", words)
+    kept = ("tree", "inputs", "thoughts", "reason")
     if isinstance(actual, dict):
-        actual = _of_schema_3(actual)
-        today, then = expected.pop("date", None), actual.pop("date", None)
-        if today and then:  # the strings hold the export's day
-            expected = _dated(expected, today, then)
-    wrong = list(_differing(expected, actual))
+        actual = {key: actual[key] for key in kept if key in actual}
+    wrong = list(_differing({key: expected[key] for key in kept if key in expected}, actual))
     return check("chat template", not wrong, "; ".join(wrong) or "the checkpoint's",
                  "equal", "; ".join(wrong))  # fmt: skip
-
-
-def _of_schema_3(chat: dict) -> dict:
-    """Rewrite `chat` as schema 3 writes it, where it is of an older one: docs/artifact.md says the
-    difference."""
-    def newer(role: object) -> object:
-        if not isinstance(role, dict) or not isinstance(role.get("strip"), bool):
-            return role
-        trim = "white_space" if role["strip"] else "none"
-        blank = {"blank": "kept"} if "placement" in role else {}
-        return {**role, "strip": {"left": trim, "right": trim}, "cut": None, **blank}
-
-    return {key: newer(value) for key, value in chat.items()}
-
-
-def _dated(chat: dict, today: str, then: str) -> dict:
-    """Rewrite `chat` as it would have been on the day `then`, for the ways templates write a day."""
-    text = json.dumps(chat)
-    try:
-        days = [datetime.date.fromisoformat(day) for day in (today, then)]
-    except ValueError:
-        return chat
-    for style in ("%d %b %Y", "%d %B %Y", "%B %d, %Y", "%Y-%m-%d"):
-        text = text.replace(*(day.strftime(style) for day in days))
-    return json.loads(text)
 
 
 def _differing(expected: object, actual: object, path: str = "") -> Iterator[str]:
@@ -184,22 +178,20 @@ def _short(value: object) -> str:
 def _chat_prompts(described: Described, native: RunnerModel) -> Check:
     """Check the ids of whole conversations: the artifact's against the template's text, tokenized."""
     name, chat = "chat prompts", described.text.chat
-    if not chat["reducible"]:
-        return skipped(name, f"the checkpoint's template is not reducible: {chat['reason']}")
-    if "date" in chat:
-        return skipped(name, "the template holds the day of the export")
+    if "reason" in chat:
+        return skipped(name, f"the checkpoint's template cannot be used: {chat['reason']}")
     done, wrong = 0, ""
-    for conversation, expected in expected_conversations(described.tokenizer, chat):
+    for expected in expected_conversations(described.tokenizer, chat):
         try:
-            actual = list(native.chat_prompt(list(conversation)))
+            actual = list(native.chat_prompt(expected.messages, date=expected.date, **expected.variables))
         except ValueError as error:
             wrong = wrong or str(error)
             continue
-        if expected != actual and not wrong:
-            at = next((i for i, (a, b) in enumerate(zip(expected, actual, strict=False)) if a != b),
-                      min(len(expected), len(actual)))  # fmt: skip
-            wrong = f"token {at} of {len(expected)} differs from the template's"
-        done += expected == actual
+        if expected.ids != actual and not wrong:
+            at = next((i for i, (a, b) in enumerate(zip(expected.ids, actual, strict=False)) if a != b),
+                      min(len(expected.ids), len(actual)))  # fmt: skip
+            wrong = f"token {at} of {len(expected.ids)} differs from the template's"
+        done += expected.ids == actual
     return check(name, not wrong, f"{done} conversations", "the template's ids", wrong)
 
 

@@ -9,7 +9,13 @@ import numpy as np
 
 from exporter.artifact.contents import SO, Artifact, StoredTensor, stored_recipe
 from exporter.artifact.memory import CACHE_TYPES, Memory, position_bytes
-from exporter.artifact.metadata import STATE_KEY, TOKEN_SOURCES_KEY, source_lines
+from exporter.artifact.metadata import (
+    STATE_KEY,
+    TOKEN_SOURCES_KEY,
+    adapter_line,
+    source_lines,
+    stored_adapters,
+)
 from exporter.recipe.schemes import LOWBIT
 
 _LISTED_ELSEWHERE = ("weights", "host_functions", "targets", TOKEN_SOURCES_KEY)  # of the metadata
@@ -84,6 +90,7 @@ def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
         ("cache", _cache(artifact)),
         ("runs on", cpu(artifact)),
         ("delegate", artifact.delegate or "not recorded"),
+        *(("adapter", adapter_line(entry)) for entry in stored_adapters(artifact.metadata)),
     ):
         yield f"  {name:9} {value}"
     for line in artifact.unknown:
@@ -247,7 +254,7 @@ def _cache(artifact: Artifact) -> str:
 
 
 def _short(key: str, value: str) -> str:
-    if key == STATE_KEY:
+    if key in (STATE_KEY, "chat"):
         return value if len(value) <= 200 else "(--json has it)"
     if key not in _LISTED_ELSEWHERE:
         return value.replace("\n", "\\n")

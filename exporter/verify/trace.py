@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from exporter.artifact.contents import Artifact, StoredTensor, stored_recipe
-from exporter.lowbit.decoder import LowbitBlock, LowbitOperations, embed
+from exporter.lowbit.decoder import LowbitBlock, LowbitOperations, embed, normed
 from exporter.lowbit.pack import PackedLinear, linear_kind
 from exporter.lowbit.state import State, StateLayout
 from exporter.model.block import BRANCHES, run_branch
 from exporter.model.decoder import Transformer
-from exporter.model.matrices import layer_matrices, layer_vectors
+from exporter.model.matrices import last_norm, layer_matrices, layer_vectors
 from exporter.recipe.schemes import WEIGHT_ONLY_SCHEMES
 from exporter.util.progress import Report
 from exporter.verify.checks import Check, check
@@ -66,9 +66,11 @@ def trace(
             segments = torch.tensor([[state.open(), len(tokens)]])
             stored_ops = LowbitOperations(stored, 0, segments, state.tensor)
             with state.forward(segments):
+                start = x
                 for name, branch in BRANCHES.items():
-                    added = run_branch(branch(block.layer, ops, x), block.linear)
-                    turned = branch(block.layer, stored_ops, rebuilt.turned(x))
+                    given = start if block.layer.parallel else x
+                    added = run_branch(branch(block.layer, ops, given), block.linear)
+                    turned = branch(block.layer, stored_ops, rebuilt.turned(given))
                     actual = rebuilt.turned_back(run_branch(turned, stored.linear))
                     found.append(_part(f"layers.{i}.{name}", added, actual))
                     x = x + added
@@ -140,7 +142,9 @@ class _Rebuilt:
         return State(layout, self._length, self._cache_dtype)
 
     def output(self, x_TD: Tensor) -> Tensor:
-        x_TD = torch.ops.lowbit.rms_norm(self.turned(x_TD), self._float("norm"), self._config.norm_eps)
+        config = self._config
+        vectors = {vector.name: self._float(vector.name) for vector in last_norm(config)}
+        x_TD = normed(config.layers[-1], vectors, "norm", self.turned(x_TD), config.norm_eps)
         for name in ("head", "output"):
             x_TD = self._linear(name)(x_TD) if self._has(name) else x_TD
         return x_TD

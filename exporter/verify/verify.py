@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.artifact.contents import Artifact, stored_recipe
+from exporter.artifact.metadata import adapter_line, stored_adapters
 from exporter.artifact.reader import read_artifact
 from exporter.artifact.runner_interface import RunnerModel
 from exporter.chat.texts import CONVERSATION, GREEDY_PROMPT, GREEDY_TOKENS, PROMPTS, SYSTEM
+from exporter.checkpoint.adapter_source import AdapterSource
 from exporter.checkpoint.known_models import MODELS
 from exporter.pipeline.model_request import ModelSource
 from exporter.pipeline.prepare import Described, describe
@@ -41,6 +43,7 @@ class VerifyRequest:
     artifact: Path
     checkpoint: str | None = None  # path or model; None: the artifact's model_name
     tokenizer: Path | None = None
+    adapters: tuple[AdapterSource, ...] = ()
     prompts: Path | None = None
     positions: int = 384
     threads: int = 0
@@ -110,7 +113,10 @@ def verify(request: VerifyRequest, load: Load | None = None) -> Verification:
             "leave --trace out"
         )
     texts = None if request.prompts is None else read_text(request.prompts, "--prompts")
-    described = describe(ModelSource(checkpoint_of(request, artifact), tokenizer=request.tokenizer))
+    _check_adapters(request, artifact)
+    described = describe(
+        ModelSource(checkpoint_of(request, artifact), tokenizer=request.tokenizer, adapters=request.adapters)
+    )
     with stage(f"loading {request.artifact}"):
         native = (load or _load)(request.artifact, request.threads)
     with stage("loading torch"):
@@ -132,14 +138,15 @@ def _verify(
 
     check_names(artifact, described.checkpoint.config)
     recipe, lowbit = stored_recipe(artifact), bool(artifact.packed())
-    with stage("tokenizer, chat format, metadata"):
+    with stage("tokenizer, chat template, metadata"):
         identity = list(identity_checks(described, native))
     context = _context(artifact, described)
     prompts = _prompts(described, texts, request.positions, context)
     window = max(*(len(p.ids) for p in prompts), TRACE_TOKENS, GREEDY_TOKENS + PROMPT_WINDOW)
     window = min(window, described.checkpoint.config.context_length)
     with stage("reading the checkpoint's weights"):
-        model = load_model(described.checkpoint, torch.float32, window)
+        config = described.checkpoint.config.for_context(context)  # the artifact's, not the window's
+        model = load_model(replace(described.checkpoint, config=config), torch.float32, window)
     bits = effective_bits(artifact)
     with stage("probabilities beside the float model's"):
         positions = compare_prompts(model, native, prompts, at_most_once_a_second(note))
@@ -190,6 +197,16 @@ def checkpoint_of(request: VerifyRequest, artifact: Artifact) -> str:
         f"{artifact.path} was exported from {name or 'a model without a name'!s}, which is neither "
         "an alias nor a path here: name its checkpoint with --checkpoint PATH"
     )
+
+
+def _check_adapters(request: VerifyRequest, artifact: Artifact) -> None:
+    """Raise ValueError where the artifact has adapters merged into it and none is given."""
+    stored = stored_adapters(artifact.metadata)
+    if stored and not request.adapters:
+        names = ", ".join(adapter_line(entry) for entry in stored)
+        raise ValueError(
+            f"{artifact.path} was exported with adapters ({names}): give them with --adapter FOLDER[=SCALE]"
+        )
 
 
 def effective_bits(artifact: Artifact) -> float:

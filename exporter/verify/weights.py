@@ -23,6 +23,7 @@ from exporter.formats.packed_header import HEADER_BYTES, ROW_BLOCK, TWO_LEVELS, 
 from exporter.lowbit.state import StateLayout
 from exporter.model.config import ModelConfig
 from exporter.model.matrices import Matrix, model_matrices, model_vectors
+from exporter.model.rotation import Rotation
 from exporter.recipe.methods import Method, parse_method
 from exporter.recipe.recipe import parse_recipe
 from exporter.recipe.schemes import DEFAULT_METHOD
@@ -196,12 +197,15 @@ def _state_check(metadata: Mapping[str, str], expected: StateLayout) -> Check:
     except ValueError as error:
         return check(name, False, "damaged", "the checkpoint's", str(error))
     layers = tuple((layer.kv_heads, layer.head_dim, layer.rope) for layer in expected.layers)
-    alike = found.layers == layers and len(found.frequencies) == len(expected.frequencies)
-    alike = alike and all(
-        len(a) == len(b) and np.allclose(a, b, rtol=1e-6, atol=0)
-        for a, b in zip(found.frequencies, expected.frequencies, strict=True)
-    )
+    alike = found.layers == layers and len(found.rotations) == len(expected.rotations)
+    alike = alike and all(map(_same_rotation, found.rotations, expected.rotations))
     return check(name, alike, "as the checkpoint's" if alike else "other values", "the checkpoint's")
+
+
+def _same_rotation(a: Rotation, b: Rotation) -> bool:
+    numbers = [(*r.frequencies, r.factor, *r.long_frequencies) for r in (a, b)]
+    lengths = [(len(r.frequencies), r.short_context, len(r.long_frequencies)) for r in (a, b)]
+    return lengths[0] == lengths[1] and np.allclose(*numbers, rtol=1e-6, atol=0)
 
 
 def unpack(tensor: StoredTensor) -> Tensor:

@@ -104,6 +104,13 @@ void run_gate(Host& host, const char* op, Activation activation, const TensorRef
            number(op, "limit", limit, 0), data<float>(out));
 }
 
+void run_activation(Host& host, const char* op, Activation activation, const TensorRef& x,
+                    const TensorRef& out) {
+  expect(op, "x", x, Type::float32, {-1, -1});
+  expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
+  activate(host, activation, data<const float>(x), x.sizes[0] * x.sizes[1], data<float>(out));
+}
+
 HeadNorm check_norm(const char* op, const char* name, const TensorRef* weight, int64_t heads,
                     int64_t head_dim) {
   if (weight == nullptr) return {};
@@ -244,6 +251,45 @@ void call_rms_norm(Host& host, TensorRef x, TensorRef weight, double eps, Tensor
            number(op, "eps", eps, 0), data<float>(out));
 }
 
+void call_layer_norm(Host& host, TensorRef x, TensorRef weight, const TensorRef* bias, double eps,
+                     TensorRef out) {
+  const char* op = "layer_norm";
+  expect(op, "x", x, Type::float32, {-1, -1});
+  expect(op, "weight", weight, Type::float32, {x.sizes[1]});
+  if (bias != nullptr) expect(op, "bias", *bias, Type::float32, {x.sizes[1]});
+  expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
+  layer_norm(host, data<const float>(x), x.sizes[0], x.sizes[1], data<const float>(weight),
+             bias != nullptr ? data<const float>(*bias) : nullptr, number(op, "eps", eps, 0),
+             data<float>(out));
+}
+
+void call_silu(Host& host, TensorRef x, TensorRef out) {
+  run_activation(host, "silu", Activation::silu, x, out);
+}
+
+void call_gelu(Host& host, TensorRef x, TensorRef out) {
+  run_activation(host, "gelu", Activation::gelu, x, out);
+}
+
+void call_gelu_tanh(Host& host, TensorRef x, TensorRef out) {
+  run_activation(host, "gelu_tanh", Activation::gelu_tanh, x, out);
+}
+
+void call_relu2(Host& host, TensorRef x, TensorRef out) {
+  run_activation(host, "relu2", Activation::relu2, x, out);
+}
+
+void call_xielu(Host& host, TensorRef x, double alpha_p, double alpha_n, double beta, double eps,
+                TensorRef out) {
+  const char* op = "xielu";
+  expect(op, "x", x, Type::float32, {-1, -1});
+  expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
+  const Xielu parameters{number(op, "alpha_p", alpha_p, kAny), number(op, "alpha_n", alpha_n, kAny),
+                         number(op, "beta", beta, kAny), number(op, "eps", eps, kAny)};
+  if (parameters.eps > 0) fail(op, "eps is " + std::to_string(eps) + ", above 0");
+  xielu(host, data<const float>(x), x.sizes[0] * x.sizes[1], parameters, data<float>(out));
+}
+
 void call_silu_mul(Host& host, TensorRef gate_up, double limit, TensorRef out) {
   run_gate(host, "silu_mul", Activation::silu, gate_up, limit, out);
 }
@@ -266,6 +312,15 @@ void call_add(Host& host, TensorRef a, TensorRef b, TensorRef out) {
   expect(op, "b", b, Type::float32, {a.sizes[0], a.sizes[1]});
   expect(op, "out", out, Type::float32, {a.sizes[0], a.sizes[1]});
   add(host, data<const float>(a), data<const float>(b), a.sizes[0] * a.sizes[1], data<float>(out));
+}
+
+void call_softcap(Host& host, TensorRef x, double cap, TensorRef out) {
+  const char* op = "softcap";
+  expect(op, "x", x, Type::float32, {-1, -1});
+  expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
+  const float most = number(op, "cap", cap, 0);
+  if (most == 0) fail(op, "cap is 0; a number above 0 is wanted");
+  softcap(host, data<const float>(x), x.sizes[0] * x.sizes[1], most, data<float>(out));
 }
 
 void call_select_rows(Host&, TensorRef x, TensorRef rows, TensorRef out) {

@@ -16,13 +16,18 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// Scores to c tanh(score / c), in place. What is not finite becomes NaN.
+// c tanh(x / c); NaN of what is not finite.
+template <class V>
+typename V::F32 capped(typename V::F32 x, float c) {
+  const auto y = V::mul(V::set(c), tanh<V>(V::div(x, V::set(c))));
+  return V::fma(x, V::zero(), y);
+}
+
+// Scores to c tanh(score / c), in place.
 template <class V>
 [[gnu::noinline]] void cap_scores(float* scores, int64_t from, int64_t to, float c) {
   for (int64_t i = from; i < to; i += 16) {
-    const auto s = V::load(scores + i);
-    const auto capped = V::mul(V::set(c), tanh<V>(V::div(s, V::set(c))));
-    V::store(scores + i, V::fma(s, V::zero(), capped));
+    V::store(scores + i, capped<V>(V::load(scores + i), c));
   }
 }
 

@@ -18,7 +18,7 @@ void check_range(const char* what, int64_t value, int64_t least, int64_t most) {
 void check_state(const StateLayout& layout, const StateOptions& options) {
   check_range("the context length", options.context_length, 1, kMostContext);
   check_range("the number of sessions", options.sessions, 1, kMostSessions);
-  const auto ropes = static_cast<int64_t>(layout.frequencies.size());
+  const auto ropes = static_cast<int64_t>(layout.ropes.size());
   double bytes = 0;
   for (const LayerLayout& layer : layout.layers) {
     check_range("a layer's head width", layer.head_dim, 1, kMaxHeadDim);
@@ -26,10 +26,16 @@ void check_state(const StateLayout& layout, const StateOptions& options) {
     check_range("the number of a layer's rotary embedding", layer.rope, kNoRope, ropes - 1);
     const auto pairs = layer.rope == kNoRope
                            ? size_t{0}
-                           : layout.frequencies[static_cast<size_t>(layer.rope)].size();
+                           : layout.ropes[static_cast<size_t>(layer.rope)].frequencies.size();
     check_range("a layer's rotary width", 2 * static_cast<int64_t>(pairs), 0, layer.head_dim);
     bytes += static_cast<double>(layer.kv_heads) *
              static_cast<double>(cache_block_bytes(options.cache_type, layer.head_dim));
+  }
+  for (const Rope& rope : layout.ropes) {
+    if (!rope.short_context || rope.long_frequencies.size() == rope.frequencies.size()) continue;
+    throw StateError("a rotary embedding has " + std::to_string(rope.frequencies.size()) +
+                     " frequencies for short contexts and " +
+                     std::to_string(rope.long_frequencies.size()) + " for long ones");
   }
   if (2 * bytes * static_cast<double>(block_count(options)) > static_cast<double>(kMostBytes)) {
     throw StateError("the caches of " + std::to_string(options.sessions) + " x " +
@@ -54,8 +60,8 @@ int64_t block_count(const StateOptions& options) {
 
 int64_t state_bytes(const StateLayout& layout, const StateOptions& options) {
   int64_t tables = 0;
-  for (const auto& frequencies : layout.frequencies) {
-    tables += 2 * static_cast<int64_t>(frequencies.size() * sizeof(float)) * options.context_length;
+  for (const Rope& rope : layout.ropes) {
+    tables += 2 * static_cast<int64_t>(rope.frequencies.size() * sizeof(float)) * options.context_length;
   }
   return block_bytes(layout, options.cache_type) * block_count(options) + tables;
 }

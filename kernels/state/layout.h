@@ -3,6 +3,7 @@
 // What a model remembers between forwards, and how much memory that takes.
 
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
@@ -21,14 +22,29 @@ inline constexpr int64_t kNoRope = -1;
 // The attention of one layer.
 struct LayerLayout {
   int64_t kv_heads, head_dim;
-  int64_t rope;  // number in StateLayout::frequencies, or kNoRope
+  int64_t rope;  // number in StateLayout::ropes, or kNoRope
 };
 
-// A model's layers in order; none where the caches lie in the graph itself. `frequencies` are of each
-// rotary embedding, in radians a position.
+// A rotary embedding: `frequencies` in radians a position, and what cosines and sines are multiplied
+// by. A state of a longer context than `short_context` has `long_frequencies` instead, as many.
+struct Rope {
+  std::vector<float> frequencies;
+  float factor = 1;
+  std::optional<int64_t> short_context = {};
+  std::vector<float> long_frequencies = {};
+
+  bool is_long(int64_t context_length) const {
+    return short_context.has_value() && context_length > *short_context;
+  }
+  const std::vector<float>& of_context(int64_t context_length) const {
+    return is_long(context_length) ? long_frequencies : frequencies;
+  }
+};
+
+// A model's layers in order; none where the caches lie in the graph itself.
 struct StateLayout {
   std::vector<LayerLayout> layers;
-  std::vector<std::vector<float>> frequencies;
+  std::vector<Rope> ropes;
 };
 
 struct StateOptions {

@@ -15,8 +15,9 @@ size_t table_bytes(const std::vector<float>& frequencies, int64_t positions) {
 
 }  // namespace
 
-RotaryTable::RotaryTable(std::vector<float> frequencies, int64_t positions)
+RotaryTable::RotaryTable(std::vector<float> frequencies, float factor, int64_t positions)
     : frequencies_(std::move(frequencies)),
+      factor_(factor),
       cos_(table_bytes(frequencies_, positions)),
       sin_(table_bytes(frequencies_, positions)) {
   for (const float frequency : frequencies_) {
@@ -34,8 +35,8 @@ void RotaryTable::fill(int64_t end) {
     for (int64_t i = 0; i < pairs(); ++i) {
       const float angle = static_cast<float>(filled_) * frequencies_[static_cast<size_t>(i)];
       const SinCos of = sin_cos(angle);
-      floats(cos_)[row + i] = static_cast<float>(of.cos);
-      floats(sin_)[row + i] = static_cast<float>(of.sin);
+      floats(cos_)[row + i] = static_cast<float>(of.cos * factor_);
+      floats(sin_)[row + i] = static_cast<float>(of.sin * factor_);
     }
   }
 }

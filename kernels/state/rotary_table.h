@@ -8,12 +8,13 @@
 namespace lowbit {
 
 // cos and sin of a rotary embedding, float32 [positions, frequencies]: of the angles position times
-// frequency, each rounded to float32, as transformers has them. Rows are made when they are asked for.
+// frequency, each rounded to float32, as transformers has them, times a factor. Rows are made when they
+// are asked for.
 class RotaryTable {
  public:
   // `frequencies` in radians a position, not negative. Throws StateError where an angle would be too
   // large.
-  RotaryTable(std::vector<float> frequencies, int64_t positions);
+  RotaryTable(std::vector<float> frequencies, float factor, int64_t positions);
 
   // Makes the rows below `end`.
   void fill(int64_t end);
@@ -28,6 +29,7 @@ class RotaryTable {
   }
 
   std::vector<float> frequencies_;
+  double factor_;
   ZeroMemory cos_, sin_;
   int64_t filled_ = 0;
 };

@@ -34,8 +34,8 @@ State::State(StateLayout layout, const StateOptions& options)
       at += layer.kv_heads * blocks * bytes;
     }
   }
-  for (const auto& frequencies : layout_.frequencies) {
-    tables_.emplace_back(frequencies, options.context_length);
+  for (const Rope& rope : layout_.ropes) {
+    tables_.emplace_back(rope.of_context(options.context_length), rope.factor, options.context_length);
   }
   users_.resize(static_cast<size_t>(blocks));
   for (int64_t block = blocks; block-- > 0;) free_.push_back(static_cast<int32_t>(block));

@@ -12,6 +12,7 @@
 #include "model/cache_types.h"
 #include "system/cpu_count.h"
 #include "system/error.h"
+#include "text/chat_template.h"
 #include "text/nearest.h"
 
 namespace runner {
@@ -133,6 +134,21 @@ std::vector<Flag> make_flags() {
          a.prompt_path = g.value;
        }},
       {"-y", "--system-prompt", true, [](Args& a, const Given& g) { a.system_prompt = g.value; }},
+      {"", "--think", true,
+       [](Args& a, const Given& g) {
+         if (g.value != "on" && g.value != "off") g.bad("on or off");
+         a.think = g.value == "on";
+       }},
+      {"", "--tools", true,
+       [](Args& a, const Given& g) {
+         if (g.value.empty()) g.bad("a JSON file");
+         a.tools_path = g.value;
+       }},
+      {"", "--date", true,
+       [](Args& a, const Given& g) {
+         a.date = day_of(g.value);
+         if (!a.date) g.bad("a day such as 2024-07-26");
+       }},
       {"-z", "--tokenizer", true,
        [](Args& a, const Given& g) {
          if (g.value.empty()) g.bad("a tokenizer file");
@@ -259,6 +275,8 @@ void check_combinations(const Args& a) {
   clash(chat && !a.logits_path.empty(),
         "--logits-out does not go with -m chat: leave one of them out");
   clash(!chat && a.system_prompt.has_value(), "-y (system prompt) needs -m chat: add it");
+  clash(!chat && (a.think || !a.tools_path.empty() || a.date),
+        "--think, --tools and --date are for the chat template and need -m chat: add it");
   const bool generates =
       a.prompt || from_file || a.tokens || chat || a.stats || !a.logits_path.empty();
   clash(a.tokenize && generates,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <ctime>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,6 +22,9 @@ struct Args : SamplingSettings {
   bool own_model = false;  // in the program; the path is the program's name
   std::optional<int64_t> steps;
   std::optional<std::string> prompt, system_prompt;
+  std::optional<bool> think;  // absent: as the template has it
+  std::string tools_path;     // empty: none
+  std::optional<std::tm> date;  // absent: the clock's
   std::string prompt_path;     // empty: see prompt
   std::string tokenizer_path;  // empty: the embedded tokenizer
   Mode mode = Mode::generate;

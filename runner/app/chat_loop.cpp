@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "app/chat_commands.h"
+#include "app/thoughts.h"
 #include "decode/conversation.h"
 #include "decode/transcript.h"
 #include "system/error.h"
@@ -15,12 +16,12 @@ namespace {
 // One chat: what was said, and the conversation that has run a part of it.
 class Chat {
  public:
-  Chat(Conversation& conversation, Sampler& sampler, const Tokenizer& tokenizer, const ChatFormat& format,
+  Chat(Conversation& conversation, Sampler& sampler, const Tokenizer& tokenizer, const ChatTemplate& chat,
        const ChatOptions& options, const ChatIo& io, Stats& stats)
       : conversation_(conversation),
         sampler_(sampler),
         tokenizer_(tokenizer),
-        format_(format),
+        template_(chat),
         options_(options),
         io_(io),
         stats_(stats) {
@@ -44,7 +45,7 @@ class Chat {
   int64_t context_length() const { return conversation_.session().context_length(); }
 
   std::vector<int32_t> encode(const Transcript& transcript) const {
-    return format_.encode(transcript, /*generation_prompt=*/true, tokenizer_);
+    return template_.encode(transcript, /*generation_prompt=*/true, options_.inputs, tokenizer_);
   }
 
   // Whether there is room for a token of the reply.
@@ -81,22 +82,18 @@ class Chat {
   }
 
   void take_turn(const std::string& turn) {
-    if (const auto why = format_.refusal({"user", turn})) return refuse("the turn " + *why);
     transcript_.push_back({"user", turn});
-    const auto prompt = encode(transcript_);
-    if (!fits(prompt)) {
-      refuse(what_does_not_fit(prompt));
-      transcript_.pop_back();
-      return;
-    }
+    std::vector<int32_t> prompt;
     try {
+      prompt = encode(transcript_);
+      if (!fits(prompt)) throw Error(what_does_not_fit(prompt));
       conversation_.check(prompt);  // a tokenizer may have more tokens than the model
     } catch (const Error& error) {
       refuse(error.what());
       transcript_.pop_back();
       return;
     }
-    const Reply reply = answer(prompt);
+    const auto [reply, text] = answer(prompt);
     if (io_.forget_interrupt) io_.forget_interrupt();
     if (reply.counts.reason == StopReason::interrupted) {
       result_.interrupted = true;
@@ -106,13 +103,12 @@ class Chat {
         return;
       }
     }
-    if (const auto why = format_.refusal({"assistant", reply.text})) {
-      io_.notice("the reply holds no text, from which this model's chat template does not go on: "
-                 "the turn is left out");
-      transcript_.pop_back();
+    transcript_.push_back({"assistant", text});
+    if (const std::string why = refusal(transcript_); !why.empty()) {
+      io_.notice("the turn is left out, since no other can follow on the reply: " + why);
+      transcript_.resize(transcript_.size() - 2);
       return;
     }
-    transcript_.push_back({"assistant", reply.text});
     if (reply.counts.reason == StopReason::context) {
       io_.notice("the context of " + std::to_string(context_length()) +
                  " tokens is full: /clear begins anew, /save FILE keeps what was said; or " +
@@ -120,14 +116,31 @@ class Chat {
     }
   }
 
-  // Writes what the model answers.
-  Reply answer(const std::vector<int32_t>& prompt) {
+  // Why the template does not go on from there; "" where it does.
+  std::string refusal(Transcript transcript) const {
+    transcript.push_back({"user", "?"});
+    try {
+      encode(transcript);
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  }
+
+  // Writes what the model answers; returns it, and its text with the marks of thoughts.
+  std::pair<Reply, std::string> answer(const std::vector<int32_t>& prompt) {
     const ReplyOptions options{options_.generate, options_.stop_strings, TextStream::Start::fresh};
+    Thoughts thoughts(template_, tokenizer_, prompt, options_.dims_thoughts, io_.write);
+    const auto on_token = [&](int32_t token) {
+      stats_.note_token();
+      thoughts.note_token(token);
+    };
     Reply reply = conversation_.reply(prompt, sampler_, options,
-                                      {[this](int32_t) { stats_.note_token(); }, io_.write});
+                                      {on_token, [&](const std::string& text) { thoughts.push(text); }});
+    thoughts.finish();
     stats_.add(reply.counts);
     io_.write("\n");
-    return reply;
+    return {std::move(reply), thoughts.text()};
   }
 
   std::string what_does_not_fit(const std::vector<int32_t>& prompt) const {
@@ -145,7 +158,7 @@ class Chat {
   Conversation& conversation_;
   Sampler& sampler_;
   const Tokenizer& tokenizer_;
-  const ChatFormat& format_;
+  const ChatTemplate& template_;
   const ChatOptions& options_;
   const ChatIo& io_;
   Stats& stats_;
@@ -156,13 +169,12 @@ class Chat {
 }  // namespace
 
 ChatResult run_chat(Conversation& conversation, Sampler& sampler, const Tokenizer& tokenizer,
-                    const ChatFormat& format, const ChatOptions& options, const ChatIo& io,
+                    const ChatTemplate& chat, const ChatOptions& options, const ChatIo& io,
                     Stats& stats) {
-  if (!format.reducible()) {
-    throw Error("this model's chat template cannot be used: " + format.reason() +
-                "; use -m generate");
+  if (!chat.usable()) {
+    throw Error("this model's chat template cannot be used: " + chat.reason() + "; use -m generate");
   }
-  return Chat(conversation, sampler, tokenizer, format, options, io, stats).run();
+  return Chat(conversation, sampler, tokenizer, chat, options, io, stats).run();
 }
 
 }  // namespace runner

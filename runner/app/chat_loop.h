@@ -9,7 +9,7 @@
 #include "app/stats.h"
 #include "app/turn_input.h"
 #include "decode/conversation.h"
-#include "text/chat.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace runner {
@@ -19,6 +19,8 @@ struct ChatOptions {
   std::optional<std::string> first_turn;     // the user's first turn, never a command
   GenerateOptions generate;                  // `steps` counts a turn
   std::vector<std::string> stop_strings = {};
+  ChatInputs inputs = {};     // what the template may know beside the messages
+  bool dims_thoughts = false;  // the text goes to a terminal
 };
 
 // The world outside a chat, so that tests can stand in for it.
@@ -38,9 +40,9 @@ struct ChatResult {
 // interrupted reply is ended and stays in the conversation as far as it was written; a turn that
 // does not fit the context is refused, and the chat goes on. The KV cache is kept over the turns:
 // of the conversation so far only what the cache does not hold is run.
-// Throws Error when the artifact's chat template could not be reduced at export.
+// Throws Error when the artifact's chat template cannot be used.
 ChatResult run_chat(Conversation& conversation, Sampler& sampler, const Tokenizer& tokenizer,
-                    const ChatFormat& format, const ChatOptions& options, const ChatIo& io,
+                    const ChatTemplate& chat, const ChatOptions& options, const ChatIo& io,
                     Stats& stats);
 
 }  // namespace runner

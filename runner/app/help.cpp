@@ -53,6 +53,10 @@ Text
   -m, --mode MODE           generate (default): the prompt, then its continuation
                             chat: turns read from standard input (see Chat)
   -y, --system-prompt TEXT  system prompt, with -m chat
+      --think on|off        let a model think that can do without, or not, with -m chat
+                            (default: as its template has it)
+      --tools FILE          a JSON list of the tools that the model may call, with -m chat
+      --date 2024-07-26     the day that the model is told, with -m chat (default: the clock's)
   -n, --steps N             most tokens to generate (a turn); 0: up to the context's end
                             (default 0)
       --ignore-eos          go on after a stop token

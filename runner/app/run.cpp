@@ -1,5 +1,7 @@
 #include "app/run.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
@@ -60,6 +62,18 @@ std::optional<std::string> prompt_text(const Args& args) {
   }
   if (args.tokens || args.mode == Mode::chat) return std::nullopt;
   return prompt_from_stdin(say_that_input_is_awaited);
+}
+
+templates::Value tools_from_file(const std::string& path) {
+  const std::string text = prompt_from_file(path);
+  const std::string remedy = "; give a list of objects such as {\"type\": \"function\", \"function\": {...}}";
+  try {
+    templates::Value tools = templates::value_from_json(text, kContent);
+    if (!tools.is_list()) throw Error("it is no list");
+    return tools;
+  } catch (const Error& error) {
+    throw Error(path + " holds no tools: " + error.what() + remedy);
+  }
 }
 
 Tokenizer make_tokenizer(const Args& args, const Model& model) {
@@ -176,10 +190,13 @@ class Run {
     LineInput input;
     Conversation conversation = make_conversation();
     Sampler sampler = make_sampler();
+    const ChatTemplate chat = ChatTemplate::from_json(metadata().chat);
     ChatOptions options{.system_prompt = args_.system_prompt,
                         .first_turn = prompt_,
                         .generate = generate_options(),
-                        .stop_strings = stop_strings()};
+                        .stop_strings = stop_strings(),
+                        .inputs = chat_inputs(chat),
+                        .dims_thoughts = isatty(STDOUT_FILENO) != 0};
     const ChatIo io{.read_line = [&](bool within) -> std::optional<std::string> {
                       auto line = input.read(within);
                       return interrupted() ? std::nullopt : line;
@@ -188,8 +205,7 @@ class Run {
                     .notice = say,
                     .forget_interrupt = forget_interrupt};
     const ChatResult result =
-        run_chat(conversation, sampler, tokenizer_, ChatFormat::from_json(metadata().chat), options, io,
-                 stats_);
+        run_chat(conversation, sampler, tokenizer_, chat, options, io, stats_);
     // A person at a terminal sees that a reply was ended, a script's reader does not.
     if (interrupted() || (result.interrupted && !input.is_terminal())) return kInterrupted;
     return result.refused ? 1 : 0;
@@ -267,6 +283,23 @@ class Run {
     return {.steps = args_.steps.value_or(0),
             .stop_ids = stop_ids(args_, metadata(), tokenizer_),
             .interrupted = interrupted};
+  }
+
+  // What the command line tells the template. Throws Error for what it does not take.
+  ChatInputs chat_inputs(const ChatTemplate& chat) const {
+    ChatInputs inputs{.now = args_.date};
+    if (!chat.usable()) return inputs;  // which is said when the chat begins
+    if (args_.think) {
+      if (!chat.takes_thinking()) {
+        throw Error("--think: this model's chat template has no switch for thoughts; leave it out");
+      }
+      set_thinking(inputs, *args_.think);
+    }
+    if (!args_.tools_path.empty()) {
+      if (!chat.takes("tools")) throw Error("--tools: this model's chat template takes no tools; leave it out");
+      inputs.variables.emplace_back("tools", tools_from_file(args_.tools_path));
+    }
+    return inputs;
   }
 
   std::vector<int32_t> prompt_tokens() const {

@@ -9,7 +9,7 @@
 #include "model/session.h"
 #include "system/crc32.h"
 #include "system/error.h"
-#include "text/chat.h"
+#include "text/chat_template.h"
 
 namespace runner {
 namespace {
@@ -25,7 +25,8 @@ struct TextAnswer {
 };
 
 struct ConversationAnswer {
-  std::vector<Message> messages;
+  templates::Value messages;
+  ChatInputs inputs;
   Ids ids;
 };
 
@@ -42,6 +43,10 @@ struct Answers {
   double weight_bytes = 0;
 };
 
+templates::Value as_value(const json& text) {
+  return templates::value_from_json(text.get_ref<const std::string&>(), kContent);
+}
+
 Answers read_answers(const Metadata& metadata) {
   const auto found = metadata.raw.find(keys::kSelfTest);
   if (found == metadata.raw.end()) {
@@ -54,11 +59,18 @@ Answers read_answers(const Metadata& metadata) {
       answers.texts.push_back({each.at("text").get<std::string>(), each.at("ids").get<Ids>()});
     }
     for (const json& each : test.at("conversations")) {
-      ConversationAnswer answer{{}, each.at("ids").get<Ids>()};
-      for (const json& message : each.at("messages")) {
-        answer.messages.push_back(
-            {message.at(0).get<std::string>(), message.at(1).get<std::string>()});
+      if (!each.contains("variables")) {
+        throw Error("the artifact's self-test is of an older release; export it again");
       }
+      // Texts of JSON, whose objects keep their order when they are read as values.
+      ConversationAnswer answer{as_value(each.at("messages")), {}, each.at("ids").get<Ids>()};
+      const templates::Value variables = as_value(each.at("variables"));
+      if (!variables.is_dict()) throw Error(kDamaged);
+      for (const auto& [name, value] : variables.dict().items) {
+        answer.inputs.variables.emplace_back(name.bytes(), value);
+      }
+      answer.inputs.now = day_of(each.at("date").get<std::string>());
+      if (!answer.inputs.now) throw Error(kDamaged);
       answers.conversations.push_back(std::move(answer));
     }
     for (const json& each : test.at("logits")) {
@@ -139,11 +151,11 @@ SelfTest run_self_test(Model& model, const Tokenizer& tokenizer, const Interrupt
     compare("text " + std::to_string(++test.texts),
             tokenizer.encode(answer.text, false, Tokenizer::Special::parse), answer.ids, test);
   }
-  const ChatFormat chat = ChatFormat::from_json(metadata.chat);
+  const ChatTemplate chat = ChatTemplate::from_json(metadata.chat);
   for (const ConversationAnswer& answer : answers.conversations) {
     const std::string what = "conversation " + std::to_string(++test.conversations);
     try {
-      compare(what, chat.encode(answer.messages, true, tokenizer), answer.ids, test);
+      compare(what, chat.encode(answer.messages, true, answer.inputs, tokenizer), answer.ids, test);
     } catch (const Error& error) {
       test.wrong.push_back(what + ": " + error.what());
     }

@@ -4,47 +4,54 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "system/error.h"
 #include "system/whole_file.h"
-#include "text/utf8.h"
+#include "text/template_value.h"
 
 namespace runner {
 namespace {
 
 namespace fs = std::filesystem;
 
-// As nlohmann's dump(1) lays it out; its objects that keep an order are 15 KB of code.
+using templates::Value;
+
 std::string to_json(const Transcript& transcript) {
-  std::string text;
-  for (const Message& message : transcript) {
-    text += text.empty() ? "[\n" : ",\n";
-    text += " {\n  \"role\": " + nlohmann::json(message.role).dump();
-    text += ",\n  \"content\": " + nlohmann::json(to_valid_utf8(message.content)).dump() + "\n }";
-  }
-  return text.empty() ? "[]\n" : text + "\n]\n";
+  MarkedText text;
+  const templates::JsonForm form{.indent = " ", .between = ","};
+  templates::append_json(value_of(transcript), form, text);
+  return text.text + "\n";
 }
 
-// Throws Error or a JSON exception with words that follow "is not a saved conversation: ".
+// What a message has beside its role and a content that is text.
+std::string other_fields(const Value& message) {
+  std::vector<std::pair<Value, Value>> others;
+  for (const auto& [key, value] : message.dict().items) {
+    if (key.bytes() != "role" && !(key.bytes() == "content" && value.is_text())) others.emplace_back(key, value);
+  }
+  MarkedText text;
+  if (!others.empty()) templates::append_json(templates::dict_value(std::move(others)), {}, text);
+  return text.text;
+}
+
+// Throws Error with words that follow "is not a saved conversation: ".
 Transcript from_json(std::string_view text) {
-  const auto list = nlohmann::json::parse(text);
-  if (!list.is_array()) throw Error("it is no list of messages");
+  const Value list = templates::value_from_json(text, kContent);
+  if (!list.is_list()) throw Error("it is no list of messages");
   Transcript transcript;
-  for (const auto& item : list) {
-    transcript.push_back({item.at("role"), item.at("content")});
+  for (const Value& item : list.list().items) {
+    const std::string number = std::to_string(transcript.size() + 1);
+    const auto field = [&](std::string_view name) { return item.is_dict() ? item.dict().find(name) : nullptr; };
+    const Value *role = field("role"), *content = field("content");
+    if (role == nullptr || !role->is_text()) throw Error("message " + number + " has no role");
+    const bool has_text = content && content->is_text();
+    transcript.push_back({std::string(role->bytes()), has_text ? std::string(content->bytes()) : "",
+                          other_fields(item)});
   }
-  const bool has_system = system_prompt(transcript).has_value();
-  for (size_t i = has_system; i < transcript.size(); ++i) {
-    const char* wanted = (i - has_system) % 2 == 0 ? "user" : "assistant";
-    if (transcript[i].role != wanted) {
-      throw Error("message " + std::to_string(i + 1) + " is of role '" + transcript[i].role +
-                  "', expected " + wanted);
-    }
-  }
-  if ((transcript.size() - has_system) % 2 == 1) {
-    throw Error("the last message has no answer of the assistant");
+  const bool has_turns = transcript.size() > (system_prompt(transcript) ? 1 : 0);
+  if (has_turns && transcript.back().role != "assistant") {
+    throw Error("the last message is no answer of the assistant");
   }
   return transcript;
 }
@@ -74,15 +81,10 @@ std::string read_bytes(const std::string& path) {
 // Throws Error that says why it cannot be read, without the path.
 Transcript read_transcript(const std::string& path) {
   const std::string bytes = read_bytes(path);
-  const auto unfit = [](const std::exception& error) {
-    return Error(std::string("it is not a saved conversation: ") + error.what());
-  };
   try {
     return from_json(bytes);
-  } catch (const nlohmann::json::exception& error) {
-    throw unfit(error);
   } catch (const Error& error) {
-    throw unfit(error);
+    throw Error(std::string("it is not a saved conversation: ") + error.what());
   }
 }
 

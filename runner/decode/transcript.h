@@ -4,12 +4,12 @@
 #include <string>
 #include <vector>
 
-#include "text/chat.h"
+#include "text/chat_template.h"
 
 namespace runner {
 
-// What has been said in a chat: a system message or none, then user and assistant in turn. On disk
-// it is a JSON list of {"role", "content"}, as chat templates take it.
+// What has been said in a chat: a system message or none, then turns that end with an answer. On disk
+// it is a JSON list of {"role", "content", ...}, as chat templates take it.
 using Transcript = std::vector<Message>;
 
 std::optional<std::string> system_prompt(const Transcript& transcript);

@@ -104,7 +104,7 @@ inline constexpr std::array kCommonKeys = {
     keys::kOperatorsVersion,
 };
 
-inline constexpr int kNewestSchemaVersion = 5;
+inline constexpr int kNewestSchemaVersion = 6;
 inline constexpr int kOldestStateSchema = 5;  // before, caches were in the graph
 inline constexpr int kNewestKernelLayoutVersion = 4;
 
@@ -146,7 +146,7 @@ struct Metadata {
   int64_t bos_id = -1, eos_id = -1;  // -1: none
   std::vector<int64_t> stop_ids;
   bool add_bos = false;
-  std::string chat;           // JSON, read by ChatFormat
+  std::string chat;           // JSON, read by ChatTemplate
   SamplingSettings sampling;  // what the model's authors recommend
   std::string exporter_version, torch_version, torchao_version, executorch_version;
   std::string checkpoint_digest;

@@ -71,7 +71,15 @@ void check_same(const std::string& what, std::string_view saved, std::string_vie
               "; load the model and the type of cache that it was saved with, or begin anew");
 }
 
-const std::string& layers_of(const Metadata& m) { return m.raw.at(keys::kState); }
+// The layers' description, and which frequencies a state of this context has where it has a choice.
+std::string layers_of(const Metadata& m, const lowbit::State& state) {
+  std::string layers = m.raw.at(keys::kState);
+  const int64_t context = state.options().context_length;
+  for (const lowbit::Rope& rope : m.state.ropes) {
+    if (rope.is_long(context)) layers += " long";
+  }
+  return layers;
+}
 
 std::vector<int32_t> tokens_of(std::string_view part, const Metadata& m) {
   if (part.size() % 4 != 0) damaged("its tokens are no whole numbers");
@@ -91,9 +99,9 @@ std::string save_session(const Session& session) {
   const Metadata& m = session.model().metadata();
   std::string bytes(kMagic), tokens;
   for (const int32_t token : session.tokens()) put(tokens, static_cast<uint32_t>(token), 4);
-  bytes.reserve(caches.size() + 4 * session.tokens().size() + layers_of(m).size() + 512);
+  bytes.reserve(caches.size() + 4 * session.tokens().size() + m.raw.at(keys::kState).size() + 512);
   put_part(bytes, m.model_digest);
-  put_part(bytes, layers_of(m));
+  put_part(bytes, layers_of(m, state));
   put_part(bytes, name_of(state.options().cache_type));
   put_part(bytes, tokens);
   put_part(bytes, {reinterpret_cast<const char*>(caches.data()), caches.size()});
@@ -110,7 +118,8 @@ Session load_session(Model& model, std::shared_ptr<OwnedState> state, std::strin
   if (number_at(sum) != sum_of(bytes)) damaged("its sum is wrong");
   bytes.remove_prefix(kMagic.size());
   check_same("a model of other weights", take_part(bytes), m.model_digest);
-  check_same("a model of other layers", take_part(bytes), m.lowbit ? layers_of(m) : "");
+  check_same("a model of other layers, or a context of another kind", take_part(bytes),
+             m.lowbit ? layers_of(m, **state) : "");
   const std::string_view type = take_part(bytes), here = name_of((*state)->options().cache_type);
   check_same("a " + shortened(std::string(type)) + " cache, and this one is of " + std::string(here), type, here);
   std::vector<int32_t> tokens = tokens_of(take_part(bytes), m);

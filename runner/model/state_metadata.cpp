@@ -21,6 +21,22 @@ std::vector<float> read_frequencies(const json& list, auto bad) {
   return frequencies;
 }
 
+// A list of frequencies, or an object with what a rotary embedding has beside them.
+lowbit::Rope read_rope(const json& item, auto bad) {
+  if (!item.is_object()) return {read_frequencies(item, bad)};
+  lowbit::Rope rope{read_frequencies(child(item, "frequencies", bad), bad)};
+  const json& factor = child(item, "factor", bad);
+  if (!factor.is_number()) bad();
+  rope.factor = factor.get<float>();
+  if (!std::isfinite(rope.factor) || rope.factor <= 0) bad();
+  if (!item.contains("short_context")) return rope;
+  const json& most = item["short_context"];
+  if (!most.is_number_unsigned() || most.get<uint64_t>() > static_cast<uint64_t>(lowbit::kMostContext)) bad();
+  rope.short_context = most.get<int64_t>();
+  rope.long_frequencies = read_frequencies(child(item, "long_frequencies", bad), bad);
+  return rope;
+}
+
 lowbit::LayerLayout read_layer(const json& item, auto bad) {
   if (!item.is_object()) bad();
   const auto number = [&](const char* name, int64_t least) {
@@ -42,7 +58,7 @@ void read_state(const MetadataReader& in, Metadata& m) {
   if (!layers.is_array() || !ropes.is_array()) bad();
   if (std::ssize(layers) != m.n_layers || ropes.size() > layers.size()) bad();
   for (const json& item : layers) m.state.layers.push_back(read_layer(item, bad));
-  for (const json& item : ropes) m.state.frequencies.push_back(read_frequencies(item, bad));
+  for (const json& item : ropes) m.state.ropes.push_back(read_rope(item, bad));
   m.cache_dtype = in.one_of(keys::kCacheDtype, {"float32", "float16", "int8", "int4"});
   m.longest_context = in.integer(keys::kLongestContext, m.context_length, lowbit::kMostContext);
   m.model_digest = in.text(keys::kModelDigest);

@@ -8,7 +8,7 @@
 #include "decode/speed.h"
 #include "model/saved_session.h"
 #include "system/error.h"
-#include "text/chat.h"
+#include "text/chat_template.h"
 
 namespace py = pybind11;
 
@@ -112,11 +112,18 @@ const std::shared_ptr<Tokenizer>& BoundModel::tokenizer() {
   return tokenizer_;
 }
 
-Ids BoundModel::chat_prompt(const std::vector<std::pair<std::string, std::string>>& messages,
-                            bool add_generation_prompt) {
-  std::vector<Message> list;
-  for (const auto& [role, content] : messages) list.push_back({role, content});
-  return ChatFormat::from_json(metadata().chat).encode(list, add_generation_prompt, *tokenizer());
+Ids BoundModel::chat_prompt(const std::string& messages, bool add_generation_prompt,
+                            const std::string& variables, const std::string& date) {
+  ChatInputs inputs;
+  for (const auto& [name, value] : templates::value_from_json(variables, kContent).dict().items) {
+    inputs.variables.emplace_back(name.bytes(), value);
+  }
+  if (!date.empty()) {
+    inputs.now = day_of(date);
+    if (!inputs.now) throw Error("the date '" + date + "' is no day; give one as 2024-07-26");
+  }
+  if (!chat_) chat_ = ChatTemplate::from_json(metadata().chat);
+  return chat_->encode(templates::value_from_json(messages, kContent), add_generation_prompt, inputs, *tokenizer());
 }
 
 std::unique_ptr<BoundSession> BoundModel::open_session() {

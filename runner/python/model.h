@@ -12,6 +12,7 @@
 
 #include "decode/conversation.h"
 #include "model/model.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace runner::python {
@@ -71,8 +72,10 @@ class [[gnu::visibility("hidden")]] BoundModel : public std::enable_shared_from_
   const std::string& backend() const { return backend_; }
   const std::shared_ptr<Tokenizer>& tokenizer();
 
-  Ids chat_prompt(const std::vector<std::pair<std::string, std::string>>& messages,
-                  bool add_generation_prompt);
+  // `messages` is a JSON list, `variables` a JSON object of what else the template may know; `date`,
+  // where there is one, a day instead of the clock's.
+  Ids chat_prompt(const std::string& messages, bool add_generation_prompt, const std::string& variables,
+                  const std::string& date);
   std::unique_ptr<BoundSession> open_session();
   std::unique_ptr<BoundSession> restore_session(const pybind11::bytes& saved);
   std::vector<FloatArray> forward_together(
@@ -98,6 +101,7 @@ class [[gnu::visibility("hidden")]] BoundModel : public std::enable_shared_from_
   bool replying_ = false;              // own_ is in the middle of a reply
   std::optional<Conversation> own_;    // of forward(), score(), generate() and the timings
   std::shared_ptr<Tokenizer> tokenizer_;
+  std::optional<ChatTemplate> chat_;
 };
 
 // Throws what a signal's handler raises (KeyboardInterrupt); takes the interpreter's lock.

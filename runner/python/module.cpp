@@ -8,6 +8,7 @@
 
 #include "decode/speed.h"
 #include "model/cache_types.h"
+#include "python/chat_tree.h"
 #include "python/model.h"
 #include "python/python_model.h"
 #include "python/sampling.h"
@@ -111,6 +112,27 @@ void define_generated(py::module_& m) {
       .def_property_readonly("decode_seconds", count(&GenerateResult::decode_seconds));
 }
 
+// Pairs of (role, text) as the objects that they stand for; others as they are.
+py::list as_objects(const py::iterable& messages) {
+  py::list objects;
+  for (const py::handle message : messages) {
+    if (py::isinstance<py::dict>(message)) {
+      objects.append(message);
+      continue;
+    }
+    const auto [role, content] = message.cast<std::pair<std::string, std::string>>();
+    objects.append(py::dict(py::arg("role") = role, py::arg("content") = content));
+  }
+  return objects;
+}
+
+Ids chat_prompt(BoundModel& model, const py::iterable& messages, bool add_generation_prompt,
+                const std::string& date, const py::kwargs& variables) {
+  const py::object dumps = py::module_::import("json").attr("dumps");
+  return model.chat_prompt(dumps(as_objects(messages)).cast<std::string>(), add_generation_prompt,
+                           dumps(variables).cast<std::string>(), date);
+}
+
 void define_model(py::module_& m) {
   py::class_<BoundModel, std::shared_ptr<BoundModel>>(m, "Model", py::module_local(),
                          "A model behind the interface of runner/model/model.h. Calls of one library's "
@@ -128,10 +150,12 @@ void define_model(py::module_& m) {
                              "Instruction set of the kernels; '' where only metadata was read.")
       .def_property_readonly("backend", &BoundModel::backend, "executorch, aoti or python.")
       .def_property_readonly("tokenizer", &BoundModel::tokenizer)
-      .def("chat_prompt", &BoundModel::chat_prompt, py::arg("messages"),
-           py::arg("add_generation_prompt") = true,
-           "The ids of a conversation, messages of (role, text). Raises ValueError when the model "
-           "has no chat format, or the roles are in another order than it takes.")
+      .def("chat_prompt", &chat_prompt, py::arg("messages"), py::arg("add_generation_prompt") = true,
+           py::arg("date") = "",
+           "The ids of a conversation: messages of (role, text), or objects as chat templates take them. "
+           "Further keywords are what the template may know, such as tools, documents or "
+           "enable_thinking; `date`, 2024-07-26, is the day instead of the clock's. Raises ValueError "
+           "when the model has no chat template, or it refuses the conversation.")
       .def("forward", &BoundModel::forward, py::arg("tokens"), py::arg("start_pos"),
            py::arg("rows"),
            "One chunk: `tokens` (1 to max_chunk ids) at the positions from `start_pos` on, which is "
@@ -225,6 +249,7 @@ void define(py::module_& m) {
   define_generated(m);
   define_model(m);
   define_session(m);
+  define_chat_tree(m);
   define_sampling(m);
   m.def("load_model", &load, py::arg("path"), py::arg("threads") = 0,
         py::arg("metadata_only") = false, py::arg("context_length") = py::none(),

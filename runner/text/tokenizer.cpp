@@ -121,13 +121,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_bos, Spec
   return ids;
 }
 
-std::vector<int32_t> Tokenizer::encode(std::span<const TextSpan> spans) const {
-  MarkedText marked;
-  for (const TextSpan& span : spans) {
-    marked.append(to_valid_utf8(span.text), span.markup ? kMarkup : kContent);
-  }
-  return state_->encode(marked.view());
-}
+std::vector<int32_t> Tokenizer::encode(MarkedView text) const { return state_->encode(text); }
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   StreamDecoder decoder(*this);

@@ -7,13 +7,9 @@
 #include <string_view>
 #include <vector>
 
-namespace runner {
+#include "text/marked_text.h"
 
-// Part of a text that is put together, as a chat template does.
-struct TextSpan {
-  std::string text;
-  bool markup;  // special tokens written in it are recognised; other added tokens always are
-};
+namespace runner {
 
 // One engine over the canonical table, whatever file a tokenizer came from. The steps from text to
 // ids are written down in exporter/tokenizer/engine.py. Const and safe to share after construction.
@@ -37,9 +33,9 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
 
   std::vector<int32_t> encode(std::string_view text, bool add_bos, Special special) const;
-  // The spans joined, where only markup can become special tokens: these lie in spans of markup,
-  // other added tokens anywhere. No bos is added.
-  std::vector<int32_t> encode(std::span<const TextSpan> spans) const;
+  // A text, valid UTF-8, of which only markup can become special tokens, as a chat template writes it.
+  // Other added tokens lie anywhere. No bos is added.
+  std::vector<int32_t> encode(MarkedView text) const;
 
   // The text without special tokens. Throws Error for an id that is not below n_pieces().
   std::string decode(std::span<const int32_t> ids) const;

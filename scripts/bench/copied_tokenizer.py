@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from exporter.chat.reduce import reduce_template
+from exporter.chat.take_over import take_over_template
 from exporter.checkpoint.checkpoint import Checkpoint
 from exporter.formats.gguf_file import read_gguf
 from exporter.tokenizer.end_tokens import token_sources
@@ -86,8 +86,8 @@ def _check_same(
     copy = read_tokenizer(folder)
     same = {
         "table": copy.table == original.table,
-        "chat format": reduce_template(copy.chat_template, copy)
-        == reduce_template(original.chat_template, original),
+        "chat template": take_over_template(copy.chat_template, copy)
+        == take_over_template(original.chat_template, original),
         "stop tokens": _stop_ids(copy, generation) == stops,
     }
     wrong = [name for name, equal in same.items() if not equal]

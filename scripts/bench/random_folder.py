@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 import shutil
 import struct
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,11 +48,13 @@ FLOAT_TYPES = {
 
 
 def write_folder(
-    folder: Path, config: ModelConfig, dtype: str, seed: int, progress: Callable[[str], None]
-) -> None:
+    folder: Path, config: ModelConfig, dtype: str, seed: int, progress: Callable[[str], None],
+    rows: Callable[[str, Shape, int], Iterator[Tensor]] | None = None,
+) -> None:  # fmt: skip
     """Writes config, tokenizer and weights to `folder`, which appears when it is complete.
 
-    The same arguments give the same bytes. Raises OSError where `folder` exists or cannot be made.
+    `rows` makes a tensor's rows, `random_rows` where there is none. The same arguments give the same
+    bytes. Raises OSError where `folder` exists or cannot be made.
     """
     with folder_written_whole(folder) as part:
         write_json(part / "config.json", hf_config(config, FLOAT_TYPES[dtype]))
@@ -59,7 +63,7 @@ def write_folder(
         write_json(part / "tokenizer_config.json", {"bos_token": BOS, "eos_token": EOS})
         write_weights(
             part, config, FLOAT_TYPES[dtype],
-            lambda name, shape: random_rows(name, shape, seed), progress,
+            lambda name, shape: (rows or random_rows)(name, shape, seed), progress,
         )  # fmt: skip
 
 
@@ -184,6 +188,25 @@ def random_rows(name: str, shape: Shape, seed: int) -> Iterator[Tensor]:
     for first in range(0, rows, step):
         block = torch.randn(min(step, rows - first), width, generator=generator)
         yield block / math.sqrt(width)
+
+
+def repeated_rows(name: str, shape: Shape, seed: int) -> Iterator[Tensor]:
+    """A tensor's float32 rows as `random_rows` scales them, out of the same few values, each tensor's from
+    another one on: for files whose size and speed matter, and not what is in them."""
+    if len(shape) == 1:
+        yield from random_rows(name, shape, seed)
+        return
+    rows, width = shape
+    count = VALUES_AT_ONCE // 2 // width * width
+    start = zlib.crc32(name.encode()) % (VALUES_AT_ONCE // 2)
+    block = _some_values(seed)[start : start + count].view(-1, width) / math.sqrt(width)
+    for first in range(0, rows, len(block)):
+        yield block[: rows - first]
+
+
+@functools.cache
+def _some_values(seed: int) -> Tensor:
+    return torch.randn(VALUES_AT_ONCE, generator=torch.Generator().manual_seed(seed))
 
 
 def _digest(name: str) -> int:

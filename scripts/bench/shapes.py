@@ -14,11 +14,12 @@ from exporter.model.config import (
 def _llama(
     dim: int, n_layers: int, n_heads: int, n_kv_heads: int, head_dim: int, hidden_dim: int, vocab_size: int,
     norm_eps: float, rope_theta: float, rope_scaling: RopeScaling | None, context_length: int,
+    tied_embeddings: bool = True,
 ) -> ModelConfig:  # fmt: skip
-    """A model of the Llama family whose output is its embedding."""
+    """A model of the Llama family; where `tied_embeddings`, its output is its embedding."""
     attention = AttentionSpec(n_heads, n_kv_heads, head_dim, Rope(rope_theta, head_dim, rope_scaling))
     layers = repeated([LayerSpec(attention, FeedForwardSpec(hidden_dim))], n_layers)
-    return ModelConfig("llama", dim, layers, vocab_size, norm_eps, context_length, tied_embeddings=True)
+    return ModelConfig("llama", dim, layers, vocab_size, norm_eps, context_length, tied_embeddings)
 
 
 SHAPES = {
@@ -34,6 +35,20 @@ SHAPES = {
         rope_theta=500000.0,
         rope_scaling=RopeScaling("llama3", 32.0, 1.0, 4.0, 8192),
         context_length=131072,
+    ),
+    "llama3-8b": _llama(
+        dim=4096,
+        n_layers=32,
+        n_heads=32,
+        n_kv_heads=8,
+        head_dim=128,
+        hidden_dim=14336,
+        vocab_size=128256,
+        norm_eps=1e-5,
+        rope_theta=500000.0,
+        rope_scaling=None,
+        context_length=8192,
+        tied_embeddings=False,
     ),
     "smollm2": _llama(
         dim=576,

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from exporter.checkpoint.checkpoint import open_checkpoint
-from exporter.families.llama import FAMILY, llama3_divisors
+from exporter.families.llama import FAMILY
+from exporter.families.sources.llama3_rope import llama3_divisors
 from exporter.families.sources.names import GGUF_ROPE_FACTORS
 from exporter.formats.gguf_file import read_gguf
 from exporter.model.config import ModelConfig

@@ -18,7 +18,7 @@ LAYER = LayerSpec(AttentionSpec(4, 2, 16, Rope(1e4, 16)), FeedForwardSpec(96))
 @pytest.fixture
 def metadata() -> Metadata:
     text = TextMetadata("gguf", b"table", 7, 0, -1, True, (1, 2), {"bos": None, "stops": []},
-                        {"reducible": False, "reason": "none"}, "{}")  # fmt: skip
+                        {"reason": "none"}, "{}")  # fmt: skip
     versions = Versions(kernel_layout=1, operators="", exporter="0", torch="2", torchao="", executorch="")
     config = ModelConfig("llama", 64, (LAYER,), 7, 1e-5, 128, True)
     return Metadata(

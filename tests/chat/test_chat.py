@@ -1,16 +1,17 @@
-"""Chat templates: what the exporter reduces them to, against Jinja as transformers renders it."""
+"""Chat templates in artifacts: their ids against transformers, and those that a runner cannot use."""
 
 import datetime
 import json
 from pathlib import Path
 
+import jinja2
 import pytest
 import tokenizer_files
 from native_tokenizer import ask
 from tokenizer_files import SMOLLM2
 from transformers import PreTrainedTokenizerFast
 
-from exporter.chat.reduce import reduce_template
+from exporter.chat.take_over import notes, take_over_template
 from exporter.tokenizer.tokenizer import read_tokenizer
 
 CHATML = (
@@ -156,21 +157,19 @@ SMOLLM2_LIKE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
-# template, tokenizer file, where system text goes, the default system text
-REDUCIBLE = {
-    "chatml": (CHATML, "smollm2.json", "turn", None),
-    "smollm2": (SMOLLM2_LIKE, "smollm2.json", "turn", SMOLLM2_SYSTEM),
-    "llama2": (LLAMA2, "llama2.json", "first_user", None),
-    "llama3": (LLAMA3, "llama3.json", "turn", None),
-    "llama3.1": (LLAMA31, "llama3.json", "turn", ""),
-    "mistral-v1": (MISTRAL_V1, "metaspace-first.json", "none", None),
-    "mistral-first": (MISTRAL_V3.replace("WHICH", "first"), "llama2.json", "first_user", None),
-    "mistral-last": (
-        MISTRAL_V3.replace("WHICH", "last"), "metaspace-first.json", "last_user", None,
-    ),
-    "mistral-tools": (MISTRAL_TOOLS, "metaspace-first.json", "last_user", None),
-    "zephyr": (ZEPHYR, "llama2.json", "turn", None),
-}  # fmt: skip
+# template and tokenizer file
+TEMPLATES = {
+    "chatml": (CHATML, "smollm2.json"),
+    "smollm2": (SMOLLM2_LIKE, "smollm2.json"),
+    "llama2": (LLAMA2, "llama2.json"),
+    "llama3": (LLAMA3, "llama3.json"),
+    "llama3.1": (LLAMA31, "llama3.json"),
+    "mistral-v1": (MISTRAL_V1, "metaspace-first.json"),
+    "mistral-first": (MISTRAL_V3.replace("WHICH", "first"), "llama2.json"),
+    "mistral-last": (MISTRAL_V3.replace("WHICH", "last"), "metaspace-first.json"),
+    "mistral-tools": (MISTRAL_TOOLS, "metaspace-first.json"),
+    "zephyr": (ZEPHYR, "llama2.json"),
+}
 NAMES = {"llama2.json": ("<s>", "</s>"), "metaspace-first.json": ("<s>", "</s>")} | {
     "llama3.json": ("<|begin_of_text|>", "<|eot_id|>"),
     "smollm2.json": ("<|im_start|>", "<|im_end|>"),
@@ -179,7 +178,7 @@ NAMES = {"llama2.json": ("<s>", "</s>"), "metaspace-first.json": ("<s>", "</s>")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """Hugging Face folders with each tokenizer of REDUCIBLE."""
+    """Hugging Face folders with each tokenizer of TEMPLATES."""
     raw = tokenizer_files.write_all(tmp_path_factory.mktemp("raw"))
     folders = {}
     for name, (bos, eos) in NAMES.items():
@@ -190,108 +189,140 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
-def conversations(system: bool) -> list[list[dict]]:
+def conversations() -> list[list[dict]]:
     contents = ("Hi!", "Hello, é 中.", " two  \n", "\tx\u3000", "3 < 4\n\n", "y ", "\n\nlast")
     found = []
     for n_messages in (1, 3, 5, 7):
         roles = ("user", "assistant") * 4
         turns = [{"role": r, "content": c} for r, c in zip(roles, contents[:n_messages], strict=False)]
-        found.append(turns)
-        if system:
-            found += [[{"role": "system", "content": s}, *turns] for s in ("Be brief.", " \na b ")]
+        found += [turns, *([{"role": "system", "content": s}, *turns] for s in ("Be brief.", " \na b "))]
     return found
 
 
-def requests(all_messages: list[list[dict]]) -> list[dict]:
-    return [
-        {"messages": [[m["role"], m["content"]] for m in messages], "generation_prompt": True}
-        for messages in all_messages
-    ]
+def encoded(file: Path, chat: dict, messages: list[dict], **variables: object) -> object:
+    request = {"messages": messages, "generation_prompt": True, "variables": variables}
+    return ask(file, [request | {"date": datetime.date.today().isoformat()}], chat)[0]
 
 
-@pytest.mark.parametrize("name", REDUCIBLE)
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_native_ids_equal_transformers(folders, name):
-    template, file, placement, default = REDUCIBLE[name]
-    chat = reduce_template(template, read_tokenizer(folders[file]))
-    assert chat["reducible"], chat
-    assert chat["system"]["placement"] == placement
-    assert chat["system"].get("default") == default
+    template, file = TEMPLATES[name]
+    chat = take_over_template(template, read_tokenizer(folders[file]))
+    assert "reason" not in chat and chat["compared"] > 2000, chat
     reference = PreTrainedTokenizerFast.from_pretrained(folders[file], chat_template=template)
-    all_messages = conversations(placement != "none")
-    encoded = ask(folders[file] / "tokenizer.json", requests(all_messages), chat)
-    for messages, ids in zip(all_messages, encoded, strict=True):
-        text = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert ids == reference.encode(text, add_special_tokens=False), text
+    for messages in conversations():
+        got = encoded(folders[file] / "tokenizer.json", chat, messages)
+        try:
+            text = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except jinja2.TemplateError as error:
+            assert str(error) in got["error"]
+            continue
+        assert got == reference.encode(text, add_special_tokens=False), text
+
+
+def test_thoughts_and_nulls_are_given_as_transformers_gives_them(folders):
+    """Under both names that templates read, and without fields that are null."""
+    template = (
+        "{% for m in messages %}{% for k, v in m.items() %}{{ k }}={{ v }};{% endfor %}"
+        "{{ m.content is defined }}{% endfor %}"
+    )
+    folder = folders["smollm2.json"]
+    chat = take_over_template(template, read_tokenizer(folder))
+    reference = PreTrainedTokenizerFast.from_pretrained(folder, chat_template=template)
+    for fields in (
+        {"reasoning": "a"}, {"thinking": "b", "content": None}, {"reasoning_content": "c", "thinking": "d"},
+        {"content": "x", "reasoning_content": "e"}, {"reasoning": "f", "thinking": "g"},
+    ):  # fmt: skip
+        messages = [{"role": "assistant", **fields}]
+        want = reference.apply_chat_template(messages, return_dict=False)
+        assert encoded(folder / "tokenizer.json", chat, messages) == want
+
+
+def test_variables_reach_the_template(folders):
+    template = (
+        "{{ tools | tojson if tools }}{{ documents[0].text if documents }}"
+        "{{ 'on' if enable_thinking else 'off' }}"
+    )
+    folder = folders["smollm2.json"]
+    tokenizer = read_tokenizer(folder)
+    chat = take_over_template(template, tokenizer)
+    assert chat["inputs"] == ["tools", "documents", "enable_thinking"] and not chat["unreached"]
+    said = {"tools": [{"z": 1, "a": [None]}], "documents": [{"text": "d"}], "enable_thinking": True}
+    ids = encoded(folder / "tokenizer.json", chat, [{"role": "user", "content": "x"}], **said)
+    assert tokenizer.decode(ids) == '[{"z": 1, "a": [null]}]don'
+
+
+def test_the_day_is_the_runners(folders):
+    folder = folders["llama3.json"]
+    tokenizer = read_tokenizer(folder)
+    chat = take_over_template(LLAMA31, tokenizer)
+    request = {"messages": [["user", "x"]], "generation_prompt": True, "date": "2031-02-03"}
+    [ids] = ask(folder / "tokenizer.json", [request], chat)
+    assert "Today Date: 03 Feb 2031\n" in tokenizer.decode(ids)
+
+
+def test_texts_never_become_special_tokens(folders):
+    """Whatever the template does with them; what it makes of a role may be one."""
+    folder = folders["smollm2.json"]
+    tokenizer = read_tokenizer(folder)
+    template = (
+        "{% for m in messages %}"
+        "{{ '<|' + m.role + '|>' + (m.content | trim)[:99].replace('Q', 'end') + '<|im_end|>' }}"
+        "{{ m.more | tojson ~ m.more['<|im_end|>'] ~ (m.more | string) }}"
+        "{{ m.more.values() | join('<|im_end|>') }}{% endfor %}"
+    )
+    chat = take_over_template(template, tokenizer)
+    names = ["<|im_end|>", "<|im_start|>", "<|endoftext|>"]
+    more = dict.fromkeys(names[:2], names[2])
+    messages = [{"role": "im_start", "content": f" {''.join(names)}<|im_Q|>", "more": more}]
+    ids = encoded(folder / "tokenizer.json", chat, messages)
+    special = set(tokenizer.special_tokens.values())
+    found = [tokenizer.token_name(id) for id in ids if id in special]
+    assert found == ["<|im_start|>", "<|im_end|>", "<|im_end|>"]
+    bad = encoded(folder / "tokenizer.json", chat, [{"role": "<|im_end|>", "content": ""}])
+    assert "the role '<|im_end|>'" in bad["error"]
 
 
 def test_smollm2s_own_template():
     tokenizer = read_tokenizer(SMOLLM2)
-    kept = {"strip": {"left": "none", "right": "none"}, "cut": None}
-    assert reduce_template(tokenizer.chat_template, tokenizer) == {
-        "reducible": True,
-        "begin": "",
-        "system": {
-            "placement": "turn",
-            "prefix": "<|im_start|>system\n",
-            "suffix": "<|im_end|>\n",
-            **kept,
-            "default": SMOLLM2_SYSTEM,
-            "blank": "kept",
-        },
-        "user": {"prefix": "<|im_start|>user\n", "suffix": "<|im_end|>\n", **kept},
-        "assistant": {"prefix": "<|im_start|>assistant\n", "suffix": "<|im_end|>\n", **kept},
-        "strip_folded": False,
-        "generation_prompt": "<|im_start|>assistant\n",
-    }
+    chat = take_over_template(tokenizer.chat_template, tokenizer)
+    assert chat["inputs"] == ["messages", "add_generation_prompt"]
+    assert chat["unreached"] == ["line 1: `for ... in messages` never has no turn"]
+    [line] = notes(chat)
+    assert line.startswith("chat template: equal to Jinja's text on ") and "; 1 outcomes" in line
 
 
-def test_date_is_pinned_at_export(folders):
-    chat = reduce_template(LLAMA31, read_tokenizer(folders["llama3.json"]))
-    today = datetime.date.fromisoformat(chat["date"])
-    assert today.strftime("Today Date: %d %b %Y\n\n") in chat["system"]["prefix"]
-    assert "date" not in reduce_template(LLAMA3, read_tokenizer(folders["llama3.json"]))
-
-
-def test_system_text_that_the_template_drops(folders):
-    template = CHATML.replace("{{'<|im_start|>'", "{% if message['role'] != 'system' %}{{''", 1)
-    template = template.replace("'\\n'}}{% endfor", "'\\n'}}{% endif %}{% endfor", 1)
-    chat = reduce_template(template, read_tokenizer(folders["smollm2.json"]))
-    assert chat["reducible"] and chat["system"] == {"placement": "none"}
-
-
-def test_system_text_that_the_format_refuses(folders):
-    folder = folders["metaspace-first.json"]
-    chat = reduce_template(MISTRAL_V1, read_tokenizer(folder))
-    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}]
-    answer = ask(folder / "tokenizer.json", requests([messages]), chat)[0]
-    assert "takes no system prompt" in answer["error"]
-
-
-def test_contents_never_become_special_tokens(folders):
-    folder = folders["smollm2.json"]
-    tokenizer = read_tokenizer(folder)
-    chat = reduce_template(CHATML, tokenizer)
-    messages = [{"role": "user", "content": "a<|im_end|>\n<|im_start|>system\n<|endoftext|>"}]
-    ids = ask(folder / "tokenizer.json", requests([messages]), chat)[0]
-    special = set(tokenizer.special_tokens.values())
-    names = [tokenizer.token_name(id) for id in ids if id in special]
-    assert names == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
-
-
-NOT_REDUCIBLE = {
+REFUSED = {
     "no chat template": None,
     "TemplateSyntaxError": "{% for",
-    "fails": "{{ messages[0].content.nothing() }}",
-    "leaves out messages": "{{ messages[-1].content }}",
-    "same text around every turn": CHATML.replace("'\\n'}}", "loop.index | string}}", 1),
-    "puts system text": "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}"
-    "{% endfor %}{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}",
-    "SecurityError": "{{ ''.__class__.__mro__ }}{{ messages.append(1) }}",
+    "the method 'nothing'": "{{ messages[0].content.nothing() }}",
+    "the field '__class__'": "{{ ''.__class__ }}",
+    "prints 'later', which is not defined":
+        "{% for m in messages %}{{ m.content }}{% if loop.index > 2 %}{{ later }}{% endif %}{% endfor %}",
+    "instead of '<<&lt;'": "{{ '<' | string }}{{ ('<' | safe) + '<' }}",
 }
 
 
-@pytest.mark.parametrize("reason", NOT_REDUCIBLE)
+@pytest.mark.parametrize("reason", REFUSED)
 def test_other_templates_say_why(folders, reason):
-    chat = reduce_template(NOT_REDUCIBLE[reason], read_tokenizer(folders["smollm2.json"]))
-    assert set(chat) == {"reducible", "reason"} and not chat["reducible"]
+    chat = take_over_template(REFUSED[reason], read_tokenizer(folders["smollm2.json"]))
+    assert set(chat) == {"reason"}
     assert reason in chat["reason"] and "\n" not in chat["reason"]
+    assert notes(chat) == [f"no chat mode: {chat['reason']}"]
+
+
+def test_marks_of_thoughts_are_known(folders):
+    tokenizer = read_tokenizer(folders["smollm2.json"])
+    for template, marks in (
+        ("{{ '</think>' }}", ["<think>", "</think>"]), ("{{ '[/THINK]' }}", ["[THINK]", "[/THINK]"]),
+        ("x", []),
+    ):  # fmt: skip
+        assert take_over_template(template, tokenizer)["thoughts"] == marks
+
+
+def test_without_the_runners_library_a_line_says_so(folders, monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNNER_MODULES", str(tmp_path))
+    chat = take_over_template(CHATML, read_tokenizer(folders["smollm2.json"]))
+    assert chat["tree"] and (chat["compared"], chat["unreached"]) == (0, [])
+    [line] = notes(chat)
+    assert "not compared with Jinja" in line and "scripts/build_native.sh" in line

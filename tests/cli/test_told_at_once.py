@@ -10,6 +10,7 @@ from pathlib import Path
 
 import family
 import gguf
+import peft_adapter
 import pytest
 import tiny
 import torch
@@ -52,6 +53,8 @@ def folder(tmp_path_factory) -> Path:
     tiny.write_json(folder / "other" / "config.json", config | {"architectures": ["OtherForCausalLM"]})
     (folder / "bare" / "tokenizer.json").unlink()
     tiny.write_meta(folder / "meta", model)
+    peft_adapter.write(folder / "dora", peft_adapter.pairs(model, 1), use_dora=True)
+    peft_adapter.write(folder / "lora", peft_adapter.pairs(model, 1), base_model_name_or_path="org/base")
     torch.save({"w": torch.ones(2)}, folder / "odd.pt")
     gemma = family.Case(
         transformers.Gemma3ForCausalLM, gguf.MODEL_ARCH.GEMMA3, {"num_hidden_layers": 2}, lambda *_: None
@@ -90,6 +93,10 @@ CASES = {
         "x86-64,x86-64-v3"]),
     "a context that is too long": (1, "outside 1..256",
                                    ["{}/good", "--output-pte", "--max-seq-length", "257"]),
+    "an adapter as the model": (1, "org/base --adapter", ["{}/lora", "--output-pte"]),
+    "another kind of adapter": (1, "'use_dora'", ["{}/good", "--adapter", "{}/dora", "--output-pte"]),
+    "an adapter that is not there": (1, "is no folder", ["{}/good", "--adapter", "{}/x", "--output-pte"]),
+    "an adapter's scale": (2, "is no scale", ["{}/good", "--adapter", "{}/lora=zero", "--output-pte"]),
     "eval's missing model": (1, "neither an alias", ["eval", "nosuch", "--text", "{}/good/config.json"]),
     "eval's missing reference": (1, "neither an alias",
         ["eval", "{}/good", "--text", "{}/good/config.json", "--reference", "nosuch"]),

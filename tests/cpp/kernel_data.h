@@ -186,6 +186,7 @@ inline constexpr std::pair<lowbit::Activation, const char*> kActivations[] = {
     {lowbit::Activation::gelu_tanh, "gelu_tanh_mul"},
     {lowbit::Activation::gelu, "gelu_mul"},
     {lowbit::Activation::relu2, "relu2_mul"}};
+inline constexpr lowbit::Xielu kXielu{0.8f, 1.1f, 0.5f, -1e-6f};
 
 // The largest error seen, as a share of what is allowed.
 struct Worst {

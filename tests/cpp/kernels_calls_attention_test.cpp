@@ -33,7 +33,7 @@ struct Attention {
 
   void call() {
     const std::vector<float> angles(12, 0.0f);  // every rotation is by 0
-    const lowbit::OwnedState own(lowbit::Library::executorch, {{layout, {1, 16, lowbit::kNoRope}}, {angles}},
+    const lowbit::OwnedState own(lowbit::Library::executorch, {{layout, {1, 16, lowbit::kNoRope}}, {{angles}}},
                                  {40, cache, 1});
     const int64_t blocks = (start + 15) / 16 * block_bytes(own->layout(), cache);
     const auto session = own->restore(std::vector<uint8_t>(static_cast<size_t>(blocks)), start);

@@ -199,6 +199,51 @@ TEST(norm_gates_and_sums) {
           {"eps -1", [&] { norm(floats({3, 8}), floats({8}), floats({3, 8}), -1); }},
           {"eps NaN", [&] { norm(floats({3, 8}), floats({8}), floats({3, 8}), NAN); }},
       });
+  const auto layer_norm = [&](Tensor x, Tensor weight, Tensor bias, Tensor out, double eps = 1e-5) {
+    const TensorRef of_bias = bias;
+    lowbit::call_layer_norm(host, x, weight, &of_bias, eps, out);
+  };
+  layer_norm(floats({3, 8}), floats({8}), floats({8}), floats({3, 8}));
+  layer_norm(floats({3, 0}), floats({0}), floats({0}), floats({3, 0}));
+  auto x = floats({3, 8}), weight = floats({8}), out = floats({3, 8});
+  lowbit::call_layer_norm(host, x, weight, nullptr, 1e-5, out);
+  check_refused(
+      "layer_norm",
+      {
+          {"a weight too short",
+           [&] { layer_norm(floats({3, 8}), floats({7}), floats({8}), floats({3, 8})); }},
+          {"a bias too long",
+           [&] { layer_norm(floats({3, 8}), floats({8}), floats({9}), floats({3, 8})); }},
+          {"a bias float16",
+           [&] { layer_norm(floats({3, 8}), floats({8}), {Type::float16, {8}}, floats({3, 8})); }},
+          {"out too short",
+           [&] { layer_norm(floats({3, 8}), floats({8}), floats({8}), floats({2, 8})); }},
+          {"eps -1",
+           [&] { layer_norm(floats({3, 8}), floats({8}), floats({8}), floats({3, 8}), -1); }},
+      });
+  using Alone = void (*)(lowbit::Host&, TensorRef, TensorRef);
+  for (const auto& [name, activate] : {std::pair<const char*, Alone>{"silu", lowbit::call_silu},
+                                       {"gelu", lowbit::call_gelu},
+                                       {"gelu_tanh", lowbit::call_gelu_tanh},
+                                       {"relu2", lowbit::call_relu2}}) {
+    const auto call = [&, activate = activate](Tensor from, Tensor to) { activate(host, from, to); };
+    call(floats({3, 7}), floats({3, 7}));
+    call(floats({3, 0}), floats({3, 0}));
+    check_refused(name, {
+                            {"out too wide", [&] { call(floats({3, 7}), floats({3, 8})); }},
+                            {"x of one dimension", [&] { call(floats({8}), floats({8})); }},
+                        });
+  }
+  const auto xielu = [&](Tensor from, Tensor to, double alpha = 0.8, double eps = -1e-6) {
+    lowbit::call_xielu(host, from, alpha, 0.8, 0.5, eps, to);
+  };
+  xielu(floats({3, 7}), floats({3, 7}));
+  xielu(floats({3, 7}), floats({3, 7}), -1, 0);
+  check_refused("xielu", {
+                             {"out too wide", [&] { xielu(floats({3, 7}), floats({3, 8})); }},
+                             {"alpha NaN", [&] { xielu(floats({3, 7}), floats({3, 7}), NAN); }},
+                             {"eps 1", [&] { xielu(floats({3, 7}), floats({3, 7}), 0.8, 1); }},
+                         });
   using Gate = void (*)(lowbit::Host&, TensorRef, double, TensorRef);
   for (const auto& [name, gate] : {std::pair<const char*, Gate>{"silu_mul", lowbit::call_silu_mul},
                                    {"gelu_mul", lowbit::call_gelu_mul},
@@ -229,6 +274,22 @@ TEST(norm_gates_and_sums) {
                  {"out too narrow", [&] { add(floats({3, 8}), floats({3, 8}), floats({3, 7})); }},
                  {"integers", [&] { add(floats({3, 8}), integers({3, 8}, {}), floats({3, 8})); }},
              });
+}
+
+TEST(softcap) {
+  SerialHost host;
+  const auto call = [&](Tensor x, Tensor out, double cap = 30) {
+    lowbit::call_softcap(host, x, cap, out);
+  };
+  call(floats({3, 8}), floats({3, 8}));
+  check_refused("softcap", {
+                               {"out too wide", [&] { call(floats({3, 8}), floats({3, 9})); }},
+                               {"out too short", [&] { call(floats({3, 8}), floats({2, 8})); }},
+                               {"cap 0", [&] { call(floats({3, 8}), floats({3, 8}), 0); }},
+                               {"cap -1", [&] { call(floats({3, 8}), floats({3, 8}), -1); }},
+                               {"cap NaN", [&] { call(floats({3, 8}), floats({3, 8}), NAN); }},
+                               {"float16", [&] { call({Type::float16, {3, 8}}, floats({3, 8})); }},
+                           });
 }
 
 TEST(select_rows) {

@@ -1,4 +1,4 @@
-// rms_norm, gate_mul, add and tanh against double precision.
+// Norms, activations, add and tanh against double precision.
 
 #include <algorithm>
 #include <cmath>
@@ -232,6 +232,107 @@ TEST(rms_norm_in_place) {
   CHECK(same_bits(x, out));
 }
 
+// Two passes of sums as rms_norm's. The mean is off by width / 16 + 5 roundings of the mean magnitude,
+// and so is each difference; of their squares' root that is the same part.
+TEST(layer_norm) {
+  Random random(46);
+  Hash hash;
+  SerialHost host;
+  for (const int64_t width : kWidths) {
+    for (const auto& [scale, shift] : {std::pair{1.0f, 0.0f}, {1e-6f, 0.0f}, {1e6f, 0.0f}, {1.0f, 3.0f}}) {
+      auto x = random.values(kTokens * width, scale);
+      for (float& one : x) one += shift;
+      const auto weight = random.values(width), bias = random.values(width);
+      for (const float* added : {static_cast<const float*>(nullptr), bias.data()}) {
+        auto out = unwritten(kTokens * width);
+        lowbit::layer_norm(host, x.data(), kTokens, width, weight.data(), added, 1e-5f, out.data());
+        Worst worst;
+        for (int64_t i = 0; i < kTokens * width; ++i) {
+          double mean = 0, magnitude = 0, squares = 0;
+          const float* row = &x[static_cast<size_t>(i / width * width)];
+          for (int64_t k = 0; k < width; ++k) mean += row[k], magnitude += std::fabs(row[k]);
+          mean /= static_cast<double>(width);
+          magnitude /= static_cast<double>(width);
+          for (int64_t k = 0; k < width; ++k) squares += (row[k] - mean) * (row[k] - mean);
+          const double norm = std::sqrt(squares / static_cast<double>(width) + double{1e-5f});
+          const double w = weight[static_cast<size_t>(i % width)];
+          const double b = added == nullptr ? 0 : added[i % width];
+          const double y = (row[i % width] - mean) / norm * w;
+          const double sums = static_cast<double>(width) / 16 + 5;
+          const double of_mean = (sums * magnitude + std::fabs(row[i % width])) / norm * std::fabs(w);
+          worst.see(i, out[static_cast<size_t>(i)], y + b,
+                    kUnit * (2 * of_mean + (sums / 2 + 6) * std::fabs(y) + std::fabs(y + b)));
+        }
+        check_worst(worst, "layer_norm", width);
+        hash.add(out);
+      }
+    }
+  }
+  report("layer_norm", hash);
+}
+
+TEST(layer_norm_in_place) {
+  Random random(47);
+  SerialHost host;
+  auto x = random.values(kTokens * 100);
+  const auto weight = random.values(100), bias = random.values(100);
+  auto out = unwritten(kTokens * 100);
+  lowbit::layer_norm(host, x.data(), kTokens, 100, weight.data(), bias.data(), 1e-5f, out.data());
+  lowbit::layer_norm(host, x.data(), kTokens, 100, weight.data(), bias.data(), 1e-5f, x.data());
+  CHECK(same_bits(x, out));
+}
+
+// An activation alone has the bits of one whose second factor is 1.
+TEST(activations_without_a_gate) {
+  Random random(48);
+  SerialHost host;
+  for (const int64_t width : kWidths) {
+    auto x = gates(random, width);
+    for (int64_t i = 0; i < 2 * kTokens * width; ++i) {
+      if (i / width % 2 == 1) x[static_cast<size_t>(i)] = 1;
+    }
+    for (const auto& [activation, name] : kActivations) {
+      auto expected = unwritten(kTokens * width), out = expected;
+      lowbit::gate_mul(host, activation, x.data(), kTokens, width, 0, expected.data());
+      for (int64_t t = 0; t < kTokens; ++t) {
+        lowbit::activate(host, activation, &x[static_cast<size_t>(2 * t * width)], width,
+                         &out[static_cast<size_t>(t * width)]);
+      }
+      if (!same_bits(out, expected)) check::fail(__FILE__, __LINE__, name);
+    }
+  }
+}
+
+// Numbers of every size up to 64. exp(e) - 1 - e is off by 6e-7 of itself, what it is added to and the
+// products round 4 times; the smallest numbers round by half a step of them all, 2^-150, each time.
+TEST(xielu) {
+  constexpr uint32_t kStep = 4099;
+  std::vector<float> x;
+  for (uint32_t bits = 0; bits < 0x42800000; bits += kStep) {
+    float one;
+    std::memcpy(&one, &bits, sizeof(one));
+    x.push_back(x.size() % 3 == 0 ? one : -one);
+  }
+  const auto n = static_cast<int64_t>(x.size());
+  Hash hash;
+  SerialHost host;
+  const auto& p = kXielu;
+  auto out = unwritten(n);
+  lowbit::xielu(host, x.data(), n, p, out.data());
+  Worst worst;
+  for (int64_t i = 0; i < n; ++i) {
+    const double v = x[static_cast<size_t>(i)], e = std::min(v, double{p.eps});
+    const double curve = std::expm1(e) - v, line = p.beta * v;
+    const double bent = v > 0 ? p.alpha_p * v * v : p.alpha_n * curve;
+    const double rounded = v > 0 ? bent : p.alpha_n * (std::fabs(std::expm1(e) - e) + std::fabs(e - v));
+    worst.see(i, out[static_cast<size_t>(i)], bent + line,
+              (6e-7 + 4 * kUnit) * std::fabs(rounded) + 3 * kUnit * std::fabs(line) + 0x1p-148);
+  }
+  check_worst(worst, "xielu", n);
+  hash.add(out);
+  report("xielu", hash);
+}
+
 TEST(sums_are_rounded_once) {
   Random random(11);
   Hash hash;
@@ -249,6 +350,28 @@ TEST(sums_are_rounded_once) {
     hash.add(out);
   }
   report("add", hash);
+}
+
+TEST(softcap) {
+  Random random(12);
+  Hash hash;
+  SerialHost host;
+  for (const float cap : {0.5f, 30.0f}) {
+    for (const int64_t n : {1, 15, 16, 17, 1000, 50000}) {
+      auto x = random.values(n, 60.0f);
+      x[0] = 0.0f;
+      auto out = unwritten(n);
+      lowbit::softcap(host, x.data(), n, cap, out.data());
+      Worst worst;
+      for (int64_t i = 0; i < n; ++i) {
+        const double y = cap * std::tanh(double{x[static_cast<size_t>(i)]} / cap);
+        worst.see(i, out[static_cast<size_t>(i)], y, 1e-6 * std::fabs(y));
+      }
+      check_worst(worst, "softcap", n);
+      hash.add(out);
+    }
+  }
+  report("softcap", hash);
 }
 
 KERNEL_TEST_MAIN()

@@ -219,7 +219,16 @@ TEST(norm_and_gates) {
   check("rms_norm", kColumns, [&](const float* x, float* out) {
     lowbit::rms_norm(host, x, kTokens, kColumns, weight.data(), 1e-5f, out);
   });
+  check("layer_norm", kColumns, [&](const float* x, float* out) {
+    lowbit::layer_norm(host, x, kTokens, kColumns, weight.data(), clean.data(), 1e-5f, out);
+  });
+  check("xielu", kColumns, [&](const float* x, float* out) {
+    lowbit::xielu(host, x, kTokens * kColumns, kXielu, out);
+  });
   for (const auto& [activation, name] : kActivations) {
+    check(name, kColumns, [&, activate = activation](const float* x, float* out) {
+      lowbit::activate(host, activate, x, kTokens * kColumns, out);
+    });
     check(name, 2 * kColumns, [&, gate = activation](const float* x, float* out) {
       lowbit::gate_mul(host, gate, x, kTokens, kColumns, 0, out);
     });

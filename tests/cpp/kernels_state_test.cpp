@@ -16,7 +16,7 @@ using namespace lowbit;
 namespace {
 
 // Two layers, of 2 and 1 key/value heads.
-const StateLayout kLayout{{{2, 4, kNoRope}, {1, 20, 0}}, {{1.0f, 0.5f}}};
+const StateLayout kLayout{{{2, 4, kNoRope}, {1, 20, 0}}, {{{1.0f, 0.5f}}}};
 const StateOptions kOptions{100, CacheType::float16, 3};
 
 OwnedState make(StateOptions options = kOptions, Library library = Library::executorch) {
@@ -249,10 +249,11 @@ TEST(layouts_and_options_that_cannot_be) {
   refused({{{0, 8, kNoRope}}, {}}, kOptions, "key/value heads is 0");
   refused({{{1, 8, 0}}, {}}, kOptions, "rotary embedding is 0");
   refused({{{1, 8, -2}}, {}}, kOptions, "rotary embedding is -2");
-  refused({{{1, 8, 0}}, {std::vector<float>(5)}}, kOptions, "rotary width is 10");
-  refused({{{1, 8, 0}}, {{1e30f}}}, kOptions, "frequency");
-  refused({{{1, 8, 0}}, {{-1.0f}}}, kOptions, "frequency");
-  refused({{{1, 8, 0}}, {{NAN}}}, kOptions, "frequency");
+  refused({{{1, 8, 0}}, {{std::vector<float>(5)}}}, kOptions, "rotary width is 10");
+  refused({{{1, 8, 0}}, {{{1e30f}}}}, kOptions, "frequency");
+  refused({{{1, 8, 0}}, {{{-1.0f}}}}, kOptions, "frequency");
+  refused({{{1, 8, 0}}, {{{NAN}}}}, kOptions, "frequency");
+  refused({{{1, 8, 0}}, {{{1.0f}, 1, 16, {}}}}, kOptions, "1 frequencies for short contexts and 0");
   refused({std::vector<LayerLayout>(1000, {1 << 16, 512, kNoRope}), {}},
           {kMostContext, CacheType::float32, 1000}, "larger than any memory");
 }
@@ -284,7 +285,7 @@ TEST(sine_and_cosine) {
 }
 
 TEST(rotary_tables_are_of_rounded_angles) {
-  RotaryTable table({1.0f, 0.1f, 0.0f}, 3000);
+  RotaryTable table({1.0f, 0.1f, 0.0f}, 1, 3000);
   table.fill(10);
   table.fill(2500);
   for (const int64_t p : {0, 1, 9, 10, 777, 2499}) {
@@ -293,6 +294,32 @@ TEST(rotary_tables_are_of_rounded_angles) {
     CHECK_EQ(table.sin()[3 * p + 1], static_cast<float>(std::sin(double{angle})));
     CHECK_EQ(table.cos()[3 * p + 2], 1.0f);
     CHECK_EQ(table.sin()[3 * p + 2], 0.0f);
+  }
+}
+
+TEST(rotary_tables_are_multiplied_before_they_are_rounded) {
+  RotaryTable table({0.1f}, 1.25f, 100);
+  table.fill(50);
+  for (const int64_t p : {0, 1, 49}) {
+    const float angle = static_cast<float>(p) * 0.1f;
+    CHECK_EQ(table.cos()[p], static_cast<float>(1.25 * std::cos(double{angle})));
+    CHECK_EQ(table.sin()[p], static_cast<float>(1.25 * std::sin(double{angle})));
+  }
+}
+
+TEST(longer_contexts_may_have_other_frequencies) {
+  const Rope rope{{0.5f, 0.25f}, 1, 16, {0.125f, 0.0625f}};
+  CHECK_EQ(rope.of_context(16), rope.frequencies);
+  CHECK_EQ(rope.of_context(17), rope.long_frequencies);
+  CHECK_EQ(kLayout.ropes[0].of_context(kMostContext), kLayout.ropes[0].frequencies);
+  for (const int64_t context : {16, 17}) {
+    const OwnedState state(Library::executorch, {{{1, 4, 0}}, {rope}}, {context, CacheType::float32, 1});
+    const SessionId id = state->open();
+    const int64_t segments[] = {id, 2};
+    state->begin(segments);
+    const float angle = rope.of_context(context)[0];
+    CHECK_EQ(state->enter(0, segments).cos[2], static_cast<float>(std::cos(double{angle})));
+    state->end();
   }
 }
 

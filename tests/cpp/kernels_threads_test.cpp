@@ -145,7 +145,17 @@ TEST(norm_gates_and_sums) {
     lowbit::rms_norm(host, x.data(), kTokens, kWidth, weight.data(), 1e-5f,
                      more(out, kTokens * kWidth));
   });
+  check_threads("layer_norm", [&](lowbit::Host& host, std::vector<float>& out) {
+    lowbit::layer_norm(host, x.data(), kTokens, kWidth, weight.data(), weight.data(), 1e-5f,
+                       more(out, kTokens * kWidth));
+  });
+  check_threads("xielu", [&](lowbit::Host& host, std::vector<float>& out) {
+    lowbit::xielu(host, x.data(), kTokens * kWidth, kXielu, more(out, kTokens * kWidth));
+  });
   for (const auto& [activation, name] : kActivations) {
+    check_threads(name, [&, one = activation](lowbit::Host& host, std::vector<float>& out) {
+      lowbit::activate(host, one, x.data(), kTokens * kWidth, more(out, kTokens * kWidth));
+    });
     check_threads(name, [&, gate = activation](lowbit::Host& host, std::vector<float>& out) {
       lowbit::gate_mul(host, gate, x.data(), kTokens, kWidth, 0, more(out, kTokens * kWidth));
     });

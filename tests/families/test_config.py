@@ -8,10 +8,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
+import transformers
 
-from exporter.families.llama import llama3_divisors
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.llama3_rope import llama3_divisors
 from exporter.families.sources.meta import MetaConfig
 from exporter.families.sources.registry import gguf_family, hf_family, meta_family
 from exporter.model.config import (
@@ -21,8 +23,10 @@ from exporter.model.config import (
     ModelConfig,
     Rope,
     RopeScaling,
+    Xielu,
 )
 from exporter.model.matrices import parameter_shapes
+from exporter.model.rotary import rotation
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -107,6 +111,63 @@ def test_hf_defaults_are_those_of_transformers():
     assert (attention.rope.theta, llama.norm_eps, llama.tied_embeddings) == (10000.0, 1e-6, False)
 
 
+def test_hf_rope_scalings():
+    """Each as transformers computes it, on a config in either spelling."""
+    longrope = {"short_factor": [1 + i / 32 for i in range(32)], "long_factor": [2.0 + i for i in range(32)]}
+    for scaling in (
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "dynamic", "factor": 4.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+        {"rope_type": "yarn", "factor": 16.0, "mscale": 1.0, "mscale_all_dim": 0.7, "beta_fast": 16.0,
+         "beta_slow": 2.0, "truncate": False, "original_max_position_embeddings": 8192},
+        {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.25},
+        {"rope_type": "longrope", "original_max_position_embeddings": 4096, **longrope},
+        {"rope_type": "longrope", "factor": 2.0, "attention_factor": 1.5, **longrope},
+    ):  # fmt: skip
+        rope = rope_of(from_hf(LLAMA | {"rope_scaling": scaling}))
+        parameters = scaling | {"rope_theta": 500000.0}
+        made = transformers.LlamaConfig(
+            **{k: v for k, v in LLAMA.items() if not k.startswith("rope")}, rope_parameters=parameters
+        )
+        older = {k: v for k, v in LLAMA.items() if not k.startswith("rope")}
+        assert rope == rope_of(from_hf(older | {"rope_parameters": parameters}))
+        for context in (1, 4096, 4097, 131072):
+            compute = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[scaling["rope_type"]]
+            expected, factor = compute(made, seq_len=context)
+            found = torch.tensor(rotation(rope).of_context(context))
+            assert torch.allclose(found, expected, rtol=1e-6, atol=0), scaling
+            assert math.isclose(rotation(rope).factor, factor), scaling
+
+
+def test_yarn_in_a_config_lengthens_its_context():
+    """As Qwen's model cards say to add it."""
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    config = from_hf(LLAMA | {"max_position_embeddings": 32768, "rope_scaling": scaling})
+    assert config.context_length == 131072
+    assert from_hf(LLAMA | {"rope_scaling": scaling | {"factor": 2.0}}).context_length == 131072
+
+
+def test_gguf_rope_scalings_are_those_of_hf():
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "beta_fast": 16.0}
+    found = read_gguf_fields(GGUF_1B | {
+        "llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 32768, "llama.rope.scaling.yarn_beta_fast": 16.0,
+    })  # fmt: skip
+    assert rope_of(found) == rope_of(from_hf(LLAMA | {"rope_scaling": yarn}))
+    mscale = {"mscale": 1.0, "mscale_all_dim": 0.5}
+    found = read_gguf_fields(GGUF_1B | {
+        "llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 32768, "llama.rope.scaling.yarn_beta_fast": 16.0,
+        "llama.rope.scaling.yarn_log_multiplier": 0.5,
+    })  # fmt: skip
+    assert rope_of(found) == rope_of(from_hf(LLAMA | {"rope_scaling": yarn | mscale}))
+    factors = [1.0] * 32, [2.0] * 32
+    longrope = {"rope_type": "longrope", "short_factor": factors[0], "long_factor": factors[1],
+                "original_max_position_embeddings": 4096}  # fmt: skip
+    found = read_gguf_fields(GGUF_1B | {"llama.rope.scaling.original_context_length": 4096}, None, factors)
+    assert rope_of(found) == rope_of(from_hf(LLAMA | {"rope_scaling": longrope}))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -120,9 +181,14 @@ def test_hf_defaults_are_those_of_transformers():
         ({"num_local_experts": 8}, "num_local_experts"),
         ({"qk_layernorm": True}, "qk_layernorm"),
         ({"logit_scale": 0.5}, "logit_scale"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "longrope"),
+        ({"rope_scaling": {"type": "mrope", "factor": 2.0}}, "mrope"),
+        ({"rope_scaling": {"rope_type": "dynamic"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": "2"}}, "factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": "1"}}, "mscale"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "long_factor": [1.0]}}, "long_factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "short_factor"),
+        ({"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 32, "long_factor": [1.0] * 31}},
+         "31 long_factors"),
         ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": -1.0}}, "factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2, "mscale": 1}}, "mscale"),
@@ -209,9 +275,9 @@ GGUF_1B = {
 }
 
 
-def read_gguf_fields(fields: dict, rope_factors: list[float] | None = None) -> ModelConfig:
+def read_gguf_fields(fields: dict, rope_factors: list[float] | None = None, long=None) -> ModelConfig:
     shapes = {"token_embd.weight": (128256, 2048)}
-    return gguf_family(fields, shapes).gguf.read(GGUFConfig(fields, shapes, rope_factors))
+    return gguf_family(fields, shapes).gguf.read(GGUFConfig(fields, shapes, rope_factors, long))
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
@@ -238,9 +304,9 @@ def test_gguf_other_rope_factors_are_refused():
     [
         ({"general.architecture": "mamba"}, "mamba"),
         ({"general.type": "adapter"}, "adapter"),
-        ({"split.count": 3}, "3 files"),
         ({"llama.expert_count": 8}, "expert_count"),
-        ({"llama.rope.scaling.type": "yarn"}, "yarn"),
+        ({"llama.rope.scaling.type": "yarn"}, "factor"),
+        ({"llama.rope.scaling.type": "longrope"}, "longrope"),
         ({"llama.rope.scaling.type": "linear"}, "factor"),
         ({"llama.rope.dimension_count": 32}, "dimension_count"),
         ({"llama.attention.value_length": 32}, "value_length"),
@@ -252,6 +318,24 @@ def test_gguf_other_rope_factors_are_refused():
 def test_gguf_refusals_name_the_field(change: dict, named: str):
     with pytest.raises(ValueError, match=named):
         read_gguf_fields(GGUF_1B | change)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: replace(LLAMA_LAYER, norm="group"), "'group'"),
+        (lambda: replace(LLAMA_LAYER, norm_bias=True), "'rms' with a bias"),
+        (lambda: replace(LLAMA_LAYER, parallel=1), "parallel is 1"),
+        (lambda: FeedForwardSpec(96, "xielu", gated=False), "has parameters"),
+        (lambda: FeedForwardSpec(96, "xielu", xielu=Xielu(1.0, 1.0)), "no gate"),
+        (lambda: FeedForwardSpec(96, gated=False, limit=2.5), "2.5"),
+        (lambda: Xielu(-1.0, 1.0), "alpha_p is -1.0"),
+        (lambda: Xielu(1.0, 1.0, eps=0.5), "eps is 0.5"),
+    ],
+)
+def test_layers_that_nothing_computes(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
 
 
 def test_parameter_shapes():

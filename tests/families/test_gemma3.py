@@ -7,7 +7,7 @@ import gguf
 import pytest
 import transformers
 from family import with_attention
-from family_tests import FamilyTests
+from family_tests import ThoroughFamilyTests
 
 from exporter.families.gemma3 import FAMILY
 from exporter.families.sources.gguf import GGUFConfig
@@ -24,6 +24,8 @@ def gguf_fields(writer: gguf.GGUFWriter, config) -> None:
     writer.add_sliding_window(config.sliding_window)
     writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.add_rope_scaling_factor(config.rope_parameters["full_attention"]["factor"])
+    if config.final_logit_softcapping is not None:
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
 
 
 def older(config: dict) -> dict:
@@ -38,7 +40,7 @@ def older(config: dict) -> dict:
     }
 
 
-class TestGemma3(FamilyTests):
+class TestGemma3(ThoroughFamilyTests):
     case = family.Case(
         transformers.Gemma3ForCausalLM,
         gguf.MODEL_ARCH.GEMMA3,
@@ -51,8 +53,11 @@ class TestGemma3(FamilyTests):
         norm_offset=1.0,
         older=older,
     )  # fmt: skip
-    rotates = False
-    variants = {"biases, untied": {"attention_bias": True, "tie_word_embeddings": False}}
+    rotates = "attention_out_norm"
+    variants = {
+        "biases, untied": {"attention_bias": True, "tie_word_embeddings": False},
+        "a soft cap of logits": {"final_logit_softcapping": 2.0},
+    }
     without = {
         "norms of queries and keys": lambda config: with_attention(config, qk_norm=None),
         "norms of what is added": lambda config: replace(config, layers=tuple(

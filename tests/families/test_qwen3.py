@@ -7,7 +7,7 @@ import gguf
 import torch
 import transformers
 from family import with_attention, with_older_rope, write_heads_and_base
-from family_tests import CONTEXT, LENGTH, MAX_ERROR, TOKENS, FamilyTests, far, run
+from family_tests import CONTEXT, LENGTH, MAX_ERROR, TOKENS, ThoroughFamilyTests, far, run
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
@@ -15,7 +15,7 @@ from exporter.families.qwen3 import FAMILY
 from exporter.families.sources.hf import HFConfig
 
 
-class TestQwen3(FamilyTests):
+class TestQwen3(ThoroughFamilyTests):
     case = family.Case(
         transformers.Qwen3ForCausalLM,
         gguf.MODEL_ARCH.QWEN3,

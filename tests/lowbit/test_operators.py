@@ -17,6 +17,7 @@ from exporter.lowbit import ops
 from exporter.lowbit.decoder import score_scale
 from exporter.lowbit.state import NO_ROPE, LayerLayout, State, StateLayout
 from exporter.model.config import AttentionSpec
+from exporter.model.rotation import Rotation
 from exporter.runners.native import load_artifact
 
 HEADS, KV_HEADS, WIDTH, TOKENS, CONTEXT = 6, 2, 24, 5, 48
@@ -51,7 +52,7 @@ class Forward:
 
         frequencies = tuple((THETA ** (-torch.arange(PAIRS) / PAIRS)).tolist())
         layer = LayerLayout(KV_HEADS, WIDTH, 0 if rotates else NO_ROPE)
-        self.state = State(StateLayout((layer,), (frequencies,)), CONTEXT, "float32")
+        self.state = State(StateLayout((layer,), (Rotation(frequencies),)), CONTEXT, "float32")
         self.rotates, self.frequencies = rotates, torch.tensor(frequencies)
         session = self.state.open()
         self.segments = torch.tensor([[session, TOKENS]])
@@ -87,8 +88,12 @@ def samples() -> dict[str, dict[str, object]]:
         "linear_fp": linear | {"weight": floats},
         "embedding": {"weight": floats, "tokens": torch.tensor([[3, 16]]), "width": 40, "scale": 2.0},
         "rms_norm": {"x": x, "weight": torch.randn(40), "eps": 1e-5},
+        "layer_norm": {"x": x, "weight": torch.randn(40), "bias": torch.randn(40), "eps": 1e-5},
+        "silu": {"x": x}, "gelu": {"x": x}, "gelu_tanh": {"x": x}, "relu2": {"x": x},
+        "xielu": {"x": x, "alpha_p": 0.8, "alpha_n": 1.1, "beta": 0.5, "eps": -1e-6},
         "silu_mul": gate, "gelu_mul": gate, "gelu_tanh_mul": gate, "relu2_mul": gate,
         "add": {"a": x, "b": x + 1},
+        "softcap": {"x": x, "cap": 2.5},
         "select_rows": {"x": x, "rows": torch.tensor([2, 0, 0, 1])},
         "attention": Forward().arguments,
     }  # fmt: skip
@@ -200,6 +205,26 @@ def test_gates(name, gate, limit):
         gates, up = gates.clamp(max=limit), up.clamp(-limit, limit)
     result = lowbit(name)(gate_up, limit).double()  # kernels_elementwise_test.cpp has the bounds
     assert torch.allclose(result, gate(gates) * up, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_tanh", "relu2"])
+def test_activations_without_a_gate(name):
+    x = torch.randn(50, 300) * 3
+    pairs = torch.cat([x, torch.ones_like(x)], -1)
+    assert torch.equal(lowbit(name)(x), lowbit(f"{name}_mul")(pairs, 0.0))
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 300)])
+def test_layer_norm(bias):
+    x, weight = torch.randn(50, 300) * 3 + 1, torch.randn(300)
+    wide = None if bias is None else bias.double()
+    expected = functional.layer_norm(x.double(), (300,), weight.double(), wide, 1e-5)
+    found = lowbit("layer_norm")(x, weight, bias, 1e-5).double()
+    assert torch.allclose(found, expected, rtol=1e-6, atol=1e-5)
+def test_softcap():
+    x = torch.randn(50, 300) * 60
+    found = lowbit("softcap")(x, 30.0).double()
+    assert torch.allclose(found, 30 * torch.tanh(x.double() / 30), rtol=1e-6, atol=0)
 
 
 def reference(forward: Forward) -> torch.Tensor:

@@ -24,6 +24,7 @@ from exporter.lower.aoti_functions import called_functions, host_functions, not_
 from exporter.lower.cxx_compiler import find_compiler
 from exporter.lower.pt2_package import ALIGNMENT
 from exporter.lower.targets import NATIVE, baseline, find_targets
+from exporter.model.rotation import Rotation
 
 CONTEXT = 64
 TOKENS = list(range(5, 25))
@@ -78,7 +79,7 @@ def test_the_runner_needs_system_libraries_alone(tmp_path):
     assert {name for name in needed if not name.startswith("ld-linux")} <= SYSTEM_LIBRARIES
     stripped = tmp_path / "aoti_run"
     subprocess.run(["strip", AOTI_RUN, "-o", stripped], check=True)
-    assert stripped.stat().st_size <= (1.95e6 if by_clang else 1.65e6)
+    assert stripped.stat().st_size <= (1.95e6 if by_clang else 1.8e6)
 
 
 def test_the_exporter_knows_the_host():
@@ -125,7 +126,8 @@ def test_the_same_bits_as_under_libtorch(lean, tmp_path):
     metadata = aoti_metadata(lean)
     said = json.loads(metadata["state"])
     layout = StateLayout(
-        tuple(LayerLayout(**layer) for layer in said["layers"]), tuple(map(tuple, said["frequencies"]))
+        tuple(LayerLayout(**layer) for layer in said["layers"]),
+        tuple(map(Rotation.from_json, said["frequencies"])),
     )
     state = State(layout, CONTEXT, metadata["cache_dtype"])
     segments = torch.tensor([[state.open(), len(TOKENS)]])

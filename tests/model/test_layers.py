@@ -65,7 +65,7 @@ def test_layers_that_differ_in_both_runners(tmp_path, monkeypatch):
     layers = tuple(LAYERS.values())
     # Its tokenizer, name and number of layers are those of the artifacts.
     tiny.make_hf(tmp_path / "m", "smollm2", num_hidden_layers=len(layers))
-    monkeypatch.setattr(streamed, "stream_model", lambda checkpoint, context: make(layers))
+    monkeypatch.setattr(streamed, "stream_model", lambda checkpoint, context, as_stored: make(layers))
     pte, package = tmp_path / "m.pte", tmp_path / "m.pt2"
     export(tmp_path / "m", "--max-seq-length", CONTEXT, "--output-pte", pte, "--output-aoti-package", package)
     expected = logits(packed(make(layers))).numpy()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import signal
@@ -112,28 +111,6 @@ def test_the_same_bytes_every_time(folder, tmp_path, ending):
         pack(folder / "m.pte", "-o", output)
         time.sleep(1.1)  # so that a time in it would be another
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change the root folder")
-@pytest.mark.parametrize("model", ["m.pte", "m.pt2"])
-def test_an_empty_root_with_what_the_manifest_names(folder, tmp_path, model):
-    root = tmp_path / "root"
-    pack(folder / model, "-o", root)
-    needs = json.loads((root / "MANIFEST.json").read_text())["needs"]
-    found = subprocess.run(["ldd", root / "bin" / ("et_run" if model == "m.pte" else "aoti_run")],
-                           capture_output=True, text=True, check=True).stdout  # fmt: skip
-    where = {Path(path).name: Path(path) for path in re.findall(r"(/\S+) \(0x", found)}
-    for name in needs["libraries"]:
-        place = root / str(where[name]).lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(where[name], place)
-    program = "/bin/et_run" if model == "m.pte" else "/bin/aoti_run"
-    # As in a real root: a temporary file, where there is no memfd, needs a place.
-    (root / "tmp").mkdir()
-    words = [program, f"/model.{model.partition('.')[2]}", "--self-test"]
-    done = subprocess.run(words, capture_output=True, env={},
-                          preexec_fn=lambda: (os.chroot(root), os.chdir("/")))  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def test_needs_are_those_that_binutils_says(folder):

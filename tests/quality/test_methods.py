@@ -147,10 +147,10 @@ class TestLayerwise:
             logits(model, window[None])
         positions = RotaryTables(model.config, LENGTH)
         with torch.no_grad():
-            stream = Stream(F.embedding(tokens, model.tok_embeddings.weight), model.config, positions)
+            stream = Stream(F.embedding(tokens, model.tok_embeddings.weight), positions)
             for block, expected in zip(model.layers, hidden, strict=True):
                 known = float_weights(block)
-                assert_same(run_block(block, stream.x, known, model.config, positions), torch.stack(expected))
+                assert_same(run_block(block, stream.x, known, positions), torch.stack(expected))
                 stream.enter(block, known)
                 for name in block.matrices:
                     stream.go_on(name)
@@ -167,7 +167,7 @@ class TestLayerwise:
         with torch.no_grad():
             x = F.embedding(tokens, model.tok_embeddings.weight)
             for room, count in ((0, 0), (3, 1), (5, 3)):
-                held, other = (Stream(x.clone(), model.config, positions) for _ in range(2))
+                held, other = (Stream(x.clone(), positions) for _ in range(2))
                 for stream in (held, other):
                     stream.enter(block, known)
                 for name in block.matrices:

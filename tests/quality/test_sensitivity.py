@@ -120,7 +120,7 @@ def kl_of(model, tokens, changed: dict[str, torch.Tensor]) -> float:
         for i, block in enumerate(model.layers):
             known = {name: (other.get(f"layers.{i}.{name}", weight), bias)
                      for name, (weight, bias) in float_weights(block).items()}  # fmt: skip
-            x = run_block(block, x, known, model.config, positions)
+            x = run_block(block, x, known, positions)
         output = other.get("output", model.output.weight)
         logits.append(F.linear(last_hidden(model, x).flatten(0, 1), output))
     return float(divergence(log_probabilities(logits[0]), logits[1]).kl.mean())

@@ -306,3 +306,35 @@ class TestTerminal:
             terminal.type("/exit\n")
             assert terminal.end() == 0
         assert saved(path)[0] == ("user", "a\nb")
+
+
+def test_what_the_chat_template_is_told(tmp_path):
+    """Tools, thoughts and a day reach the prompt; each in vain is an error in words."""
+    told = "{{ tools | tojson if tools }}{{ 'T' if enable_thinking }}{{ strftime_now('%Y') }}" + TEMPLATE
+    models = {}
+    for name, template in (("told", told), ("plain", TEMPLATE)):
+        tiny.make_hf(tmp_path / name, "llama3.1")
+        config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+        tiny.write_json(tmp_path / name / "tokenizer_config.json", config)
+        models[name] = tmp_path / f"{name}.pte"
+        export(tmp_path / name, "--max-seq-length", 256, "--output-pte", models[name])
+    tools = tmp_path / "tools.json"
+    tools.write_text('[{"name": "f"}]\n')
+
+    def prompt_tokens(model: str, *flags: object) -> int:
+        chat = (ET_RUN, models[model], "-m", "chat", *SHORT, "--stats", "--json", *flags)
+        return json.loads(run(*chat, stdin="x\n").errors.splitlines()[-1])["prompt_tokens"]
+
+    bare = prompt_tokens("told")
+    assert prompt_tokens("told", "--think", "off") == bare < prompt_tokens("told", "--think", "on")
+    assert prompt_tokens("told", "--tools", tools) > bare
+    assert prompt_tokens("told", "--date", "2031-01-01") == bare
+    for flags, words in (
+        (("--think", "on"), "no switch for thoughts"), (("--tools", tools), "takes no tools"),
+    ):  # fmt: skip
+        result = run(ET_RUN, models["plain"], "-m", "chat", *flags, stdin="x\n")
+        assert result.status == 1 and words in result.error_line()
+    for text in ("{}", "[", "3"):
+        tools.write_text(text)
+        result = run(ET_RUN, models["told"], "-m", "chat", "--tools", tools, stdin="x\n")
+        assert result.status == 1 and f"{tools} holds no tools: " in result.error_line()

@@ -198,7 +198,7 @@ def test_errors_are_one_line(folder, artifact, tmp_path):
 
 
 def test_without_the_libraries(artifact, monkeypatch, tmp_path):
-    monkeypatch.setenv(_runner.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("RUNNER_MODULES", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="scripts/build_native.sh"):
         _runner.load_artifact(artifact)
 
@@ -280,11 +280,11 @@ def test_compiled_models(folder, delegate, prefill):
 
 def test_a_python_model(folder):
     metadata = prepared(folder).metadata.to_strings()
-    turn = {"prefix": "<s>", "suffix": "</s>", "strip": False}
-    system = {**turn, "placement": "none", "default": None}
     metadata["chat"] = json.dumps(
-        {"reducible": True, "begin": "", "system": system, "user": turn, "assistant": turn,
-         "strip_folded": False, "generation_prompt": "<s>"}
+        {"tree": [["name", "m"], ["name", "messages"], ["const", "<s>"], ["attr", "content", 0],
+                  ["const", "</s>"], ["out", 2, 3, 4], ["seq", 5], ["for", 0, 1, -1, 6, -1],
+                  ["out", 2], ["seq", 7, 8]],
+         "inputs": ["messages"], "thoughts": []}
     )  # fmt: skip
     vocabulary = int(metadata["vocab_size"])
 

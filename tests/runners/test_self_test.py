@@ -100,9 +100,11 @@ def test_other_answers_are_named(folder, tmp_path):
     assert logits == "the logits of prompt 3 have other bits"
 
 
-def test_another_chat_format_is_found(folder, tmp_path):
+def test_another_chat_template_is_found(folder, tmp_path):
     chat = json.loads(aoti_metadata(folder / "m.pt2")["chat"])
-    chat["generation_prompt"] += "x"
+    chat["tree"].insert(-1, ["const", "x"])
+    chat["tree"].insert(-1, ["out", len(chat["tree"]) - 2])
+    chat["tree"][-1].append(len(chat["tree"]) - 2)
     with_metadata(folder / "m.pt2", tmp_path / "chat.pt2", chat=chat)
     assert report(tmp_path / "chat.pt2")["wrong"][0].startswith("conversation 1: ")
 

@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter.chat.reduce import reduce_template
+from exporter.chat.take_over import take_over_template
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.model.matrices import parameter_shapes
 from exporter.tokenizer.end_tokens import token_sources
@@ -88,8 +88,8 @@ def test_a_gguf_source_keeps_tokenizer_chat_and_stop_tokens(tmp_path: Path):
         stops = [token_sources(read, fields, {}, original.n_pieces).stop_ids
                  for read, fields in ((tokenizer, generation), (original, {}))]  # fmt: skip
         assert stops[0] == stops[1]
-        assert reduce_template(tokenizer.chat_template, tokenizer) == (
-            reduce_template(original.chat_template, original)
+        assert take_over_template(tokenizer.chat_template, tokenizer) == (
+            take_over_template(original.chat_template, original)
         )
 
 

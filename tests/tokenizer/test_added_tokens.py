@@ -217,11 +217,11 @@ def test_content_holds_tokens_that_are_not_special(letters):
 
 
 def test_spans_in_python_and_native(letters):
-    from exporter.chat.reduce import reduce_template
+    from exporter.chat.take_over import take_over_template
 
     tokenizer = read_tokenizer(letters)
     engine = Engine(tokenizer.source)
-    chat = reduce_template(CHATML, tokenizer)
+    chat = take_over_template(CHATML, tokenizer)
     contents = ["Führer", "ö", "n", "<|end|>", "<|turn", "|>é", "", "\n ß"]
     requests = [{"messages": [["user", text]], "generation_prompt": True} for text in contents]
     for text, ids in zip(contents, ask(letters / "tokenizer.json", requests, chat), strict=True):

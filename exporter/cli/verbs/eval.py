@@ -50,7 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=positive, metavar="N",
         help="default: OMP_NUM_THREADS, else one for each core")  # fmt: skip
     add("--reference", metavar="MODEL",
-        help="also compare with this checkpoint in float32: perplexity, KL, top-1 agreement")  # fmt: skip
+        help="also compare with this checkpoint and the --adapters in float32: perplexity, KL, "
+             "top-1 agreement")  # fmt: skip
     add("--tasks", metavar="NAMES", help="tasks of lm-eval, with commas between")
     add("--limit", type=positive, metavar="N", help="the first N questions of each task")
     add("--include-path", type=Path, metavar="FOLDER", help="tasks of your own (YAML)")
@@ -69,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.reference is not None:
         from exporter.checkpoint.checkpoint import open_checkpoint
 
-        reference = open_checkpoint(options.reference, progress=note)
+        reference = open_checkpoint(options.reference, progress=note, adapters=options.adapter)
     with stage(f"loading {options.model}"):
         model = open_model(options)
     report: dict[str, object] = {"model": options.model}

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="ARTIFACT|MODEL",
         help="a .pte, .pt2 or .so file, or what the exporter takes as MODEL")  # fmt: skip
     add("--prompt", required=True, metavar="TEXT", help="what to continue, or to answer")
-    add("--chat", action="store_true", help="the prompt is a user's turn, in the model's chat format")
+    add("--chat", action="store_true", help="the prompt is a user's turn, in the model's chat template")
     add("--system", metavar="TEXT", help="the system message, with --chat")
     add("--max-new-tokens", type=positive, metavar="N",
         help="most tokens to generate (default: to a stop token or the context's end)")  # fmt: skip

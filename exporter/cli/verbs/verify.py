@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+from exporter.cli.adapter_option import add_adapter_option
 from exporter.cli.command_line import EXIT_FAILURE, UsageError, number_between, positive
 
 SUMMARY = "compare an ARTIFACT with the checkpoint it was made from"
@@ -21,6 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("artifact", metavar="ARTIFACT", type=Path, help=".pte, .pt2 or .so with its .so.json")
     add("--checkpoint", metavar="PATH|MODEL",
         help="what it was exported from (default: the model that the artifact names)")  # fmt: skip
+    add_adapter_option(parser)
     add("--tokenizer", type=Path, metavar="PATH", help="where the checkpoint has none beside it")
     add("--prompts", type=Path, metavar="FILE", help="UTF-8 text to read instead of the built-in")
     add("--positions", type=positive, default=DEFAULT_POSITIONS, metavar="N",
@@ -59,6 +61,7 @@ def run(options: argparse.Namespace) -> int:
         artifact=options.artifact,
         checkpoint=options.checkpoint,
         tokenizer=options.tokenizer,
+        adapters=tuple(options.adapter),
         prompts=options.prompts,
         positions=options.positions,
         threads=options.threads,

@@ -15,12 +15,14 @@ from exporter.model.config import ModelConfig
 class TensorNames:
     """A source's names of the tensors, and how it stores them.
 
-    `modules` maps canonical module names, `{i}` being the layer, to the source's. `ignored` holds patterns of
-    stored names that carry nothing. `interleaved`: the rotary pairs of wq and wk are neighbouring rows, not
-    half a head apart. `norm_offset` is what the model adds to every norm's stored weight.
+    `modules` maps canonical module names, `{i}` being the layer, to the source's, or to several of which a
+    file has one. Modules of one name share a tensor: their rows, one after the other, in the order in which
+    `model.matrices` lists them. `ignored` holds patterns of stored names that carry nothing. `interleaved`:
+    rotary pairs of wq and wk are neighbouring rows, not half a head apart. `norm_offset` is what the model
+    adds to every norm's stored weight.
     """
 
-    modules: Mapping[str, str]
+    modules: Mapping[str, str | tuple[str, ...]]
     ignored: tuple[str, ...] = ()
     interleaved: bool = False
     norm_offset: float = 0.0

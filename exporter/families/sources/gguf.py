@@ -6,11 +6,15 @@ name, unless it is known to change nothing: it may change the computation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from exporter.families.sources.hf_rope import longrope_attention_factor, yarn_attention_factor
+from exporter.families.sources.llama3_rope import fit_llama3
 from exporter.model.config import (
     LayerSpec,
     ModelConfig,
+    Rope,
     RopeScaling,
     check_layer_count,
     is_positive,
@@ -36,7 +40,8 @@ class GGUFConfig:
     """Metadata `fields`, and the `shapes` of the tensors. Readers ask for fields by their names behind the
     architecture's; `model` refuses what nobody asked for.
 
-    `rope_factors` is the content of the tensor `rope_freqs.weight`, if there is one.
+    `rope_factors` is the content of the tensor `rope_freqs.weight`, if there is one, and `long_rope_factors`
+    of `rope_factors_short.weight` and `rope_factors_long.weight`.
     """
 
     def __init__(
@@ -44,19 +49,16 @@ class GGUFConfig:
         fields: Mapping[str, object],
         shapes: Mapping[str, Sequence[int]],
         rope_factors: Sequence[float] | None,
+        long_rope_factors: tuple[Sequence[float], Sequence[float]] | None = None,
     ):
         self.shapes, self._rope_factors, self._read_factors = shapes, rope_factors, False
-        self.architecture = fields.get("general.architecture")
+        self._of_file, self.architecture = fields, fields.get("general.architecture")
+        self._long_rope_factors, self._read_long_factors = long_rope_factors, False
         prefix = f"{self.architecture}."
         self.fields = {
             name.removeprefix(prefix): value for name, value in fields.items() if name.startswith(prefix)
         }
         self._read: set[str] = set()
-        if fields.get("split.count", 1) not in (0, 1):
-            raise ValueError(
-                f"the model is split into {fields['split.count']} files: join them with "
-                "`llama-gguf-split --merge` first"
-            )
 
     def optional(self, name: str, default: object = None) -> object:
         """The field's value, `default` where it is missing."""
@@ -82,11 +84,11 @@ class GGUFConfig:
                 "use a checkpoint with that value"
             )
 
-    def head_dim(self) -> int:
-        """The width of a head, which keys, values and the rotation share."""
+    def head_dim(self, *, rotated_whole: bool = True) -> int:
+        """The width of a head, which keys and values share, and the rotation where it turns whole heads."""
         dim, heads = self.count("embedding_length"), self.count("attention.head_count")
         head_dim = self.count("attention.key_length", dim // heads)
-        for name in ("attention.value_length", "rope.dimension_count"):
+        for name in ("attention.value_length", *(("rope.dimension_count",) if rotated_whole else ())):
             if self.count(name, head_dim) != head_dim:
                 raise ValueError(
                     f"{self.architecture}.{name} is {self.fields[name]!r}, but only the head size {head_dim} "
@@ -100,6 +102,15 @@ class GGUFConfig:
         check_layer_count(count)
         return count
 
+    def pattern(self, name: str, period: int) -> list[bool]:
+        """Which layers have a window: a list, or the number of layers of which the last has none, `period`
+        where the field is missing. Raises ValueError for anything else."""
+        found, n_layers = self.optional(name, period), self.layer_count()
+        if isinstance(found, list) and len(found) == n_layers:
+            return list(map(bool, found))
+        period = self.count(name, period)
+        return [(i + 1) % period != 0 for i in range(n_layers)]
+
     def number(self, name: str, default: float) -> float:
         """A positive number. Raises ValueError naming the field for anything else."""
         value = self.optional(name, default)
@@ -109,6 +120,21 @@ class GGUFConfig:
                 "conversion of this checkpoint"
             )
         return float(value)
+
+    def numbers(self, name: str, count: int) -> list[float]:
+        """A list of `count` numbers, under a name that has no architecture before it. Raises ValueError
+        naming the field for anything else."""
+        values = self._of_file.get(name)
+        whole = isinstance(values, list) and len(values) == count
+        if not whole or not all(isinstance(value, float) and math.isfinite(value) for value in values):
+            raise ValueError(
+                f"field {name!r} is not a list of {count} numbers: use another conversion of this checkpoint"
+            )
+        return values
+
+    def norm_eps(self, kind: str = "layer_norm_rms") -> float:
+        """What norms of this kind add to the mean square, or to the variance."""
+        return self.number(f"attention.{kind}_epsilon", 0.0)
 
     def theta(self, default: float = 10000.0) -> float:
         """The rotation's base frequency."""
@@ -120,47 +146,97 @@ class GGUFConfig:
         self._read_factors = True
         return self._rope_factors
 
-    def linear_scaling(self) -> RopeScaling | None:
-        """The rotary scaling that fields tell; a factor without a type is linear, as llama.cpp reads it.
+    def rope(self, width: int, default_theta: float = 10000.0, *, interleaved: bool = False) -> Rope:
+        """The rotation that all layers share."""
+        theta = self.theta(default_theta)
+        return Rope(theta, width, self.scaling(width, theta), interleaved)
 
-        Raises ValueError for one that is not linear.
-        """
+    def scaling(self, width: int, theta: float) -> RopeScaling | None:
+        """The rotary scaling that fields and factors tell, of a rotation of this width and base; a factor
+        without a type is linear, as llama.cpp reads it. Raises ValueError for one of another type."""
+        scaling, factors = self._scaling_of_fields(), self.rope_factors
+        if factors is None or all(factor == 1.0 for factor in factors):
+            return scaling
+        if scaling is not None:
+            raise ValueError(
+                f"both {self.architecture}.rope.scaling.type {scaling.kind!r} and the tensor "
+                "rope_freqs.weight are given: use a checkpoint with one of them"
+            )
+        return fit_llama3(factors, width, theta, self.count("context_length"))
+
+    def _scaling_of_fields(self) -> RopeScaling | None:
         factor = self.optional("rope.scaling.factor")
         kind = self.optional("rope.scaling.type", "none" if factor is None else "linear")
+        self._read_long_factors = True
+        if self._long_rope_factors is not None and kind in ("none", "longrope"):
+            original = self.count("rope.scaling.original_context_length")
+            otherwise = longrope_attention_factor(self.count("context_length") / original, original)
+            short, long = map(tuple, self._long_rope_factors)
+            return RopeScaling(
+                "longrope",
+                original_context_length=original,
+                short_factors=short,
+                long_factors=long,
+                attention_factor=self.number("rope.scaling.attn_factor", otherwise),
+            )
+        if kind == "yarn":
+            return self._yarn()
         if kind not in ("none", "linear"):
             raise ValueError(
                 f"{self.architecture}.rope.scaling.type {kind!r} is not supported: use a checkpoint with "
-                "'linear' or none"
+                "'linear', 'yarn', 'longrope' and its factors, or none"
             )
         return RopeScaling("linear", factor) if kind == "linear" else None
+
+    def _yarn(self) -> RopeScaling:
+        self.only("rope.scaling.yarn_ext_factor", 1.0)
+        factor = self.number("rope.scaling.factor", 0.0)
+        grown = self.optional("rope.scaling.yarn_log_multiplier")
+        otherwise = yarn_attention_factor(factor, 1.0 if grown else None, grown)
+        return RopeScaling(
+            "yarn",
+            factor,
+            original_context_length=self.count(
+                "rope.scaling.original_context_length", self.count("context_length")
+            ),
+            beta_fast=self.number("rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=self.number("rope.scaling.yarn_beta_slow", 1.0),
+            attention_factor=self.number("rope.scaling.yarn_attn_factor", otherwise),
+        )
 
     def has(self, tensor: str) -> bool:
         return tensor in self.shapes
 
-    def model(
-        self, family: str, layers: Sequence[LayerSpec], *, embedding_scale: float = 1.0
-    ) -> ModelConfig:
+    def model(self, family: str, layers: Sequence[LayerSpec], **further: object) -> ModelConfig:
         """The ModelConfig of layers that go through `layers` again and again, with the fields and tensors
-        that every family calls alike.
+        that every family calls alike, and what is `further` in it.
 
         Raises ValueError naming a field that is missing, of a wrong value, or asked for by nobody.
         """
+        kind = "layer_norm" if layers[0].norm == "layer" else "layer_norm_rms"
         config = ModelConfig(
             family=family,
             dim=self.count("embedding_length"),
             layers=repeated(layers, self.layer_count()),
             vocab_size=self.shapes["token_embd.weight"][0],
-            norm_eps=self.number("attention.layer_norm_rms_epsilon", 0.0),
-            context_length=self.count("context_length"),
             tied_embeddings=not self.has("output.weight"),
-            embedding_scale=embedding_scale,
+            **{
+                "norm_eps": self.norm_eps(kind),
+                "context_length": self.count("context_length"),
+                **further,
+            },
         )
-        for name, value in NEUTRAL.items():
-            self.only(name, value)
+        for name in NEUTRAL.keys() - self._read:
+            self.only(name, NEUTRAL[name])
         factors = self._rope_factors
+        unread = None
         if not self._read_factors and factors is not None and any(factor != 1 for factor in factors):
+            unread = "rope_freqs.weight"
+        if not self._read_long_factors and self._long_rope_factors is not None:
+            unread = "rope_factors_long.weight"
+        if unread is not None:
             raise ValueError(
-                "the tensor rope_freqs.weight changes the rotation, which is not read for "
+                f"the tensor {unread} changes the rotation, which is not read for "
                 f"{self.architecture!r}: use the Hugging Face form of this checkpoint"
             )
         self.refuse_unread()

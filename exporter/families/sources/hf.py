@@ -6,15 +6,17 @@ change the computation. Both spellings are read, of transformers 4 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from exporter.families.sources.hf_rope import ORIGINAL, read_rope, required
+from exporter.families.sources.ternary import TERNARY, Ternary, read_ternary
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.model.config import (
     LayerSpec,
     ModelConfig,
     Rope,
-    RopeScaling,
     check_layer_count,
     is_positive,
     repeated,
@@ -40,31 +42,33 @@ NEUTRAL: dict[str, object] = {
     "tie_encoder_decoder": False,
     "pruned_heads": {},
 }
-ROPE_KEYS = {
-    "default": frozenset(),
-    "linear": frozenset({"factor"}),
-    "llama3": frozenset(
-        {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}
-    ),
-}
 FULL, SLIDING = "full_attention", "sliding_attention"  # of `layer_types`
 
 
 class HFConfig:
-    """The content of a config.json. Readers ask for fields; `model` refuses what nobody asked for."""
+    """The content of a config.json. Readers ask for fields; `model` refuses what nobody asked for.
 
-    def __init__(self, fields: Mapping[str, object]):
-        self.fields = fields
+    `stored` returns the numbers in a small tensor of the checkpoint, for what other formats have in the
+    config.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, object], stored: Callable[[str], Sequence[float]] | None = None
+    ):
+        self.fields, self._stored = fields, stored
+        self.ternary: Ternary | None = None  # how the layers' matrices are stored where they are ternary
         self._read: set[str] = set()
         quantized = fields.get("quantization_config") or fields.get("quantization")  # the latter: MLX
         if quantized is not None:
             method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
-            raise ValueError(f"quantization_config {method or quantized!r}: {QUANTIZED_REMEDY}")
+            if method != TERNARY:
+                raise ValueError(f"quantization_config {method or quantized!r}: {QUANTIZED_REMEDY}")
+            self.ternary = read_ternary(self.required("quantization_config"))
 
     def required(self, name: str) -> object:
         """The field's value. Raises ValueError when it is missing or null."""
         self._read.add(name)
-        return _required(self.fields, name)
+        return required(self.fields, name)
 
     def optional(self, name: str, default: object = None) -> object:
         """The field's value, `default` where it is missing or null."""
@@ -104,6 +108,14 @@ class HFConfig:
         """A count of positions, or null for all; `default` where the field is missing."""
         return None if self.nullable(name, default) is None else self.count(name, default)
 
+    def stored_number(self, name: str) -> float:
+        """The only element of the tensor `name`. Raises ValueError for one that is missing, or holds
+        something else."""
+        numbers = [] if self._stored is None else self._stored(name)
+        if len(numbers) != 1 or not math.isfinite(numbers[0]):
+            raise ValueError(f"tensor {name} does not hold one number: download the whole checkpoint")
+        return numbers[0]
+
     def ignore(self, name: str) -> None:
         """A field that changes nothing of the computation."""
         self._read.add(name)
@@ -130,10 +142,24 @@ class HFConfig:
             return self.count("num_attention_heads")
         return self.count("num_key_value_heads", default)
 
-    def rope(self, width: int, default_theta: float = 10000.0) -> Rope:
-        """The rotation that all layers share."""
-        rope = self._rope_parameters()
-        return _rope(rope, width, self.optional("rope_theta", default_theta))
+    def rope(
+        self, width: int, default_theta: float = 10000.0, *, default_part: float | None = None,
+        interleaved: bool = False, beside: Sequence[str] = (),
+    ) -> Rope:  # fmt: skip
+        """The rotation that all layers share: of a whole head, or with `default_part` of the part of it that
+        `partial_rotary_factor` says. `beside` names parameters that are the family's own."""
+        rope = {name: value for name, value in self._rope_parameters().items() if name not in beside}
+        if default_part is not None:
+            part = self.number("partial_rotary_factor", default_part)
+            part = _optional(rope, "partial_rotary_factor", part)
+            if not is_positive(part) or part > 1:
+                raise ValueError(
+                    f"partial_rotary_factor is {part!r}, not a part of a head: correct the config"
+                )
+            width = int(width * part)
+            rope = {key: value for key, value in rope.items() if key != "partial_rotary_factor"}
+        found = self._rope(rope, width, self.optional("rope_theta", default_theta))
+        return replace(found, interleaved=interleaved)
 
     def ropes_by_kind(
         self, width: int, thetas: Mapping[str, tuple[str, float]]
@@ -145,7 +171,7 @@ class HFConfig:
         found = {}
         for kind, (older, default) in thetas.items():
             own = rope[kind] if kind in nested else {} if nested or kind != FULL else rope
-            found[kind] = _rope(own, width, self.optional(older, default))
+            found[kind] = self._rope(own, width, self.optional(older, default))
         if unknown := nested and set(rope) - nested:
             raise ValueError(
                 f"rope parameters name {', '.join(sorted(unknown))}, which are no layers of this model: "
@@ -185,8 +211,7 @@ class HFConfig:
             )
         sliding = [window is not None and i >= first for i in range(self.layer_count())]
         kinds = self.layer_kinds([SLIDING if slides else FULL for slides in sliding])
-        windowed = replace(layer, attention=replace(layer.attention, window=window))
-        return [windowed if kind == SLIDING else layer for kind in kinds]
+        return [layer.windowed(window) if kind == SLIDING else layer for kind in kinds]
 
     def model(
         self,
@@ -195,10 +220,12 @@ class HFConfig:
         *,
         default_context: int,
         default_tied: bool = False,
-        embedding_scale: float = 1.0,
+        eps: tuple[str, float] = ("rms_norm_eps", 1e-6),
+        **further: object,
     ) -> ModelConfig:
         """The ModelConfig of layers that go through `layers` again and again, with the fields that every
-        family calls alike.
+        family calls alike, and what is `further` in it; `eps` is the field of the norms' epsilon and its
+        default.
 
         Raises ValueError naming a field that is missing, of a wrong value, or asked for by nobody.
         """
@@ -207,13 +234,15 @@ class HFConfig:
             dim=self.count("hidden_size"),
             layers=repeated(layers, self.layer_count()),
             vocab_size=self.count("vocab_size"),
-            norm_eps=self.number("rms_norm_eps", 1e-6),
-            context_length=self.count("max_position_embeddings", default_context),
             tied_embeddings=self.boolean("tie_word_embeddings", default_tied),
-            embedding_scale=embedding_scale,
+            **{
+                "norm_eps": self.number(*eps),
+                "context_length": self._context(layers, default_context),
+                **further,
+            },
         )
-        for name, value in NEUTRAL.items():
-            self.only(name, value)
+        for name in NEUTRAL.keys() - self._read:
+            self.only(name, NEUTRAL[name])
         self.refuse_unread()
         return config
 
@@ -229,6 +258,19 @@ class HFConfig:
                 "use a checkpoint without it, or delete it if it does not"
             )
 
+    def _context(self, layers: Sequence[LayerSpec], default: int) -> int:
+        """`max_position_embeddings`; as many times the original context as YaRN says where that is more: who
+        adds YaRN to a config need not change it."""
+        context = self.count("max_position_embeddings", default)
+        ropes = (layer.attention.rope for layer in layers)
+        scalings = [rope.scaling for rope in ropes if rope is not None and rope.scaling is not None]
+        stretched = [int(s.factor * s.original_context_length) for s in scalings if s.kind == "yarn"]
+        return max([context, *stretched])
+
+    def _rope(self, rope: Mapping[str, object], width: int, default_theta: object) -> Rope:
+        longest, original = map(self.optional, ("max_position_embeddings", ORIGINAL))
+        return read_rope(rope, width, default_theta, longest, original)
+
     def _rope_parameters(self) -> Mapping[str, object]:
         older, newer = self.optional("rope_scaling"), self.optional("rope_parameters")
         if older is not None and newer is not None and older != newer:
@@ -237,45 +279,6 @@ class HFConfig:
         if not isinstance(rope, Mapping):
             raise ValueError(f"rope parameters are {rope!r}, not an object: correct the config")
         return rope
-
-
-def _rope(rope: Mapping[str, object], width: int, default_theta: object) -> Rope:
-    """One rotation of `rope_parameters` or `rope_scaling`."""
-    theta = _optional(rope, "rope_theta", default_theta)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_KEYS:
-        raise ValueError(
-            f"rope type {kind!r} is not supported: use a checkpoint with {', '.join(ROPE_KEYS)}"
-        )
-    if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise ValueError(
-            f"partial_rotary_factor is {rope['partial_rotary_factor']!r}, but only 1.0 is "
-            "supported: use a checkpoint that rotates whole heads"
-        )
-    shared = {"rope_theta", "rope_type", "type", "partial_rotary_factor"}
-    for name, value in rope.items():
-        if value is not None and name not in ROPE_KEYS[kind] | shared:
-            raise ValueError(
-                f"rope parameter {name!r} (value {value!r}) does not belong to rope type {kind!r}: "
-                "use a checkpoint without it, or delete it if it changes nothing"
-            )
-    if kind == "default":
-        return Rope(theta, width)
-    if kind == "linear":
-        return Rope(theta, width, RopeScaling("linear", _required(rope, "factor")))
-    return Rope(theta, width, RopeScaling(
-        kind="llama3",
-        factor=_required(rope, "factor"),
-        low_freq_factor=_required(rope, "low_freq_factor"),
-        high_freq_factor=_required(rope, "high_freq_factor"),
-        original_context_length=_required(rope, "original_max_position_embeddings"),
-    ))  # fmt: skip
-
-
-def _required(config: Mapping[str, object], name: str) -> object:
-    if config.get(name) is None:
-        raise ValueError(f"field {name!r} is missing: complete the config or download it again")
-    return config[name]
 
 
 def _optional(config: Mapping[str, object], name: str, default: object) -> object:

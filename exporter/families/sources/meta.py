@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.formats.adapter import ADAPTER_REMEDY
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.model.config import is_positive
 
 # The width of the feed-forward layer follows from the tensors; the rest is about training.
 HARMLESS = frozenset("dropout ffn_dim_multiplier hidden_dim max_batch_size multiple_of".split())
+LORA_REMEDY = "it holds adapters in Meta's own form: give the model without them, or with them merged"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MetaConfig:
 
     def refuse_unknown(self, known: frozenset[str]) -> None:
         """Raise ValueError naming a field that is not in `known` and may change the computation."""
-        for key, remedy in (("quantization_args", QUANTIZED_REMEDY), ("lora_args", ADAPTER_REMEDY)):
+        for key, remedy in (("quantization_args", QUANTIZED_REMEDY), ("lora_args", LORA_REMEDY)):
             if self.params.get(key) is not None:
                 raise ValueError(f"{key} {self.params[key]!r}: {remedy}")
         for name, value in self.params.items():

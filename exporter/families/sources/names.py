@@ -22,8 +22,31 @@ HF_QK_NORMS = {
     "layers.{i}.attention.q_norm": "model.layers.{i}.self_attn.q_norm",
     "layers.{i}.attention.k_norm": "model.layers.{i}.self_attn.k_norm",
 }
-# Rotary frequencies, which older versions of transformers stored.
-HF_IGNORED = ("model.layers.*.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq")
+# Norms of what attention and feed-forward add: without norms before these, and with.
+HF_OUT_NORMS = {
+    "layers.{i}.attention_out_norm": "model.layers.{i}.post_attention_layernorm",
+    "layers.{i}.ffn_out_norm": "model.layers.{i}.post_feedforward_layernorm",
+}
+HF_SANDWICH_NORMS = HF_OUT_NORMS | {
+    "layers.{i}.ffn_norm": "model.layers.{i}.pre_feedforward_layernorm",
+}
+# Matrices that some families store as one.
+HF_FUSED_GATE_UP = dict.fromkeys(
+    ("layers.{i}.feed_forward.w1", "layers.{i}.feed_forward.w3"), "model.layers.{i}.mlp.gate_up_proj"
+)
+HF_FUSED = {
+    **dict.fromkeys(
+        ("layers.{i}.attention.wq", "layers.{i}.attention.wk", "layers.{i}.attention.wv"),
+        "model.layers.{i}.self_attn.qkv_proj",
+    ),
+    **HF_FUSED_GATE_UP,
+}
+# Buffers that older versions of transformers stored: rotary frequencies and tables, which follow from the
+# config, and causal masks, which every decoder has.
+HF_IGNORED = (
+    "*.rotary_emb.inv_freq", "*.rotary_emb.cos_cached", "*.rotary_emb.sin_cached", "*.masked_bias",
+    "model.causal_mask",
+)  # fmt: skip
 
 GGUF_NAMES = {
     "tok_embeddings": "token_embd",
@@ -43,9 +66,21 @@ GGUF_QK_NORMS = {
     "layers.{i}.attention.q_norm": "blk.{i}.attn_q_norm",
     "layers.{i}.attention.k_norm": "blk.{i}.attn_k_norm",
 }
+GGUF_OUT_NORMS = {
+    "layers.{i}.attention_out_norm": "blk.{i}.post_attention_norm",
+    "layers.{i}.ffn_out_norm": "blk.{i}.post_ffw_norm",
+}
+# Files have these matrices apart or as one: gate and up under the name of up.
+GGUF_FUSED = {
+    **{
+        f"layers.{{i}}.attention.w{x}": (f"blk.{{i}}.attn_{x}", "blk.{i}.attn_qkv") for x in "qkv"
+    },
+    "layers.{i}.feed_forward.w1": ("blk.{i}.ffn_gate", "blk.{i}.ffn_up"),
+}  # fmt: skip
 GGUF_ROPE_FACTORS = "rope_freqs.weight"
+GGUF_LONG_ROPE_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight")
 # Rope factors are read into the config; the others are rotary tables of early files.
-GGUF_IGNORED = (GGUF_ROPE_FACTORS, "blk.*.attn_rot_embd.weight")
+GGUF_IGNORED = (GGUF_ROPE_FACTORS, *GGUF_LONG_ROPE_FACTORS, "blk.*.attn_rot_embd.weight")
 
 META_NAMES = {
     name: name for name in (

@@ -91,7 +91,7 @@ class _SurveyedHF(hf.HFConfig):
 
 class _SurveyedGGUF(gguf.GGUFConfig):
     def __init__(self, fields: Mapping[str, object], shapes: Mapping[str, Sequence[int]], factors: None):
-        super().__init__({**fields, "split.count": 1}, shapes, factors)
+        super().__init__(fields, shapes, factors)
         self.differences: list[str] = []
 
     def count(self, name: str, default: int | None = None) -> int:
@@ -120,7 +120,9 @@ def _survey(config: _SurveyedHF | _SurveyedGGUF, read: Callable[..., object]) ->
 
 def _unnamed(tensors: Iterable[str], names: TensorNames) -> list[str]:
     """List the modules of `tensors`, `{i}` being the layer, that the family has no name for."""
-    known = set(names.modules.values())
+    known = set()
+    for named in names.modules.values():
+        known |= {named} if isinstance(named, str) else set(named)
     modules = (
         _LAYER.sub(".{i}.", _LEAF.sub("", name), count=1) for name in tensors
         if not any(fnmatchcase(name, pattern) for pattern in names.ignored)

@@ -64,6 +64,11 @@ def gguf_family(fields: Mapping[str, object], shapes: Mapping[str, Sequence[int]
     return known[name]
 
 
+def family_named(name: str) -> Family:
+    """The family of a ModelConfig."""
+    return next(family for family in all_families() if family.name == name)
+
+
 def meta_family() -> Family:
     """The family that reads Meta's format."""
     return next(family for family in all_families() if family.meta is not None)

@@ -160,6 +160,18 @@ TEST(flags_that_do_not_go_together) {
   CHECK_THROWS(UsageError, parse({"-m", "chat", "--logits-out", "x"}), "--logits-out");
   CHECK_THROWS(UsageError, parse({"-y", "x"}), "-m chat");
   CHECK_THROWS(UsageError, parse({"--json"}), "--stats");
+  for (const auto& [flag, value] : {std::pair{"--think", "on"}, {"--tools", "t.json"}, {"--date", "2024-07-26"}}) {
+    CHECK_THROWS(UsageError, parse({flag, value}), flag, "need -m chat");
+  }
+}
+
+TEST(what_the_chat_template_is_told) {
+  const Args args = parse({"-m", "chat", "--think", "off", "--tools", "t.json", "--date=2024-07-26"});
+  CHECK(args.think == false && args.tools_path == "t.json");
+  CHECK(args.date && args.date->tm_year == 124 && args.date->tm_mon == 6 && args.date->tm_mday == 26);
+  CHECK_THROWS(UsageError, parse({"-m", "chat", "--think", "yes"}), "'yes'", "on or off");
+  CHECK_THROWS(UsageError, parse({"-m", "chat", "--date", "26.7.2024"}), "'26.7.2024'", "2024-07-26");
+  CHECK_THROWS(UsageError, parse({"-m", "chat", "--tools", ""}), "a JSON file");
 }
 
 TEST(help_names_every_flag) {

@@ -2,20 +2,13 @@
 
 #include "system/error.h"
 #include "tests/cpp/byte_tokenizer.h"
+#include "tests/cpp/chat_trees.h"
 #include "tests/cpp/check.h"
 #include "tests/cpp/fake_model.h"
 
 using namespace runner;
 
 namespace {
-
-ChatFormat format() {
-  return ChatFormat::from_json(R"({"reducible": true, "begin": "", "generation_prompt": "<|model|>",
-    "system": {"placement": "turn", "prefix": "[", "suffix": "]", "strip": false, "default": null},
-    "user": {"prefix": "<|user|>", "suffix": "<|end|>", "strip": false},
-    "assistant": {"prefix": "<|model|>", "suffix": "<|end|>", "strip": false},
-    "strip_folded": false, "refused": {"user": ["<tool>"], "assistant": [""]}})");
-}
 
 // Answers the n-th turn with "n!" and ends, or never ends if `endless`.
 struct Chat {
@@ -48,7 +41,7 @@ struct Chat {
                     .write = [&](std::string_view text) { written += text; },
                     .notice = [&](std::string_view line) { notices.emplace_back(line); },
                     .forget_interrupt = forget_interrupt};
-    return run_chat(conversation, sampler, tokenizer, format(), options, io, stats);
+    return run_chat(conversation, sampler, tokenizer, ChatTemplate::from_json(kTurns), options, io, stats);
   }
 
   int64_t tokens_run() const {
@@ -208,8 +201,8 @@ TEST(what_the_template_refuses_is_said_and_left_out) {
   CHECK(chat.run().refused);
   CHECK_EQ(chat.written, "\n1!\n");
   CHECK_EQ(chat.notices.size(), 2u);
-  CHECK(chat.notices[0].starts_with("the turn holds '<tool>'"));
-  CHECK(chat.notices[1].starts_with("the reply holds no text"));
+  CHECK_EQ(chat.notices[0], "this model's chat template refuses the conversation: it has a tool");
+  CHECK(chat.notices[1].starts_with("the turn is left out") && chat.notices[1].ends_with("an empty answer"));
   CHECK_EQ(seen, (std::vector<int64_t>{kUser, 'c', kEnd, kModel, '1', '!'}));
 }
 
@@ -259,13 +252,13 @@ TEST(a_stop_string_ends_a_turn_and_is_not_in_the_conversation) {
   CHECK(std::ranges::count(seen, '1') == 1 && std::ranges::count(seen, '!') == 0);
 }
 
-TEST(a_template_that_was_not_reduced_is_an_error) {
+TEST(a_template_that_cannot_be_used_is_an_error) {
   FakeModel model;
   const Tokenizer tokenizer = byte_tokenizer();
   Conversation conversation(model.session(), tokenizer);
   Sampler sampler({.temperature = 0});
   Stats stats;
-  const auto unusable = ChatFormat::from_json(R"({"reducible": false, "reason": "it is odd"})");
+  const auto unusable = ChatTemplate::from_json(R"({"reason": "it is odd"})");
   CHECK_THROWS(Error, (run_chat(conversation, sampler, tokenizer, unusable, {}, {}, stats), 0),
                "it is odd", "-m generate");
 }

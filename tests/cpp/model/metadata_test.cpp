@@ -14,7 +14,7 @@ const char* const kSampling = R"({
   "begin_suppress_tokens": [8], "stop_strings": ["\n\n"]})";
 
 StringMap good() {
-  return {{"schema_version", "5"},
+  return {{"schema_version", "6"},
           {"backend", "aoti"},
           {"model_name", "toy"},
           {"model_family", "llama"},
@@ -117,7 +117,9 @@ TEST(good_metadata_is_read) {
   CHECK_EQ(m.state.layers.size(), size_t{2});
   CHECK(m.state.layers[0].kv_heads == 2 && m.state.layers[0].head_dim == 8);
   CHECK(m.state.layers[0].rope == 0 && m.state.layers[1].rope == lowbit::kNoRope);
-  CHECK_EQ(m.state.frequencies, (std::vector<std::vector<float>>{{1.0f, 0.25f}}));
+  CHECK_EQ(m.state.ropes.size(), size_t{1});
+  CHECK_EQ(m.state.ropes[0].frequencies, (std::vector<float>{1.0f, 0.25f}));
+  CHECK(m.state.ropes[0].factor == 1 && !m.state.ropes[0].is_long(lowbit::kMostContext));
   CHECK(m.longest_context == 128 && m.max_segments == 7 && m.model_digest == "cd");
 }
 
@@ -162,7 +164,11 @@ TEST(states_that_cannot_be_are_named) {
   for (const std::string& bad :
        {std::string("[]"), std::string("{}"), state("[" + layer + "]", "[[1]]"), state(two, "[]"),
         state(two, "[[1, 2, 3, 4, 5]]"), state(two, "[[-1]]"), state(two, "[[1e999]]"),
-        state(two, "[1]"), state(two, "[[\"1\"]]"), state("[1, 2]", "[[1]]"),
+        state(two, "[1]"), state(two, "[[\"1\"]]"), state(two, "[{}]"), state(two, R"([{"frequencies": [1]}])"),
+        state(two, R"([{"frequencies": [1], "factor": 0}])"),
+        state(two, R"([{"frequencies": [1], "factor": 1, "short_context": -1, "long_frequencies": [1]}])"),
+        state(two, R"([{"frequencies": [1], "factor": 1, "short_context": 16}])"),
+        state(two, R"([{"frequencies": [1], "factor": 1, "short_context": 16, "long_frequencies": []}])"), state("[1, 2]", "[[1]]"),
         state("[{}, {}]", "[[1]]"), state("[" + layer + R"(, {"kv_heads": 0, "head_dim": 8, "rope": 0}])", "[[1]]"),
         state("[" + layer + R"(, {"kv_heads": 1, "head_dim": 9000, "rope": 0}])", "[[1]]"),
         state("[" + layer + R"(, {"kv_heads": 1, "head_dim": 8, "rope": -2}])", "[[1]]"),
@@ -172,6 +178,16 @@ TEST(states_that_cannot_be_are_named) {
   CHECK_THROWS(Error, parse_with("longest_context", "63"), "64 to");
   CHECK_THROWS(Error, parse_with("cache_dtype", "bfloat16"), "float32, float16, int8");
   CHECK_THROWS(Error, parse_with("max_segments", "0"), "max_segments");
+}
+
+TEST(rotary_embeddings_have_a_factor_and_frequencies_of_long_contexts) {
+  StringMap map = good();
+  map["state"] = R"({"layers": [{"kv_heads": 1, "head_dim": 8, "rope": 0}, {"kv_heads": 1, "head_dim": 8, "rope": 0}],
+      "frequencies": [{"frequencies": [1, 0.5], "factor": 1.25, "short_context": 64, "long_frequencies": [0.5, 0.25]}]})";
+  const lowbit::Rope rope = parse(map).state.ropes[0];
+  CHECK_EQ(rope.factor, 1.25f);
+  CHECK_EQ(rope.of_context(64), (std::vector<float>{1.0f, 0.5f}));
+  CHECK_EQ(rope.of_context(65), (std::vector<float>{0.5f, 0.25f}));
 }
 
 TEST(executorch_needs_no_cache_form) {
@@ -187,7 +203,7 @@ TEST(executorch_needs_no_cache_form) {
 }
 
 TEST(versions_and_backend) {
-  CHECK_THROWS(Error, parse_with("schema_version", "6"), "schema 6", "newer", "up to 5");
+  CHECK_THROWS(Error, parse_with("schema_version", "7"), "schema 7", "newer", "up to 6");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "newer",
                "up to 4");

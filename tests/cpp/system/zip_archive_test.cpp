@@ -2,6 +2,8 @@
 
 #include "system/zip_archive.h"
 
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "system/error.h"
@@ -110,6 +112,104 @@ TEST(members_lie_where_they_are) {
     CHECK(reinterpret_cast<const char*>(members[0].data.data()) > file.data());
     for (const ZipMember& member : members) check_zip_crc("f.zip", member);
   }
+}
+
+// As zipfile of Python writes a file of 4 GiB and one behind it: the first has its sizes in zip64
+// fields, the second its place. Only the pages of the headers are touched.
+TEST(files_beyond_4_gib) {
+  const uint64_t large = (uint64_t{1} << 32) + 100, room = large + 4096;
+  void* memory = mmap(nullptr, room, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(memory != MAP_FAILED);
+  auto* const file = static_cast<char*>(memory);
+  uint64_t end = 0;
+  const auto add = [&](const std::string& bytes) {
+    std::memcpy(file + end, bytes.data(), bytes.size());
+    end += bytes.size();
+  };
+  const auto sizes = [](std::string& to, uint64_t size, size_t name_bytes, size_t extra_bytes) {
+    put(to, 0, 12);  // flags, method, time, check sum
+    put(to, size, 4);
+    put(to, size, 4);
+    put(to, name_bytes, 2);
+    put(to, extra_bytes, 2);
+  };
+  std::string header;
+  put(header, 0x04034b50, 4);
+  put(header, 45, 2);
+  sizes(header, 0xffffffff, 1, 20);
+  header += "a";
+  put(header, 1, 2);
+  put(header, 16, 2);
+  put(header, large, 8);
+  put(header, large, 8);
+  add(header);
+  const uint64_t first = end;
+  end += large;
+  file[end - 1] = 'z';
+  const uint64_t second = end;
+  header.clear();
+  put(header, 0x04034b50, 4);
+  put(header, 20, 2);
+  sizes(header, 3, 1, 0);
+  add(header + "bxyz");
+
+  const uint64_t directory = end;
+  std::string entry;
+  const auto central = [&](const char* name, uint64_t size, uint64_t local,
+                           const std::string& extra) {
+    put(entry, 0x02014b50, 4);
+    put(entry, 45, 2);
+    put(entry, 45, 2);
+    sizes(entry, size, 1, extra.size());
+    entry.append(10, '\0');  // comment, disk, attributes
+    put(entry, local, 4);
+    entry += name + extra;
+  };
+  std::string extra;
+  put(extra, 1, 2);
+  put(extra, 16, 2);
+  put(extra, large, 8);
+  put(extra, large, 8);
+  central("a", 0xffffffff, 0, extra);
+  extra.clear();
+  put(extra, 1, 2);
+  put(extra, 8, 2);
+  put(extra, second, 8);
+  central("b", 3, 0xffffffff, extra);
+  const uint64_t directory_bytes = entry.size(), end64 = directory + directory_bytes;
+  put(entry, 0x06064b50, 4);
+  put(entry, 44, 8);
+  put(entry, 45, 2);
+  put(entry, 45, 2);
+  put(entry, 0, 8);
+  put(entry, 2, 8);
+  put(entry, 2, 8);
+  put(entry, directory_bytes, 8);
+  put(entry, directory, 8);
+  put(entry, 0x07064b50, 4);
+  put(entry, 0, 4);
+  put(entry, end64, 8);
+  put(entry, 1, 4);
+  put(entry, 0x06054b50, 4);
+  put(entry, 0, 4);
+  put(entry, 2, 2);
+  put(entry, 2, 2);
+  put(entry, directory_bytes, 4);
+  put(entry, 0xffffffff, 4);
+  put(entry, 0, 2);
+  add(entry);
+
+  const auto* bytes = reinterpret_cast<const std::byte*>(file);
+  const auto members = read_zip("f.zip", {bytes, end});
+  CHECK_EQ(members.size(), size_t{2});
+  CHECK_EQ(members[0].data.data() - bytes, static_cast<ptrdiff_t>(first));
+  CHECK_EQ(members[0].data.size(), size_t{large});
+  CHECK_EQ(static_cast<char>(members[0].data.back()), 'z');
+  CHECK_EQ(members[1].name, "b");
+  CHECK_EQ(text(members[1]), "xyz");
+  CHECK_THROWS(Error, read_zip("f.zip", {bytes, directory}), "f.zip is damaged", "export it again");
+  munmap(memory, room);
 }
 
 TEST(a_comment_may_follow) {

@@ -10,6 +10,7 @@
 #include "tests/cpp/check.h"
 #include "text/tokenizer_raw.h"
 #include "text/tokenizer_table.h"
+#include "text/utf8.h"
 
 using namespace runner;
 
@@ -89,6 +90,13 @@ Ids bytes_of(std::string_view text) {
   return ids;
 }
 
+// Parts of a text, and whether each is markup.
+MarkedText marked(const std::vector<std::pair<std::string_view, bool>>& parts) {
+  MarkedText text;
+  for (const auto& [part, markup] : parts) text.append(to_valid_utf8(part), markup ? kMarkup : kContent);
+  return text;
+}
+
 Tokenizer make(const TableSource& table) { return Tokenizer::from_table(serialize_table(table)); }
 
 // Uses every part of a tokenizer; only Error may come out.
@@ -99,7 +107,7 @@ void exercise(const Tokenizer& tokenizer) {
   for (const auto special : {kParse, kPlain}) {
     tokenizer.decode(tokenizer.encode(text, true, special));
   }
-  tokenizer.encode(std::vector<TextSpan>{{"<end>", true}, {text, false}});
+  tokenizer.encode(marked({{"<end>", true}, {text, false}}).view());
 }
 
 std::string written(const std::string& name, const std::string& content) {
@@ -121,10 +129,10 @@ TEST(special_tokens_only_where_asked) {
   const Tokenizer tokenizer = make(byte_table());
   CHECK_EQ(tokenizer.encode("<end>  a", false, kParse), (Ids{258, 'a'}));
   CHECK_EQ(tokenizer.encode("<end>", false, kPlain), (Ids{'<', 'e', 'n', 'd', '>'}));
-  const std::vector<TextSpan> spans{{"<end>", true}, {"<end>ab", false}, {"c<end>", true}};
-  CHECK_EQ(tokenizer.encode(spans), (Ids{258, '<', 'e', 'n', 'd', '>', 257, 258}));
-  const std::vector<TextSpan> torn{{"<en", true}, {"d>", false}};
-  CHECK_EQ(tokenizer.encode(torn), (Ids{'<', 'e', 'n', 'd', '>'}));
+  const MarkedText spans = marked({{"<end>", true}, {"<end>ab", false}, {"c<end>", true}});
+  CHECK_EQ(tokenizer.encode(spans.view()), (Ids{258, '<', 'e', 'n', 'd', '>', 257, 258}));
+  const MarkedText torn = marked({{"<en", true}, {"d>", false}});
+  CHECK_EQ(tokenizer.encode(torn.view()), (Ids{'<', 'e', 'n', 'd', '>'}));
 }
 
 TEST(bos_comes_first_where_there_is_one) {
@@ -140,7 +148,7 @@ TEST(merges_by_score_with_byte_fallback) {
   CHECK_EQ(tokenizer.encode("b\xC3\xA9", false, kParse), (Ids{258, 262, 2 + 0xC3, 2 + 0xA9}));
   CHECK_EQ(tokenizer.encode("</s>", false, kPlain).size(), size_t{5});
   CHECK_EQ(tokenizer.encode("</s>", false, kParse), Ids{1});
-  CHECK_EQ(tokenizer.encode(std::vector<TextSpan>{{"</s>", true}}), Ids{1});
+  CHECK_EQ(tokenizer.encode(marked({{"</s>", true}}).view()), Ids{1});
   CHECK_EQ(tokenizer.decode(Ids{260, 259, 1, 2 + 0xC3, 2 + 0xA9, 0}), "ab a\xC3\xA9 ? ");
 }
 
@@ -164,8 +172,8 @@ TEST(text_comes_into_normal_form_c) {
   }
   // Each segment is composed on its own.
   CHECK_EQ(tokenizer.encode("s<end>\u0323", false, kParse), (Ids{'s', 258, 0xCC, 0xA3}));
-  const std::vector<TextSpan> spans{{"s", true}, {"\u0323<end>", false}, {"\u0307<end>", true}};
-  CHECK_EQ(tokenizer.encode(spans),
+  const MarkedText spans = marked({{"s", true}, {"\u0323<end>", false}, {"\u0307<end>", true}});
+  CHECK_EQ(tokenizer.encode(spans.view()),
            (Ids{0xE1, 0xB9, 0xA3, '<', 'e', 'n', 'd', '>', 0xCC, 0x87, 258}));
 }
 

@@ -1,10 +1,11 @@
-// What pytest asks of the C++ tokenizer and chat format, one JSON request a line of standard input:
+// What pytest asks of the C++ tokenizer and chat templates, one JSON request a line of standard input:
 //
 //   tokenizer_tool FILE [CHAT_JSON]     FILE: a raw tokenizer file, or a table if it ends in .table
 //
 //   {"text": T, "plain": B}                        the ids
 //   {"ids": [...]}                                 {"text": decoded, "pieces": streamed}
-//   {"messages": [[role, content]...], "generation_prompt": B}    the ids, or {"error": E}
+//   {"messages": [...], "generation_prompt": B, "variables": {...}, "date": D}    the ids, or {"error": E};
+//       a message is an object, or [role, content]
 //   {"table": true}                                the table's bytes in hexadecimal
 #include <cstdio>
 #include <fstream>
@@ -13,7 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include "system/error.h"
-#include "text/chat.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 using nlohmann::json;
@@ -37,7 +38,32 @@ std::string hexadecimal(std::string_view bytes) {
   return out;
 }
 
-json answer(const json& request, const Tokenizer& tokenizer, const runner::ChatFormat& chat) {
+// The request's text is read again, as values whose objects keep their order.
+json chat_answer(const std::string& line, const Tokenizer& tokenizer, const runner::ChatTemplate& chat) {
+  namespace templates = runner::templates;
+  const templates::Value request = templates::value_from_json(line, runner::kContent);
+  const auto field = [&](std::string_view name) { return request.dict().find(name); };
+  std::vector<templates::Value> messages;
+  for (const templates::Value& message : field("messages")->list().items) {
+    messages.push_back(message.is_dict() ? message
+                                         : templates::dict_value({{templates::text_value("role"), message.list().items[0]},
+                                                                  {templates::text_value("content"), message.list().items[1]}}));
+  }
+  runner::ChatInputs inputs;
+  if (const templates::Value* variables = field("variables")) {
+    for (const auto& [name, value] : variables->dict().items) inputs.variables.emplace_back(name.bytes(), value);
+  }
+  if (const templates::Value* date = field("date")) inputs.now = runner::day_of(date->bytes());
+  try {
+    return chat.encode(templates::list_value(std::move(messages)), is_true(*field("generation_prompt")), inputs,
+                       tokenizer);
+  } catch (const runner::Error& error) {
+    return {{"error", error.what()}};
+  }
+}
+
+json answer(const std::string& line, const Tokenizer& tokenizer, const runner::ChatTemplate& chat) {
+  const json request = json::parse(line);
   if (request.contains("table")) return hexadecimal(tokenizer.table());
   if (request.contains("text")) {
     const auto special =
@@ -52,13 +78,7 @@ json answer(const json& request, const Tokenizer& tokenizer, const runner::ChatF
     pieces.push_back(decoder.finish());
     return {{"text", tokenizer.decode(ids)}, {"pieces", pieces}};
   }
-  std::vector<runner::Message> messages;
-  for (const json& message : request.at("messages")) messages.push_back({message[0], message[1]});
-  try {
-    return chat.encode(messages, request.at("generation_prompt").get<bool>(), tokenizer);
-  } catch (const runner::Error& error) {
-    return {{"error", error.what()}};
-  }
+  return chat_answer(line, tokenizer, chat);
 }
 
 }  // namespace
@@ -67,10 +87,10 @@ int main(int argc, char** argv) {
   if (argc < 2) return 2;
   try {
     const Tokenizer tokenizer = open(argv[1]);
-    const auto chat = runner::ChatFormat::from_json(
-        argc > 2 ? argv[2] : R"({"reducible": false, "reason": "none was given"})");
+    const auto chat = runner::ChatTemplate::from_json(
+        argc > 2 ? argv[2] : R"({"reason": "none was given"})");
     for (std::string line; std::getline(std::cin, line);) {
-      std::puts(answer(json::parse(line), tokenizer, chat).dump().c_str());
+      std::puts(answer(line, tokenizer, chat).dump().c_str());
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());

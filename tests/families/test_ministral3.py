@@ -1,0 +1,86 @@
+"""Ministral 3 on tiny random weights, held against transformers, where queries are not scaled."""
+
+import family
+import gguf
+import pytest
+import transformers
+from family import with_attention
+from family_tests import CONTEXT, FamilyTests
+
+from exporter.families.ministral3 import FAMILY
+from exporter.families.sources.gguf import GGUFConfig
+from exporter.families.sources.hf import HFConfig
+from exporter.families.sources.registry import hf_family
+from exporter.model.config import Rope
+
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": CONTEXT,
+    "beta_fast": 8.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+}  # fmt: skip
+
+
+def gguf_fields(writer: gguf.GGUFWriter, config) -> None:
+    rope = config.rope_parameters
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(rope["factor"])
+    writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+    writer.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+    writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+    writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+
+
+class TestMinistral3(FamilyTests):
+    case = family.Case(
+        transformers.Ministral3ForCausalLM,
+        gguf.MODEL_ARCH.MISTRAL3,
+        {"num_hidden_layers": 2, "rope_parameters": YARN},
+        gguf_fields,
+        permuted=True,
+    )  # fmt: skip
+    without = {"the scaling": lambda config: with_attention(config, rope=Rope(1e4, 32))}
+
+
+REAL = {
+    "architectures": ["Ministral3ForCausalLM"], "attention_dropout": 0.0, "head_dim": 128,
+    "hidden_act": "silu", "hidden_size": 3072, "initializer_range": 0.02, "intermediate_size": 9216,
+    "max_position_embeddings": 262144, "model_type": "ministral3", "num_attention_heads": 32,
+    "num_hidden_layers": 26, "num_key_value_heads": 8, "rms_norm_eps": 1e-05,
+    "rope_parameters": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1,
+                        "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384,
+                        "rope_theta": 1000000.0, "rope_type": "yarn", "type": "yarn"},
+    "sliding_window": None, "tie_word_embeddings": True, "use_cache": True, "vocab_size": 131072,
+}  # fmt: skip
+
+
+def test_a_published_config():
+    """Ministral 3 3B's text part: its context ends where queries would be scaled."""
+    config = FAMILY.hf.read(HFConfig(REAL))
+    rope = config.layers[0].attention.rope
+    assert (config.context_length, rope.scaling.factor, rope.scaling.attention_factor) == (16384, 16.0, 1.0)
+    with pytest.raises(ValueError, match="queries are scaled.*'yarn'"):
+        FAMILY.hf.read(HFConfig(REAL | {"rope_parameters": {"llama_4_scaling_beta": 0.1}}))
+
+
+def test_gguf_files_without_a_scale_of_queries_keep_their_context():
+    """Mistral Small 3.2's."""
+    fields = {
+        "general.architecture": "mistral3", "mistral3.block_count": 40, "mistral3.embedding_length": 5120,
+        "mistral3.feed_forward_length": 32768, "mistral3.attention.head_count": 32,
+        "mistral3.attention.head_count_kv": 8, "mistral3.attention.key_length": 128,
+        "mistral3.attention.value_length": 128, "mistral3.attention.layer_norm_rms_epsilon": 1e-5,
+        "mistral3.context_length": 131072, "mistral3.rope.freq_base": 1e9, "mistral3.vocab_size": 131072,
+        "mistral3.rope.dimension_count": 128,
+    }  # fmt: skip
+    config = FAMILY.gguf.read(GGUFConfig(fields, {"token_embd.weight": (131072, 5120)}, None))
+    assert config.context_length == 131072 and config.layers[0].attention.rope.scaling is None
+
+
+def test_images_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match="Mistral3ForConditionalGeneration .* images.* GGUF file"):
+        hf_family({"architectures": ["Mistral3ForConditionalGeneration"]})

@@ -1,0 +1,66 @@
+"""Weights that were quantized before keep their integers and scales; others are rounded as ever."""
+
+import pytest
+import torch
+
+from exporter.lowbit import weights
+from exporter.lowbit.grid import grid_numbers
+from exporter.lowbit.weights import dequantize, quantize_linear
+from exporter.recipe.recipe import parse_recipe
+
+
+def scheme(bits: int, groupsize: int, zeros: bool, **more: object):
+    options = {"bitwidth": bits, "groupsize": groupsize, "has_weight_zeros": zeros, **more}
+    return parse_recipe(f'{{"linear:a8wx": {options}}}'.replace("'", '"').replace("True", "true")
+                        .replace("False", "false")).linear  # fmt: skip
+
+
+def on_grid(bits: int, group: int, zeros: bool, dtype: torch.dtype) -> torch.Tensor:
+    """Random integers, few of them at the ends of their range, times scales of 16 bits."""
+    random = torch.Generator().manual_seed(bits)
+    half = 2 ** (bits - 1)
+    q = (torch.randn(24, 256, generator=random) * half / 4).round().clamp(-half, half - 1)
+    scales = (torch.rand(24, 256 // group, generator=random) * 0.1 + 0.01).to(dtype).float()
+    shift = torch.randint(-half // 2, half // 2 + 1, scales.shape, generator=random) if zeros else 0 * scales
+    q, shift = q.view(24, -1, group), shift[..., None]
+    values = (q + shift).clamp(-half, half - 1) if not zeros else q + shift
+    return (values * scales[..., None]).reshape(24, 256)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", ["rtn", "hqq"])
+@pytest.mark.parametrize(
+    ("bits", "group", "ours", "zeros"),
+    [(4, 128, 128, False), (4, 128, 32, False), (4, 128, 32, True), (8, 256, 64, False), (3, 64, 64, True),
+     (2, 32, 32, True), (4, 32, 32, True), (8, 128, 128, True)],
+)  # fmt: skip
+def test_integers_are_kept(bits, group, ours, zeros, dtype, method):
+    weight = on_grid(bits, group, zeros, dtype)
+    assert torch.equal(dequantize(quantize_linear(weight, scheme(bits, ours, zeros, method=method))), weight)
+
+
+def test_groups_that_are_off_the_grid_are_rounded(monkeypatch):
+    weight = on_grid(4, 32, False, torch.float16)
+    weight[4] = torch.randn(256)
+    weight[5, :32] = 0
+    found = dequantize(quantize_linear(weight, scheme(4, 32, False)))
+    kept = [row for row in range(24) if row != 4]
+    assert torch.equal(found[kept], weight[kept])
+    monkeypatch.setattr(weights, "lies_on_grid", lambda *_: False)
+    searched = dequantize(quantize_linear(weight, scheme(4, 32, False)))
+    assert torch.equal(found[4], searched[4]) and not torch.equal(found, searched)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_other_weights_lie_on_none(zeros):
+    groups = torch.randn(500, 32)
+    assert not grid_numbers(groups, 4, zeros)[0].any()
+    assert not grid_numbers(groups.to(torch.bfloat16).float(), 4, zeros)[0].any()
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_more_bits_keep_them_too(zeros):
+    weight = on_grid(4, 64, zeros, torch.float16)
+    for bits in (5, 6, 8):
+        assert torch.equal(dequantize(quantize_linear(weight, scheme(bits, 32, zeros))), weight)
+    assert not torch.equal(dequantize(quantize_linear(weight, scheme(3, 32, zeros))), weight)
