@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from native import ROOT
@@ -36,7 +37,11 @@ def folder(tmp_path_factory):
 def test_nothing_stays(stop, when, status, folder, tmp_path):
     words = [folder, "--quantize", "q8", "--output-pte", tmp_path / "m.pte"]
     command = [sys.executable, "-m", "exporter", *words]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    # What is started in a shell's background ignores SIGINT, and so would what it starts.
+    by_default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=by_default
+    ) as process:
         assert any(line.startswith(when) for line in process.stderr)
         process.send_signal(stop)
         process.stderr.read()
