@@ -63,8 +63,8 @@ class Adapter:
 @dataclass(frozen=True)
 class Adaptation:
     """What becomes of a parameter: it is kept, or `replaced` by a whole tensor, to which `offset` is added as
-    the model does; and then the `added` are added. `rows` are the parameter's of what the adapters hold for a
-    tensor that is several parameters'."""
+    the model does; and then the `added` are added. `rows` are the parameter's of a tensor `replaced` that is
+    several parameters'."""
 
     replaced: FileTensor | None = None
     offset: float = 0.0
@@ -175,8 +175,8 @@ def _changes(config: ModelConfig, adapter: PeftAdapter, scale: float) -> dict[st
                 raise ValueError(_misshapen(name, tensor.shape, whole_shapes[name], adapter))
         if low_rank is None and whole is None:
             continue
-        offset = source.names.norm_offset if name.endswith("norm.weight") else 0.0
-        added = () if low_rank is None else (replace(low_rank, factor=scale * low_rank.factor),)
+        offset = source.names.norm_offset if place.endswith("norm.weight") else 0.0
+        added = () if low_rank is None else (replace(low_rank, factor=scale * low_rank.factor, rows=rows),)
         changes[place] = Adaptation(whole, offset, added, rows)
     return changes
 
@@ -198,7 +198,7 @@ def _both(name: str, first: Adaptation | None, second: Adaptation) -> Adaptation
         raise ValueError(
             f"it and another adapter change {name}, which one of them replaces as a whole: give one of them"
         )
-    return Adaptation(added=first.added + second.added, rows=first.rows)
+    return Adaptation(added=first.added + second.added)
 
 
 def _untied(model: Adapted, tied: bool) -> Adapted:

@@ -194,8 +194,13 @@ def _with_one_table(config: ModelConfig, tensors: Directory) -> ModelConfig:
 def _tied(weights: Weights, config: ModelConfig, tensors: Directory, config_path: Path) -> Weights:
     """Return `weights` of a model whose embedding and output layer may be one tensor: files hold it under the
     one name, the other, or both."""
-    if not config.tied_embeddings or HF_OUTPUT not in tensors:
+    if not config.tied_embeddings or HF_OUTPUT not in weights.shapes:
         return weights
+    if HF_OUTPUT not in tensors:
+        raise ValueError(
+            f"{config_path}: tie_word_embeddings is true, but {HF_OUTPUT} is stored quantized beside "
+            f"{HF_EMBEDDING}: set it to false to use both"
+        )
     if HF_EMBEDDING not in tensors:
         return weights.renamed("tok_embeddings", HF_OUTPUT.removesuffix(".weight"))
     if tensors[HF_EMBEDDING].dtype in FLOATS and not same_bits(tensors[HF_EMBEDDING], tensors[HF_OUTPUT]):

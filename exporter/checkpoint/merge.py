@@ -30,14 +30,13 @@ def merged(weight: Tensor, change: Adaptation) -> Tensor:
     """Add factor · B · A of each adapter to `weight`, float32, in place: its memory is its own, or a private
     mapping."""
     for low_rank in change.added:
-        _add(weight, low_rank, change.rows)
+        _add(weight, low_rank)
     return weight
 
 
-def _add(weight: Tensor, low_rank: LowRank, rows: slice) -> None:
-    """Add the `rows` of what is added to a tensor that is several parameters'."""
+def _add(weight: Tensor, low_rank: LowRank) -> None:
     b, a = (read_tensor(half, torch.float32) for half in (low_rank.b, low_rank.a))
     if low_rank.transposed:
-        weight.t().addmm_(b, a[:, rows], alpha=low_rank.factor)
+        weight.t().addmm_(b, a[:, low_rank.rows], alpha=low_rank.factor)
     else:
-        weight.addmm_(b[rows], a, alpha=low_rank.factor)
+        weight.addmm_(b[low_rank.rows], a, alpha=low_rank.factor)

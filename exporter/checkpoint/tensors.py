@@ -101,7 +101,9 @@ def open_dequantized(matrices: Mapping[str, StoredMatrix], plain: Read) -> Read:
     def read(name: str, dtype: torch.dtype | None, rows: slice = ALL_ROWS) -> Tensor:
         if name not in matrices:
             return plain(name, dtype, rows)
-        return torch.from_numpy(matrices[name].floats())[rows].to(dtype or torch.float32)
+        # A copy of some rows does not hold the whole matrix.
+        whole = torch.from_numpy(matrices[name].floats())
+        return whole[rows].to(dtype or torch.float32, copy=rows != ALL_ROWS)
 
     return read
 

@@ -23,6 +23,10 @@ def ternary_floats(weights: Weights, form: Ternary) -> Weights:
     names = {name for name, shape in weights.shapes.items() if name.startswith(LAYERS) and len(shape) == 2}
 
     def read_all() -> Read:
+        import torch
+
+        from exporter.checkpoint.merge import HALF_TYPES
+
         read = weights.open()
 
         def read_one(name: str, dtype: torch.dtype | None, rows: slice = ALL_ROWS) -> Tensor:
@@ -32,7 +36,8 @@ def ternary_floats(weights: Weights, form: Ternary) -> Weights:
                 whole = _of_bytes(read, name, form.inverse)
             else:
                 whole = _rounded(read, name, weights.types[name])
-            return whole[rows].to(dtype or whole.dtype)
+            own = dtype or (whole.dtype if whole.dtype in HALF_TYPES else torch.float32)
+            return whole[rows].to(own, copy=rows != ALL_ROWS)
 
         return read_one
 

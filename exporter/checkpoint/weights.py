@@ -37,7 +37,8 @@ class Weights:
 
     `open()` gives `read(name, dtype, rows)`, which returns rows of one tensor in `dtype`, all where none are
     named, a view of the mapped file where it can; the file stays mapped as long as `read` or a view is there.
-    A dtype of None is float16 or bfloat16 where the file has it so, else float32. `names` says what the
+    A dtype of None is float16 or bfloat16 where a file of tensors has it so, else float32, as for matrices
+    that are quantized there. `names` says what the
     family calls them, and how they are stored.
     """
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from exporter.families.sources.family import Family, GGUFSource, HFSource, TensorNames
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
-from exporter.families.sources.names import GGUF_FUSED, GGUF_IGNORED, GGUF_NAMES, HF_IGNORED, HF_NAMES
+from exporter.families.sources.names import GGUF_IGNORED, GGUF_NAMES, HF_IGNORED, HF_NAMES
 from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
 
 
@@ -104,9 +104,19 @@ def model_from_gguf(config: GGUFConfig, family: str, kv_heads: int) -> ModelConf
     return config.model(family, [layer], **multipliers.of_model(config.norm_eps()))
 
 
-GGUF_TENSORS = TensorNames(GGUF_NAMES | GGUF_FUSED, GGUF_IGNORED, interleaved=True)
+# Adapters go by these names for GGUF files too, which do not tell the architectures apart: dense Granite 4's
+# are beside Granite 3's.
+HF_TENSORS = HF_NAMES | {
+    f"layers.{{i}}.feed_forward.{own}": tuple(f"model.layers.{{i}}.{name}" for name in names)
+    for own, names in {
+        "w1": ("mlp.gate_proj", "shared_mlp.input_linear"),
+        "w3": ("mlp.up_proj", "shared_mlp.input_linear"),
+        "w2": ("mlp.down_proj", "shared_mlp.output_linear"),
+    }.items()
+}
+GGUF_TENSORS = TensorNames(GGUF_NAMES, GGUF_IGNORED, interleaved=True)
 FAMILY = Family(
     "granite",
-    hf=HFSource(("GraniteForCausalLM",), from_hf, TensorNames(HF_NAMES, HF_IGNORED)),
+    hf=HFSource(("GraniteForCausalLM",), from_hf, TensorNames(HF_TENSORS, HF_IGNORED)),
     gguf=GGUFSource("granite", from_gguf, GGUF_TENSORS),
 )

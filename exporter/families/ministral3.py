@@ -12,7 +12,7 @@ from __future__ import annotations
 from exporter.families.sources.family import Family, GGUFSource, HFSource, TensorNames
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
-from exporter.families.sources.names import GGUF_FUSED, GGUF_IGNORED, GGUF_NAMES, HF_IGNORED, HF_NAMES
+from exporter.families.sources.names import GGUF_IGNORED, GGUF_NAMES, HF_IGNORED, HF_NAMES
 from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
 
 
@@ -72,6 +72,6 @@ FAMILY = Family(
         },
     ),
     gguf=GGUFSource(
-        "mistral3", from_gguf, TensorNames(GGUF_NAMES | GGUF_FUSED, GGUF_IGNORED, interleaved=True)
+        "mistral3", from_gguf, TensorNames(GGUF_NAMES, GGUF_IGNORED, interleaved=True)
     ),
 )

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.formats import safetensors_file
@@ -43,12 +43,14 @@ _LINEAR, _EMBEDDING = (".lora_B.weight", ".lora_A.weight"), (".lora_embedding_B"
 
 @dataclass(frozen=True)
 class LowRank:
-    """What is added to a weight: `factor` · B · A, of `shape`; transposed where `transposed`."""
+    """What is added to a weight: `factor` · B · A, of `shape`; transposed where `transposed`. `rows` are
+    those that are wanted of a tensor that is several weights'."""
 
     b: FileTensor
     a: FileTensor
     factor: float
     transposed: bool
+    rows: slice = field(default_factory=lambda: slice(None))
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -35,6 +35,14 @@ def test_tensors_that_differ_are_told_once_for_all_layers_and_experts():
     assert found == Nearest("qwen3", ("tensor model.layers.{i}.mlp.experts.{n}.w1",))
 
 
+@pytest.mark.parametrize("ends", [("qweight", "qzeros", "scales", "g_idx"), ("weight", "weight_scale_inv")])
+def test_quantized_matrices_have_the_names_of_their_modules(ends):
+    tensors = [name for name in TENSORS if "proj" not in name]
+    tensors += [f"model.layers.0.{name}.{end}" for name in LAYER if "proj" in name for end in ends]
+    fields = QWEN | {"quantization_config": {"quant_method": "gptq"}}
+    assert nearest_hf(all_families(), fields, tensors) == Nearest("qwen3", ())
+
+
 def test_a_missing_field_is_told():
     fields = {name: value for name, value in QWEN.items() if name != "intermediate_size"}
     assert "no field 'intermediate_size'" in nearest_hf(all_families(), fields, TENSORS).differences

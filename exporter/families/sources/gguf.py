@@ -167,8 +167,8 @@ class GGUFConfig:
     def _scaling_of_fields(self) -> RopeScaling | None:
         factor = self.optional("rope.scaling.factor")
         kind = self.optional("rope.scaling.type", "none" if factor is None else "linear")
-        self._read_long_factors = True
         if self._long_rope_factors is not None and kind in ("none", "longrope"):
+            self._read_long_factors = True
             original = self.count("rope.scaling.original_context_length")
             otherwise = longrope_attention_factor(self.count("context_length") / original, original)
             short, long = map(tuple, self._long_rope_factors)

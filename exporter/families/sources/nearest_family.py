@@ -18,7 +18,11 @@ from exporter.families.sources.family import Family, TensorNames
 
 SHOWN = 8  # differences that are told; the others are counted
 _LAYER = re.compile(r"\.\d+\.")
-_LEAF = re.compile(r"\.(weight|bias)$")
+# Behind a module's name, also in checkpoints that are quantized.
+_LEAF = re.compile(
+    r"\.(bias|weight|weight_(packed|shape|zero_point|g_idx|global_scale|scale(_inv)?)|qweight|qzeros|scales"
+    r"|g_idx|input_(global_)?scale)$"
+)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def gguf_family(fields: Mapping[str, object], shapes: Mapping[str, Sequence[int]
     if fields.get("general.type", "model") != "model":
         raise ValueError(
             f"general.type is {fields['general.type']!r}, not a whole model: give the model that it belongs "
-            "to, with an adapter merged into it"
+            "to; an adapter merged into it, or in PEFT's format with --adapter"
         )
     name = fields.get("general.architecture")
     known = {family.gguf.architecture: family for family in all_families() if family.gguf is not None}
