@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/common.sh
 
+[ $# -ge 2 ] || die "give FOLDER and MACHINE"
 folder="$1" machine="$2"
 shift 2
 DIST="$folder/first" scripts/build_wheels.sh "$@"

@@ -37,7 +37,10 @@ class Stage:
 
 
 def main(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if not arguments:
         raise UsageError("give what to export, as `python -m exporter` takes it")
     process = subprocess.Popen(
         [sys.executable, "-m", "exporter", *arguments], stderr=subprocess.PIPE, text=True,

@@ -52,7 +52,7 @@ for wheel in "$dist"/*.whl; do
   done
   if ! unpack_python "$version" "$folder/root-$version"; then
     step "Debian has no Python $version here: the wheel's modules were not loaded"
-    continue
+    continue # apt's words: $folder/apt.log
   fi
   python=(qemu-aarch64-static -L "$folder/root-$version" "$folder/root-$version/usr/bin/python$version")
   step "installing it with Python $version for 64-bit Arm"

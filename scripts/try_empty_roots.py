@@ -53,10 +53,14 @@ def main(arguments: list[str]) -> int:
         _export(options.model, artifacts)
         for number, (artifact, target, single) in enumerate(ROOTS):
             if not _is_built(target, single):
-                print(f"{artifact} for {target}: not built here")
+                print(f"{artifact} for {target}: not built here; docs/shipping.md says how")
                 continue
             texts.add(_run(artifacts / artifact, target, single, Path(name) / f"root{number}"))
-    return 0 if len(texts) == 1 else 1
+    if not texts:
+        raise ValueError("no runners are built; run scripts/build_native.sh")
+    if len(texts) > 1:
+        raise ValueError(f"texts differ: {', '.join(map(repr, sorted(texts)))}")
+    return 0
 
 
 def _export(model: str, folder: Path) -> None:

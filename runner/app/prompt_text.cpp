@@ -94,12 +94,15 @@ std::string without_mark_and_line_end(std::string text) {
 }  // namespace
 
 std::string prompt_from_file(const std::string& path) {
-  const std::string name = "the prompt file " + path;
+  return text_from_file(path, "the prompt file " + path,
+                        "; give -f a UTF-8 text file, or the text itself with -i");
+}
+
+std::string text_from_file(const std::string& path, const std::string& name, const std::string& remedy) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) {
     if (interrupted()) return "";  // while a pipe had no writer
-    throw Error(name + " cannot be opened: " + std::strerror(errno) +
-                "; give -f a UTF-8 text file, or the text itself with -i");
+    throw Error(name + " cannot be opened: " + std::strerror(errno) + remedy);
   }
   struct Closer {
     int descriptor;

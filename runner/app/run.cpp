@@ -65,11 +65,15 @@ std::optional<std::string> prompt_text(const Args& args) {
 }
 
 templates::Value tools_from_file(const std::string& path) {
-  const std::string text = prompt_from_file(path);
-  const std::string remedy = "; give a list of objects such as {\"type\": \"function\", \"function\": {...}}";
+  const std::string remedy =
+      "; give a list of objects such as [{\"type\": \"function\", \"function\": {...}}] in JSON";
+  const std::string text = text_from_file(path, "the file of tools " + path, remedy);
   try {
     templates::Value tools = templates::value_from_json(text, kContent);
     if (!tools.is_list()) throw Error("it is no list");
+    for (const templates::Value& tool : tools.list().items) {
+      if (!tool.is_dict()) throw Error("it has what is no object");
+    }
     return tools;
   } catch (const Error& error) {
     throw Error(path + " holds no tools: " + error.what() + remedy);
@@ -294,6 +298,9 @@ class Run {
         throw Error("--think: this model's chat template has no switch for thoughts; leave it out");
       }
       set_thinking(inputs, *args_.think);
+    }
+    if (args_.date && !chat.asks_for_day()) {
+      throw Error("--date: this model's chat template asks for no date; leave it out");
     }
     if (!args_.tools_path.empty()) {
       if (!chat.takes("tools")) throw Error("--tools: this model's chat template takes no tools; leave it out");

@@ -1,6 +1,7 @@
 #include "app/thoughts.h"
 
 #include <algorithm>
+#include <exception>
 
 namespace runner {
 namespace {
@@ -33,6 +34,13 @@ Thoughts::Thoughts(const ChatTemplate& chat, const Tokenizer& tokenizer, std::sp
                    bool dims, const Write& write)
     : chat_(chat), tokenizer_(tokenizer), write_(write), dims_(dims && !chat.thought_begin().empty()) {
   if (dims_) dim(open_ = ends_within_thought(chat, tokenizer, prompt));
+}
+
+Thoughts::~Thoughts() {
+  try {
+    dim(false);
+  } catch (const std::exception&) {  // what cannot be written is not left dim
+  }
 }
 
 void Thoughts::note_token(int32_t token) {

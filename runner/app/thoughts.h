@@ -20,6 +20,10 @@ class Thoughts {
   // `prompt` may end within a thought. Without `dims` all is written as it comes. All must outlive it.
   Thoughts(const ChatTemplate& chat, const Tokenizer& tokenizer, std::span<const int32_t> prompt, bool dims,
            const Write& write);
+  Thoughts(const Thoughts&) = delete;
+  Thoughts& operator=(const Thoughts&) = delete;
+  // Ends what is dim, also where the reply failed.
+  ~Thoughts();
 
   void note_token(int32_t token);
   void push(std::string_view text);

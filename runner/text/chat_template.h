@@ -36,6 +36,8 @@ class ChatTemplate {
   const std::string& reason() const { return reason_; }  // why not; "" when usable
   // Whether the template asks for a variable, such as "tools".
   bool takes(std::string_view variable) const;
+  // Whether it asks for the present day.
+  bool asks_for_day() const { return tree_.asks_for_day(); }
   // Whether any of those by which templates are told to think or not.
   bool takes_thinking() const;
   // What stands before and after a thought in an answer; "" where that is not known.

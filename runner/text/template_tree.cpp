@@ -171,4 +171,8 @@ Tree Tree::from_value(const Value& nodes) {
   return tree;
 }
 
+bool Tree::asks_for_day() const {
+  return std::ranges::any_of(nodes_, [](const Node& node) { return node.op == Op::now; });
+}
+
 }  // namespace runner::templates

@@ -45,6 +45,8 @@ class Tree {
 
   const std::vector<Node>& nodes() const { return nodes_; }
   const std::vector<std::string>& names() const { return names_; }
+  // Whether it asks for the present day.
+  bool asks_for_day() const;
 
  private:
   std::vector<Node> nodes_;

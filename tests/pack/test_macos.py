@@ -90,6 +90,12 @@ def test_torchaos_operators_come_with_et_run(folder, images):
     assert b"fp_act" not in data
 
 
+def test_licences_of_what_the_libraries_hold(folder):
+    texts = {path.stem for path in (folder / "share" / "licenses").iterdir()}
+    assert {"executorch", "flatbuffers", "cpuinfo", "pthreadpool", "fxdiv", "kleidiai", "torchao"} <= texts
+    assert "musl" not in texts
+
+
 def test_our_operators_are_registered_too(folder, images):
     assert (REGISTER_KERNELS, "@rpath/libexecutorch.dylib") in images["bin/et_run"].imports
     data = (folder / "bin/et_run").read_bytes()

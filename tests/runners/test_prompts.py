@@ -310,7 +310,8 @@ class TestTerminal:
 
 def test_what_the_chat_template_is_told(tmp_path):
     """Tools, thoughts and a day reach the prompt; each in vain is an error in words."""
-    told = "{{ tools | tojson if tools }}{{ 'T' if enable_thinking }}{{ strftime_now('%Y') }}" + TEMPLATE
+    told = "{{ tools | tojson if tools }}{{ 'T' if enable_thinking }}"
+    told += "{{ 'future' if strftime_now('%Y') == '2031' }}" + TEMPLATE
     models = {}
     for name, template in (("told", told), ("plain", TEMPLATE)):
         tiny.make_hf(tmp_path / name, "llama3.1")
@@ -328,13 +329,17 @@ def test_what_the_chat_template_is_told(tmp_path):
     bare = prompt_tokens("told")
     assert prompt_tokens("told", "--think", "off") == bare < prompt_tokens("told", "--think", "on")
     assert prompt_tokens("told", "--tools", tools) > bare
-    assert prompt_tokens("told", "--date", "2031-01-01") == bare
+    assert prompt_tokens("told", "--date", "2030-12-31") == bare
+    assert prompt_tokens("told", "--date", "2031-01-01") > bare
     for flags, words in (
         (("--think", "on"), "no switch for thoughts"), (("--tools", tools), "takes no tools"),
+        (("--date", "2031-01-01"), "asks for no date"),
     ):  # fmt: skip
         result = run(ET_RUN, models["plain"], "-m", "chat", *flags, stdin="x\n")
         assert result.status == 1 and words in result.error_line()
-    for text in ("{}", "[", "3"):
+    result = run(ET_RUN, models["told"], "-m", "chat", "--tools", tmp_path / "none", stdin="x\n")
+    assert result.status == 1 and "the file of tools" in result.error_line()
+    for text in ("{}", "[", "3", "[3]"):
         tools.write_text(text)
         result = run(ET_RUN, models["told"], "-m", "chat", "--tools", tools, stdin="x\n")
         assert result.status == 1 and f"{tools} holds no tools: " in result.error_line()
