@@ -31,7 +31,7 @@ def fill_root(root: Path, machine: str) -> None:
             _copy(path, root / str(path).lstrip("/"))
     if machine == "aarch64":
         _copy(Path(EMULATOR), root / "emulator")
-        for name in needs["libraries"]:
+        for name in ("ld-linux-aarch64.so.1", *needs["libraries"]):
             _copy(ARM_LIBRARIES / name, root / "lib" / name)
     else:
         program = next(path for path in (root / "bin").iterdir() if path.name.endswith("_run"))
