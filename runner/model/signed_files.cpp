@@ -42,6 +42,11 @@ void check_signed(const std::string& path, const std::string& key) {
   const std::string manifest = (folder / "MANIFEST.json").string();
   std::error_code unknown;
   if (!std::filesystem::exists(manifest + ".minisig", unknown)) {
+    // A bundle's own runner is to find damage in itself, also to the name that is looked for above.
+    if (std::filesystem::exists(folder / "run.sh", unknown)) {
+      throw Error(path + " is in a bundle whose signed manifest is missing; copy the bundle again, or sign its "
+                  "manifest");
+    }
     check_signature(path, key);
     if (inspect_artifact(path).kind == FileKind::elf) check_signature(path + ".json", key);
     return;

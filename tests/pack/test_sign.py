@@ -73,6 +73,18 @@ def test_every_file_of_a_bundle_counts(folder, tmp_path, name):
                 f"{name} is missing")  # fmt: skip
 
 
+def test_a_runner_that_looks_for_another_manifest(folder, tmp_path):
+    """A bit of the name flipped, as damage may do it: the artifact's own signature does not stand in."""
+    bundle = tmp_path / "b"
+    assert cli.main(["pack", str(folder / "m.pte"), "--no-verify", "--sign", str(folder / "ours.key"),
+                     "-o", str(bundle)]) == 0  # fmt: skip
+    program = bundle / "bin" / "et_run"
+    data = program.read_bytes()
+    assert data.count(b"MANIFEST.json\0") == 1
+    program.write_bytes(data.replace(b"MANIFEST.json\0", b"MAOIFEST.json\0"))
+    refused(program, bundle / "model.pte", folder / "ours.pub", "signed manifest is missing")
+
+
 def test_a_library_by_any_name_is_checked_with_its_metadata(folder, tmp_path):
     for name, source in {"model": "m.so", "model.json": "m.so.json"}.items():
         shutil.copy(folder / source, tmp_path / name)
