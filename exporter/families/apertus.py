@@ -64,15 +64,9 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
-    head_dim, heads, n_layers = config.head_dim(), config.count("attention.head_count"), config.layer_count()
-    attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.count("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope=config.rope(head_dim, BASE),
-        qk_norm="head",
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
+    head_dim, n_layers = config.head_dim(), config.layer_count()
+    attention = config.attention(
+        head_dim, config.rope(head_dim, BASE), n_kv_heads=config.kv_heads(), qk_norm="head"
     )
     lists = [config.numbers(f"xielu.{name}", n_layers) for name in ("alpha_p", "alpha_n", "beta", "eps")]
     layers = _layers(attention, config.count("feed_forward_length"), map(_xielu, *lists))

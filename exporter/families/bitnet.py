@@ -37,15 +37,8 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
     """These files are of models with SiLU, which llama.cpp computes for this architecture."""
-    head_dim, heads = config.head_dim(), config.count("attention.head_count")
-    attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.count("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope=config.rope(head_dim),
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    head_dim = config.head_dim()
+    attention = config.attention(head_dim, config.rope(head_dim), n_kv_heads=config.kv_heads())
     return config.model("bitnet", [_layer(attention, config.count("feed_forward_length"), "silu")])
 
 

@@ -37,14 +37,9 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
-    head_dim, heads = config.head_dim(), config.count("attention.head_count")
-    attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.count("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope=config.rope(head_dim, interleaved=True),
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
+    head_dim = config.head_dim()
+    attention = config.attention(
+        head_dim, config.rope(head_dim, interleaved=True), n_kv_heads=config.kv_heads()
     )
     layer = _layer(attention, config.count("feed_forward_length"))
     return config.model("cohere", [layer], logit_scale=config.number("logit_scale", COHERE_LOGIT_SCALE))

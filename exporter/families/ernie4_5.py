@@ -33,14 +33,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
     head_dim = config.head_dim()
-    attention = AttentionSpec(
-        n_heads=config.count("attention.head_count"),
-        n_kv_heads=config.count("attention.head_count_kv"),
-        head_dim=head_dim,
-        rope=config.rope(head_dim, interleaved=True),
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    attention = config.attention(head_dim, config.rope(head_dim, interleaved=True))
     feed_forward = FeedForwardSpec(
         config.count("feed_forward_length"), bias=config.has("blk.0.ffn_gate.bias")
     )

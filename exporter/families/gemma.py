@@ -36,15 +36,8 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
-    head_dim, heads = config.head_dim(), config.count("attention.head_count")
-    attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.count("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope=config.rope(head_dim),
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    head_dim = config.head_dim()
+    attention = config.attention(head_dim, config.rope(head_dim), n_kv_heads=config.kv_heads())
     layer = LayerSpec(attention, FeedForwardSpec(config.count("feed_forward_length"), GELU_TANH))
     return config.model("gemma", [layer], embedding_scale=config.count("embedding_length") ** 0.5)
 

@@ -60,16 +60,11 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
     head_dim, heads = config.head_dim(), config.count("attention.head_count")
     dim, n_layers = config.count("embedding_length"), config.layer_count()
     window = config.count("attention.sliding_window", 4096)
-    attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.count("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope=config.rope(head_dim),
+    attention = config.attention(
+        head_dim, config.rope(head_dim), n_kv_heads=config.kv_heads(),
         scale=(dim / heads if n_layers == _LAYERS_OF_27B else head_dim) ** -0.5,
         softcap=config.number("attn_logit_softcapping", SCORE_CAP),
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    )  # fmt: skip
     layer = LayerSpec(
         attention, FeedForwardSpec(config.count("feed_forward_length"), "gelu_tanh"), norm_out=True
     )

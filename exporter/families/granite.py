@@ -90,14 +90,8 @@ def model_from_gguf(config: GGUFConfig, family: str, kv_heads: int) -> ModelConf
     for name in ("conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank"):
         config.optional(f"ssm.{name}")
     head_dim, multipliers = config.head_dim(), Multipliers.from_gguf(config)
-    attention = AttentionSpec(
-        n_heads=config.count("attention.head_count"),
-        n_kv_heads=kv_heads,
-        head_dim=head_dim,
-        rope=config.rope(head_dim),
-        scale=multipliers.scores,
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
+    attention = config.attention(
+        head_dim, config.rope(head_dim), n_kv_heads=kv_heads, scale=multipliers.scores
     )
     hidden_dim = config.count("expert_shared_feed_forward_length", config.count("feed_forward_length"))
     layer = LayerSpec(attention, FeedForwardSpec(hidden_dim, bias=config.has("blk.0.ffn_gate.bias")))

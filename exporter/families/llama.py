@@ -60,16 +60,11 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
-    heads, head_dim = config.count("attention.head_count"), config.head_dim()
-    attention = AttentionSpec(
-        n_heads=heads,
-        n_kv_heads=config.count("attention.head_count_kv", heads),
-        head_dim=head_dim,
-        rope=config.rope(head_dim),
+    head_dim = config.head_dim()
+    attention = config.attention(
+        head_dim, config.rope(head_dim), n_kv_heads=config.kv_heads(),
         window=config.optional("attention.sliding_window") or None,
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    )  # fmt: skip
     feed_forward = FeedForwardSpec(
         config.count("feed_forward_length"), bias=config.has("blk.0.ffn_gate.bias")
     )

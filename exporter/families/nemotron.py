@@ -32,14 +32,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
     head_dim = config.head_dim(rotated_whole=False)
-    attention = AttentionSpec(
-        n_heads=config.count("attention.head_count"),
-        n_kv_heads=config.count("attention.head_count_kv"),
-        head_dim=head_dim,
-        rope=config.rope(config.count("rope.dimension_count", head_dim)),
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    attention = config.attention(head_dim, config.rope(config.count("rope.dimension_count", head_dim)))
     layer = _layer(attention, config.count("feed_forward_length"), config.has("blk.0.ffn_up.bias"))
     return config.model("nemotron", [layer])
 

@@ -39,15 +39,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
     head_dim = config.head_dim()
-    attention = AttentionSpec(
-        n_heads=config.count("attention.head_count"),
-        n_kv_heads=config.count("attention.head_count_kv"),
-        head_dim=head_dim,
-        rope=config.rope(head_dim),
-        qk_norm="head",
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    attention = config.attention(head_dim, config.rope(head_dim), qk_norm="head")
     return config.model("qwen3", [LayerSpec(attention, FeedForwardSpec(config.count("feed_forward_length")))])
 
 

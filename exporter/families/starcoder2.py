@@ -39,14 +39,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
 def from_gguf(config: GGUFConfig) -> ModelConfig:
     """These files say nothing of windows: llama.cpp's converter drops them."""
     head_dim = config.head_dim()
-    attention = AttentionSpec(
-        n_heads=config.count("attention.head_count"),
-        n_kv_heads=config.count("attention.head_count_kv"),
-        head_dim=head_dim,
-        rope=config.rope(head_dim),
-        qkv_bias=config.has("blk.0.attn_q.bias"),
-        output_bias=config.has("blk.0.attn_output.bias"),
-    )
+    attention = config.attention(head_dim, config.rope(head_dim))
     bias, norm_bias = config.has("blk.0.ffn_up.bias"), config.has("blk.0.attn_norm.bias")
     return config.model(
         "starcoder2", [_layer(attention, config.count("feed_forward_length"), bias, norm_bias)]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from exporter.families.sources.hf_rope import longrope_attention_factor, yarn_attention_factor
 from exporter.families.sources.llama3_rope import fit_llama3
 from exporter.model.config import (
+    AttentionSpec,
     LayerSpec,
     ModelConfig,
     Rope,
@@ -110,6 +111,28 @@ class GGUFConfig:
             return list(map(bool, found))
         period = self.count(name, period)
         return [(i + 1) % period != 0 for i in range(n_layers)]
+
+    def kv_heads(self) -> int:
+        """`attention.head_count_kv`, as many as heads where it is missing."""
+        return self.count("attention.head_count_kv", self.count("attention.head_count"))
+
+    def attention(
+        self, head_dim: int, rope: Rope | None, n_kv_heads: int | None = None, **further: object
+    ) -> AttentionSpec:
+        """The attention of a file that says its heads and biases as most do, and what is `further` in it.
+
+        Without `n_kv_heads` the file must say them. Raises ValueError naming a field that is missing or no
+        count.
+        """
+        return AttentionSpec(
+            n_heads=self.count("attention.head_count"),
+            n_kv_heads=self.count("attention.head_count_kv") if n_kv_heads is None else n_kv_heads,
+            head_dim=head_dim,
+            rope=rope,
+            qkv_bias=self.has("blk.0.attn_q.bias"),
+            output_bias=self.has("blk.0.attn_output.bias"),
+            **further,
+        )
 
     def number(self, name: str, default: float) -> float:
         """A positive number. Raises ValueError naming the field for anything else."""

@@ -119,7 +119,7 @@ def _survey(config: _SurveyedHF | _SurveyedGGUF, read: Callable[..., object]) ->
     except (ValueError, TypeError, ArithmeticError, LookupError) as error:
         config.differences.append(f"what its reader says: {error}")
     unread = [f"field {name!r} ({_short(value)})" for name, value in config.unread().items()]
-    return config.differences + unread
+    return [*dict.fromkeys(config.differences), *unread]  # a field may be asked for twice
 
 
 def _unnamed(tensors: Iterable[str], names: TensorNames) -> list[str]:
