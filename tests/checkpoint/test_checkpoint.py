@@ -22,23 +22,6 @@ from exporter.checkpoint.tensors import half_split
 from exporter.formats.gguf_file import read_gguf
 
 
-@pytest.fixture(scope="module")
-def model_and_folder(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("llama3")
-    return tiny.make_hf(folder, "llama3"), folder
-
-
-@pytest.fixture
-def model(model_and_folder):
-    return model_and_folder[0]
-
-
-@pytest.fixture
-def folder(model_and_folder, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(model_and_folder[1], tmp_path / "copy"))
-
-
 @pytest.mark.parametrize("variation", ["llama2", "llama3", "llama3.1", "smollm2"])
 def test_formats_agree(tmp_path: Path, variation: str):
     model = tiny.make_hf(tmp_path / "hf", variation)

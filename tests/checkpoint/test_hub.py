@@ -18,24 +18,6 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.known_models import MODELS
 
 
-@pytest.fixture(scope="module")
-def model_and_folder(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("llama3")
-    return tiny.make_hf(folder, "llama3"), folder
-
-
-@pytest.fixture
-def model(model_and_folder):
-    return model_and_folder[0]
-
-
-@pytest.fixture
-def folder(model_and_folder, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(model_and_folder[1], tmp_path / "copy"))
-
-
-
 def test_unknown_models_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="did you mean llama3.1?"):

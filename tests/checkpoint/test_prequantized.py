@@ -26,18 +26,6 @@ LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn
           "mlp.up_proj", "mlp.down_proj")  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    tiny.make_hf(folder, "llama3")
-    return folder
-
-
-@pytest.fixture
-def copy(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
-
-
 def quantize(folder: Path, quantization: dict, make) -> dict[str, np.ndarray]:
     """Replaces the layers' matrices by `make(module, rows, columns)`: tensors by the ends of their names, and
     the matrix that they stand for. Returns these by stored names."""
@@ -92,7 +80,7 @@ def test_unpacking(bits):
     [(4, "gptq", False, 32), (4, "gptq_v2", True, 32), (8, None, True, -1), (2, "gptq", False, 32),
      (3, "gptq", False, 32)],
 )  # fmt: skip
-def test_gptq(copy, capsys, bits, version, act_order, group):
+def test_gptq(folder, capsys, bits, version, act_order, group):
     def make(module, rows, columns):
         groups = 1 if group == -1 else columns // group
         q, z = chance.integers(0, 1 << bits, (columns, rows)), chance.integers(0, 1 << bits, (groups, rows))
@@ -106,11 +94,11 @@ def test_gptq(copy, capsys, bits, version, act_order, group):
         return parts | ({"g_idx": g.astype(np.int32)} if act_order else {}), weight
 
     config = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": act_order, "sym": False}
-    expected = quantize(copy, config | ({"checkpoint_format": version} if version else {}), make)
-    assert_floats(copy, expected, f"GPTQ, {bits} bits", capsys)
+    expected = quantize(folder, config | ({"checkpoint_format": version} if version else {}), make)
+    assert_floats(folder, expected, f"GPTQ, {bits} bits", capsys)
 
 
-def test_awq(copy, capsys):
+def test_awq(folder, capsys):
     order = (0, 2, 4, 6, 1, 3, 5, 7)  # of awq's packing: field i of a word holds this output
 
     def packed(values):
@@ -129,8 +117,8 @@ def test_awq(copy, capsys):
         return {"qweight": packed(q), "qzeros": packed(z), "scales": s}, weight
 
     config = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True}
-    expected = quantize(copy, config, make)
-    assert_floats(copy, expected, "AWQ, 4 bits", capsys)
+    expected = quantize(folder, config, make)
+    assert_floats(folder, expected, "AWQ, 4 bits", capsys)
     for weight in map(torch.from_numpy, expected.values()):
         assert torch.equal(dequantize(quantize_linear(weight, parse_recipe("q4").linear)), weight)
 
@@ -140,7 +128,7 @@ def test_awq(copy, capsys):
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16, torch.float8_e8m0fnu])
-def test_blocks_of_8_bit_floats(copy, capsys, dtype, scales):
+def test_blocks_of_8_bit_floats(folder, capsys, dtype, scales):
     """DeepSeek's and Qwen's; the last blocks of a matrix may be smaller."""
 
     def make(module, rows, columns):
@@ -153,7 +141,7 @@ def test_blocks_of_8_bit_floats(copy, capsys, dtype, scales):
         return {"weight": weight, "weight_scale_inv": scale}, expected.numpy()
 
     config = {"quant_method": "fp8", "weight_block_size": [48, 40], "activation_scheme": "dynamic"}
-    assert_floats(copy, quantize(copy, config, make), "8-bit floats with scales", capsys)
+    assert_floats(folder, quantize(folder, config, make), "8-bit floats with scales", capsys)
 
 
 COMPRESSED = {"quant_method": "compressed-tensors", "ignore": ["lm_head"], "kv_cache_scheme": None}
@@ -161,7 +149,7 @@ COMPRESSED = {"quant_method": "compressed-tensors", "ignore": ["lm_head"], "kv_c
 
 @pytest.mark.parametrize("shape", ["matrix", "scalar", "row", "group"])
 @pytest.mark.parametrize("kind", ["float", "int", "int with zeros"])
-def test_compressed_8_bits(copy, capsys, kind, shape):
+def test_compressed_8_bits(folder, capsys, kind, shape):
     def make(module, rows, columns):
         sizes = {"matrix": (1,), "scalar": (), "row": (rows, 1), "group": (rows, columns // 16)}[shape]
         scale = torch.rand(sizes).to(torch.bfloat16)
@@ -180,15 +168,15 @@ def test_compressed_8_bits(copy, capsys, kind, shape):
 
     name, format = ("floats", "float-quantized") if kind == "float" else ("integers", "int-quantized")
     group = {"targets": ["Linear"], "weights": {"num_bits": 8, "type": kind.split()[0]}}
-    expected = quantize(copy, COMPRESSED | {"format": format, "config_groups": {"group_0": group}}, make)
-    assert_floats(copy, expected, f"8-bit {name} with scales", capsys)
+    expected = quantize(folder, COMPRESSED | {"format": format, "config_groups": {"group_0": group}}, make)
+    assert_floats(folder, expected, f"8-bit {name} with scales", capsys)
 
 
 @pytest.mark.parametrize(
     ("bits", "zeros", "reordered", "groups"),
     [(4, False, False, 2), (4, True, True, 4), (8, False, False, 1), (2, True, False, 2)],
 )
-def test_compressed_and_packed(copy, capsys, bits, zeros, reordered, groups):
+def test_compressed_and_packed(folder, capsys, bits, zeros, reordered, groups):
     def make(module, rows, columns):
         half = 1 << (bits - 1)
         q = chance.integers(-half, half, (rows, columns))
@@ -205,11 +193,11 @@ def test_compressed_and_packed(copy, capsys, bits, zeros, reordered, groups):
 
     weights = {"num_bits": bits, "type": "int", "strategy": "group", "symmetric": not zeros}
     config = COMPRESSED | {"format": "pack-quantized", "config_groups": {"group_0": {"weights": weights}}}
-    assert_floats(copy, quantize(copy, config, make), f"packed, {bits} bits", capsys)
+    assert_floats(folder, quantize(folder, config, make), f"packed, {bits} bits", capsys)
 
 
 @pytest.mark.parametrize("kind", ["MXFP4", "NVFP4"])
-def test_4_bit_floats(copy, capsys, kind):
+def test_4_bit_floats(folder, capsys, kind):
     values = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     group = 32 if kind == "MXFP4" else 16
 
@@ -230,10 +218,10 @@ def test_4_bit_floats(copy, capsys, kind):
         return parts, weight
 
     config = COMPRESSED | {"format": f"{kind.lower()}-pack-quantized"}
-    assert_floats(copy, quantize(copy, config, make), kind, capsys)
+    assert_floats(folder, quantize(folder, config, make), kind, capsys)
 
 
-def test_an_artifact_of_quantized_weights(copy, tmp_path, capsys):
+def test_an_artifact_of_quantized_weights(folder, tmp_path, capsys):
     """Exported and verified as any other."""
 
     def make(module, rows, columns):
@@ -241,9 +229,9 @@ def test_an_artifact_of_quantized_weights(copy, tmp_path, capsys):
         scale = torch.rand(rows, 1)
         return {"weight": weight, "weight_scale": scale}, (weight.float() * scale).numpy()
 
-    quantize(copy, COMPRESSED | {"format": "float-quantized"}, make)
-    export(copy, "--output-pte", tmp_path / "m.pte")
-    assert cli.main(["verify", str(tmp_path / "m.pte"), "--checkpoint", str(copy)]) == 0
+    quantize(folder, COMPRESSED | {"format": "float-quantized"}, make)
+    export(folder, "--output-pte", tmp_path / "m.pte")
+    assert cli.main(["verify", str(tmp_path / "m.pte"), "--checkpoint", str(folder)]) == 0
     assert "8-bit floats with scales" in capsys.readouterr().err
 
 
@@ -260,7 +248,7 @@ def awq_parts(module, rows, columns):
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32}
 
 
-def test_biases_of_zeros(copy, capsys):
+def test_biases_of_zeros(folder, capsys):
     """GPTQ's tools add them to layers without a bias; others are extra tensors."""
 
     def with_bias(value):
@@ -269,8 +257,8 @@ def test_biases_of_zeros(copy, capsys):
             return parts | {"bias": torch.full((rows,), value)}, expected
         return make
 
-    other = Path(shutil.copytree(copy, copy.with_name("other")))
-    assert_floats(copy, quantize(copy, AWQ, with_bias(0.0)), "AWQ, 4 bits", capsys)
+    other = Path(shutil.copytree(folder, folder.with_name("other")))
+    assert_floats(folder, quantize(folder, AWQ, with_bias(0.0)), "AWQ, 4 bits", capsys)
     quantize(other, AWQ, with_bias(1.0))
     assert_refused(other, "14 extra", "_proj.bias")
 
@@ -289,9 +277,9 @@ def test_biases_of_zeros(copy, capsys):
      ({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24"}}, "'sparse-24'"),
      ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'")],
 )  # fmt: skip
-def test_methods_that_are_not_read(copy, change, said):
-    quantize(copy, AWQ | change, awq_parts)
-    assert_refused(copy, str(copy), said)
+def test_methods_that_are_not_read(folder, change, said):
+    quantize(folder, AWQ | change, awq_parts)
+    assert_refused(folder, str(folder), said)
 
 
 @pytest.mark.parametrize(
@@ -300,17 +288,17 @@ def test_methods_that_are_not_read(copy, change, said):
      ({"qweight": torch.zeros(64, 8)}, "qweight holds F32"),
      ({"qweight": torch.zeros(8, dtype=torch.int32)}, "qweight is [8], no matrix")],
 )  # fmt: skip
-def test_parts_that_do_not_fit(copy, change, said):
+def test_parts_that_do_not_fit(folder, change, said):
     def make(module, rows, columns):
         parts, expected = awq_parts(module, rows, columns)
         if module.endswith("1.self_attn.o_proj"):
             parts = {end: part for end, part in (parts | change).items() if part is not None}
         return parts, expected
 
-    quantize(copy, AWQ, make)
-    assert_refused(copy, str(copy), "model.layers.1.self_attn.o_proj." + said)
+    quantize(folder, AWQ, make)
+    assert_refused(folder, str(folder), "model.layers.1.self_attn.o_proj." + said)
 
 
-def test_matrices_of_another_model(copy):
-    quantize(copy, AWQ, lambda module, rows, columns: awq_parts(module, rows + 8, columns))
-    assert_refused(copy, "14 misshapen")
+def test_matrices_of_another_model(folder):
+    quantize(folder, AWQ, lambda module, rows, columns: awq_parts(module, rows + 8, columns))
+    assert_refused(folder, "14 misshapen")

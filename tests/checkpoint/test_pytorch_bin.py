@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -24,18 +23,6 @@ BUFFERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    tiny.make_hf(folder, "llama3")
-    return folder
-
-
-@pytest.fixture
-def copy(whole, tmp_path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
-
-
 def write_shards(folder: Path, n: int, **more: object) -> list[Path]:
     """Replaces model.safetensors by `n` files of torch.save and their index; `more` lies in the last."""
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
@@ -50,14 +37,14 @@ def write_shards(folder: Path, n: int, **more: object) -> list[Path]:
     return files
 
 
-def test_shards(whole, copy):
-    files = write_shards(copy, 3, **BUFFERS)
-    assert_same_weights(open_checkpoint(str(copy)), open_checkpoint(str(whole)))
-    assert open_checkpoint(str(copy)).weights.files == tuple(files)
-    files[1].rename(copy / "elsewhere")
-    assert_refused(copy, "lacks 1 of 3 shards", files[1].name)
+def test_shards(whole, folder):
+    files = write_shards(folder, 3, **BUFFERS)
+    assert_same_weights(open_checkpoint(str(folder)), open_checkpoint(str(whole)))
+    assert open_checkpoint(str(folder)).weights.files == tuple(files)
+    files[1].rename(folder / "elsewhere")
+    assert_refused(folder, "lacks 1 of 3 shards", files[1].name)
     torch.save({}, files[1])
-    assert_refused(copy, "missing")
+    assert_refused(folder, "missing")
 
 
 @pytest.mark.parametrize(
@@ -65,35 +52,35 @@ def test_shards(whole, copy):
     [({"epoch": 3}, "epoch is 3, not a tensor"), ({"optimizer": {"lr": 1}}, "optimizer is an object"),
      ({"names": ["a"]}, "names is ['a'], not a tensor")],
 )  # fmt: skip
-def test_what_else_is_in_them(copy, more, said):
-    files = write_shards(copy, 1, **more)
-    assert_refused(copy, files[0].name, said, "state_dict")
+def test_what_else_is_in_them(folder, more, said):
+    files = write_shards(folder, 1, **more)
+    assert_refused(folder, files[0].name, said, "state_dict")
 
 
-def test_buffers_carry_nothing(whole, copy):
-    edit_tensors(copy, lambda tensors: tensors.update(BUFFERS))
-    assert_same_weights(open_checkpoint(str(copy)), open_checkpoint(str(whole)))
-    edit_tensors(copy, lambda tensors: tensors.update({"model.layers.0.self_attn.sinks": torch.ones(4)}))
-    assert_refused(copy, "1 extra: model.layers.0.self_attn.sinks")
+def test_buffers_carry_nothing(whole, folder):
+    edit_tensors(folder, lambda tensors: tensors.update(BUFFERS))
+    assert_same_weights(open_checkpoint(str(folder)), open_checkpoint(str(whole)))
+    edit_tensors(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.sinks": torch.ones(4)}))
+    assert_refused(folder, "1 extra: model.layers.0.self_attn.sinks")
 
 
-def test_a_table_that_is_stored_twice(copy):
+def test_a_table_that_is_stored_twice(folder):
     """It is one, whatever the config says, where it is the same bit by bit."""
-    edit_tensors(copy, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 0}))
-    checkpoint = open_checkpoint(str(copy))
+    edit_tensors(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 0}))
+    checkpoint = open_checkpoint(str(folder))
     assert checkpoint.config.tied_embeddings
     assert "output.weight" not in checkpoint.state_dict(torch.float32)
-    edit_tensors(copy, lambda t: t["lm_head.weight"][-1].add_(1))
-    checkpoint = open_checkpoint(str(copy))
+    edit_tensors(folder, lambda t: t["lm_head.weight"][-1].add_(1))
+    checkpoint = open_checkpoint(str(folder))
     assert not checkpoint.config.tied_embeddings
     state = checkpoint.state_dict(torch.float32)
     assert not torch.equal(state["output.weight"], state["tok_embeddings.weight"])
 
 
-def test_a_table_that_is_stored_once(copy):
-    edit_tensors(copy, lambda t: t.pop("lm_head.weight"))
+def test_a_table_that_is_stored_once(folder):
+    edit_tensors(folder, lambda t: t.pop("lm_head.weight"))
     with pytest.raises(ValueError, match=re.escape("1 missing: lm_head.weight")):
-        open_checkpoint(str(copy))
-    config = tiny.read_json(copy / "config.json")
-    tiny.write_json(copy / "config.json", config | {"tie_word_embeddings": True})
-    assert open_checkpoint(str(copy)).config.tied_embeddings
+        open_checkpoint(str(folder))
+    config = tiny.read_json(folder / "config.json")
+    tiny.write_json(folder / "config.json", config | {"tie_word_embeddings": True})
+    assert open_checkpoint(str(folder)).config.tied_embeddings
