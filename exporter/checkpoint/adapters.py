@@ -24,6 +24,7 @@ from exporter.checkpoint.weights import (
     first_existing,
     shared_rows,
     stored_names,
+    whole_shapes,
 )
 from exporter.families.sources.registry import family_named
 from exporter.formats.adapter import CONFIG, WEIGHTS, LowRank, PeftAdapter, read_adapter
@@ -148,10 +149,7 @@ def _changes(config: ModelConfig, adapter: PeftAdapter, scale: float) -> dict[st
         candidates = stored_names(source.names, name)
         stored[name] = next((candidate for candidate in candidates if candidate in held), candidates[0])
     places = shared_rows(stored, shapes)
-    whole_shapes: dict[str, tuple[int, ...]] = {}
-    for place, name in stored.items():
-        rows = whole_shapes[name][0] if name in whole_shapes else 0
-        whole_shapes[name] = (rows + shapes[place][0], *shapes[place][1:])
+    whole = whole_shapes(stored, shapes)
     if scale != 1 and adapter.replaced:
         raise ValueError(
             f"it holds whole tensors ({min(adapter.replaced)}), which no scale ({scale:g}) applies to: leave "
@@ -161,7 +159,7 @@ def _changes(config: ModelConfig, adapter: PeftAdapter, scale: float) -> dict[st
         name: tensor.shape for part in (adapter.added, adapter.replaced, adapter.kept)
         for name, tensor in part.items()
     }  # fmt: skip
-    if unknown := [name for name in named if name not in whole_shapes]:
+    if unknown := [name for name in named if name not in whole]:
         listed = ", ".join(unknown[:MAX_NAMED]) + (", ..." if len(unknown) > MAX_NAMED else "")
         raise ValueError(
             f"{len(unknown)} of its tensors belong to nothing in this model of {config.family} ({listed}): "
@@ -169,15 +167,15 @@ def _changes(config: ModelConfig, adapter: PeftAdapter, scale: float) -> dict[st
         )
     changes = {}
     for place, (name, rows) in places.items():
-        low_rank, whole = adapter.added.get(name), adapter.replaced.get(name) or adapter.kept.get(name)
-        for tensor in (low_rank, whole):
-            if tensor is not None and tuple(tensor.shape) != whole_shapes[name]:
-                raise ValueError(_misshapen(name, tensor.shape, whole_shapes[name], adapter))
-        if low_rank is None and whole is None:
+        low_rank, replaced = adapter.added.get(name), adapter.replaced.get(name) or adapter.kept.get(name)
+        for tensor in (low_rank, replaced):
+            if tensor is not None and tuple(tensor.shape) != whole[name]:
+                raise ValueError(_misshapen(name, tensor.shape, whole[name], adapter))
+        if low_rank is None and replaced is None:
             continue
         offset = source.names.norm_offset if place.endswith("norm.weight") else 0.0
         added = () if low_rank is None else (replace(low_rank, factor=scale * low_rank.factor, rows=rows),)
-        changes[place] = Adaptation(whole, offset, added, rows)
+        changes[place] = Adaptation(replaced, offset, added, rows)
     return changes
 
 

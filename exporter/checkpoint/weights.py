@@ -88,6 +88,18 @@ def stored_names(names: TensorNames, canonical: str) -> list[str]:
     return [f"{name.replace('{i}', layer)}{ending}" for name in every]
 
 
+def whole_shapes(
+    stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each stored tensor, which has the rows of all parameters that `stored` says lie in
+    it."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, place in stored.items():
+        rows = found[place][0] if place in found else 0
+        found[place] = (rows + shapes[name][0], *shapes[name][1:])
+    return found
+
+
 def shared_rows(
     stored: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[str, slice]]:
@@ -130,11 +142,8 @@ def check_names_and_shapes(weights: Weights, config: ModelConfig, where: Path) -
 
 def _check(weights: Weights, config: ModelConfig) -> None:
     refuse_quantized(weights.shapes)
-    expected: dict[str, tuple[int, ...]] = {}
-    for name, shape in parameter_shapes(config).items():
-        stored = weights.stored_name(name)
-        rows = expected[stored][0] if stored in expected else 0
-        expected[stored] = (rows + shape[0], *shape[1:])
+    shapes = parameter_shapes(config)
+    expected = whole_shapes({name: weights.stored_name(name) for name in shapes}, shapes)
     refuse_other_types(weights.types.items(), expected)
     missing = [name for name in expected if name not in weights.shapes]
     extra = [
