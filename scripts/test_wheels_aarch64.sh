@@ -29,7 +29,8 @@ unpack_python() {
   options=(-qq -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Install-Recommends=0 -o APT::Sandbox::User=root
     -o "Dir::State=$state" -o "Dir::State::status=$state/status" -o "Dir::Cache=$state")
   apt-get "${options[@]}" update > /dev/null 2>&1 || true # sources that have nothing for this machine
-  apt-get "${options[@]}" -y --download-only install "python$1" libstdc++6 > /dev/null 2>&1 || return 1
+  apt-get "${options[@]}" -y --download-only install "python$1" libstdc++6 > "$folder/apt.log" 2>&1 ||
+    { tail -n 3 "$folder/apt.log" >&2; return 1; }
   for package in "$state"/archives/*.deb; do dpkg-deb -x "$package" "$2"; done
   [ -e "$2/lib/ld-linux-aarch64.so.1" ] || ln -s usr/lib "$2/lib"
 }
@@ -52,7 +53,7 @@ for wheel in "$dist"/*.whl; do
   done
   if ! unpack_python "$version" "$folder/root-$version"; then
     step "Debian has no Python $version here: the wheel's modules were not loaded"
-    continue # apt's words: $folder/apt.log
+    continue
   fi
   python=(qemu-aarch64-static -L "$folder/root-$version" "$folder/root-$version/usr/bin/python$version")
   step "installing it with Python $version for 64-bit Arm"
