@@ -6,10 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import minisign
 import numpy as np
 import pytest
 import tiny
+from ended_packs import end_packs
 from native import AOTI_RUN, ROOT, export
 
 from exporter.cli import main as cli
@@ -150,20 +148,7 @@ def test_a_signature_belongs_to_its_program(folder, tmp_path):
 
 
 def test_killed_at_any_time(folder, single, tmp_path):
-    words = [sys.executable, "-m", "exporter", "pack", folder / "static.pt2", "--single-file", "--no-verify"]
-    words.append("-o")
-    start = time.monotonic()
-    subprocess.run([*words, tmp_path / "timed"], cwd=ROOT, check=True, capture_output=True)
-    lasts = time.monotonic() - start
-    for i in range(10):
-        out = tmp_path / f"{i}" / "single"
-        out.parent.mkdir()
-        running = subprocess.Popen([*words, out], cwd=ROOT, stderr=subprocess.DEVNULL)
-        time.sleep(lasts * (i + 1) / 11)
-        running.send_signal(signal.SIGKILL if i % 2 else signal.SIGTERM)
-        running.wait()
-        if out.exists():
-            assert out.read_bytes() == single.read_bytes()
+    end_packs([folder / "static.pt2", "--single-file"], single, tmp_path, 10)
 
 
 def test_licences_are_those_of_what_is_linked(single):

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny
 from changed_package import changed, with_metadata, without_self_test
+from ended_packs import end_packs
 from native import ET_RUN, ROOT, aoti_metadata, export
 
 from exporter.cli import main as cli
@@ -211,21 +211,7 @@ def test_killed_at_any_time(folder, tmp_path):
     """Whatever lies at the final name is a whole bundle; an ended one leaves nothing at all."""
     whole = tmp_path / "whole.zip"
     pack(folder / "m.pte", "-o", whole)
-    words = [sys.executable, "-m", "exporter", "pack", folder / "m.pte", "--no-verify", "-o"]
-    start = time.monotonic()
-    subprocess.run([*words, tmp_path / "timed.zip"], cwd=ROOT, check=True, capture_output=True)
-    lasts = time.monotonic() - start
-    for i in range(24):
-        out = tmp_path / f"{i}" / "whole.zip"
-        out.parent.mkdir()
-        running = subprocess.Popen([*words, out], cwd=ROOT, stderr=subprocess.DEVNULL)
-        time.sleep(lasts * (i + 1) / 26)
-        running.send_signal(signal.SIGKILL if i % 2 else signal.SIGTERM)
-        running.wait()
-        if out.exists():
-            assert out.read_bytes() == whole.read_bytes()
-        elif not i % 2 and running.returncode > 0:
-            assert not list(out.parent.iterdir())
+    end_packs([folder / "m.pte"], whole, tmp_path, 24)
 
 
 def test_another_machine_is_told(folder, tmp_path):
