@@ -128,7 +128,7 @@ void attention(Host& host, const float* qkv, std::span<const Segment> segments, 
     for (int64_t t = begin; t < end; ++t) {
       float* row = out + t * query_width;
       k.gate_mul(Activation::sigmoid, qkv + t * width + gate_at, row, query_width,
-                 std::numeric_limits<float>::infinity(), row);
+                 std::numeric_limits<float>::infinity(), 0, row);
     }
   });
 }

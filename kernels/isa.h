@@ -68,10 +68,15 @@ struct FloatKernels {
   void (*xielu)(const float* x, int64_t n, const Xielu& parameters, float* out);
   // `limit` is infinite where there is none; `out` may be `up`.
   void (*gate_mul)(Activation activation, const float* gate, const float* up, int64_t n,
-                   float limit, float* out);
+                   float limit, float offset, float* out);
   void (*add)(const float* a, const float* b, int64_t n, float* out);
   void (*softcap)(const float* x, int64_t n, float cap, float* out);
   PowerSum (*power_sum)(const float* row, int64_t width);
+  // One token's routes [2 chosen].
+  void (*route)(const float* logits, int64_t experts, int64_t chosen, bool renormalize,
+                float* routes);
+  // out [n] += factor x.
+  void (*add_scaled)(const float* x, int64_t n, float factor, float* out);
 
   // Normalizes and rotates one token's queries into `queries` [H, d], scaled, and writes its keys
   // and values for `position` to the cache's block `block`. For a 4-bit cache all are turned.

@@ -10,6 +10,7 @@
 // Shape letters: T tokens, K columns (inputs) and N rows (outputs) of a weight, D model width,
 // H query heads, KV key/value heads, d head width, C context. Matrices are row major, dense.
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -53,6 +54,57 @@ void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& w
 void linear_fp(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
                const float* bias, float* out);
 
+inline constexpr int64_t kMaxExperts = 1024;  // of a layer
+
+// A mixture of experts: E matrices of one layer, of which each token goes through `chosen`. `routes`
+// [T, 2 chosen] has for each token the numbers of its experts, the likeliest first, and then what
+// their results are multiplied by.
+struct Routes {
+  const float* data;
+  int64_t tokens, chosen;
+};
+
+// The rows of all pairs of a token and an expert that it chose, those of an expert together: expert
+// e's are `begin(e)` to `begin(e + 1)`, in the order of its tokens.
+class ExpertRows {
+ public:
+  // Returns false where a number in `routes` is no expert's of 0..experts - 1, which is at most
+  // kMaxExperts.
+  [[nodiscard]] bool count(const Routes& routes, int64_t experts);
+  int64_t experts() const { return experts_; }
+  int64_t begin(int64_t expert) const { return begins_[static_cast<size_t>(expert)]; }
+  int64_t size(int64_t expert) const { return begin(expert + 1) - begin(expert); }
+  int64_t total() const { return begin(experts_); }
+  // rows [T, chosen]: the row of each pair of these routes.
+  void place(const Routes& routes, int32_t* rows) const;
+
+ private:
+  int64_t experts_ = 0;
+  std::array<int32_t, kMaxExperts + 1> begins_;
+};
+
+// out [T, 2 chosen]: the experts with the largest of the logits [T, E], the first among equals, and
+// the softmax of all logits at them; with `renormalize` that of theirs alone. Of logits of which one
+// is NaN or the largest is not finite, the first experts, times NaN.
+void route(Host& host, const float* logits, int64_t tokens, int64_t experts, int64_t chosen,
+           bool renormalize, float* out);
+// out [T chosen, K] = each token's row of x [T, K] at the rows of its pairs.
+void dispatch(Host& host, const float* x, int64_t width, const Routes& routes,
+              const ExpertRows& rows, float* out);
+// out [T chosen, N] = each row of x [T chosen, K] times its expert's matrix, as the linear operators
+// compute it, plus its expert's row of `bias` [E, N], which may be null. `weight` [E N, K] has the
+// experts' rows one after the other; N is a multiple of 16.
+void experts_a8wx(Host& host, const float* x, const ExpertRows& rows, const PackedWeight& weight,
+                  ActivationScales scales, const float* bias, float* out);
+void experts_wx(Host& host, const float* x, const ExpertRows& rows, const PackedWeight& weight,
+                const float* bias, float* out);
+void experts_fp(Host& host, const float* x, const ExpertRows& rows, const PackedWeight& weight,
+                const float* bias, float* out);
+// out [T, N] = the sum of each token's rows of x [T chosen, N], times the routes' factors, in the
+// order in which they stand there.
+void combine(Host& host, const float* x, int64_t width, const Routes& routes,
+             const ExpertRows& rows, float* out);
+
 // out [T, K] = the rows `tokens` of a stack of weights of any kind, of the same width, times
 // `scale`. Returns false when a token is not a row.
 [[nodiscard]] bool embedding(Host& host, const int64_t* tokens, int64_t n_tokens,
@@ -76,6 +128,7 @@ enum class Activation {
   gelu,       // x Phi(x); off by less than 1e-6 of max(1, |x|)
   gelu_tanh,  // its approximation by tanh
   relu2,      // max(x, 0)^2; NaN of minus infinity
+  quick_gelu,  // x sigmoid(1.702 x)
   sigmoid,    // of an attention's gates; NaN of what is not finite
 };
 
@@ -91,10 +144,10 @@ struct Xielu {
 // out [n] = xielu(x).
 void xielu(Host& host, const float* x, int64_t n, const Xielu& parameters, float* out);
 
-// out [T, F] = activation(gate) * up for gate_up [T, 2 F] = (gate, up), with `gate` cut to at most
-// `limit` and `up` to -limit..limit; 0 = not at all.
+// out [T, F] = activation(gate) * (up + offset) for gate_up [T, 2 F] = (gate, up), with `gate` cut to
+// at most `limit` and `up` to -limit..limit; 0 = not at all.
 void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t tokens,
-              int64_t width, float limit, float* out);
+              int64_t width, float limit, float offset, float* out);
 
 // out [n] = a + b.
 void add(Host& host, const float* a, const float* b, int64_t n, float* out);

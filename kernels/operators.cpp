@@ -70,15 +70,13 @@ void linear_a8wx(Host& host, const float* x, int64_t tokens, const PackedWeight&
   });
 }
 
-void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
-               const float* bias, float* out) {
-  const FloatKernels& k = *isa().floats;
-  float *padded, *sums;
-  Arena arena;
-  arena.reserve(padded, tokens * weight.padded_columns);
-  const bool real_zeros = weight.format.zeros == Zeros::real;  // the others are in the integers
-  arena.reserve(sums, real_zeros ? tokens * weight.groups : 0);
-  arena.allocate(host);
+int64_t float_sums(const PackedWeight& weight, int64_t tokens) {
+  return weight.format.zeros == Zeros::real ? tokens * weight.groups : 0;
+}
+
+void pad_rows(Host& host, const float* x, int64_t tokens, const PackedWeight& weight, float* padded,
+              float* sums) {
+  const bool summed = float_sums(weight, tokens) > 0;
   parallel(host, tokens, row_grain(weight.columns), [&](int64_t begin, int64_t end) {
     const auto columns = static_cast<size_t>(weight.columns);
     const auto rest = static_cast<size_t>(weight.padded_columns - weight.columns);
@@ -86,11 +84,21 @@ void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& w
       float* row = padded + t * weight.padded_columns;
       std::memcpy(row, x + t * weight.columns, columns * sizeof(float));
       std::memset(row + columns, 0, rest * sizeof(float));
-      if (real_zeros) k.group_sums(row, weight, sums + t * weight.groups);
+      if (summed) isa().floats->group_sums(row, weight, sums + t * weight.groups);
     }
   });
+}
+
+void linear_wx(Host& host, const float* x, int64_t tokens, const PackedWeight& weight,
+               const float* bias, float* out) {
+  float *padded, *sums;
+  Arena arena;
+  arena.reserve(padded, tokens * weight.padded_columns);
+  arena.reserve(sums, float_sums(weight, tokens));
+  arena.allocate(host);
+  pad_rows(host, x, tokens, weight, padded, sums);
   parallel(host, weight.panel_count(), 4, [&](int64_t begin, int64_t end) {
-    k.linear_wx(padded, sums, tokens, weight, bias, out, begin, end);
+    isa().floats->linear_wx(padded, sums, tokens, weight, bias, out, begin, end);
   });
 }
 
@@ -152,12 +160,12 @@ void xielu(Host& host, const float* x, int64_t n, const Xielu& parameters, float
 }
 
 void gate_mul(Host& host, Activation activation, const float* gate_up, int64_t tokens,
-              int64_t width, float limit, float* out) {
+              int64_t width, float limit, float offset, float* out) {
   if (limit == 0) limit = std::numeric_limits<float>::infinity();
   parallel(host, tokens, row_grain(4 * width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* gate = gate_up + 2 * t * width;
-      isa().floats->gate_mul(activation, gate, gate + width, width, limit, out + t * width);
+      isa().floats->gate_mul(activation, gate, gate + width, width, limit, offset, out + t * width);
     }
   });
 }

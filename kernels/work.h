@@ -48,4 +48,11 @@ class Arena {
 // Rows of an elementwise operator that are worth a thread's wake-up.
 inline int64_t row_grain(int64_t width) { return 8192 / std::clamp<int64_t>(width, 1, 8192); }
 
+// What linear_wx reads: x [T, K] with its rows filled up with zeros to [T, padded_columns], and the
+// sums of their groups, of which there are `float_sums`: none but for real zeros, since the others
+// are in the integers.
+int64_t float_sums(const PackedWeight& weight, int64_t tokens);
+void pad_rows(Host& host, const float* x, int64_t tokens, const PackedWeight& weight, float* padded,
+              float* sums);
+
 }  // namespace lowbit

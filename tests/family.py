@@ -55,6 +55,17 @@ class Case:
     older: Callable[[dict], dict] | None = None
 
 
+def experts_apart(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Name the experts' tensors as llama.cpp's converter does: gates and ups apart, each of all experts."""
+    module, _, kind = name.rpartition(".")
+    if not module.endswith("experts"):
+        return {name: tensor}
+    if kind == "down_proj":
+        return {f"{name}.weight": tensor}
+    gate, up = tensor.chunk(2, dim=1)
+    return {f"{module}.gate_proj.weight": gate, f"{module}.up_proj.weight": up}
+
+
 def write_heads_and_base(writer: gguf.GGUFWriter, config: transformers.PretrainedConfig) -> None:
     """Write the fields of a head's width and of the one rotary base that all layers share."""
     writer.add_key_length(config.head_dim)

@@ -59,7 +59,7 @@ def read_hf(folder: Path) -> CheckpointDescription:
         config = family.read(asked)
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
-    files, tensors, stored = weight_files(folder), directory(), Dequantized({}, {})
+    files, tensors, stored = weight_files(folder), family.split(directory()), Dequantized({}, {})
     if method is not None:
         stored = _found(folder, tensors, method)
         tensors = stored.others

@@ -7,6 +7,7 @@ without torch.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ Read = Callable[..., "Tensor"]  # of a stored name, a dtype or None, and the row
 ALL_ROWS = slice(None)
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+_NUMBERED = re.compile(r"\b(layers|experts)\.(\d+)")
 MAX_NAMED = 4  # tensors listed in one message
 
 
@@ -80,12 +82,18 @@ class Weights:
 
 def stored_names(names: TensorNames, canonical: str) -> list[str]:
     """Name a parameter as a source calls it: each of the names of which its files have one."""
-    layer, pattern = _layer_of(canonical)
+    numbers, pattern = _numbers_of(canonical)
     module, _, suffix = pattern.rpartition(".")
     named = names.modules[pattern] if pattern in names.modules else names.modules[module]
     ending = "" if pattern in names.modules else f".{suffix}"
     every = (named,) if isinstance(named, str) else named
-    return [f"{name.replace('{i}', layer)}{ending}" for name in every]
+    return [f"{_numbered(name, numbers)}{ending}" for name in every]
+
+
+def _numbered(name: str, numbers: Mapping[str, str]) -> str:
+    for place, number in numbers.items():
+        name = name.replace(place, number)
+    return name
 
 
 def whole_shapes(
@@ -112,11 +120,17 @@ def shared_rows(
     return found
 
 
-def _layer_of(canonical: str) -> tuple[str, str]:
-    """Split a canonical name into the layer's number, "" outside of layers, and the name with {i} in its
-    place."""
-    parts = canonical.split(".", 2)
-    return (parts[1], f"layers.{{i}}.{parts[2]}") if parts[0] == "layers" else ("", canonical)
+def _numbers_of(canonical: str) -> tuple[dict[str, str], str]:
+    """Split a canonical name into its numbers, of the layer {i} and of an expert {n}, and the name with these
+    in their place."""
+    numbers: dict[str, str] = {}
+
+    def place(found: re.Match) -> str:
+        what = "{i}" if found[1] == "layers" else "{n}"
+        numbers[what] = found[2]
+        return f"{found[1]}.{what}"
+
+    return numbers, _NUMBERED.sub(place, canonical)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.meta import MetaConfig
 from exporter.families.sources.names import (
+    GGUF_EXPERTS,
     GGUF_IGNORED,
     GGUF_NAMES,
     HF_IGNORED,
@@ -66,9 +67,12 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
         window=config.optional("attention.sliding_window") or None,
     )  # fmt: skip
     feed_forward = FeedForwardSpec(
-        config.count("feed_forward_length"), bias=config.has("blk.0.ffn_gate.bias")
+        config.count("feed_forward_length"),
+        bias=config.has("blk.0.ffn_gate.bias"),
+        experts=config.experts(renormalize=True) if config.optional("expert_count") else None,  # Mixtral's
     )
-    return config.model("llama", [LayerSpec(attention, feed_forward)])
+    family = "llama" if feed_forward.experts is None else "mixtral"
+    return config.model(family, [LayerSpec(attention, feed_forward)])
 
 
 def from_meta(config: MetaConfig) -> ModelConfig:
@@ -104,6 +108,8 @@ def from_meta(config: MetaConfig) -> ModelConfig:
 FAMILY = Family(
     "llama",
     hf=HFSource(("LlamaForCausalLM",), from_hf, TensorNames(HF_NAMES, HF_IGNORED)),
-    gguf=GGUFSource("llama", from_gguf, TensorNames(GGUF_NAMES, GGUF_IGNORED, interleaved=True)),
+    gguf=GGUFSource(
+        "llama", from_gguf, TensorNames(GGUF_NAMES | GGUF_EXPERTS, GGUF_IGNORED, interleaved=True)
+    ),
     meta=MetaSource(from_meta, TensorNames(META_NAMES, META_IGNORED, interleaved=True)),
 )

@@ -21,12 +21,13 @@ from exporter.lowbit.pack import (
     pack_head,
     pack_linear,
     pack_output,
+    pack_router,
 )
 from exporter.lowbit.state import State, StateLayout
 from exporter.model.block import Operations, run_layer
 from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig
 from exporter.model.decoder import Block, CacheSession, Transformer
-from exporter.model.matrices import last_norm, layer_vectors
+from exporter.model.matrices import ROUTER, last_norm, layer_vectors
 from exporter.recipe.model_limits import check_head_widths
 from exporter.util.progress import Progress, Report
 
@@ -44,8 +45,8 @@ class LowbitBlock(nn.Module):
         for name, vector in vectors.items():
             self.register_buffer(name, vector)
 
-    def linear(self, matrix: str, x_TK: Tensor) -> Tensor:
-        return self.get_submodule(matrix)(x_TK)
+    def linear(self, matrix: str, x_TK: Tensor, routes: Tensor | None = None) -> Tensor:
+        return self.get_submodule(matrix)(x_TK, routes)
 
     def forward(self, x_TD: Tensor, ops: Operations[Tensor]) -> Tensor:
         return run_layer(self.layer, ops, x_TD, self.linear, torch.ops.lowbit.add)
@@ -78,9 +79,21 @@ class LowbitOperations:
     def activate(self, gate_up: Tensor) -> Tensor:
         spec, lowbit = self.block.layer.feed_forward, torch.ops.lowbit
         if spec.gated:
-            return getattr(lowbit, f"{spec.activation}_mul")(gate_up, spec.limit or 0.0)
+            offset = (spec.up_offset,) if spec.activation == "quick_gelu" else ()
+            return getattr(lowbit, f"{spec.activation}_mul")(gate_up, spec.limit or 0.0, *offset)
         parameters = () if spec.xielu is None else astuple(spec.xielu)
         return getattr(lowbit, spec.activation)(gate_up, *parameters)
+
+    def route(self, logits_TE: Tensor) -> Tensor:
+        experts = self.block.layer.feed_forward.experts
+        return torch.ops.lowbit.route(logits_TE, experts.chosen, experts.renormalize)
+
+    def dispatch(self, x_TD: Tensor, routes: Tensor) -> Tensor:
+        experts = self.block.layer.feed_forward.experts
+        return torch.ops.lowbit.dispatch(x_TD, routes, experts.count, experts.chosen)
+
+    def combine(self, y: Tensor, routes: Tensor) -> Tensor:
+        return torch.ops.lowbit.combine(y, routes, self.block.layer.feed_forward.experts.count)
 
 
 class LowbitTransformer(nn.Module):
@@ -199,9 +212,13 @@ def score_scale(spec: AttentionSpec) -> float:
 
 def pack_block(block: Block, config: ModelConfig, options: PackOptions, number: int) -> LowbitBlock:
     """Layer `number`; takes the weights out of `block`."""
-    linears = {
-        name: pack_linear(block.sources(name), options, f"layers.{number}.{name}") for name in block.matrices
-    }
+    linears = {}
+    for name, matrix in block.matrices.items():
+        if name == ROUTER:
+            linears[name] = pack_router(*block.sources(name), options)
+        else:
+            where = f"layers.{number}.{name}"
+            linears[name] = pack_linear(block.sources(name), options, where, matrix.experts)
     state = block.state_dict()
     vectors = {v.name: float_copy(state[v.parameter]) for v in layer_vectors(block.layer, config.dim)}
     return LowbitBlock(block.layer, config.norm_eps, linears, vectors)

@@ -36,47 +36,66 @@ class PackOptions:
 
 
 class PackedLinear(nn.Module):
-    """y [T, N] = x [T, K] weight^T + bias on packed bytes; a subclass for each operator."""
+    """y [T, N] = x [T, K] weight^T + bias on packed bytes; a subclass for each operator.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, out_features: int):
+    With `experts` the weight has as many matrices of N rows, one after the other, and `routes` say which
+    rows of x are whose.
+    """
+
+    kernel = ""  # of the operators linear_KERNEL and experts_KERNEL
+    options: tuple[bool, ...] = ()  # their last arguments
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, out_features: int, experts: int | None = None):
         super().__init__()
-        self.out_features = out_features
+        self.out_features, self.experts = out_features, experts
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
 
-
-class LinearA8wx(PackedLinear):
-    token_scales = False
-
-    def forward(self, x_TK: Tensor) -> Tensor:
-        return torch.ops.lowbit.linear_a8wx(
-            x_TK, self.weight, self.bias, self.out_features, self.token_scales
+    def forward(self, x_TK: Tensor, routes: Tensor | None = None) -> Tensor:
+        if self.experts is None:
+            operator = getattr(torch.ops.lowbit, f"linear_{self.kernel}")
+            return operator(x_TK, self.weight, self.bias, self.out_features, *self.options)
+        operator = getattr(torch.ops.lowbit, f"experts_{self.kernel}")
+        return operator(
+            x_TK, self.weight, self.bias, routes, self.experts, self.out_features, *self.options
         )
 
 
+class LinearA8wx(PackedLinear):
+    kernel, options = "a8wx", (False,)
+
+
 class LinearA8wxByToken(LinearA8wx):
-    token_scales = True
+    options = (True,)
 
 
 class LinearWx(PackedLinear):
-    def forward(self, x_TK: Tensor) -> Tensor:
-        return torch.ops.lowbit.linear_wx(x_TK, self.weight, self.bias, self.out_features)
+    kernel = "wx"
 
 
 class LinearFp(PackedLinear):
-    def forward(self, x_TK: Tensor) -> Tensor:
-        return torch.ops.lowbit.linear_fp(x_TK, self.weight, self.bias, self.out_features)
+    kernel = "fp"
 
 
-def pack_linear(layers: list[nn.Linear], options: PackOptions, name: str) -> PackedLinear:
-    """The layers' rows, one after the other, as one; their weights are given up."""
-    bias, n = _biases(layers), sum(layer.out_features for layer in layers)
+def pack_linear(
+    layers: list[nn.Linear], options: PackOptions, name: str, experts: int | None = None
+) -> PackedLinear:
+    """The layers' rows, one after the other, as one, or as those of `experts`; their weights are given up."""
+    bias = _biases(layers)
     if name in options.found:
-        return _module(options.found[name], options.recipe.linear, bias, n, options.keep)
+        return _module(options.found[name], options.recipe.linear, bias, options.keep, experts)
     weight = torch.cat([layer.weight.detach() for layer in layers])
     for layer in layers:
         layer.weight = None
-    return _pack(weight, bias, options, name)
+    return _pack(weight, bias, options, name, experts)
+
+
+def pack_router(router: nn.Linear, options: PackOptions) -> PackedLinear:
+    """The matrix that chooses experts: small, and an error of its chooses others. It is as the checkpoint has
+    it, or as a float model's matrices are."""
+    dtype = router.weight.dtype if options.recipe.is_quantized() else options.dtype
+    weight = options.keep(_pack_float(router.weight.detach(), dtype))
+    return LinearFp(weight, _biases([router]), router.out_features)
 
 
 def pack_head(head: nn.Linear, options: PackOptions) -> PackedLinear:
@@ -94,7 +113,7 @@ def pack_output(
     linear, embedding = options.recipe.linear, options.recipe.embedding
     weight, bias = model.tok_embeddings.weight.detach(), _biases([model.output])
     if "output" in options.found:
-        output = _module(options.found["output"], linear, bias, len(weight), options.keep)
+        output = _module(options.found["output"], linear, bias, options.keep)
     else:
         output = _pack(model.output.weight.detach(), bias, options, "output")
     if shares_table(model, linear, embedding):
@@ -134,19 +153,22 @@ def shares_table(
     return can_share(linear, embedding, model.config.dim)
 
 
-def _pack(weight: Tensor, bias: Tensor | None, options: PackOptions, name: str) -> PackedLinear:
+def _pack(
+    weight: Tensor, bias: Tensor | None, options: PackOptions, name: str, experts: int | None = None
+) -> PackedLinear:
     scheme = options.recipe.linear
     if scheme is None:
-        return LinearFp(options.keep(_pack_float(weight, options.dtype)), bias, len(weight))
+        packed = options.keep(_pack_float(weight, options.dtype))
+        return LinearFp(packed, bias, len(weight) // (experts or 1), experts)
     own = scheme.for_layer(name)
-    return _module(quantize_linear(weight, own), own, bias, len(weight), options.keep)
+    return _module(quantize_linear(weight, own), own, bias, options.keep, experts)
 
 
 def _module(
-    q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, n: int, keep: Keep
+    q: QuantizedWeight, scheme: LinearScheme, bias: Tensor | None, keep: Keep, experts: int | None = None
 ) -> PackedLinear:
     kind = linear_kind(True, scheme.key in WEIGHT_ONLY_SCHEMES, scheme.key in TOKEN_SCALE_SCHEMES)
-    return kind(keep(pack_integers(q)), bias, n)
+    return kind(keep(pack_integers(q)), bias, len(q.values) // (experts or 1), experts)
 
 
 def linear_kind(integers: bool, weights_only: bool, token_scales: bool) -> type[PackedLinear]:

@@ -94,6 +94,7 @@ def _build_lean(program: ExportedProgram, options: AotiOptions, folder: Path) ->
                 # Only so that the weights are handed over as tensors; this stage writes no file.
                 "aot_inductor.package_constants_on_disk_format": "pickle_weights",
                 "aot_inductor.precompile_headers": False,
+                "always_keep_tensor_constants": True,  # short ones are weights, too: no numbers in the code
                 "cpp.vec_isa_ok": False,  # no loops are generated; finding out takes 8 s
             },
         )

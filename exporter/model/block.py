@@ -1,21 +1,22 @@
 """Compute a layer: written once, for every way to run it.
 
 A layer is a sequence of branches, each added to the residual stream. A branch is a generator over few
-operations: it yields `(matrix, input)` for each multiplication by a matrix of `model.matrices`, is sent the
-output, and returns what it adds. So whoever runs it decides what a matrix is (float weights, packed ones, one
-being calibrated) and may stop before any of them; the operations decide what the values are (eager tensors,
-`torch.ops.lowbit` calls, many windows of text).
+operations: it yields `(matrix, input)` for each multiplication by a matrix of `model.matrices`, and
+`(matrix, input, routes)` where that is one of experts, is sent the output, and returns what it adds. So
+whoever runs it decides what a matrix is (float weights, packed ones, one being calibrated) and may stop
+before any of them; the operations decide what the values are (eager tensors, `torch.ops.lowbit` calls, many
+windows of text).
 """
 
 from collections.abc import Callable, Generator
 from typing import Protocol, TypeVar
 
 from exporter.model.config import LayerSpec
-from exporter.model.matrices import feed_forward_input
+from exporter.model.matrices import ROUTER, feed_forward_input
 
 X = TypeVar("X")
-Branch = Generator[tuple[str, X], X, X]
-Linear = Callable[[str, X], X]
+Branch = Generator[tuple[str, X] | tuple[str, X, X], X, X]
+Linear = Callable[..., X]  # of what a branch yields
 
 
 class Operations(Protocol[X]):
@@ -32,6 +33,17 @@ class Operations(Protocol[X]):
         """The activation of the gate, times what is beside it, or of what stands alone, as the layer's
         FeedForwardSpec says."""
 
+    def route(self, logits: X) -> X:
+        """The routes of each token by the router's logits: the numbers of the experts that it chose, then the
+        factors of what they make."""
+
+    def dispatch(self, x: X, routes: X) -> X:
+        """The rows of x, each once for each expert that its token chose, in the order that the experts'
+        matrices take."""
+
+    def combine(self, y: X, routes: X) -> X:
+        """The sum of what a token's experts made, times their factors."""
+
 
 def attention(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
     # The values have no names: a stopped generator would hold them.
@@ -43,11 +55,24 @@ def attention(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
 
 
 def feed_forward(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
-    first, norm = feed_forward_input(layer)
-    y = yield "down", _sub_norm(
-        layer, ops, "ffn_sub_norm", ops.activate((yield first, _norm_in(layer, ops, norm, x))),
-    )  # fmt: skip
+    branch = _dense if layer.feed_forward.experts is None else _experts
+    y = yield from branch(layer, ops, x)
     return ops.norm("ffn_out_norm", y) if layer.norm_out else y
+
+
+def _dense(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
+    first, norm = feed_forward_input(layer)
+    return (yield "down", _sub_norm(
+        layer, ops, "ffn_sub_norm", ops.activate((yield first, _norm_in(layer, ops, norm, x))),
+    ))  # fmt: skip
+
+
+def _experts(layer: LayerSpec, ops: Operations[X], x: X) -> Branch[X]:
+    first, norm = feed_forward_input(layer)
+    x = _norm_in(layer, ops, norm, x)
+    routes = ops.route((yield ROUTER, x))
+    y = yield first, ops.dispatch(x, routes), routes
+    return ops.combine((yield "down", ops.activate(y), routes), routes)
 
 
 BRANCHES = {"attention": attention, "feed_forward": feed_forward}  # in order; `Matrix.branch` names one

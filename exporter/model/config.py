@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 MAX_LAYERS = 1000  # a damaged count would otherwise list parameters without end
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "xielu")
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu2", "xielu", "quick_gelu")
+MAX_EXPERTS = 1024  # of a layer
 NORMS = ("rms", "layer")
 QK_NORMS = ("head", "width")
 ROPE_SCALINGS = ("linear", "llama3", "yarn", "longrope")
@@ -184,12 +185,35 @@ class Xielu:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A mixture of experts: a router chooses `chosen` of `count` feed-forwards for each token, those of the
+    largest logits, and adds their results, times the softmax of all logits; with `renormalize`, of theirs
+    alone (arXiv 1701.06538, 2401.04088). `bias`: the router has one."""
+
+    count: int
+    chosen: int
+    renormalize: bool
+    bias: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("count", "chosen"):
+            _require_positive(f"the experts' {field}", getattr(self, field), int)
+        if not self.chosen <= self.count <= MAX_EXPERTS:
+            raise ValueError(
+                f"{self.chosen} of {self.count} experts a token: a layer has at most {MAX_EXPERTS}, and a "
+                "token not more than that; correct the checkpoint's config"
+            )
+        _require_booleans(self, ("renormalize", "bias"))
+
+
+@dataclass(frozen=True)
 class FeedForwardSpec:
-    """A layer's feed-forward: down(activation(gate) * up), of `hidden_dim` products; without a gate (`gated`)
-    down(activation(up)).
+    """A layer's feed-forward: down(activation(gate) * (up + `up_offset`)), of `hidden_dim` products; without
+    a gate (`gated`) down(activation(up)).
 
     With a `limit` the gate is at most that, and `up` within plus and minus it, before the product. `xielu`
-    has the parameters of the activation of that name, which takes no gate.
+    has the parameters of the activation of that name, which takes no gate. With `experts` there are as many
+    of them, of `hidden_dim` products each.
     """
 
     hidden_dim: int
@@ -198,6 +222,8 @@ class FeedForwardSpec:
     bias: bool = False
     gated: bool = True
     xielu: Xielu | None = None
+    up_offset: float = 0.0
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         _require_positive("hidden_dim", self.hidden_dim, int)
@@ -216,6 +242,10 @@ class FeedForwardSpec:
                 "the activation 'xielu' has parameters and no gate, and no other has them: correct the "
                 "checkpoint's config"
             )
+        if self.activation == "quick_gelu" and not self.gated:
+            raise ValueError("the activation 'quick_gelu' is one of a gate: correct the checkpoint's config")
+        if self.up_offset and self.activation != "quick_gelu":
+            raise ValueError(f"an up_offset of {self.up_offset!r} goes with the activation 'quick_gelu'")
         if not isinstance(self.bias, bool):
             raise ValueError(f"mlp_bias is {self.bias!r}, not true or false: correct the checkpoint's config")
 
@@ -242,6 +272,8 @@ class LayerSpec:
 
     def __post_init__(self) -> None:
         _require_booleans(self, ("norm_in", "norm_out", "sub_norms", "parallel", "norm_bias"))
+        if self.sub_norms and self.feed_forward.experts is not None:
+            raise ValueError("experts with a norm before their last matrix are not supported")
         if self.norm not in NORMS or (self.norm_bias and self.norm != "layer"):
             raise ValueError(
                 f"norms of kind {self.norm!r}{' with a bias' if self.norm_bias else ''} are not supported: "

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from exporter.model import experts
 from exporter.model.block import Operations, run_layer
 from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
 from exporter.model.matrices import Feed, layer_matrices, layer_vectors
@@ -66,7 +67,6 @@ class Block(nn.Module):
     def __init__(self, layer: LayerSpec, dim: int, eps: float):
         super().__init__()
         self.layer = layer
-        self.attention, self.feed_forward = nn.Module(), nn.Module()
         self.matrices = {matrix.name: matrix for matrix in layer_matrices(layer, dim)}
         for matrix in self.matrices.values():
             for source in matrix.sources:
@@ -92,16 +92,31 @@ class Block(nn.Module):
     def norm(self, name: str) -> Norm:
         return self.get_submodule(self.norms[name])
 
-    def linear(self, matrix: str, x_TK: Tensor) -> Outputs:
-        outputs = tuple(source(x_TK) for source in self.sources(matrix))
+    def linear(self, matrix: str, x_TK: Tensor, routes: Tensor | None = None) -> Outputs:
+        """Multiply by a matrix; with `routes` each row by its expert's."""
+        if routes is None:
+            outputs = tuple(source(x_TK) for source in self.sources(matrix))
+        else:
+            count, sources = self.matrices[matrix].experts, self.sources(matrix)
+            rows = x_TK.split(experts.rows_by_expert(routes, count))
+            each = len(sources) // count
+            outputs = tuple(
+                torch.cat([source(x) for source, x in zip(sources[part::each], rows, strict=True)])
+                for part in range(each)
+            )
         return outputs if len(outputs) > 1 else outputs[0]
 
     def forward(self, x_TD: Tensor, ops: Operations[Tensor]) -> Tensor:
         return run_layer(self.layer, ops, x_TD, self.linear, torch.add)
 
     def _put(self, path: str, value: nn.Module | nn.Parameter) -> None:
-        parent, _, leaf = path.rpartition(".")
-        setattr(self.get_submodule(parent), leaf, value)
+        *parents, leaf = path.split(".")
+        module: nn.Module = self
+        for name in parents:
+            if not hasattr(module, name):
+                module.add_module(name, nn.Module())
+            module = getattr(module, name)
+        setattr(module, leaf, value)
 
 
 @dataclass(frozen=True)
@@ -149,6 +164,15 @@ class CachedOperations:
         spec = self.block.layer.feed_forward
         return gated_product(spec, *gate_up) if spec.gated else activated(spec, gate_up)
 
+    def route(self, logits_TE: Tensor) -> Tensor:
+        return experts.route(self.block.layer.feed_forward.experts, logits_TE)
+
+    def dispatch(self, x_TD: Tensor, routes: Tensor) -> Tensor:
+        return experts.dispatch(x_TD, routes)
+
+    def combine(self, y: Tensor, routes: Tensor) -> Tensor:
+        return experts.combine(y, routes)
+
     def _normed_heads(self, spec: AttentionSpec, q_TN: Tensor, k_TN: Tensor) -> tuple[Tensor, Tensor]:
         if spec.qk_norm == "width":
             q_TN, k_TN = self.norm("q_norm", q_TN), self.norm("k_norm", k_TN)
@@ -174,16 +198,18 @@ class CachedOperations:
 
 
 def gated_product(spec: FeedForwardSpec, gate: Tensor, up: Tensor) -> Tensor:
-    """The activation of `gate`, times `up`, both within the limit where there is one."""
+    """The activation of `gate`, times `up` and its offset, both within the limit where there is one."""
     if spec.limit is not None:
         gate, up = gate.clamp(max=spec.limit), up.clamp(-spec.limit, spec.limit)
-    return activated(spec, gate) * up
+    return activated(spec, gate) * (up + spec.up_offset if spec.up_offset else up)
 
 
 def activated(spec: FeedForwardSpec, x: Tensor) -> Tensor:
     """The activation of `x`."""
     if spec.activation == "silu":
         return F.silu(x)
+    if spec.activation == "quick_gelu":
+        return x * torch.sigmoid(1.702 * x)
     if spec.activation == "relu2":
         return F.relu(x).square()
     if spec.xielu is not None:

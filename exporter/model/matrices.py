@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from exporter.model.config import LayerSpec, ModelConfig
 
 NORM, SUB_NORM, VALUES, PRODUCT = "norm", "sub_norm", "values", "product"
-ACTIVATION, STREAM = "activation", "stream"
+ACTIVATION, STREAM, ROUTED = "activation", "stream", "routed"
+ROUTER = "router"  # the matrix that chooses experts, which is never quantized
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Source:
 class Feed:
     """The maker of a matrix's inputs: a NORM of the residual stream, or the STREAM itself; attention's
     weighted sum of VALUES; the PRODUCT of an activation and a second matrix's output, or an ACTIVATION alone;
-    a SUB_NORM of one of these three.
+    a SUB_NORM of one of these three; or what a token's experts made (ROUTED).
 
     `name` is the vector or the source whose elements or rows scale the inputs, "" where none does.
     """
@@ -42,7 +43,8 @@ class Feed:
 class Matrix:
     """`name` is `wqkv` inside a layer, `layers.3.wqkv` in the model. `branch` is that of `model.block` which
     multiplies by it, "" for the output layer's. `residual`: what it makes is added to the residual stream as
-    it is."""
+    it is. With `experts` it is as many matrices of the same shape, one expert's rows after the other's, of
+    which each token meets those that it chose."""
 
     name: str
     branch: str
@@ -50,6 +52,7 @@ class Matrix:
     columns: int
     feed: Feed
     residual: bool = False
+    experts: int | None = None
 
     @property
     def rows(self) -> int:
@@ -84,28 +87,54 @@ def layer_matrices(layer: LayerSpec, dim: int) -> tuple[Matrix, ...]:
     values = Source("attention.wv", attention.kv_width, attention.qkv_bias)
     gate = (replace(queries, name="attention.wg"),) if attention.gated else ()
     output = Source("attention.wo", dim, attention.output_bias)
-    w1, w3 = (Source(f"feed_forward.{name}", ffn.hidden_dim, ffn.bias) for name in ("w1", "w3"))
-    w2 = Source("feed_forward.w2", dim, ffn.bias)
 
     def norm(name: str) -> Feed:
         return Feed(NORM, name) if layer.norm_in else Feed(STREAM)
 
-    of_values, of_product = Feed(VALUES, values.name), Feed(PRODUCT, w3.name)
-    if not ffn.gated:
-        of_product = Feed(ACTIVATION)
-    if layer.sub_norms:
-        of_values, of_product = Feed(SUB_NORM, "attention_sub_norm"), Feed(SUB_NORM, "ffn_sub_norm")
-    adds, (first, ffn_norm) = not layer.norm_out, feed_forward_input(layer)
+    of_values = Feed(SUB_NORM, "attention_sub_norm") if layer.sub_norms else Feed(VALUES, values.name)
+    feed_forward = _experts if ffn.experts is not None else _dense
     return (
         Matrix("wqkv", "attention", (queries, keys, values, *gate), dim, norm("attention_norm")),
-        Matrix("wo", "attention", (output,), attention.width, of_values, adds),
-        Matrix(first, "feed_forward", (w1, w3) if ffn.gated else (w3,), dim, norm(ffn_norm)),
-        Matrix("down", "feed_forward", (w2,), ffn.hidden_dim, of_product, adds),
+        Matrix("wo", "attention", (output,), attention.width, of_values, not layer.norm_out),
+        *feed_forward(layer, dim, norm(feed_forward_input(layer)[1])),
+    )
+
+
+def _dense(layer: LayerSpec, dim: int, feed: Feed) -> tuple[Matrix, ...]:
+    ffn = layer.feed_forward
+    w1, w3 = (Source(f"feed_forward.{name}", ffn.hidden_dim, ffn.bias) for name in ("w1", "w3"))
+    w2 = Source("feed_forward.w2", dim, ffn.bias)
+    of_product = Feed(PRODUCT, w3.name) if ffn.gated else Feed(ACTIVATION)
+    if layer.sub_norms:
+        of_product = Feed(SUB_NORM, "ffn_sub_norm")
+    first = feed_forward_input(layer)[0]
+    return (
+        Matrix(first, "feed_forward", (w1, w3) if ffn.gated else (w3,), dim, feed),
+        Matrix("down", "feed_forward", (w2,), ffn.hidden_dim, of_product, not layer.norm_out),
+    )
+
+
+def _experts(layer: LayerSpec, dim: int, feed: Feed) -> tuple[Matrix, ...]:
+    ffn = layer.feed_forward
+    experts = ffn.experts
+    first, down = [], []
+    for i in range(experts.count):
+        names = [f"feed_forward.experts.{i}.{name}" for name in (("w1", "w3") if ffn.gated else ("w3",))]
+        first += [Source(name, ffn.hidden_dim, ffn.bias) for name in names]
+        down.append(Source(f"feed_forward.experts.{i}.w2", dim, ffn.bias))
+    router = Source("feed_forward.router", experts.count, experts.bias)
+    return (
+        Matrix(ROUTER, "feed_forward", (router,), dim, feed),
+        Matrix(feed_forward_input(layer)[0], "feed_forward", tuple(first), dim, feed, experts=experts.count),
+        Matrix(
+            "down", "feed_forward", tuple(down), ffn.hidden_dim, Feed(ROUTED), experts=experts.count
+        ),
     )
 
 
 def feed_forward_input(layer: LayerSpec) -> tuple[str, str]:
-    """Name the feed-forward's first matrix, and the norm before it: attention's where both read one."""
+    """Name the feed-forward's first matrix, of experts too, and the norm before it: attention's where both
+    read one."""
     return (
         "gate_up" if layer.feed_forward.gated else "up",
         "attention_norm" if layer.parallel else "ffn_norm",

@@ -146,7 +146,7 @@ def prepare(request: ModelRequest, backends: tuple[str, ...], folder: Path | Non
         )
     described = describe(request.source, form.max_seq_length)
     checkpoint = described.checkpoint
-    check_model(checkpoint.config, form.recipe, backends, form.delegate)
+    check_model(checkpoint.config, form.recipe, backends, form.delegate, form.fit)
     if form.delegate == LOWBIT and (form.max_seq_length or 0) > LONGEST_CONTEXT:
         raise ValueError(
             f"--max-seq-length {form.max_seq_length} is beyond {LONGEST_CONTEXT}, the longest context of the "

@@ -132,7 +132,7 @@ class _Rebuilt:
     def layer(self, number: int) -> LowbitBlock:
         config, layer = self._config, self._config.layers[number]
         matrices, vectors = layer_matrices(layer, config.dim), layer_vectors(layer, config.dim)
-        linears = {matrix.name: self._linear(f"layers.{number}.{matrix.name}") for matrix in matrices}
+        linears = {m.name: self._linear(f"layers.{number}.{m.name}", m.experts) for m in matrices}
         vectors = {vector.name: self._float(f"layers.{number}.{vector.name}") for vector in vectors}
         return LowbitBlock(layer, config.norm_eps, linears, vectors)
 
@@ -156,11 +156,11 @@ class _Rebuilt:
     def turned_back(self, x_TD: Tensor) -> Tensor:
         return x_TD if self._turn is None else x_TD @ self._turn.T
 
-    def _linear(self, name: str) -> PackedLinear:
+    def _linear(self, name: str, experts: int | None = None) -> PackedLinear:
         tensor = self._artifact.weight(name)
         bias = self._float(f"{name}.bias") if self._has(f"{name}.bias") else None
         kind = linear_kind(tensor.packed.kind == "integer", self._weights_only, self._artifact.token_scales)
-        return kind(as_bytes(tensor), bias, tensor.packed.rows)
+        return kind(as_bytes(tensor), bias, tensor.packed.rows // (experts or 1), experts)
 
     def _has(self, name: str) -> bool:
         return any(name in tensor.names for tensor in self._artifact.weights)

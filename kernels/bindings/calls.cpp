@@ -3,56 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <initializer_list>
-#include <limits>
 #include <memory>
 #include <utility>
 
+#include "kernels/bindings/checks.h"
 #include "kernels/bindings/operators.h"
 #include "kernels/state/state.h"
 
 namespace lowbit {
 namespace {
-
-std::string shape_text(std::span<const int64_t> sizes) {
-  std::string text = "[";
-  for (const int64_t size : sizes) {
-    text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  }
-  return text + "]";
-}
-
-[[noreturn]] void fail(const char* op, const std::string& what) {
-  throw CallError(std::string("lowbit::") + op + ": " + what);
-}
-
-// A size of -1 in `sizes` fits any.
-void expect(const char* op, const char* name, const TensorRef& t, Type type,
-            std::initializer_list<int64_t> sizes) {
-  bool fits = t.type == type && t.sizes.size() == sizes.size();
-  for (size_t i = 0; fits && i < sizes.size(); ++i) {
-    const int64_t wanted = sizes.begin()[i];
-    fits = wanted < 0 || t.sizes[i] == wanted;
-  }
-  if (!fits) {
-    fail(op, std::string(name) + " has shape " + shape_text(t.sizes) +
-                 " or a type that does not fit; " + shape_text({sizes.begin(), sizes.size()}) +
-                 " is wanted");
-  }
-}
-
-template <class T>
-T* data(const TensorRef& t) {
-  return static_cast<T*>(t.data);
-}
-
-PackedStack packed(const char* op, const TensorRef& weight) {
-  expect(op, "weight", weight, Type::uint8, {-1});
-  PackedStack stack;
-  const std::string error = stack.view(weight.data, static_cast<size_t>(weight.sizes[0]));
-  if (!error.empty()) fail(op, error);
-  return stack;
-}
 
 struct Linear {
   int64_t tokens;
@@ -72,7 +31,7 @@ Linear check_linear(const char* op, const TensorRef& x, const TensorRef& weight,
   expect(op, "x", x, Type::float32, {-1, w.columns()});
   expect(op, "out", out, Type::float32, {x.sizes[0], w.rows()});
   if (bias != nullptr) expect(op, "bias", *bias, Type::float32, {w.rows()});
-  return {x.sizes[0], w, bias != nullptr ? data<const float>(*bias) : nullptr};
+  return {x.sizes[0], w, data<const float>(bias)};
 }
 
 // A linear layer of one weight, for the operators that take no stack.
@@ -83,25 +42,14 @@ Linear check_single(const char* op, const TensorRef& x, const TensorRef& weight,
   return l;
 }
 
-// A number of the model: finite as float32, and at least `least`.
-float number(const char* op, const char* name, double value, double least) {
-  const auto given = static_cast<float>(value);
-  if (!(given >= least) || !std::isfinite(given)) {
-    fail(op, std::string(name) + " is " + std::to_string(value) + "; a number is wanted" +
-                 (least == 0 ? ", 0 or more" : ""));
-  }
-  return given;
-}
-constexpr double kAny = -std::numeric_limits<double>::infinity();
-
 void run_gate(Host& host, const char* op, Activation activation, const TensorRef& gate_up,
-              double limit, const TensorRef& out) {
+              double limit, const TensorRef& out, double offset = 0) {
   expect(op, "gate_up", gate_up, Type::float32, {-1, -1});
   if (gate_up.sizes[1] % 2 != 0) fail(op, "gate_up has an odd width");
   const int64_t tokens = gate_up.sizes[0], width = gate_up.sizes[1] / 2;
   expect(op, "out", out, Type::float32, {tokens, width});
   gate_mul(host, activation, data<const float>(gate_up), tokens, width,
-           number(op, "limit", limit, 0), data<float>(out));
+           number(op, "limit", limit, 0), number(op, "offset", offset, kAny), data<float>(out));
 }
 
 void run_activation(Host& host, const char* op, Activation activation, const TensorRef& x,
@@ -194,12 +142,7 @@ void call_linear_a8wx(Host& host, TensorRef x, TensorRef weight, const TensorRef
                       int64_t out_features, bool token_scales, TensorRef out) {
   const char* op = "linear_a8wx";
   const Linear l = check_linear(op, x, weight, bias, out_features, out);
-  for (const PackedWeight& w : l.stack.weights()) {
-    if (w.format.kind != Kind::integer) fail(op, "the weight is not of packed integers");
-    if (token_scales && w.int8_scales()) {
-      fail(op, "the weight has int8 scales, which take activations with a scale a group");
-    }
-  }
+  for (const PackedWeight& w : l.stack.weights()) expect_a8wx(op, w, token_scales);
   const auto scales = token_scales ? ActivationScales::token : ActivationScales::group;
   int64_t row = 0;
   for (const PackedWeight& w : l.stack.weights()) {
@@ -213,11 +156,7 @@ void call_linear_wx(Host& host, TensorRef x, TensorRef weight, const TensorRef* 
                     int64_t out_features, TensorRef out) {
   const char* op = "linear_wx";
   const Linear l = check_single(op, x, weight, bias, out_features, out);
-  const uint32_t bits = l.weight().format.bits;
-  if (l.weight().format.kind != Kind::integer || (bits != 4 && bits != 8)) {
-    fail(op, "the weight is not of packed integers of 4 or 8 bits");
-  }
-  if (l.weight().int8_scales()) fail(op, "the weight has int8 scales: linear_a8wx takes those");
+  expect_wx(op, l.weight());
   linear_wx(host, data<const float>(x), l.tokens, l.weight(), l.bias, data<float>(out));
 }
 
@@ -225,7 +164,7 @@ void call_linear_fp(Host& host, TensorRef x, TensorRef weight, const TensorRef* 
                     int64_t out_features, TensorRef out) {
   const char* op = "linear_fp";
   const Linear l = check_single(op, x, weight, bias, out_features, out);
-  if (l.weight().format.kind == Kind::integer) fail(op, "the weight is of packed integers");
+  expect_fp(op, l.weight());
   linear_fp(host, data<const float>(x), l.tokens, l.weight(), l.bias, data<float>(out));
 }
 
@@ -259,7 +198,7 @@ void call_layer_norm(Host& host, TensorRef x, TensorRef weight, const TensorRef*
   if (bias != nullptr) expect(op, "bias", *bias, Type::float32, {x.sizes[1]});
   expect(op, "out", out, Type::float32, {x.sizes[0], x.sizes[1]});
   layer_norm(host, data<const float>(x), x.sizes[0], x.sizes[1], data<const float>(weight),
-             bias != nullptr ? data<const float>(*bias) : nullptr, number(op, "eps", eps, 0),
+             data<const float>(bias), number(op, "eps", eps, 0),
              data<float>(out));
 }
 
@@ -304,6 +243,11 @@ void call_gelu_tanh_mul(Host& host, TensorRef gate_up, double limit, TensorRef o
 
 void call_relu2_mul(Host& host, TensorRef gate_up, double limit, TensorRef out) {
   run_gate(host, "relu2_mul", Activation::relu2, gate_up, limit, out);
+}
+
+void call_quick_gelu_mul(Host& host, TensorRef gate_up, double limit, double offset,
+                         TensorRef out) {
+  run_gate(host, "quick_gelu_mul", Activation::quick_gelu, gate_up, limit, out, offset);
 }
 
 void call_add(Host& host, TensorRef a, TensorRef b, TensorRef out) {
@@ -381,7 +325,7 @@ void call_attention(Host& host, TensorRef qkv, TensorRef segments, TensorRef sta
       .q_norm = check_norm(op, "q_norm", q_norm, heads, head_dim),
       .k_norm = check_norm(op, "k_norm", k_norm, kv_heads, head_dim),
       .norm_eps = number(op, "norm_eps", norm_eps, 0),
-      .sinks = sinks != nullptr ? data<const float>(*sinks) : nullptr,
+      .sinks = data<const float>(sinks),
   };
   const int64_t tokens = qkv.sizes[0];
   int64_t asked = 0;

@@ -38,6 +38,8 @@ class CallError : public std::runtime_error {
 //   embedding    tokens int64 [1, T]; out [T, width]
 //   NAME_mul     limit 0 = none
 //   softcap      cap above 0
+//   experts_*    x [T chosen, K], the rows of `dispatch`; weight of `experts` times out_features rows,
+//                bias [experts out_features]
 //   select_rows  out [R, D] = the rows int64 [R] of x [T, D]
 //   attention    qkv [T, (H + 2 KV) d], gated [T, (2 H + 2 KV) d]. state int64 [1], the handle of a
 //                lowbit::State whose layer `layer` has KV heads of width d; segments int64 [S, 2],

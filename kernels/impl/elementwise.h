@@ -76,6 +76,7 @@ typename V::F32 activated(Activation activation, typename V::F32 x) {
     const auto inner = V::fma(V::mul(V::mul(x, x), V::set(0.044715f)), x, x);
     argument = V::mul(inner, V::set(1.59576912f));
   }
+  if (activation == Activation::quick_gelu) argument = V::mul(x, V::set(1.702f));
   const auto open = sigmoid<V>(argument);
   return activation == Activation::sigmoid ? V::fma(x, V::zero(), open) : V::mul(x, open);
 }
@@ -105,11 +106,12 @@ void xielu_row(const float* x, int64_t n, const Xielu& p, float* out) {
 
 template <class V>
 void gate_mul_row(Activation activation, const float* gate, const float* up, int64_t n, float limit,
-                  float* out) {
+                  float offset, float* out) {
   const auto most = V::set(limit), least = V::set(-limit);
   for (int64_t i = 0; i < n; i += 16) {
     const auto g = V::min(most, load_first<V>(gate + i, n - i));
-    const auto u = V::max(least, V::min(most, load_first<V>(up + i, n - i)));
+    auto u = V::max(least, V::min(most, load_first<V>(up + i, n - i)));
+    if (offset != 0) u = V::add(u, V::set(offset));
     store_first<V>(out + i, V::mul(activated<V>(activation, g), u), n - i);
   }
 }
@@ -119,6 +121,14 @@ void add_row(const float* a, const float* b, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += 16) {
     store_first<V>(out + i, V::add(load_first<V>(a + i, n - i), load_first<V>(b + i, n - i)),
                    n - i);
+  }
+}
+
+template <class V>
+void add_scaled_row(const float* x, int64_t n, float factor, float* out) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const auto sum = load_first<V>(out + i, n - i);
+    store_first<V>(out + i, V::fma(load_first<V>(x + i, n - i), V::set(factor), sum), n - i);
   }
 }
 

@@ -8,6 +8,7 @@
 #include "kernels/impl/peak.h"
 #include "kernels/impl/quantize.h"
 #include "kernels/impl/rotary.h"
+#include "kernels/impl/route.h"
 #include "kernels/isa.h"
 
 namespace lowbit {
@@ -27,6 +28,8 @@ constexpr FloatKernels make_floats() {
           .add = add_row<V>,
           .softcap = softcap_row<V>,
           .power_sum = power_sum_row<V>,
+          .route = route_row<V>,
+          .add_scaled = add_scaled_row<V>,
           .rotate_and_cache = rotate_and_cache<V>,
           .attend = attend<V>,
           .attend_chunk = attend_chunk<V>,

@@ -185,7 +185,8 @@ inline constexpr std::pair<lowbit::Activation, const char*> kActivations[] = {
     {lowbit::Activation::silu, "silu_mul"},
     {lowbit::Activation::gelu_tanh, "gelu_tanh_mul"},
     {lowbit::Activation::gelu, "gelu_mul"},
-    {lowbit::Activation::relu2, "relu2_mul"}};
+    {lowbit::Activation::relu2, "relu2_mul"},
+    {lowbit::Activation::quick_gelu, "quick_gelu_mul"}};
 inline constexpr lowbit::Xielu kXielu{0.8f, 1.1f, 0.5f, -1e-6f};
 
 // The largest error seen, as a share of what is allowed.

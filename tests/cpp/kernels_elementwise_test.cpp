@@ -55,7 +55,7 @@ void check_gate(Activation gate, const char* what, double argument_error, Argume
   for (const int64_t width : kWidths) {
     const auto x = gates(random, width);
     auto out = unwritten(kTokens * width);
-    lowbit::gate_mul(host, gate, x.data(), kTokens, width, 0, out.data());
+    lowbit::gate_mul(host, gate, x.data(), kTokens, width, 0, 0, out.data());
     Worst worst;
     for (int64_t i = 0; i < kTokens * width; ++i) {
       const double g = x[static_cast<size_t>(i / width * 2 * width + i % width)];
@@ -83,13 +83,27 @@ TEST(gelu_tanh) {
              [](double x) { return 2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x); });
 }
 
+// The argument's factor and its product round once each.
+TEST(quick_gelu) {
+  check_gate(Activation::quick_gelu, "quick_gelu_mul", 2 * kUnit, [](double x) { return 1.702 * x; });
+}
+
+TEST(an_offset_of_up) {
+  SerialHost host;
+  const float gate_up[] = {0.5f, 9, 1.5f, -9};
+  float out[2];
+  lowbit::gate_mul(host, Activation::quick_gelu, gate_up, 1, 2, 7, 1, out);
+  CHECK(std::fabs(out[0] - 0.5 * sigmoid(0.851) * 2.5) < 1e-6);
+  CHECK(std::fabs(out[1] - 7 * sigmoid(11.914) * -6) < 1e-5);
+}
+
 TEST(both_forms_of_gelu) {
   SerialHost host;
   const float gate_up[] = {1, 1};
   float out = 0;
-  lowbit::gate_mul(host, Activation::gelu_tanh, gate_up, 1, 1, 0, &out);
+  lowbit::gate_mul(host, Activation::gelu_tanh, gate_up, 1, 1, 0, 0, &out);
   CHECK(std::fabs(out - 0.8411919906) < 1e-6);
-  lowbit::gate_mul(host, Activation::gelu, gate_up, 1, 1, 0, &out);
+  lowbit::gate_mul(host, Activation::gelu, gate_up, 1, 1, 0, 0, &out);
   CHECK(std::fabs(out - 0.8413447461) < 1e-6);
 }
 
@@ -108,7 +122,7 @@ TEST(gelu) {
           static_cast<float>(i) * 12 / static_cast<float>(width) - 6;
     }
     auto out = unwritten(kTokens * width);
-    lowbit::gate_mul(host, Activation::gelu, x.data(), kTokens, width, 0, out.data());
+    lowbit::gate_mul(host, Activation::gelu, x.data(), kTokens, width, 0, 0, out.data());
     Worst worst;
     for (int64_t i = 0; i < kTokens * width; ++i) {
       const double g = x[static_cast<size_t>(i / width * 2 * width + i % width)];
@@ -156,7 +170,7 @@ TEST(squared_relu) {
   for (const int64_t width : kWidths) {
     const auto x = gates(random, width);
     auto out = unwritten(kTokens * width);
-    lowbit::gate_mul(host, Activation::relu2, x.data(), kTokens, width, 0, out.data());
+    lowbit::gate_mul(host, Activation::relu2, x.data(), kTokens, width, 0, 0, out.data());
     Worst worst;
     for (int64_t i = 0; i < kTokens * width; ++i) {
       const double g = x[static_cast<size_t>(i / width * 2 * width + i % width)];
@@ -186,8 +200,8 @@ TEST(limited_gates) {
   CHECK(cut != x);
   for (const auto& [activation, name] : kActivations) {
     auto out = unwritten(kTokens * kWidth), expected = out;
-    lowbit::gate_mul(host, activation, x.data(), kTokens, kWidth, kLimit, out.data());
-    lowbit::gate_mul(host, activation, cut.data(), kTokens, kWidth, 0, expected.data());
+    lowbit::gate_mul(host, activation, x.data(), kTokens, kWidth, kLimit, 0, out.data());
+    lowbit::gate_mul(host, activation, cut.data(), kTokens, kWidth, 0, 0, expected.data());
     if (!same_bits(out, expected)) check::fail(__FILE__, __LINE__, name);
   }
 }
@@ -293,7 +307,7 @@ TEST(activations_without_a_gate) {
     }
     for (const auto& [activation, name] : kActivations) {
       auto expected = unwritten(kTokens * width), out = expected;
-      lowbit::gate_mul(host, activation, x.data(), kTokens, width, 0, expected.data());
+      lowbit::gate_mul(host, activation, x.data(), kTokens, width, 0, 0, expected.data());
       for (int64_t t = 0; t < kTokens; ++t) {
         lowbit::activate(host, activation, &x[static_cast<size_t>(2 * t * width)], width,
                          &out[static_cast<size_t>(t * width)]);

@@ -230,7 +230,7 @@ TEST(norm_and_gates) {
       lowbit::activate(host, activate, x, kTokens * kColumns, out);
     });
     check(name, 2 * kColumns, [&, gate = activation](const float* x, float* out) {
-      lowbit::gate_mul(host, gate, x, kTokens, kColumns, 0, out);
+      lowbit::gate_mul(host, gate, x, kTokens, kColumns, 0, 0, out);
     });
   }
 }

@@ -157,7 +157,7 @@ TEST(norm_gates_and_sums) {
       lowbit::activate(host, one, x.data(), kTokens * kWidth, more(out, kTokens * kWidth));
     });
     check_threads(name, [&, gate = activation](lowbit::Host& host, std::vector<float>& out) {
-      lowbit::gate_mul(host, gate, x.data(), kTokens, kWidth, 0, more(out, kTokens * kWidth));
+      lowbit::gate_mul(host, gate, x.data(), kTokens, kWidth, 0, 0, more(out, kTokens * kWidth));
     });
   }
   check_threads("add", [&](lowbit::Host& host, std::vector<float>& out) {

@@ -82,6 +82,12 @@ def samples() -> dict[str, dict[str, object]]:
     )
     linear = {"x": x, "weight": integers, "bias": torch.randn(17), "out_features": 17}
     gate = {"gate_up": gate_up, "limit": 7.0}
+    routes = lowbit("route")(torch.randn(2, 3), 2, True)  # of 2 tokens to 2 of 3 experts of 16 features
+    several = lowbit("pack_integer")(
+        torch.randint(0, 16, (48, 40), dtype=torch.uint8), torch.rand(48, 2), None, 4, 32, "none", False
+    )
+    experts = {"x": torch.randn(4, 40), "weight": several, "bias": torch.randn(48), "routes": routes,
+               "experts": 3, "out_features": 16}  # fmt: skip
     return {
         "linear_a8wx": linear | {"token_scales": False},
         "linear_wx": linear | {"bias": None},
@@ -92,6 +98,13 @@ def samples() -> dict[str, dict[str, object]]:
         "silu": {"x": x}, "gelu": {"x": x}, "gelu_tanh": {"x": x}, "relu2": {"x": x},
         "xielu": {"x": x, "alpha_p": 0.8, "alpha_n": 1.1, "beta": 0.5, "eps": -1e-6},
         "silu_mul": gate, "gelu_mul": gate, "gelu_tanh_mul": gate, "relu2_mul": gate,
+        "quick_gelu_mul": gate | {"offset": 1.0},
+        "route": {"logits": torch.randn(4, 6), "chosen": 2, "renormalize": False},
+        "dispatch": {"x": torch.randn(2, 40), "routes": routes, "experts": 3, "chosen": 2},
+        "experts_a8wx": experts | {"token_scales": False},
+        "experts_wx": experts | {"bias": None},
+        "experts_fp": experts | {"weight": lowbit("pack_float")(torch.randn(48, 40), torch.float32)},
+        "combine": {"x": torch.randn(4, 7), "routes": routes, "experts": 3},
         "add": {"a": x, "b": x + 1},
         "softcap": {"x": x, "cap": 2.5},
         "select_rows": {"x": x, "rows": torch.tensor([2, 0, 0, 1])},

@@ -119,7 +119,7 @@ def test_sessions_of_pytorchs_own_operators():
 
 def test_caches_of_two_shapes_are_refused_for_aotinductor_on_stock_operators():
     config = make(tuple(LAYERS.values())).config
-    check_model(config, Recipe(), (EXECUTORCH, AOTI), LOWBIT)
-    check_model(config, Recipe(), (EXECUTORCH,), STOCK)
+    check_model(config, Recipe(), (EXECUTORCH, AOTI), LOWBIT, None)
+    check_model(config, Recipe(), (EXECUTORCH,), STOCK, None)
     with pytest.raises(ValueError, match="1 key-value heads of width 24 and 2 .* of width 32.*--output-pte"):
-        check_model(config, Recipe(), (EXECUTORCH, AOTI), STOCK)
+        check_model(config, Recipe(), (EXECUTORCH, AOTI), STOCK, None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.meta import MetaConfig
+from exporter.formats.file_tensor import Directory
 from exporter.model.config import ModelConfig
 
 
@@ -15,11 +16,11 @@ from exporter.model.config import ModelConfig
 class TensorNames:
     """A source's names of the tensors, and how it stores them.
 
-    `modules` maps canonical module names, `{i}` being the layer, to the source's, or to several of which a
-    file has one. Modules of one name share a tensor: their rows, one after the other, in the order in which
-    `model.matrices` lists them. `ignored` holds patterns of stored names that carry nothing. `interleaved`:
-    rotary pairs of wq and wk are neighbouring rows, not half a head apart. `norm_offset` is what the model
-    adds to every norm's stored weight.
+    `modules` maps canonical module names, `{i}` being the layer and `{n}` the expert, to the source's, or to
+    several of which a file has one. Modules of one name share a tensor: their rows, one after the other, in
+    the order in which `model.matrices` lists them. `ignored` holds patterns of stored names that carry
+    nothing. `interleaved`: rotary pairs of wq and wk are neighbouring rows, not half a head apart.
+    `norm_offset` is what the model adds to every norm's stored weight.
     """
 
     modules: Mapping[str, str | tuple[str, ...]]
@@ -31,12 +32,14 @@ class TensorNames:
 @dataclass(frozen=True)
 class HFSource:
     """Hugging Face: the `architectures` of config.json that are this family's. `refused` are relatives that
-    are not read, each with the reason and the remedy."""
+    are not read, each with the reason and the remedy. `split` takes tensors apart that hold several matrices
+    otherwise than one's rows after another's."""
 
     architectures: tuple[str, ...]
     read: Callable[[HFConfig], ModelConfig]
     names: TensorNames
     refused: Mapping[str, str] = field(default_factory=dict)
+    split: Callable[[Directory], Directory] = dict
 
 
 @dataclass(frozen=True)

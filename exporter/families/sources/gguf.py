@@ -13,6 +13,7 @@ from exporter.families.sources.hf_rope import longrope_attention_factor, yarn_at
 from exporter.families.sources.llama3_rope import fit_llama3
 from exporter.model.config import (
     AttentionSpec,
+    Experts,
     LayerSpec,
     ModelConfig,
     Rope,
@@ -133,6 +134,10 @@ class GGUFConfig:
             output_bias=self.has("blk.0.attn_output.bias"),
             **further,
         )
+
+    def experts(self, renormalize: bool, *, bias: bool = False) -> Experts:
+        """The experts of each layer. Raises ValueError naming a field that is missing or no count."""
+        return Experts(self.count("expert_count"), self.count("expert_used_count"), renormalize, bias)
 
     def number(self, name: str, default: float) -> float:
         """A positive number. Raises ValueError naming the field for anything else."""

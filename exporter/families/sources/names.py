@@ -41,6 +41,13 @@ HF_FUSED = {
     ),
     **HF_FUSED_GATE_UP,
 }
+# Mixtures of experts, `{n}` the expert.
+HF_EXPERTS = {
+    "layers.{i}.feed_forward.router": "model.layers.{i}.mlp.gate",
+    "layers.{i}.feed_forward.experts.{n}.w1": "model.layers.{i}.mlp.experts.{n}.gate_proj",
+    "layers.{i}.feed_forward.experts.{n}.w2": "model.layers.{i}.mlp.experts.{n}.down_proj",
+    "layers.{i}.feed_forward.experts.{n}.w3": "model.layers.{i}.mlp.experts.{n}.up_proj",
+}
 # Buffers that older versions of transformers stored: rotary frequencies and tables, which follow from the
 # config, and causal masks, which every decoder has.
 HF_IGNORED = (
@@ -76,6 +83,17 @@ GGUF_FUSED = {
         f"layers.{{i}}.attention.w{x}": (f"blk.{{i}}.attn_{x}", "blk.{i}.attn_qkv") for x in "qkv"
     },
     "layers.{i}.feed_forward.w1": ("blk.{i}.ffn_gate", "blk.{i}.ffn_up"),
+}  # fmt: skip
+# Files have an expert's matrices in a tensor of all, of which formats/gguf_experts.py makes one for each, or
+# by themselves.
+GGUF_EXPERTS = {
+    "layers.{i}.feed_forward.router": "blk.{i}.ffn_gate_inp",
+    **{
+        f"layers.{{i}}.feed_forward.experts.{{n}}.{ours}": (
+            f"blk.{{i}}.ffn_{theirs}_exps.{{n}}", f"blk.{{i}}.ffn_{theirs}.{{n}}"
+        )
+        for ours, theirs in (("w1", "gate"), ("w2", "down"), ("w3", "up"))
+    },
 }  # fmt: skip
 GGUF_ROPE_FACTORS = "rope_freqs.weight"
 GGUF_LONG_ROPE_FACTORS = ("rope_factors_short.weight", "rope_factors_long.weight")

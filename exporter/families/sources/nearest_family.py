@@ -132,8 +132,8 @@ def _unnamed(tensors: Iterable[str], names: TensorNames) -> list[str]:
         if not any(fnmatchcase(name, pattern) for pattern in names.ignored)
     )  # fmt: skip
     # A further number is an expert's.
-    unnamed = dict.fromkeys(_LAYER.sub(".{n}.", module) for module in modules if module not in known)
-    return [f"tensor {module}" for module in unnamed]
+    numbered = dict.fromkeys(_LAYER.sub(".{n}.", module) for module in modules)
+    return [f"tensor {module}" for module in numbered if module not in known]
 
 
 def _nearest(surveys: Iterable[tuple[float, Nearest]]) -> Nearest:

@@ -111,6 +111,7 @@ def _compressed(fields: Fields) -> Matrices:
 
 _METHODS: Mapping[str, Callable[[Fields], Matrices]] = {
     "gptq": _gptq, "awq": _awq, "fp8": _fp8, "compressed-tensors": _compressed,
+    "mxfp4": lambda fields: fp4_matrices,
 }  # fmt: skip
 
 
