@@ -63,6 +63,16 @@ int64_t expert_grain(const ExpertRows& rows, int64_t used, int64_t width) {
   return std::max<int64_t>(1, row_grain(width) * used / std::max<int64_t>(1, rows.total()));
 }
 
+// The row of each pair, in scratch memory.
+const int32_t* places_of(Host& host, const Routes& routes, const ExpertRows& rows) {
+  int32_t* places;
+  Arena arena;
+  arena.reserve(places, rows.total());
+  arena.allocate(host);
+  rows.place(routes, places);
+  return places;
+}
+
 const float* of_expert(const float* bias, int64_t expert, int64_t features) {
   return bias == nullptr ? nullptr : bias + expert * features;
 }
@@ -106,11 +116,7 @@ void route(Host& host, const float* logits, int64_t tokens, int64_t experts, int
 
 void dispatch(Host& host, const float* x, int64_t width, const Routes& routes,
               const ExpertRows& rows, float* out) {
-  int32_t* places;
-  Arena arena;
-  arena.reserve(places, rows.total());
-  arena.allocate(host);
-  rows.place(routes, places);
+  const int32_t* places = places_of(host, routes, rows);
   parallel(host, routes.tokens, row_grain(routes.chosen * width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       for (int64_t i = 0; i < routes.chosen; ++i) {
@@ -204,11 +210,7 @@ void experts_fp(Host& host, const float* x, const ExpertRows& rows, const Packed
 
 void combine(Host& host, const float* x, int64_t width, const Routes& routes,
              const ExpertRows& rows, float* out) {
-  int32_t* places;
-  Arena arena;
-  arena.reserve(places, rows.total());
-  arena.allocate(host);
-  rows.place(routes, places);
+  const int32_t* places = places_of(host, routes, rows);
   const int64_t chosen = routes.chosen;
   parallel(host, routes.tokens, row_grain(chosen * width), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
