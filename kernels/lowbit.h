@@ -193,6 +193,14 @@ struct HeadNorm {
   bool by_head = true;
 };
 
+// What queries are multiplied by at their positions, beside the scores' scale.
+struct QueryFactors {
+  const float* values = nullptr;  // null: nothing
+  int64_t span = 1;               // positions that share a factor
+
+  float at(int64_t position) const { return values == nullptr ? 1.0f : values[position / span]; }
+};
+
 struct AttentionShape {
   int64_t heads, kv_heads, head_dim;  // heads / kv_heads is whole; head_dim <= kMaxHeadDim
   int64_t rotary_dim;                 // even, at most head_dim; the rest is not rotated
@@ -204,6 +212,7 @@ struct AttentionShape {
   HeadNorm q_norm = {}, k_norm = {};  // before the rotation
   float norm_eps = 0;
   const float* sinks = nullptr;  // [H]: one more logit in each head's softmax, without a value
+  QueryFactors query_factors = {};
 };
 
 // The tokens of one session in a forward: `tokens` of them at the positions from `start` on. Position p
@@ -214,8 +223,8 @@ struct Segment {
 };
 
 // Normalizes queries and keys of qkv [T, (H + 2 KV) d], or [T, (2 H + 2 KV) d] with gates, rotates
-// them by the tables cos and sin [C, rotary_dim / 2], writes keys and values at their positions, and
-// attends: out [T, H d] = softmax(scale q k^T) v over the positions of the token's session up to its
+// them by the tables cos and sin [C, rotary_dim / 2], multiplies queries by their positions' factors,
+// writes keys and values at their positions, and attends: out [T, H d] = softmax(scale q k^T) v over the positions of the token's session up to its
 // own. The T tokens are those of `segments`, one after the other; what one gets does not depend on
 // the others.
 void attention(Host& host, const float* qkv, std::span<const Segment> segments, const float* cos,

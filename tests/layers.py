@@ -5,7 +5,15 @@ from dataclasses import replace
 import tiny
 import torch
 
-from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope, Xielu
+from exporter.model.config import (
+    AttentionSpec,
+    FeedForwardSpec,
+    LayerSpec,
+    ModelConfig,
+    QueryGrowth,
+    Rope,
+    Xielu,
+)
 from exporter.model.decoder import Transformer
 
 LENGTH, CONTEXT, WINDOW = 40, 48, 8
@@ -57,6 +65,7 @@ LAYERS = {
     "norms after": replace(PLAIN, norm_in=False, norm_out=True),
     "norms before and after": replace(PLAIN, norm_out=True),
     "one head for all, narrow": attending(n_heads=2, n_kv_heads=1, head_dim=24, rope=Rope(1e4, 24)),
+    "queries grow": attending(rope=replace(ROPE, query_growth=QueryGrowth(0.5, LENGTH // 4))),
 }
 
 

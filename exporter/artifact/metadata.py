@@ -16,6 +16,7 @@ from exporter.model.rotation import Rotation
 from exporter.recipe.recipe import Recipe
 
 SCHEMA_VERSION = "6"
+GROWTH_SCHEMA_VERSION = "7"  # the first whose runners multiply queries by factors of their positions
 TOKENIZER_KEY = "tokenizer"
 STATE_KEY = "state"
 SELF_TEST_KEY = "self_test"  # exporter/pipeline/self_test.py makes it
@@ -40,7 +41,6 @@ class Versions:
     def to_strings(self) -> dict[str, str]:
         """Return the keys of versions."""
         return {
-            "schema_version": SCHEMA_VERSION,
             "kernel_layout_version": str(self.kernel_layout),
             "operators_version": self.operators,
             "exporter_version": self.exporter,
@@ -189,7 +189,9 @@ class Metadata:
 
     def to_strings(self) -> dict[str, str]:
         """Return every key and its value, the tokenizer's table in base64."""
+        grows = self.state is not None and any(each.query_factors for each in self.state.rotations)
         strings = {
+            "schema_version": GROWTH_SCHEMA_VERSION if grows else SCHEMA_VERSION,
             **self.versions.to_strings(),
             "model_name": self.model_name,
             **shape_strings(self.config),

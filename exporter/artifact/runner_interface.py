@@ -157,6 +157,26 @@ class RunnerModel(Protocol):
         Raises ValueError when the model has no chat template, or it refuses the conversation.
         """
 
+    def chat_turn(
+        self,
+        messages: Sequence[tuple[str, str] | Mapping[str, object]],
+        think: bool | None = None,
+        date: str = "",
+        tools: str = "",
+        tools_path: str = "",
+    ) -> list[int]:
+        """Return the ids of a conversation by the model's own template, and of what makes the model answer,
+        told what a person wishes as the runners' chats are told.
+
+        Args:
+            messages: as `chat_prompt` takes them.
+            think: with thoughts or without; None: as the template has it.
+            date: the day that the template is told, 2024-07-26; "": this machine's clock's.
+            tools: what the file `tools_path` holds, a JSON list of objects; none where the path is "".
+
+        Raises ValueError, with the runners' flag, for what the template does not take.
+        """
+
     def forward(self, tokens: Sequence[int], start_pos: int, rows: Sequence[int]) -> np.ndarray:
         """Run one chunk and return logits float32 [len(rows), vocab] of its positions `rows`.
 

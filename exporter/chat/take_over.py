@@ -5,6 +5,8 @@ The result is a JSON object (docs/artifact.md):
     tree       the nodes (`chat/tree.py`)
     inputs     what the template asks for beside what it sets itself: "tools", "enable_thinking", ...
     thoughts   the two marks around a thought in an answer; none where that is not known
+    channels   where an answer is of messages with thoughts or without: what stands before each, "thought" and
+               "answer"; absent for other models
     compared   on how many conversations the tree was compared with Jinja, by the runner's evaluator
     unreached  what none of these reached: "line 3: `x` never is true"
 
@@ -24,6 +26,12 @@ from exporter.tokenizer.tokenizer import Tokenizer
 _THOUGHTS = (
     ("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<seed:think>", "</seed:think>"), ("<|inner_prefix|>", "<|inner_suffix|>"),
+)  # fmt: skip
+
+# The same of models whose answers are messages in channels (gpt-oss's harmony format).
+_CHANNELS = (
+    {"thought": ["<|channel|>analysis<|message|>"],
+     "answer": ["<|channel|>final<|message|>", "<|end|>", "<|start|>assistant"]},
 )  # fmt: skip
 
 
@@ -46,6 +54,7 @@ def take_over_template(source: str | None, tokenizer: Tokenizer) -> dict:
         "tree": tree.nodes,
         "inputs": _inputs(template.tree),
         "thoughts": _thoughts(source, tokenizer),
+        **_channels(source),
         "compared": compared,
         "unreached": list(unreached),
     }
@@ -77,3 +86,11 @@ def _thoughts(source: str, tokenizer: Tokenizer) -> list[str]:
         if all(mark in added for mark in pair) or pair[1] in source:
             return list(pair)
     return []
+
+
+def _channels(source: str) -> dict:
+    """The key of channels where the template writes both kinds of messages, else nothing."""
+    for marks in _CHANNELS:
+        if all(of_kind[0] in source for of_kind in marks.values()):
+            return {"channels": marks}
+    return {}

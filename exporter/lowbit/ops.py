@@ -78,6 +78,7 @@ def table() -> dict[str, str]:
 
 def interface_version() -> int:
     """Return the version of the operators' arguments and meaning: a runner of another cannot run them."""
+    load()
     return torch.ops.lowbit.interface_version()
 
 

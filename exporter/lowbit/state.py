@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from exporter.lowbit import ops
-from exporter.model.config import LayerSpec, ModelConfig, Rope
+from exporter.model.config import LayerSpec, ModelConfig
 from exporter.model.rotary import rotation
 from exporter.model.rotation import Rotation
 
@@ -37,18 +37,20 @@ class StateLayout:
     @classmethod
     def of(cls, config: ModelConfig) -> "StateLayout":
         """Describe the states of a model."""
-        return cls.of_layers(config.layers, config.ropes())
+        return cls.of_layers(config.layers, config)
 
     @classmethod
-    def of_layers(cls, layers: Sequence[LayerSpec], ropes: Sequence[Rope]) -> "StateLayout":
-        """Describe the states of some layers, which rotate by `ropes`."""
+    def of_layers(cls, layers: Sequence[LayerSpec], config: ModelConfig) -> "StateLayout":
+        """Describe the states of some of a model's layers."""
+        ropes = config.ropes()
 
         def layout(layer: LayerSpec) -> LayerLayout:
             spec = layer.attention
             rope = NO_ROPE if spec.rope is None else ropes.index(spec.rope)
             return LayerLayout(spec.n_kv_heads, spec.head_dim, rope)
 
-        return cls(tuple(layout(layer) for layer in layers), tuple(map(rotation, ropes)))
+        rotations = (rotation(rope, config.context_length) for rope in ropes)
+        return cls(tuple(map(layout, layers)), tuple(rotations))
 
 
 class State:
@@ -115,7 +117,10 @@ def state_bytes(layout: StateLayout, context_length: int, cache_dtype: str, sess
     )
 
 
-def _arguments(layout: StateLayout, context_length: int) -> tuple[list[int], list[Tensor], list[float]]:
+def _arguments(layout: StateLayout, context_length: int) -> tuple[list, ...]:
+    """Return what PyTorch's functions of states take of a layout."""
     layers = [n for layer in layout.layers for n in (layer.kv_heads, layer.head_dim, layer.rope)]
     frequencies = [torch.tensor(each.of_context(context_length)) for each in layout.rotations]
-    return layers, frequencies, [each.factor for each in layout.rotations]
+    factors = [each.factor for each in layout.rotations]
+    of_queries = [torch.tensor(each.query_factors) for each in layout.rotations]
+    return layers, frequencies, factors, of_queries, [each.query_span for each in layout.rotations]

@@ -67,16 +67,31 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class QueryGrowth:
+    """How queries grow with their positions, against scores that flatten in long contexts: at position p
+    they are multiplied by 1 + `beta` log(1 + floor(p / `context_length`)) (Llama 4, Ministral 3)."""
+
+    beta: float
+    context_length: int
+
+    def __post_init__(self) -> None:
+        _require_positive("the beta of queries' growth", self.beta, (int, float))
+        _require_positive("the original context of queries' growth", self.context_length, int)
+
+
+@dataclass(frozen=True)
 class Rope:
     """Rotary embedding of a head's first `width` elements by the base frequency `theta`.
 
-    Pairs are (i, i + width / 2), or neighbours (2 i, 2 i + 1) where `interleaved`.
+    Pairs are (i, i + width / 2), or neighbours (2 i, 2 i + 1) where `interleaved`. Whole queries grow by
+    `query_growth` besides.
     """
 
     theta: float
     width: int
     scaling: RopeScaling | None = None
     interleaved: bool = False
+    query_growth: QueryGrowth | None = None
 
     def __post_init__(self) -> None:
         _require_positive("rope_theta", self.theta, (int, float))

@@ -8,7 +8,8 @@ as inputs for AOTInductor (see `lower/program.py`). Attention runs over the whol
 that T and R are the only dynamic sizes of the exported graph.
 
 Sources: Llama (arXiv 2302.13971), grouped-query attention (2305.13245), sliding window (Mistral,
-2310.06825), soft cap (Gemma 2, 2408.00118), sinks (2309.17453; learned ones as in gpt-oss).
+2310.06825), soft cap (Gemma 2, 2408.00118), sinks (2309.17453; learned ones as in gpt-oss), queries that grow
+with their positions (transformers' Ministral3Attention).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from exporter.model import experts
 from exporter.model.block import Operations, run_layer
 from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig, Rope
 from exporter.model.matrices import Feed, layer_matrices, layer_vectors
-from exporter.model.rotary import head_tables, quarter_turn
+from exporter.model.rotary import head_tables, quarter_turn, query_factors
 
 Outputs = Tensor | tuple[Tensor, ...]  # of a matrix: of its only source, or of each
 
@@ -124,7 +125,8 @@ class CachedOperations:
     """A layer's operations on tokens [T, ...], with the caches of the positions before them.
 
     `cos`, `sin` are float32 [T, 1, d] and carry the square root of the scores' scale, `turn` is
-    `quarter_turn`; the mask hides positions of the cache. The caches are updated in place.
+    `quarter_turn`, `growth` float32 [T, 1, 1] what queries are multiplied by besides, None where nothing is;
+    the mask hides positions of the cache. The caches are updated in place.
     """
 
     block: Block
@@ -132,6 +134,7 @@ class CachedOperations:
     cos_T1d: Tensor
     sin_T1d: Tensor
     turn_dd: Tensor
+    growth_T11: Tensor | None
     mask_GTC: Tensor
     k_cache_KdC: Tensor
     v_cache_KCd: Tensor
@@ -151,7 +154,8 @@ class CachedOperations:
         self.v_cache_KCd.index_copy_(1, self.positions_T, v_TKd.permute(1, 0, 2))
 
         # The G query heads of a group are stacked along the rows: no copy of keys per query head.
-        q_KGTd = qk_THd[:, :H].permute(1, 0, 2).contiguous().view(K, G * T, d)
+        q_THd = self._grown(qk_THd[:, :H])
+        q_KGTd = q_THd.permute(1, 0, 2).contiguous().view(K, G * T, d)
         scores_KGTC = torch.bmm(q_KGTd, self.k_cache_KdC)
         if spec.softcap is not None:
             scores_KGTC = spec.softcap * torch.tanh(scores_KGTC / spec.softcap)
@@ -186,6 +190,9 @@ class CachedOperations:
         time go with their number. The product with `turn_dd`, of zeros and ones, is exact."""
         x = x_THd.float()
         return (x * self.cos_T1d + F.linear(x, self.turn_dd) * self.sin_T1d).to(x_THd.dtype)
+
+    def _grown(self, q_THd: Tensor) -> Tensor:
+        return q_THd if self.growth_T11 is None else (q_THd.float() * self.growth_T11).to(q_THd.dtype)
 
     def _softmax(self, scores_KGTC: Tensor) -> Tensor:
         scores = scores_KGTC.float()
@@ -239,7 +246,7 @@ class Transformer(nn.Module):
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
         self.head: nn.Linear | None = None  # [D, D] before the output; see quality/transforms.py
-        self._tables: dict[_Turn, tuple[str, str, str]] = {}
+        self._tables: dict[_Turn, tuple[str, ...]] = {}  # cosines, sines, quarter turn; factors of queries
         for layer in config.layers:
             self._register_tables(_Turn.of(layer.attention), max_seq_length)
 
@@ -283,8 +290,9 @@ class Transformer(nn.Module):
             spec = layer.attention
             turn, seen = _Turn.of(spec), (spec.window, spec.n_heads // spec.n_kv_heads)
             if turn not in found:
-                cos, sin, quarter = (self.get_buffer(name) for name in self._tables[turn])
-                found[turn] = (cos[positions_T], sin[positions_T], quarter)
+                cos, sin, quarter, *growth = (self.get_buffer(name) for name in self._tables[turn])
+                grown = growth[0][positions_T].view(-1, 1, 1) if growth else None
+                found[turn] = (cos[positions_T], sin[positions_T], quarter, grown)
             if seen not in found:
                 mask_TC = causal_mask(positions_T, self.max_seq_length, spec.window).to(dtype)
                 found[seen] = mask_TC.repeat(seen[1], 1)
@@ -313,11 +321,13 @@ class Transformer(nn.Module):
         if turn in self._tables:
             return
         suffix = f"_{len(self._tables)}" if self._tables else ""
-        names = tuple(f"{name}{suffix}" for name in ("rope_cos", "rope_sin", "quarter_turn"))
         cos, sin = (table[:, None] * turn.factor for table in head_tables(turn.rope, turn.head_dim, length))
-        for name, table in zip(names, (cos, sin, quarter_turn(turn.rope, turn.head_dim)), strict=True):
-            self.register_buffer(name, table, persistent=False)
-        self._tables[turn] = names
+        tables = {"rope_cos": cos, "rope_sin": sin, "quarter_turn": quarter_turn(turn.rope, turn.head_dim)}
+        if turn.rope is not None and turn.rope.query_growth is not None:
+            tables["query_factors"] = query_factors(turn.rope.query_growth, length)
+        for name, table in tables.items():
+            self.register_buffer(f"{name}{suffix}", table, persistent=False)
+        self._tables[turn] = tuple(f"{name}{suffix}" for name in tables)
 
 
 class CacheSession:

@@ -1,29 +1,45 @@
-"""Rotary embedding (Su et al., arXiv 2104.09864): frequencies, tables, and the turn of pairs.
+"""Rotary embedding (Su et al., arXiv 2104.09864): frequencies, tables, the turn of pairs; how queries grow.
 
 A head's first `Rope.width` elements turn in pairs, half-split as in Hugging Face or neighbours; the others
 stay as they are.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from exporter.model.config import Rope, RopeScaling
+from exporter.model.config import QueryGrowth, Rope, RopeScaling
 from exporter.model.rotation import Rotation
 
 
-def rotation(rope: Rope) -> Rotation:
-    """Return the numbers of `rope`, for contexts of any length."""
-    scaling = rope.scaling
-    frequencies = tuple(rope_frequencies(rope, 1).tolist())
-    if scaling is None:
-        return Rotation(frequencies)
-    if scaling.kind != "longrope":
-        return Rotation(frequencies, scaling.attention_factor)
-    short = scaling.original_context_length
-    long = tuple(rope_frequencies(rope, short + 1).tolist())
-    return Rotation(frequencies, scaling.attention_factor, short, long)
+def rotation(rope: Rope, longest: int) -> Rotation:
+    """Return the numbers of `rope`, for contexts of up to `longest` positions."""
+    scaling, growth = rope.scaling, rope.query_growth
+    found = Rotation(tuple(rope_frequencies(rope, 1).tolist()))
+    if scaling is not None:
+        found = replace(found, factor=scaling.attention_factor)
+    if scaling is not None and scaling.kind == "longrope":
+        short = scaling.original_context_length
+        long = tuple(rope_frequencies(rope, short + 1).tolist())
+        found = replace(found, short_context=short, long_frequencies=long)
+    if growth is not None:
+        factors = _growth_factors(growth, torch.arange(0, longest, growth.context_length))
+        found = replace(found, query_factors=tuple(factors.tolist()), query_span=growth.context_length)
+    return found
+
+
+def query_factors(growth: QueryGrowth, length: int) -> Tensor:
+    """What queries are multiplied by at each position of a context of `length`, float32 [length]; always on
+    the CPU."""
+    with torch.device("cpu"):
+        return _growth_factors(growth, torch.arange(length))
+
+
+def _growth_factors(growth: QueryGrowth, positions: Tensor) -> Tensor:
+    """Their factors float32, rounded once."""
+    return (1 + growth.beta * torch.log1p((positions // growth.context_length).double())).float()
 
 
 def rope_frequencies(rope: Rope, context_length: int) -> Tensor:

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Rotation:
     """A rotary embedding: `frequencies` in radians a position, float32 numbers, and the factor of cosines and
-    sines. States of a longer context than `short_context` have `long_frequencies` instead, as many."""
+    sines. States of a longer context than `short_context` have `long_frequencies` instead, as many. Queries
+    at position p are multiplied by `query_factors`[p // `query_span`], where there are any."""
 
     frequencies: tuple[float, ...]
     factor: float = 1.0
     short_context: int | None = None
     long_frequencies: tuple[float, ...] = ()
+    query_factors: tuple[float, ...] = ()
+    query_span: int = 1
 
     def of_context(self, context_length: int) -> tuple[float, ...]:
         """Return the frequencies of a state of `context_length` positions."""
@@ -26,11 +29,13 @@ class Rotation:
 
     def to_json(self) -> object:
         """Return a list of frequencies where there is nothing else, or an object."""
-        if self.factor == 1 and self.short_context is None:
+        if self.factor == 1 and self.short_context is None and not self.query_factors:
             return self.frequencies
         found = {"frequencies": self.frequencies, "factor": self.factor}
         if self.short_context is not None:
             found |= {"short_context": self.short_context, "long_frequencies": self.long_frequencies}
+        if self.query_factors:
+            found |= {"query_factors": self.query_factors, "query_span": self.query_span}
         return found
 
     @classmethod
@@ -44,6 +49,8 @@ class Rotation:
             float(value["factor"]),
             None if short is None else int(short),
             () if short is None else _numbers(value["long_frequencies"]),
+            _numbers(value.get("query_factors", ())),
+            int(value.get("query_span", 1)),
         )
 
 

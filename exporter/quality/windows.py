@@ -11,7 +11,7 @@ from torch import Tensor
 
 from exporter.model.config import AttentionSpec, ModelConfig, Rope
 from exporter.model.decoder import Block, Norm, RMSNorm, Transformer, activated, gated_product
-from exporter.model.rotary import rope_tables
+from exporter.model.rotary import query_factors, rope_tables
 
 QUERIES_AT_ONCE = 128
 # A matrix's joined weight [N, K] and bias [N], by its name inside the layer.
@@ -19,10 +19,14 @@ Known = dict[str, tuple[Tensor, Tensor | None]]
 
 
 class RotaryTables:
-    """Rotary tables of every rotation of a model, for positions 0..length - 1."""
+    """Rotary tables of every rotation of a model, and what queries grow by, for positions 0..length - 1."""
 
     def __init__(self, config: ModelConfig, length: int):
         self._tables = {rope: rope_tables(rope, length) for rope in config.ropes()}
+        self._factors = {
+            rope: query_factors(rope.query_growth, length)
+            for rope in config.ropes() if rope.query_growth is not None
+        }  # fmt: skip
 
     def turn(self, rope: Rope | None, x: Tensor, start: int) -> Tensor:
         """x [..., T, d] of the positions from `start` on, turned."""
@@ -38,6 +42,12 @@ class RotaryTables:
         y[..., first].mul_(cos).addcmul_(x[..., second], sin, value=-1)
         y[..., second].mul_(cos).addcmul_(x[..., first], sin)
         return y
+
+    def grown(self, rope: Rope | None, q: Tensor, start: int) -> Tensor:
+        """Queries q [..., T, d] of the positions from `start` on, times what they grow by there."""
+        if rope not in self._factors:
+            return q
+        return q * self._factors[rope][start : start + q.shape[-2], None]
 
 
 @dataclass
@@ -67,6 +77,7 @@ class WindowOperations:
         v = v.unflatten(-1, (-1, spec.head_dim)).transpose(1, 2)
         start = 0 if self.cache is None else self.cache.position
         q, k = (self.positions.turn(spec.rope, x, start) for x in (q, k))
+        q = self.positions.grown(spec.rope, q, start)
         if self.cache is not None:
             end = start + k.shape[2]
             self.cache.keys[:, :, start:end], self.cache.values[:, :, start:end] = k, v

@@ -153,7 +153,7 @@ def _chat_template(described: Described, metadata: Mapping[str, str]) -> Check:
     if isinstance(actual, dict) and "reducible" in actual:
         words = "of an older exporter, in another form; export it again"
         return check("chat template", False, "", "equal", words)
-    kept = ("tree", "inputs", "thoughts", "reason")
+    kept = ("tree", "inputs", "thoughts", "channels", "reason")
     if isinstance(actual, dict):
         actual = {key: actual[key] for key in kept if key in actual}
     wrong = list(_differing({key: expected[key] for key in kept if key in expected}, actual))

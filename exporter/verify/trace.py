@@ -138,7 +138,7 @@ class _Rebuilt:
 
     def state(self, number: int) -> State:
         """A state of that layer alone."""
-        layout = StateLayout.of_layers([self._config.layers[number]], self._config.ropes())
+        layout = StateLayout.of_layers([self._config.layers[number]], self._config)
         return State(layout, self._length, self._cache_dtype)
 
     def output(self, x_TD: Tensor) -> Tensor:

@@ -203,8 +203,11 @@ def _state_check(metadata: Mapping[str, str], expected: StateLayout) -> Check:
 
 
 def _same_rotation(a: Rotation, b: Rotation) -> bool:
-    numbers = [(*r.frequencies, r.factor, *r.long_frequencies) for r in (a, b)]
-    lengths = [(len(r.frequencies), r.short_context, len(r.long_frequencies)) for r in (a, b)]
+    numbers = [(*r.frequencies, r.factor, *r.long_frequencies, *r.query_factors) for r in (a, b)]
+    lengths = [
+        (len(r.frequencies), r.short_context, len(r.long_frequencies), len(r.query_factors), r.query_span)
+        for r in (a, b)
+    ]
     return lengths[0] == lengths[1] and np.allclose(*numbers, rtol=1e-6, atol=0)
 
 

@@ -34,30 +34,39 @@ Owned& owned() {
   return *all;
 }
 
-// `layers`: key/value heads, head width and rotary embedding of each; `frequencies` and `factors` are of
-// each rotary embedding.
-StateLayout layout_of(at::IntArrayRef layers, at::TensorList frequencies, at::ArrayRef<double> factors) {
+std::vector<float> floats(const Tensor& given, const char* what) {
+  TORCH_CHECK(given.is_cpu() && given.dim() == 1 && given.scalar_type() == at::kFloat && given.is_contiguous(),
+              what, " are contiguous float32 [N]");
+  const auto* first = given.const_data_ptr<float>();
+  return {first, first + given.numel()};
+}
+
+// `layers`: key/value heads, head width and rotary embedding of each; the others are of each rotary
+// embedding, `query_factors` empty where queries have none.
+StateLayout layout_of(at::IntArrayRef layers, at::TensorList frequencies, at::ArrayRef<double> factors,
+                      at::TensorList query_factors, at::IntArrayRef query_spans) {
   TORCH_CHECK(layers.size() % 3 == 0, "each layer has three numbers");
-  TORCH_CHECK(factors.size() == frequencies.size(), "each rotary embedding has a factor");
+  const size_t count = frequencies.size();
+  TORCH_CHECK(factors.size() == count && query_factors.size() == count && query_spans.size() == count,
+              "each rotary embedding has a factor, and factors of queries with their span");
   StateLayout layout;
   for (size_t i = 0; i < layers.size(); i += 3) {
     layout.layers.push_back({layers[i], layers[i + 1], layers[i + 2]});
   }
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    const Tensor& each = frequencies[i];
-    TORCH_CHECK(each.is_cpu() && each.dim() == 1 && each.scalar_type() == at::kFloat && each.is_contiguous(),
-                "frequencies are contiguous float32 [N]");
-    const auto* first = each.const_data_ptr<float>();
-    layout.ropes.push_back({{first, first + each.numel()}, static_cast<float>(factors[i])});
+  for (size_t i = 0; i < count; ++i) {
+    layout.ropes.push_back({.frequencies = floats(frequencies[i], "frequencies"),
+                            .factor = static_cast<float>(factors[i]),
+                            .query_factors = floats(query_factors[i], "factors of queries"),
+                            .query_span = query_spans[i]});
   }
   return layout;
 }
 
-int64_t new_state(at::IntArrayRef layers, at::TensorList frequencies,
-                  at::ArrayRef<double> factors, int64_t context_length,
+int64_t new_state(at::IntArrayRef layers, at::TensorList frequencies, at::ArrayRef<double> factors,
+                  at::TensorList query_factors, at::IntArrayRef query_spans, int64_t context_length,
                   c10::string_view cache_type, int64_t sessions) {
   auto state = std::make_unique<OwnedState>(
-      Library::pytorch, layout_of(layers, frequencies, factors),
+      Library::pytorch, layout_of(layers, frequencies, factors, query_factors, query_spans),
       StateOptions{context_length, cache_type_of(cache_type), sessions});
   const int64_t handle = state->handle();
   const std::lock_guard lock(owned().mutex);
@@ -65,10 +74,10 @@ int64_t new_state(at::IntArrayRef layers, at::TensorList frequencies,
   return handle;
 }
 
-int64_t state_size(at::IntArrayRef layers, at::TensorList frequencies,
-                  at::ArrayRef<double> factors, int64_t context_length,
+int64_t state_size(at::IntArrayRef layers, at::TensorList frequencies, at::ArrayRef<double> factors,
+                   at::TensorList query_factors, at::IntArrayRef query_spans, int64_t context_length,
                    c10::string_view cache_type, int64_t sessions) {
-  return state_bytes(layout_of(layers, frequencies, factors),
+  return state_bytes(layout_of(layers, frequencies, factors, query_factors, query_spans),
                      {context_length, cache_type_of(cache_type), sessions});
 }
 
@@ -108,10 +117,10 @@ int64_t restore_session(int64_t state, const Tensor& bytes, int64_t positions) {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(lowbit, m) {
-  m.def("new_state(int[] layers, Tensor[] frequencies, float[] factors, int context_length, "
-        "str cache_type, int sessions) -> int", new_state);
-  m.def("state_bytes(int[] layers, Tensor[] frequencies, float[] factors, int context_length, "
-        "str cache_type, int sessions) -> int", state_size);
+  m.def("new_state(int[] layers, Tensor[] frequencies, float[] factors, Tensor[] query_factors, "
+        "int[] query_spans, int context_length, str cache_type, int sessions) -> int", new_state);
+  m.def("state_bytes(int[] layers, Tensor[] frequencies, float[] factors, Tensor[] query_factors, "
+        "int[] query_spans, int context_length, str cache_type, int sessions) -> int", state_size);
   m.def("drop_state(int state) -> ()", drop_state);
   m.def("open_session(int state) -> int", [](int64_t state) {
     return with_state(state, [](State& s) { return s.open(); });

@@ -326,6 +326,7 @@ void call_attention(Host& host, TensorRef qkv, TensorRef segments, TensorRef sta
       .k_norm = check_norm(op, "k_norm", k_norm, kv_heads, head_dim),
       .norm_eps = number(op, "norm_eps", norm_eps, 0),
       .sinks = data<const float>(sinks),
+      .query_factors = own.query_factors,
   };
   const int64_t tokens = qkv.sizes[0];
   int64_t asked = 0;

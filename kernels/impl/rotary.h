@@ -68,10 +68,11 @@ void rotate_and_cache(const float* qkv, int64_t position, int64_t block, const f
   cos += position * (s.rotary_dim / 2);
   sin += position * (s.rotary_dim / 2);
   const bool turned = cache.type == CacheType::int4;
+  const float scale = s.scale * s.query_factors.at(position);
   const NormedHeads<V> given_queries(qkv, s.heads, s, s.q_norm);
   for (int64_t h = 0; h < s.heads; ++h) {
     float* query = queries + h * d;
-    rotate_head<V>(given_queries.head(h, query), cos, sin, s, s.scale, query);
+    rotate_head<V>(given_queries.head(h, query), cos, sin, s, scale, query);
     if (turned) turn<V>(query, d);
   }
   const NormedHeads<V> given_keys(qkv + s.heads * d, s.kv_heads, s, s.k_norm);

@@ -13,6 +13,16 @@ void check_range(const char* what, int64_t value, int64_t least, int64_t most) {
                    std::to_string(least) + " to " + std::to_string(most));
 }
 
+void check_query_factors(const Rope& rope, int64_t context_length) {
+  if (rope.query_factors.empty()) return;
+  check_range("the number of positions that share a factor of queries", rope.query_span, 1, kMostContext);
+  const auto factors = static_cast<int64_t>(rope.query_factors.size());
+  if ((context_length - 1) / rope.query_span < factors) return;
+  throw StateError(std::to_string(factors) + " factors of queries, each of " +
+                   std::to_string(rope.query_span) + " positions, are fewer than a context of " +
+                   std::to_string(context_length) + " needs; choose a smaller context");
+}
+
 }  // namespace
 
 void check_state(const StateLayout& layout, const StateOptions& options) {
@@ -32,6 +42,7 @@ void check_state(const StateLayout& layout, const StateOptions& options) {
              static_cast<double>(cache_block_bytes(options.cache_type, layer.head_dim));
   }
   for (const Rope& rope : layout.ropes) {
+    check_query_factors(rope, options.context_length);
     if (!rope.short_context || rope.long_frequencies.size() == rope.frequencies.size()) continue;
     throw StateError("a rotary embedding has " + std::to_string(rope.frequencies.size()) +
                      " frequencies for short contexts and " +

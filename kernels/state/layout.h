@@ -27,11 +27,14 @@ struct LayerLayout {
 
 // A rotary embedding: `frequencies` in radians a position, and what cosines and sines are multiplied
 // by. A state of a longer context than `short_context` has `long_frequencies` instead, as many.
+// Queries at position p are multiplied by query_factors[p / query_span], where there are any.
 struct Rope {
   std::vector<float> frequencies;
   float factor = 1;
   std::optional<int64_t> short_context = {};
   std::vector<float> long_frequencies = {};
+  std::vector<float> query_factors = {};
+  int64_t query_span = 1;
 
   bool is_long(int64_t context_length) const {
     return short_context.has_value() && context_length > *short_context;

@@ -230,12 +230,15 @@ LayerState State::enter(int64_t layer, std::span<const int64_t> segments) {
                    .segments = segments_,
                    .cos = nullptr,
                    .sin = nullptr,
-                   .rotary_dim = 0};
+                   .rotary_dim = 0,
+                   .query_factors = {}};
   if (layout.rope != kNoRope) {
     const RotaryTable& table = tables_[static_cast<size_t>(layout.rope)];
     found.cos = table.cos();
     found.sin = table.sin();
     found.rotary_dim = 2 * table.pairs();
+    const Rope& rope = layout_.ropes[static_cast<size_t>(layout.rope)];
+    if (!rope.query_factors.empty()) found.query_factors = {rope.query_factors.data(), rope.query_span};
   }
   return found;
 }

@@ -27,6 +27,7 @@ struct LayerState {
   std::span<const Segment> segments;
   const float *cos, *sin;  // [context, rotary_dim / 2]; null where nothing is rotated
   int64_t rotary_dim;
+  QueryFactors query_factors;
 };
 
 // The caches of up to StateOptions::sessions sessions over one model. A graph names it by its handle.

@@ -93,7 +93,7 @@ class Chat {
       transcript_.pop_back();
       return;
     }
-    const auto [reply, text] = answer(prompt);
+    auto [reply, message] = answer(prompt);
     if (io_.forget_interrupt) io_.forget_interrupt();
     if (reply.counts.reason == StopReason::interrupted) {
       result_.interrupted = true;
@@ -103,7 +103,7 @@ class Chat {
         return;
       }
     }
-    transcript_.push_back({"assistant", text});
+    transcript_.push_back(std::move(message));
     if (const std::string why = refusal(transcript_); !why.empty()) {
       io_.notice("the turn is left out, since no other can follow on the reply: " + why);
       transcript_.resize(transcript_.size() - 2);
@@ -127,8 +127,8 @@ class Chat {
     }
   }
 
-  // Writes what the model answers; returns it, and its text with the marks of thoughts.
-  std::pair<Reply, std::string> answer(const std::vector<int32_t>& prompt) {
+  // Writes what the model answers; returns it, also as a message of the transcript.
+  std::pair<Reply, Message> answer(const std::vector<int32_t>& prompt) {
     const ReplyOptions options{options_.generate, options_.stop_strings, TextStream::Start::fresh};
     Thoughts thoughts(template_, tokenizer_, prompt, options_.dims_thoughts, io_.write);
     const auto on_token = [&](int32_t token) {
@@ -140,7 +140,7 @@ class Chat {
     thoughts.finish();
     stats_.add(reply.counts);
     io_.write("\n");
-    return {std::move(reply), thoughts.text()};
+    return {std::move(reply), thoughts.message()};
   }
 
   std::string what_does_not_fit(const std::vector<int32_t>& prompt) const {

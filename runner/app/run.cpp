@@ -26,6 +26,7 @@
 #include "system/output.h"
 #include "system/peak_memory.h"
 #include "system/read_ahead.h"
+#include "text/chat_wishes.h"
 #include "text/printable.h"
 #include "text/tokenizer.h"
 
@@ -62,22 +63,6 @@ std::optional<std::string> prompt_text(const Args& args) {
   }
   if (args.tokens || args.mode == Mode::chat) return std::nullopt;
   return prompt_from_stdin(say_that_input_is_awaited);
-}
-
-templates::Value tools_from_file(const std::string& path) {
-  const std::string remedy =
-      "; give a list of objects such as [{\"type\": \"function\", \"function\": {...}}] in JSON";
-  const std::string text = text_from_file(path, "the file of tools " + path, remedy);
-  try {
-    templates::Value tools = templates::value_from_json(text, kContent);
-    if (!tools.is_list()) throw Error("it is no list");
-    for (const templates::Value& tool : tools.list().items) {
-      if (!tool.is_dict()) throw Error("it has what is no object");
-    }
-    return tools;
-  } catch (const Error& error) {
-    throw Error(path + " holds no tools: " + error.what() + remedy);
-  }
 }
 
 Tokenizer make_tokenizer(const Args& args, const Model& model) {
@@ -291,22 +276,11 @@ class Run {
 
   // What the command line tells the template. Throws Error for what it does not take.
   ChatInputs chat_inputs(const ChatTemplate& chat) const {
-    ChatInputs inputs{.now = args_.date};
-    if (!chat.usable()) return inputs;  // which is said when the chat begins
-    if (args_.think) {
-      if (!chat.takes_thinking()) {
-        throw Error("--think: this model's chat template has no switch for thoughts; leave it out");
-      }
-      set_thinking(inputs, *args_.think);
+    ChatWishes wishes{.think = args_.think, .date = args_.date, .tools_path = args_.tools_path};
+    if (chat.usable() && !args_.tools_path.empty()) {
+      wishes.tools = text_from_file(args_.tools_path, "the file of tools " + args_.tools_path, kToolsRemedy);
     }
-    if (args_.date && !chat.asks_for_day()) {
-      throw Error("--date: this model's chat template asks for no date; leave it out");
-    }
-    if (!args_.tools_path.empty()) {
-      if (!chat.takes("tools")) throw Error("--tools: this model's chat template takes no tools; leave it out");
-      inputs.variables.emplace_back("tools", tools_from_file(args_.tools_path));
-    }
-    return inputs;
+    return inputs_of(wishes, chat);
   }
 
   std::vector<int32_t> prompt_tokens() const {

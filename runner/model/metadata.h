@@ -104,7 +104,7 @@ inline constexpr std::array kCommonKeys = {
     keys::kOperatorsVersion,
 };
 
-inline constexpr int kNewestSchemaVersion = 6;
+inline constexpr int kNewestSchemaVersion = 7;
 inline constexpr int kOldestStateSchema = 5;  // before, caches were in the graph
 inline constexpr int kNewestKernelLayoutVersion = 4;
 

@@ -9,16 +9,26 @@ namespace {
 
 constexpr const char* kWanted = "what a state keeps of each layer";
 
-std::vector<float> read_frequencies(const json& list, auto bad) {
-  if (!list.is_array()) bad();
-  std::vector<float> frequencies;
-  if (std::ssize(list) > lowbit::kMaxHeadDim / 2) bad();
+// Numbers from `least` on, at most `most` of them.
+std::vector<float> read_numbers(const json& list, int64_t most, float least, auto bad) {
+  if (!list.is_array() || std::ssize(list) > most) bad();
+  std::vector<float> numbers;
   for (const json& item : list) {
     if (!item.is_number()) bad();
-    frequencies.push_back(item.get<float>());
-    if (!std::isfinite(frequencies.back()) || frequencies.back() < 0) bad();
+    numbers.push_back(item.get<float>());
+    if (!std::isfinite(numbers.back()) || numbers.back() < least) bad();
   }
-  return frequencies;
+  return numbers;
+}
+
+std::vector<float> read_frequencies(const json& list, auto bad) {
+  return read_numbers(list, lowbit::kMaxHeadDim / 2, 0, bad);
+}
+
+int64_t read_positions(const json& item, auto bad) {
+  constexpr auto kMost = static_cast<uint64_t>(lowbit::kMostContext);
+  if (!item.is_number_unsigned() || item.get<uint64_t>() > kMost) bad();
+  return item.get<int64_t>();
 }
 
 // A list of frequencies, or an object with what a rotary embedding has beside them.
@@ -29,11 +39,14 @@ lowbit::Rope read_rope(const json& item, auto bad) {
   if (!factor.is_number()) bad();
   rope.factor = factor.get<float>();
   if (!std::isfinite(rope.factor) || rope.factor <= 0) bad();
-  if (!item.contains("short_context")) return rope;
-  const json& most = item["short_context"];
-  if (!most.is_number_unsigned() || most.get<uint64_t>() > static_cast<uint64_t>(lowbit::kMostContext)) bad();
-  rope.short_context = most.get<int64_t>();
-  rope.long_frequencies = read_frequencies(child(item, "long_frequencies", bad), bad);
+  if (item.contains("short_context")) {
+    rope.short_context = read_positions(item["short_context"], bad);
+    rope.long_frequencies = read_frequencies(child(item, "long_frequencies", bad), bad);
+  }
+  if (item.contains("query_factors")) {
+    rope.query_factors = read_numbers(item["query_factors"], lowbit::kMostContext, 1, bad);
+    rope.query_span = read_positions(child(item, "query_span", bad), bad);
+  }
   return rope;
 }
 

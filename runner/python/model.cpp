@@ -112,18 +112,30 @@ const std::shared_ptr<Tokenizer>& BoundModel::tokenizer() {
   return tokenizer_;
 }
 
+std::optional<std::tm> day_or_none(const std::string& date) {
+  if (date.empty()) return std::nullopt;
+  const auto day = day_of(date);
+  if (!day) throw Error("the date '" + date + "' is no day; give one as 2024-07-26");
+  return day;
+}
+
 Ids BoundModel::chat_prompt(const std::string& messages, bool add_generation_prompt,
                             const std::string& variables, const std::string& date) {
-  ChatInputs inputs;
+  ChatInputs inputs{.now = day_or_none(date)};
   for (const auto& [name, value] : templates::value_from_json(variables, kContent).dict().items) {
     inputs.variables.emplace_back(name.bytes(), value);
   }
-  if (!date.empty()) {
-    inputs.now = day_of(date);
-    if (!inputs.now) throw Error("the date '" + date + "' is no day; give one as 2024-07-26");
-  }
+  return chat().encode(templates::value_from_json(messages, kContent), add_generation_prompt, inputs, *tokenizer());
+}
+
+Ids BoundModel::chat_turn(const std::string& messages, const ChatWishes& wishes) {
+  const templates::Value list = templates::value_from_json(messages, kContent);
+  return chat().encode(list, /*generation_prompt=*/true, inputs_of(wishes, chat()), *tokenizer());
+}
+
+const ChatTemplate& BoundModel::chat() {
   if (!chat_) chat_ = ChatTemplate::from_json(metadata().chat);
-  return chat_->encode(templates::value_from_json(messages, kContent), add_generation_prompt, inputs, *tokenizer());
+  return *chat_;
 }
 
 std::unique_ptr<BoundSession> BoundModel::open_session() {

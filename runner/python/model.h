@@ -13,6 +13,7 @@
 #include "decode/conversation.h"
 #include "model/model.h"
 #include "text/chat_template.h"
+#include "text/chat_wishes.h"
 #include "text/tokenizer.h"
 
 namespace runner::python {
@@ -26,6 +27,9 @@ struct LoadChoice {
   bool metadata_only = false;
   StateChoice state = {};
 };
+
+// The day "2024-07-26"; none of "". Throws Error for anything else.
+std::optional<std::tm> day_or_none(const std::string& date);
 
 class BoundModel;
 
@@ -76,6 +80,8 @@ class [[gnu::visibility("hidden")]] BoundModel : public std::enable_shared_from_
   // where there is one, a day instead of the clock's.
   Ids chat_prompt(const std::string& messages, bool add_generation_prompt, const std::string& variables,
                   const std::string& date);
+  // The same with what makes the model answer, told what a person wishes.
+  Ids chat_turn(const std::string& messages, const ChatWishes& wishes);
   std::unique_ptr<BoundSession> open_session();
   std::unique_ptr<BoundSession> restore_session(const pybind11::bytes& saved);
   std::vector<FloatArray> forward_together(
@@ -93,6 +99,7 @@ class [[gnu::visibility("hidden")]] BoundModel : public std::enable_shared_from_
  private:
   void check_runnable() const;
   Conversation& own();
+  const ChatTemplate& chat();
 
   std::unique_ptr<Model> model_;
   std::string backend_;

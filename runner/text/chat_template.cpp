@@ -126,7 +126,14 @@ ChatTemplate ChatTemplate::from_json(std::string_view json) {
   made.tree_ = templates::Tree::from_value(member(root, "tree"));
   made.inputs_ = texts(member(root, "inputs"));
   const std::vector<std::string> thoughts = texts(member(root, "thoughts"));
-  if (thoughts.size() == 2) made.thought_begin_ = thoughts[0], made.thought_end_ = thoughts[1];
+  if (thoughts.size() == 2) made.thought_marks_ = {{thoughts[0]}, {thoughts[1]}};
+  if (const Value* channels = root.dict().find(std::string_view("channels"))) {
+    if (!channels->is_dict()) damaged("its channels are no object");
+    made.thought_marks_ = {texts(member(*channels, "thought")), texts(member(*channels, "answer")), false};
+  }
+  for (const auto* marks : {&made.thought_marks_.thought, &made.thought_marks_.answer}) {
+    if (std::ranges::any_of(*marks, &std::string::empty)) damaged("a mark of thoughts is empty");
+  }
   return made;
 }
 

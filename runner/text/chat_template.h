@@ -19,6 +19,14 @@ struct Message {
   std::string fields = {};  // what else it has, and a content that is no text: a JSON object, or ""
 };
 
+// What stands before a thought in a reply, and before what is none of it.
+struct ThoughtMarks {
+  std::vector<std::string> thought = {}, answer = {};
+  // Whether thoughts and their marks are parts of a message's content, as templates with <think> have it;
+  // otherwise thoughts are a field of their own, and no part has marks (gpt-oss's channels).
+  bool in_content = true;
+};
+
 // What a template may know beside the messages.
 struct ChatInputs {
   std::vector<std::pair<std::string, templates::Value>> variables = {};  // tools, enable_thinking, ...
@@ -40,9 +48,8 @@ class ChatTemplate {
   bool asks_for_day() const { return tree_.asks_for_day(); }
   // Whether any of those by which templates are told to think or not.
   bool takes_thinking() const;
-  // What stands before and after a thought in an answer; "" where that is not known.
-  const std::string& thought_begin() const { return thought_begin_; }
-  const std::string& thought_end() const { return thought_end_; }
+  // None where they are not known.
+  const ThoughtMarks& thought_marks() const { return thought_marks_; }
 
   // The ids of a conversation; with `generation_prompt`, with what makes the model answer. Throws
   // Error when the template is not usable, refuses the conversation, or fails; where a role is no
@@ -54,7 +61,8 @@ class ChatTemplate {
                               const ChatInputs& inputs, const Tokenizer& tokenizer) const;
 
  private:
-  std::string reason_, thought_begin_, thought_end_;
+  std::string reason_;
+  ThoughtMarks thought_marks_;
   std::vector<std::string> inputs_;
   templates::Tree tree_;
 };

@@ -1,1 +1,1 @@
-"""What scripts/bench_peers.py and scripts/random_checkpoint.py are made of."""
+"""What scripts/bench_peers.py, scripts/bench_families.py and scripts/random_checkpoint.py are made of."""

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from exporter.checkpoint.weights import Weights
+from exporter.checkpoint.weights import stored_names, whole_shapes
 from exporter.families.llama import FAMILY
+from exporter.families.sources.family import TensorNames
 from exporter.model.config import ModelConfig, RopeScaling
 from exporter.model.matrices import parameter_shapes
 from exporter.tokenizer.from_hf import byte_alphabet
@@ -220,13 +222,16 @@ def write_weights(
     dtype: FloatType,
     rows: Callable[[str, Shape], Iterable[Tensor]],
     progress: Callable[[str], None],
+    names: TensorNames = FAMILY.hf.names,
+    more: Mapping[str, Shape] = MappingProxyType({}),
 ) -> None:
     """Writes safetensors, in shards where they are large.
 
-    `rows(name, shape)` gives a parameter's rows, some at a time, under its stored name.
+    `rows(name, shape)` gives a tensor's rows, some at a time, under its stored name: one of `names`, or of
+    `more`, which are no parameters.
     """
-    stored_name = Weights((), {}, lambda: None, FAMILY.hf.names).stored_name
-    shapes = {stored_name(name): shape for name, shape in parameter_shapes(config).items()}
+    shapes = parameter_shapes(config)
+    shapes = whole_shapes({name: stored_names(names, name)[0] for name in shapes}, shapes) | dict(more)
     shards = _shards(shapes, dtype)
     weight_map = {}
     for index, shard in enumerate(shards, 1):

@@ -320,6 +320,27 @@ def test_marks_of_thoughts_are_known(folders):
         assert take_over_template(template, tokenizer)["thoughts"] == marks
 
 
+# The part of gpt-oss's template that writes answers: harmony's messages in channels.
+HARMONY = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% if '<|channel|>analysis<|message|>' in m.content %}{{ raise_exception('channels in the content') }}"
+    "{% endif %}{% if loop.last and m.thinking %}"
+    "{{ '<|start|>assistant<|channel|>analysis<|message|>' + m.thinking + '<|end|>' }}{% endif %}"
+    "{{ '<|start|>assistant<|channel|>final<|message|>' + m.content + '<|end|>' }}"
+    "{% else %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
+
+
+def test_channels_are_known(folders):
+    tokenizer = read_tokenizer(folders["smollm2.json"])
+    chat = take_over_template(HARMONY, tokenizer)
+    assert chat["thoughts"] == []
+    assert chat["channels"]["thought"] == ["<|channel|>analysis<|message|>"]
+    assert chat["channels"]["answer"][0] == "<|channel|>final<|message|>"
+    assert "channels" not in take_over_template(CHATML, tokenizer)
+
+
 def test_without_the_runners_library_a_line_says_so(folders, monkeypatch, tmp_path):
     monkeypatch.setenv("RUNNER_MODULES", str(tmp_path))
     chat = take_over_template(CHATML, read_tokenizer(folders["smollm2.json"]))

@@ -103,9 +103,9 @@ def test_newer_schema(artifacts, tmp_path):
     alone.write_bytes(artifacts["so"].read_bytes())
     sidecar = (artifacts["so"].parent / "a.so.json").read_text()
     (tmp_path / "a.so.json").write_text(
-        sidecar.replace('"schema_version": "6"', '"schema_version": "7"')
+        sidecar.replace('"schema_version": "6"', '"schema_version": "8"')
     )
-    expect(AOTI_RUN, FAILURE, ["schema 7"], alone, "-i", "x")
+    expect(AOTI_RUN, FAILURE, ["schema 8"], alone, "-i", "x")
 
 
 def test_tokenizers(artifact, tmp_path):

@@ -32,12 +32,15 @@ inline std::string describe(const AttentionShape& s, CacheType type) {
          " cache";
 }
 
+inline constexpr int64_t kFactorSpan = 50;  // positions that share a factor of queries
+
 enum class Norm { none, by_head, whole };
 
 // Which of the weights that an attention may have are there.
 struct Extras {
   Norm q_norm = Norm::none, k_norm = Norm::none;
   bool sinks = false;
+  bool query_factors = false;
 };
 
 // Attention with all that it may have, and shapes for it.
@@ -48,8 +51,8 @@ struct RichCase {
 };
 inline const RichCase kRichCases[] = {
     {{4, 2, 64, 32, false, 0, 0.25f, 5, true}, {Norm::by_head, Norm::by_head, true}, 270},
-    {{6, 2, 40, 20, true, 33, 0.1f, 0, true}, {Norm::whole, Norm::whole, false}, 300},
-    {{9, 1, 16, 0, false, 20, 0, 30, false}, {Norm::none, Norm::by_head, true}, 600},
+    {{6, 2, 40, 20, true, 33, 0.1f, 0, true}, {Norm::whole, Norm::whole, false, true}, 300},
+    {{9, 1, 16, 0, false, 20, 0, 30, false}, {Norm::none, Norm::by_head, true, true}, 600},
     {{2, 2, 512, 512, false, 0, 0.0625f, 50, false}, {Norm::by_head, Norm::none, true}, 270},
     {{3, 1, 300, 128, false, 17, 0, 0, true}, {Norm::none, Norm::none, true}, 70},
     {{2, 1, 5, 2, true, 0, -1, 2, true}, {Norm::whole, Norm::by_head, true}, 300},
@@ -60,7 +63,7 @@ struct Scene {
   Extras extras;
   CacheType type;
   int64_t positions;  // of the prompt; the cache has room for one block more
-  std::vector<float> qkv, cos, sin, q_norm, k_norm, sinks;
+  std::vector<float> qkv, cos, sin, q_norm, k_norm, sinks, query_factors;
   std::vector<uint8_t> keys, values;
   std::vector<float> out;  // [positions, H d]
 
@@ -90,6 +93,9 @@ struct Scene {
       k_norm = random.values(s.head_dim * (p.k_norm == Norm::whole ? s.kv_heads : 1));
     }
     if (p.sinks) sinks = random.values(s.heads, 2);
+    for (int64_t at = 0; p.query_factors && at < n; at += kFactorSpan) {
+      query_factors.push_back(1 + 0.1f * static_cast<float>(at / kFactorSpan));
+    }
     clear(0);
   }
 
@@ -114,6 +120,7 @@ struct Scene {
     if (!q_norm.empty()) s.q_norm = {q_norm.data(), extras.q_norm == Norm::by_head};
     if (!k_norm.empty()) s.k_norm = {k_norm.data(), extras.k_norm == Norm::by_head};
     if (!sinks.empty()) s.sinks = sinks.data();
+    if (!query_factors.empty()) s.query_factors = {query_factors.data(), kFactorSpan};
     return s;
   }
 

@@ -141,7 +141,9 @@ Held hold(const Scene& s, Vector& v, bool is_value, int64_t kv, int64_t position
 void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
   const int64_t d = s.shape.head_dim, kv = h / (s.shape.heads / s.shape.kv_heads);
   const int64_t first = s.shape.window > 0 ? std::max<int64_t>(0, t + 1 - s.shape.window) : 0;
-  const double scale = s.shape.scale, cap = s.shape.softcap;
+  const double factor_of_query =
+      s.query_factors.empty() ? 1 : double{s.query_factors[static_cast<size_t>(t / kFactorSpan)]};
+  const double scale = s.shape.scale * factor_of_query, cap = s.shape.softcap;
   const bool int4 = s.type == CacheType::int4;
   Vector q = rotated(s, normed(s, t, 0, s.shape.heads, h, s.extras.q_norm, s.q_norm), t);
   const double of_norms = roundings(s, s.shape.heads, s.extras.q_norm) +
@@ -169,8 +171,9 @@ void check_output(Scene& s, int64_t t, int64_t h, bool exact, Worst& worst) {
       size += q.size[i] * k.size[i] * std::fabs(scale);
       shift += (q.size[i] * k.shift[i] + q.shift[i] * k.size[i]) * std::fabs(scale);
     }
-    // 3 roundings in each rotated element, 3 for 1 / sqrt(d), d in the sum, 1 for a step.
-    double error = (static_cast<double>(d) + 10 + of_norms + of_turns) * kUnit * size + shift;
+    // 3 roundings in each rotated element, 3 for 1 / sqrt(d), 1 for a query's factor, d in the
+    // sum, 1 for a step.
+    double error = (static_cast<double>(d) + 11 + of_norms + of_turns) * kUnit * size + shift;
     if (cap > 0) {
       score = cap * std::tanh(score / cap);
       error += (5e-7 + 4 * kUnit) * std::fabs(score);  // tanh never amplifies

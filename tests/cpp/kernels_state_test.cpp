@@ -254,6 +254,10 @@ TEST(layouts_and_options_that_cannot_be) {
   refused({{{1, 8, 0}}, {{{-1.0f}}}}, kOptions, "frequency");
   refused({{{1, 8, 0}}, {{{NAN}}}}, kOptions, "frequency");
   refused({{{1, 8, 0}}, {{{1.0f}, 1, 16, {}}}}, kOptions, "1 frequencies for short contexts and 0");
+  refused({{{1, 8, 0}}, {{.frequencies = {1.0f}, .query_factors = {1.0f, 1.5f}, .query_span = 49}}}, kOptions,
+          "2 factors of queries, each of 49 positions, are fewer than a context of 100 needs");
+  refused({{{1, 8, 0}}, {{.frequencies = {1.0f}, .query_factors = {1.0f}, .query_span = 0}}}, kOptions,
+          "share a factor of queries is 0");
   refused({std::vector<LayerLayout>(1000, {1 << 16, 512, kNoRope}), {}},
           {kMostContext, CacheType::float32, 1000}, "larger than any memory");
 }
@@ -321,6 +325,21 @@ TEST(longer_contexts_may_have_other_frequencies) {
     CHECK_EQ(state->enter(0, segments).cos[2], static_cast<float>(std::cos(double{angle})));
     state->end();
   }
+}
+
+TEST(a_layer_has_the_factors_of_its_rotation) {
+  const Rope plain{{0.5f}}, growing{.frequencies = {0.5f}, .query_factors = {1.0f, 1.25f}, .query_span = 8};
+  const OwnedState state(Library::executorch, {{{1, 4, 0}, {1, 4, 1}, {1, 4, kNoRope}}, {plain, growing}},
+                         {16, CacheType::float32, 1});
+  const int64_t segments[] = {state->open(), 1};
+  state->begin(segments);
+  std::vector<float> found;
+  for (int64_t layer = 0; layer < 3; ++layer) {
+    const QueryFactors factors = state->enter(layer, segments).query_factors;
+    for (const int64_t p : {0, 7, 8, 15}) found.push_back(factors.at(p));
+  }
+  CHECK_EQ(found, (std::vector<float>{1, 1, 1, 1, 1, 1, 1.25f, 1.25f, 1, 1, 1, 1}));
+  state->end();
 }
 
 CHECK_MAIN()

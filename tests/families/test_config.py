@@ -131,12 +131,13 @@ def test_hf_rope_scalings():
         )
         older = {k: v for k, v in LLAMA.items() if not k.startswith("rope")}
         assert rope == rope_of(from_hf(older | {"rope_parameters": parameters}))
+        numbers = rotation(rope, 131072)
         for context in (1, 4096, 4097, 131072):
             compute = transformers.modeling_rope_utils.ROPE_INIT_FUNCTIONS[scaling["rope_type"]]
             expected, factor = compute(made, seq_len=context)
-            found = torch.tensor(rotation(rope).of_context(context))
+            found = torch.tensor(numbers.of_context(context))
             assert torch.allclose(found, expected, rtol=1e-6, atol=0), scaling
-            assert math.isclose(rotation(rope).factor, factor), scaling
+            assert math.isclose(numbers.factor, factor), scaling
 
 
 def test_yarn_in_a_config_lengthens_its_context():

@@ -1,20 +1,28 @@
-"""Ministral 3 on tiny random weights, held against transformers, where queries are not scaled."""
+"""Ministral 3 on tiny random weights, held against transformers, beyond the context where queries grow."""
+
+import json
+import math
+from dataclasses import replace
 
 import family
 import gguf
 import pytest
 import transformers
 from family import with_attention
-from family_tests import CONTEXT, FamilyTests
+from family_tests import LENGTH, FamilyTests
 
+from exporter.artifact.reader import read_artifact
 from exporter.families.ministral3 import FAMILY
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.registry import hf_family
-from exporter.model.config import Rope
+from exporter.lowbit.state import StateLayout
+from exporter.model.config import ModelConfig, QueryGrowth, Rope
+from exporter.model.rotation import Rotation
 
+ORIGINAL = LENGTH // 3  # so that positions of three factors are seen
 YARN = {
-    "rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": CONTEXT,
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 8.0, "original_max_position_embeddings": ORIGINAL,
     "beta_fast": 8.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
 }  # fmt: skip
 
@@ -35,6 +43,10 @@ def gguf_fields(writer: gguf.GGUFWriter, config) -> None:
     writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
 
 
+def without_growth(config: ModelConfig) -> ModelConfig:
+    return with_attention(config, rope=replace(config.layers[0].attention.rope, query_growth=None))
+
+
 class TestMinistral3(FamilyTests):
     case = family.Case(
         transformers.Ministral3ForCausalLM,
@@ -43,7 +55,16 @@ class TestMinistral3(FamilyTests):
         gguf_fields,
         permuted=True,
     )  # fmt: skip
-    without = {"the scaling": lambda config: with_attention(config, rope=Rope(1e4, 32))}
+    without = {
+        "the scaling": lambda config: with_attention(
+            config, rope=Rope(1e4, 32, query_growth=QueryGrowth(0.1, ORIGINAL))
+        ),
+        "the growth of queries": without_growth,
+    }
+
+    def test_runners_that_would_leave_the_growth_out_refuse_it(self, artifacts):
+        for path in artifacts:
+            assert read_artifact(path).metadata["schema_version"] == "7"
 
 
 REAL = {
@@ -59,15 +80,30 @@ REAL = {
 
 
 def test_a_published_config():
-    """Ministral 3 3B's text part: its context ends where queries would be scaled."""
+    """Ministral 3 3B's text part."""
     config = FAMILY.hf.read(HFConfig(REAL))
     rope = config.layers[0].attention.rope
-    assert (config.context_length, rope.scaling.factor, rope.scaling.attention_factor) == (16384, 16.0, 1.0)
-    with pytest.raises(ValueError, match="queries are scaled.*'yarn'"):
+    assert (config.context_length, rope.scaling.factor, rope.scaling.attention_factor) == (262144, 16.0, 1.0)
+    assert rope.query_growth == QueryGrowth(0.1, 16384)
+    with pytest.raises(ValueError, match="queries grow.*'yarn'"):
         FAMILY.hf.read(HFConfig(REAL | {"rope_parameters": {"llama_4_scaling_beta": 0.1}}))
 
 
-def test_gguf_files_without_a_scale_of_queries_keep_their_context():
+@pytest.mark.parametrize("beta", [0, -0.1, "0.1", True])
+def test_a_beta_that_is_no_positive_number(beta):
+    parameters = REAL["rope_parameters"] | {"llama_4_scaling_beta": beta}
+    with pytest.raises(ValueError, match="beta.*not a positive number"):
+        FAMILY.hf.read(HFConfig(REAL | {"rope_parameters": parameters}))
+
+
+def test_factors_of_the_whole_context():
+    grows = StateLayout.of(FAMILY.hf.read(HFConfig(REAL))).rotations[0]
+    assert len(grows.query_factors) == 16 and grows.query_span == 16384
+    assert grows.query_factors[0] == 1 and grows.query_factors[15] == pytest.approx(1 + 0.1 * math.log(16))
+    assert Rotation.from_json(json.loads(json.dumps(grows.to_json()))) == grows
+
+
+def test_gguf_files_whose_queries_do_not_grow():
     """Mistral Small 3.2's."""
     fields = {
         "general.architecture": "mistral3", "mistral3.block_count": 40, "mistral3.embedding_length": 5120,
@@ -78,7 +114,8 @@ def test_gguf_files_without_a_scale_of_queries_keep_their_context():
         "mistral3.rope.dimension_count": 128,
     }  # fmt: skip
     config = FAMILY.gguf.read(GGUFConfig(fields, {"token_embd.weight": (131072, 5120)}, None))
-    assert config.context_length == 131072 and config.layers[0].attention.rope.scaling is None
+    assert config.context_length == 131072
+    assert config.layers[0].attention.rope == Rope(1e9, 128)
 
 
 def test_images_are_refused_with_the_way_out():

@@ -5,6 +5,8 @@ PyTorch's own functions in double precision, through the binding.
 """
 
 import re
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -31,6 +33,13 @@ def _loaded():
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(1)
+
+
+def test_the_version_is_known_before_an_operator_is_used():
+    """As an export of stock operators asks for it."""
+    words = "from exporter.lowbit import ops; print(ops.interface_version())"
+    done = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == str(ops.interface_version()), done.stderr
 
 
 def lowbit(name: str):

@@ -13,6 +13,8 @@ import tiny
 from native import AOTI_RUN, ET_RUN, export, run, runner_of
 from terminal import BACKSPACE, END, INTERRUPT, LEFT, UP, Terminal
 
+from exporter.cli import main as cli
+
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -308,8 +310,9 @@ class TestTerminal:
         assert saved(path)[0] == ("user", "a\nb")
 
 
-def test_what_the_chat_template_is_told(tmp_path):
-    """Tools, thoughts and a day reach the prompt; each in vain is an error in words."""
+def test_what_the_chat_template_is_told(tmp_path, capsys):
+    """Tools, thoughts and a day reach the prompt, in the runner's chat and in `generate --chat`; each in vain
+    is an error in words."""
     told = "{{ tools | tojson if tools }}{{ 'T' if enable_thinking }}"
     told += "{{ 'future' if strftime_now('%Y') == '2031' }}" + TEMPLATE
     models = {}
@@ -326,20 +329,32 @@ def test_what_the_chat_template_is_told(tmp_path):
         chat = (ET_RUN, models[model], "-m", "chat", *SHORT, "--stats", "--json", *flags)
         return json.loads(run(*chat, stdin="x\n").errors.splitlines()[-1])["prompt_tokens"]
 
+    def told_by_generate(*flags: object) -> int:
+        words = ["generate", models["told"], "--chat", "--prompt", "x", "--max-new-tokens", 1, "--stats"]
+        assert cli.main([str(word) for word in (*words, *flags)]) == 0
+        return int(re.search(r"prompt (\d+) tokens", capsys.readouterr().err)[1])
+
     bare = prompt_tokens("told")
     assert prompt_tokens("told", "--think", "off") == bare < prompt_tokens("told", "--think", "on")
     assert prompt_tokens("told", "--tools", tools) > bare
     assert prompt_tokens("told", "--date", "2030-12-31") == bare
     assert prompt_tokens("told", "--date", "2031-01-01") > bare
+    for flags in ((), ("--think", "on"), ("--think", "off"), ("--tools", tools), ("--date", "2031-01-01")):
+        assert told_by_generate(*flags) == prompt_tokens("told", *flags)
     for flags, words in (
         (("--think", "on"), "no switch for thoughts"), (("--tools", tools), "takes no tools"),
         (("--date", "2031-01-01"), "asks for no date"),
     ):  # fmt: skip
         result = run(ET_RUN, models["plain"], "-m", "chat", *flags, stdin="x\n")
         assert result.status == 1 and words in result.error_line()
+        assert cli.main(["generate", str(models["plain"]), "--chat", "--prompt", "x", *map(str, flags)]) == 1
+        assert words in capsys.readouterr().err
     result = run(ET_RUN, models["told"], "-m", "chat", "--tools", tmp_path / "none", stdin="x\n")
     assert result.status == 1 and "the file of tools" in result.error_line()
     for text in ("{}", "[", "3", "[3]"):
         tools.write_text(text)
         result = run(ET_RUN, models["told"], "-m", "chat", "--tools", tools, stdin="x\n")
         assert result.status == 1 and f"{tools} holds no tools: " in result.error_line()
+        words = ["generate", models["told"], "--chat", "--prompt", "x", "--tools", tools]
+        assert cli.main([str(word) for word in words]) == 1
+        assert f"{tools} holds no tools: " in capsys.readouterr().err

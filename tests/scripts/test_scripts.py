@@ -15,7 +15,7 @@ from native import ROOT
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.tokenizer.tokenizer import read_tokenizer
-from scripts import bench_peers, random_checkpoint
+from scripts import bench_families, bench_peers, random_checkpoint
 from scripts.bench import measure, work
 from scripts.bench.command_line import exit_status
 from scripts.bench.contenders import select
@@ -91,11 +91,17 @@ def test_shards_are_read(tmp_path: Path, monkeypatch):
         ("bench_peers", ["--threads", "two"], "'two'", 2),
         ("bench_peers", ["--out", "nowhere/peers.md"], "nowhere", 1),
         ("bench_peers", ["--frobnicate"], "--frobnicate", 2),
+        ("bench_families", ["--families", "gpt2"], "gpt2", 2),
+        ("bench_families", ["--families", "llama"], "llama", 2),
+        ("bench_families", ["--shape", "7b"], "7b", 2),
+        ("bench_families", ["--out", "nowhere/families.md"], "nowhere", 1),
     ],
 )
 def test_refusals_are_one_line(script, arguments, names, status, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main = {"random_checkpoint": random_checkpoint, "bench_peers": bench_peers}[script].main
+    scripts = {"random_checkpoint": random_checkpoint, "bench_peers": bench_peers,
+               "bench_families": bench_families}  # fmt: skip
+    main = scripts[script].main
     assert exit_status(main, arguments) == status
     out, errors = capsys.readouterr()
     assert not out and len(errors.splitlines()) == 1

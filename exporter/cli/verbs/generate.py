@@ -5,6 +5,8 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exporter.artifact.runner_interface import RunLimits
@@ -13,6 +15,7 @@ from exporter.cli.open_model import add_runnable_options, is_artifact, open_mode
 from exporter.model.generation_settings import MOST_BIAS, NUMBERS, NumberSetting
 from exporter.recipe.schemes import LOWBIT
 from exporter.util.progress import note, stage
+from exporter.util.text_file import read_text
 
 if TYPE_CHECKING:
     from exporter.artifact.runner_interface import Generated, RunnerModel
@@ -29,6 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--prompt", required=True, metavar="TEXT", help="what to continue, or to answer")
     add("--chat", action="store_true", help="the prompt is a user's turn, in the model's chat template")
     add("--system", metavar="TEXT", help="the system message, with --chat")
+    add("--think", choices=("on", "off"),
+        help="let a model think that can do without, or not, with --chat (default: as its template "
+             "has it)")  # fmt: skip
+    add("--tools", type=Path, metavar="FILE",
+        help="a JSON list of the tools that the model may call, with --chat")  # fmt: skip
+    add("--date", type=_day, metavar="2024-07-26",
+        help="the day that the model is told, with --chat (default: the clock's)")  # fmt: skip
     add("--max-new-tokens", type=positive, metavar="N",
         help="most tokens to generate (default: to a stop token or the context's end)")  # fmt: skip
     add("--num-samples", type=positive, default=1, metavar="N", help="continuations to write")
@@ -55,9 +65,20 @@ def _add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="end before this text, several times; '' alone: none of the model's")  # fmt: skip
 
 
+def _day(text: str) -> str:
+    """Check a day, "2024-07-26", for argparse."""
+    try:
+        if date.fromisoformat(text).isoformat() == text:
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a day such as 2024-07-26")
+
+
 def run(options: argparse.Namespace) -> int:
-    if options.system is not None and not options.chat:
-        raise UsageError("--system goes with --chat: a text that is continued has no system message")
+    for flag in ("system", "think", "tools", "date"):
+        if getattr(options, flag) is not None and not options.chat:
+            raise UsageError(f"--{flag} goes with --chat: a text that is continued has no chat template")
     if options.compile_prefill and not options.compile:
         raise UsageError("--compile-prefill goes with --compile; add it")
     sessions = _sessions(options)
@@ -126,7 +147,11 @@ def _check_biases(model: "RunnerModel", options: argparse.Namespace) -> None:
 def _encoded(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
     if options.chat:
         system = [] if options.system is None else [("system", options.system)]
-        return model.chat_prompt([*system, ("user", options.prompt)])
+        think = None if options.think is None else options.think == "on"
+        tools = "" if options.tools is None else read_text(options.tools, "--tools")
+        return model.chat_turn(
+            [*system, ("user", options.prompt)], think, options.date or "", tools, str(options.tools or "")
+        )
     tokenizer = model.tokenizer
     ids = tokenizer.encode(options.prompt, tokenizer.add_bos)
     if not ids and tokenizer.bos_id >= 0:

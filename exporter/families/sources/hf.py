@@ -161,6 +161,10 @@ class HFConfig:
         found = self._rope(rope, width, self.optional("rope_theta", default_theta))
         return replace(found, interleaved=interleaved)
 
+    def rope_parameter(self, name: str) -> object:
+        """A rotation's parameter that is the family's own; None where it is missing."""
+        return self._rope_parameters().get(name)
+
     def ropes_by_kind(
         self, width: int, thetas: Mapping[str, tuple[str, float]]
     ) -> dict[str, Rope]:

@@ -18,6 +18,7 @@ struct Chat {
   std::string written;
   std::vector<std::string> notices;
   std::function<void()> forget_interrupt;
+  std::string chat_template = kTurns;
   Stats stats;
 
   explicit Chat(int64_t context, bool endless = false) : model(kByteVocabulary, context, 8, 4) {
@@ -41,7 +42,7 @@ struct Chat {
                     .write = [&](std::string_view text) { written += text; },
                     .notice = [&](std::string_view line) { notices.emplace_back(line); },
                     .forget_interrupt = forget_interrupt};
-    return run_chat(conversation, sampler, tokenizer, ChatTemplate::from_json(kTurns), options, io, stats);
+    return run_chat(conversation, sampler, tokenizer, ChatTemplate::from_json(chat_template), options, io, stats);
   }
 
   int64_t tokens_run() const {
@@ -250,6 +251,25 @@ TEST(a_stop_string_ends_a_turn_and_is_not_in_the_conversation) {
   chat.run();
   CHECK_EQ(chat.written, "1\n2\n");
   CHECK(std::ranges::count(seen, '1') == 1 && std::ranges::count(seen, '!') == 0);
+}
+
+TEST(the_next_turn_has_answers_of_channels_without_thoughts_and_marks) {
+  Chat chat(256);
+  chat.chat_template.replace(1, 0, R"("channels": {"thought": ["{t}"], "answer": ["{f}"]}, )");
+  const std::string reply = "{t}a{f}b";
+  std::vector<int64_t> seen;
+  chat.model.next = [&](const std::vector<int64_t>& tokens) -> int64_t {
+    seen = tokens;
+    const auto begin = std::find(tokens.rbegin(), tokens.rend(), kModel).base();
+    const auto written = static_cast<size_t>(tokens.end() - begin);
+    return written < reply.size() ? reply[written] : kEnd;
+  };
+  chat.input = {"x", "y"};
+  CHECK(!chat.run().refused);
+  CHECK_EQ(chat.written, "a\n\nb\na\n\nb\n");
+  std::vector<int64_t> expected = {kUser, 'x', kEnd, kModel, 'b', kEnd, kUser, 'y', kEnd, kModel};
+  expected.insert(expected.end(), reply.begin(), reply.end());
+  CHECK_EQ(seen, expected);
 }
 
 TEST(a_template_that_cannot_be_used_is_an_error) {

@@ -168,6 +168,10 @@ TEST(states_that_cannot_be_are_named) {
         state(two, R"([{"frequencies": [1], "factor": 0}])"),
         state(two, R"([{"frequencies": [1], "factor": 1, "short_context": -1, "long_frequencies": [1]}])"),
         state(two, R"([{"frequencies": [1], "factor": 1, "short_context": 16}])"),
+        state(two, R"([{"frequencies": [1], "factor": 1, "query_factors": [1]}])"),
+        state(two, R"([{"frequencies": [1], "factor": 1, "query_factors": [0.5], "query_span": 64}])"),
+        state(two, R"([{"frequencies": [1], "factor": 1, "query_factors": [1, 1.5], "query_span": 0}])"),
+        state(two, R"([{"frequencies": [1], "factor": 1, "query_factors": [1, 1.5], "query_span": 4}])"),
         state(two, R"([{"frequencies": [1], "factor": 1, "short_context": 16, "long_frequencies": []}])"), state("[1, 2]", "[[1]]"),
         state("[{}, {}]", "[[1]]"), state("[" + layer + R"(, {"kv_heads": 0, "head_dim": 8, "rope": 0}])", "[[1]]"),
         state("[" + layer + R"(, {"kv_heads": 1, "head_dim": 9000, "rope": 0}])", "[[1]]"),
@@ -190,6 +194,17 @@ TEST(rotary_embeddings_have_a_factor_and_frequencies_of_long_contexts) {
   CHECK_EQ(rope.of_context(65), (std::vector<float>{0.5f, 0.25f}));
 }
 
+TEST(queries_may_have_factors_of_their_positions) {
+  StringMap map = good();
+  map["state"] = R"({"layers": [{"kv_heads": 1, "head_dim": 8, "rope": 0}, {"kv_heads": 1, "head_dim": 8, "rope": 0}],
+      "frequencies": [{"frequencies": [1, 0.5], "factor": 1, "query_factors": [1, 1.25], "query_span": 512}]})";
+  const lowbit::Rope rope = parse(map).state.ropes[0];
+  CHECK_EQ(rope.query_factors, (std::vector<float>{1.0f, 1.25f}));
+  CHECK_EQ(rope.query_span, 512);
+  map["longest_context"] = "1025";
+  CHECK_THROWS(Error, parse(map), "2 factors of queries, each of 512 positions", "context of 1025");
+}
+
 TEST(executorch_needs_no_cache_form) {
   StringMap map = good();
   map["backend"] = "executorch";
@@ -203,7 +218,7 @@ TEST(executorch_needs_no_cache_form) {
 }
 
 TEST(versions_and_backend) {
-  CHECK_THROWS(Error, parse_with("schema_version", "7"), "schema 7", "newer", "up to 6");
+  CHECK_THROWS(Error, parse_with("schema_version", "8"), "schema 8", "newer", "up to 7");
   CHECK_THROWS(Error, parse_with("schema_version", "one"), "schema_version", "'one'");
   CHECK_THROWS(Error, parse_with("kernel_layout_version", "9"), "layout version 9", "newer",
                "up to 4");
@@ -213,7 +228,7 @@ TEST(versions_and_backend) {
   CHECK_THROWS(Error, parse_with("operators_version", "99"), "operators of version 99");
   CHECK_THROWS(Error, parse_with("operators_version", ""), "operators_version", "''");
   CHECK_THROWS(Error, parse_with("backend", "executorch"), "'executorch'", "'aoti'");
-  StringMap newer = {{"schema_version", "7"}};  // of which nothing else is known
+  StringMap newer = {{"schema_version", "8"}};  // of which nothing else is known
   CHECK_THROWS(Error, parse(newer), "newer");
 }
 
