@@ -142,7 +142,7 @@ def test_ternary_matrices(kind, mode, squared):
         assert len(state[canonical].unique()) == 3
     wo = [state[f"layers.{i}.attention.wo.weight"] for i in range(2)]
     exact = kind == "autobitlinear"  # a scale's inverse takes more bits than a scale has
-    for recipe in ("q2", '{"linear:a8wx": {"bitwidth": 2, "groupsize": 256}}'):
+    for recipe in ("q2", "ternary", '{"linear:a8wx": {"bitwidth": 2, "groupsize": 256}}'):
         packed = pack(checkpoint, recipe)
         for i, weight in enumerate(wo):
             found = torch.ops.lowbit.unpack(packed.layers[i].wo.weight)
