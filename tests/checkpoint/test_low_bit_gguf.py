@@ -261,3 +261,14 @@ def test_two_bits_of_a_symmetric_type_are_kept(number, n_levels):
     weight, zeros = torch.from_numpy(floats), "true" if n_levels == 4 else "false"
     recipe = f'{{"linear:a8wx": {{"bitwidth": 2, "groupsize": 64, "has_weight_zeros": {zeros}}}}}'
     assert torch.equal(dequantize(quantize_linear(weight, parse_recipe(recipe).linear)), weight)
+
+
+def test_six_bits_of_a_k_type_keep_their_integers():
+    """Q6_K's scales have 19 bits, of which 11 are stored: each value is off by that, and no integer moves."""
+    number = gguf.GGMLQuantizationType.Q6_K
+    data = chance.integers(0, 256, (24, 2, 210), np.uint8)
+    data[:, :, -2:] = chance.random((24, 2, 1)).astype("<f2").view(np.uint8)
+    weight = torch.from_numpy(gguf.dequantize(data.reshape(24, -1), number))
+    recipe = parse_recipe('{"linear:a8wx": {"bitwidth": 6, "groupsize": 16}}')
+    found = dequantize(quantize_linear(weight, recipe.linear))
+    assert ((found - weight).abs() <= 2**-11 * weight.abs()).all()

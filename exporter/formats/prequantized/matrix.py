@@ -42,6 +42,12 @@ def float_values(tensor: FileTensor, dtype: str | None = None) -> np.ndarray:
     raise ValueError(f"{tensor.path}: a scale or weight holds {tensor.dtype}, not floats: download it again")
 
 
+def signed_values(tensor: FileTensor) -> np.ndarray:
+    """Read a tensor of signed integers as float32."""
+    bits = tensor.bits()
+    return bits.view(f"i{bits.itemsize}").astype(np.float32)
+
+
 def _e4m3() -> np.ndarray:
     """Return the values of OCP's E4M3 (arXiv 2209.05433) without infinities, by their bits."""
     code = np.arange(256)

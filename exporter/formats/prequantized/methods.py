@@ -12,6 +12,7 @@ from exporter.formats.prequantized.fp4 import fp4_matrices
 from exporter.formats.prequantized.gptq import GPTQ_BITS, Packing, awq_matrices, gptq_matrices
 from exporter.formats.prequantized.matrix import StoredMatrix
 from exporter.formats.prequantized.scaled import packed_matrices, scaled_matrices
+from exporter.formats.prequantized.torchao import torchao_matrices
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 
 OF_CACHES = (".k_scale", ".v_scale")  # scales of keys and values, for caches of 8-bit floats
@@ -109,8 +110,13 @@ def _compressed(fields: Fields) -> Matrices:
     return lambda tensors: packed_matrices(tensors) | fp4_matrices(tensors) | scaled_matrices(tensors, block)
 
 
+def _torchao(fields: Fields) -> Matrices:
+    return torchao_matrices
+
+
 _METHODS: Mapping[str, Callable[[Fields], Matrices]] = {
     "gptq": _gptq, "awq": _awq, "fp8": _fp8, "compressed-tensors": _compressed,
+    "torchao": _torchao,
 }  # fmt: skip
 
 
