@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from exporter.formats.file_tensor import Directory
+from exporter.formats.prequantized.bitsandbytes import bitsandbytes_matrices
 from exporter.formats.prequantized.fp4 import fp4_matrices
 from exporter.formats.prequantized.gptq import GPTQ_BITS, Packing, awq_matrices, gptq_matrices
 from exporter.formats.prequantized.matrix import StoredMatrix
@@ -110,13 +111,10 @@ def _compressed(fields: Fields) -> Matrices:
     return lambda tensors: packed_matrices(tensors) | fp4_matrices(tensors) | scaled_matrices(tensors, block)
 
 
-def _torchao(fields: Fields) -> Matrices:
-    return torchao_matrices
-
-
 _METHODS: Mapping[str, Callable[[Fields], Matrices]] = {
     "gptq": _gptq, "awq": _awq, "fp8": _fp8, "compressed-tensors": _compressed,
-    "torchao": _torchao,
+    # Those whose tensors say themselves what they are.
+    "torchao": lambda fields: torchao_matrices, "bitsandbytes": lambda fields: bitsandbytes_matrices,
 }  # fmt: skip
 
 

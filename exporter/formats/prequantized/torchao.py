@@ -32,7 +32,6 @@ from exporter.formats.safetensors_file import read_metadata
 PLAIN_TENSOR = "Tensor"  # the class of what is not quantized
 FLOATS_OF_SCALES, INTEGERS = ("F32", "F16", "BF16"), ("I8", "I32")
 BLOCKED_ROWS, BLOCKED_COLUMNS = 128, 4  # of scales in the order of NVIDIA's tensor cores
-Parts = Mapping[str, FileTensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class _Saved:
 
     name: str
     kind: str
-    parts: Parts
+    parts: Mapping[str, FileTensor]
     fields: Mapping[str, object]
 
     def floats_of(self, part: str) -> np.ndarray:
@@ -108,10 +107,10 @@ def _with_scaled_inputs(saved: _Saved, floats: Callable[[], np.ndarray]) -> np.n
     return floats() * saved.floats_of("act_pre_scale") if "act_pre_scale" in saved.parts else floats()
 
 
-Found = tuple[tuple[int, int], Callable[[], np.ndarray]]
+_Found = tuple[tuple[int, int], Callable[[], np.ndarray]]
 
 
-def _scaled(saved: _Saved, *types: str) -> Found:
+def _scaled(saved: _Saved, *types: str) -> _Found:
     """Read 8-bit floats or integers, one a byte, with a scale and perhaps a zero point a block."""
     saved.check("qdata", types)
     shape = saved.parts["qdata"].shape
@@ -152,7 +151,7 @@ def _over_blocks(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.repeat(np.repeat(values, rows, axis=0), columns, axis=1)
 
 
-def _int4(saved: _Saved) -> Found:
+def _int4(saved: _Saved) -> _Found:
     """Read signed integers of 4 bits, two a byte, with float scales and zeros [groups, N]: scale q + zero."""
     saved.check("qdata", ("I8", "U8"))
     rows, *packed = saved.parts["qdata"].shape
@@ -172,7 +171,7 @@ def _int4_floats(saved: _Saved) -> np.ndarray:
     return values * scales + zeros
 
 
-def _microscaled(saved: _Saved) -> Found:
+def _microscaled(saved: _Saved) -> _Found:
     """Read 4-bit or 8-bit floats whose groups have scales of 8 bits (OCP's MX formats, NVFP4)."""
     element = saved.fields.get("elem_dtype")
     packed = not isinstance(element, Mapping) or element.get("_data") == "float4_e2m1fn_x2"
@@ -212,7 +211,7 @@ def _in_rows(scales: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return blocks.transpose(0, 3, 2, 1, 4).reshape(rows, columns)[: grid[0], : grid[1]]
 
 
-_READERS: Mapping[str, Callable[[_Saved], Found]] = {
+_READERS: Mapping[str, Callable[[_Saved], _Found]] = {
     "Int8Tensor": lambda saved: _scaled(saved, "I8"),
     "IntxUnpackedToInt8Tensor": lambda saved: _scaled(saved, "I8"),
     "Float8Tensor": lambda saved: _scaled(saved, *FLOATS_OF_8_BITS),
