@@ -4,8 +4,8 @@ with one for each row.
 Of a matrix in 4 bits `weight` holds the codes of all elements in order, two a byte, the first in the upper
 half; `weight.quant_map` the table, `weight.absmax` the blocks' scales, which may be codes of a table
 themselves (QLoRA's double quantization, arXiv 2305.14314), and `weight.quant_state.bitsandbytes__nf4` sizes
-as JSON. Of one in 8 bits (LLM.int8(), arXiv 2208.07339) `SCB` holds each row's largest magnitude, which 127 stands for.
-Sources: bitsandbytes' QuantState, Linear4bit, Linear8bitLt and default/ops.
+as JSON. Of one in 8 bits (LLM.int8(), arXiv 2208.07339) `SCB` holds each row's largest magnitude, which 127
+stands for. Sources: bitsandbytes' QuantState, Linear4bit, Linear8bitLt and default/ops.
 """
 
 from __future__ import annotations
