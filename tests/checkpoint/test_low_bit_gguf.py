@@ -171,7 +171,7 @@ def test_a_one_bit_file_holds_the_floats_of_its_folder(one_bit):
 
 
 @pytest.mark.parametrize("source", ["m.gguf", "hf"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, None])
 def test_one_bit_stays_one_bit(one_bit, source, dtype):
     """The integers and scales are the file's, whichever form it has: floats of 16 bits have the same two
     levels a group, those of bfloat16 rounded ones."""
