@@ -16,7 +16,7 @@ from exporter.recipe.recipe import Recipe, parse_recipe
 from exporter.recipe.schemes import LOWBIT
 from exporter.util.progress import Report
 
-READY = ("q2", "q3", "q4", "q5", "q6", "q8")
+READY = ("q1", "q2", "q3", "q4", "q5", "q6", "q8", "ternary")
 WORKER = (sys.executable, "-m", "exporter.bench.worker")
 
 

@@ -37,7 +37,7 @@ def read_checkpoint_gguf(path: Path) -> CheckpointDescription:
     long_factors = None
     if all(name in tensors for name in GGUF_LONG_ROPE_FACTORS):
         long_factors = tuple(file.float_rows(name, 0, 1)[0].tolist() for name in GGUF_LONG_ROPE_FACTORS)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    shapes = file.shapes()
     try:
         family = gguf_family(file.fields, shapes).gguf
         config = family.read(GGUFConfig(file.fields, shapes, factors, long_factors))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from exporter.checkpoint.ternary import ternary_floats
 from exporter.checkpoint.weights import (
     TOKENIZERS,
     CheckpointDescription,
@@ -19,7 +18,6 @@ from exporter.checkpoint.weights import (
 from exporter.families.sources.family import TensorNames
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.registry import hf_family
-from exporter.families.sources.ternary import TERNARY
 from exporter.formats import safetensors_file
 from exporter.formats.file_tensor import Directory, FileTensor, same_bits
 from exporter.formats.prequantized.matrix import StoredMatrix
@@ -41,8 +39,7 @@ def read_hf(folder: Path) -> CheckpointDescription:
     """
     config_path = folder / "config.json"
     fields = read_json(config_path)
-    quantized = fields.get("quantization_config")
-    found = quantized if isinstance(quantized, Mapping) and quantized.get("quant_method") != TERNARY else None
+    quantization = fields.get("quantization_config")
 
     @cache
     def directory() -> Directory:
@@ -53,10 +50,9 @@ def read_hf(folder: Path) -> CheckpointDescription:
 
     try:
         family = hf_family(fields, lambda: _names_at_hand(folder)).hf
-        method = None if found is None else find_method(found)
+        method = find_method(quantization) if isinstance(quantization, Mapping) else None
         others = {name: value for name, value in fields.items() if name != "quantization_config"}
-        asked = HFConfig(fields if method is None else others, numbers)
-        config = family.read(asked)
+        config = family.read(HFConfig(fields if method is None else others, numbers))
     except ValueError as error:
         raise ValueError(f"{config_path}: {error}") from error
     files, tensors, stored = weight_files(folder), family.split(directory()), Dequantized({}, {})
@@ -65,8 +61,6 @@ def read_hf(folder: Path) -> CheckpointDescription:
         tensors = stored.others
     config = _with_one_table(config, tensors)
     weights = _weights(files, tensors, stored.matrices, family.names)
-    if asked.ternary is not None:
-        weights = ternary_floats(weights, asked.ternary)
     for name in stored.zero_biases():
         weights = weights.without(name)
     generation_path = folder / "generation_config.json"

@@ -1,8 +1,8 @@
 """BitNet b1.58: norms inside attention and feed-forward, and matrices of -1, 0 and 1 times a scale.
 
 Sources: transformers' BitNetConfig and modeling_bitnet, llama.cpp's architecture `bitnet` (arXiv 2402.17764,
-2504.12285). Ternary matrices are read as floats (sources/ternary.py), which 2 bits keep exactly; GGUF's are
-such floats already. Activations are rounded by the operators alone.
+2504.12285). Ternary matrices are read as floats (formats/prequantized/ternary.py), which 2 bits keep exactly;
+GGUF's are such floats already. Activations are rounded by the operators alone.
 """
 
 from __future__ import annotations

@@ -6,26 +6,27 @@ takes seconds for a large vocabulary and loops for ever on some damaged files.
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-from gguf.quants import dequantize
 
 from exporter.formats.file_kind import check_content
+from exporter.formats.gguf_types import UNQUANTIZED, TensorType, tensor_type
 
 GGUF_MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
 STRING, ARRAY = 8, 9
-UNQUANTIZED = frozenset(GGMLQuantizationType[name] for name in ("F64", "F32", "F16", "BF16"))
+# Tensors of one number beside NAME.weight, as llama.cpp has them for NVFP4: what the weight is multiplied by,
+# and the scale of its activations, which no runner here has a use for.
+WEIGHT_SCALE, INPUT_SCALE = ".scale", ".input_scale"
 # Value type id -> struct format of one value.
 SCALARS = {
     0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
@@ -38,7 +39,7 @@ class GGUFTensor:
 
     path: Path
     shape: tuple[int, ...]
-    kind: GGMLQuantizationType
+    kind: TensorType
     start: int
     n_bytes: int
 
@@ -60,42 +61,43 @@ class GGUFFile:
     def float_rows(self, name: str, first: int, last: int) -> np.ndarray:
         """Read rows first..last-1 of a tensor as float32 [rows, width]; a vector is one row.
 
-        Raises ValueError for a tensor type that the gguf package cannot turn into floats.
+        A weight with a scale beside it is multiplied by it.
+        Raises ValueError for a type that is not turned into floats.
         """
         tensor = self.tensors[name]
+        if tensor.kind.floats is None:
+            raise ValueError(f"{tensor.path}: {_not_read(name, tensor.kind)}")
         raw = self.data[tensor.path][tensor.start : tensor.start + tensor.n_bytes]
-        rows = raw.reshape(math.prod(tensor.shape[:-1]), -1)[first:last]
-        if tensor.kind == GGMLQuantizationType.F64:
-            return rows.view("<f8").astype(np.float32)
-        try:
-            return dequantize(rows, tensor.kind)
-        except NotImplementedError as error:
-            raise ValueError(f"{tensor.path}: {_not_read(name, tensor.kind)}") from error
+        rows = tensor.kind.floats(raw.reshape(math.prod(tensor.shape[:-1]), -1)[first:last])
+        scale = name.removesuffix(".weight") + WEIGHT_SCALE
+        return rows * self.float_rows(scale, 0, 1) if self._is_scale(scale) else rows
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the tensors' shapes, without the scales of weights."""
+        return {name: tensor.shape for name, tensor in self.tensors.items() if not self._is_scale(name)}
+
+    def _is_scale(self, name: str) -> bool:
+        """Tell whether a tensor is one number that belongs to the weight beside it."""
+        module = name.removesuffix(INPUT_SCALE).removesuffix(WEIGHT_SCALE)
+        return (
+            module != name and name in self.tensors and self.tensors[name].shape == (1,)
+            and f"{module}.weight" in self.tensors
+        )
 
     def check_types(self, names: Iterable[str]) -> None:
         """Raise ValueError naming the first of `names` whose type cannot be turned into floats."""
         for name in names:
             tensor = self.tensors[name]
-            if tensor.kind not in UNQUANTIZED and not _is_read(tensor.kind):
+            if tensor.kind.floats is None:
                 raise ValueError(_not_read(name, tensor.kind))
 
     def quantized(self, names: Iterable[str]) -> str:
         """Count the quantized ones of `names` by their types, `169 Q4_K, 32 Q6_K`; "" for none."""
-        kinds = Counter(self.tensors[name].kind for name in names)
-        return ", ".join(f"{n} {kind.name}" for kind, n in kinds.most_common() if kind not in UNQUANTIZED)
+        kinds = Counter(self.tensors[name].kind.name for name in names)
+        return ", ".join(f"{n} {kind}" for kind, n in kinds.most_common() if kind not in UNQUANTIZED)
 
 
-@functools.cache
-def _is_read(kind: GGMLQuantizationType) -> bool:
-    """Tell whether the gguf package turns a type into floats."""
-    try:
-        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-    except NotImplementedError:
-        return False
-    return True
-
-
-def _not_read(name: str, kind: GGMLQuantizationType) -> str:
+def _not_read(name: str, kind: TensorType) -> str:
     return (
         f"tensor {name} has type {kind.name}, which cannot be dequantized: use another quantization of this "
         "model"
@@ -198,22 +200,34 @@ def _read_header(path: Path, cursor: _Cursor) -> tuple[dict[str, object], dict[s
         if name in tensors:
             raise ValueError(f"tensor {name} is given twice: use another conversion")
         tensors[name] = _placed_tensor(path, name, shape, kind, base + offset, len(cursor.data))
+    _check_apart(tensors)
     return fields, tensors
+
+
+def _check_apart(tensors: Mapping[str, GGUFTensor]) -> None:
+    """Raise ValueError for tensors that overlap: of a type that another program numbered so, and stores in
+    fewer bytes."""
+    in_order = sorted(tensors.items(), key=lambda item: item[1].start)
+    for (name, tensor), (following, other) in pairwise(in_order):
+        if tensor.start + tensor.n_bytes > other.start:
+            raise ValueError(
+                f"tensor {name} of type {tensor.kind.name} overlaps tensor {following}: the file is damaged, "
+                "or its types are those of a changed llama.cpp; use another conversion of this model"
+            )
 
 
 def _placed_tensor(
     path: Path, name: str, shape: tuple[int, ...], kind: int, start: int, file_size: int
 ) -> GGUFTensor:
     try:
-        known = GGMLQuantizationType(kind)
+        known = tensor_type(kind)
     except ValueError as error:
         raise ValueError(
             f"tensor {name} has the unknown type {kind}: use another quantization of this model"
         ) from error
-    block, block_bytes = GGML_QUANT_SIZES[known]
     elements = math.prod(shape)
-    n_bytes = elements // block * block_bytes
-    if elements == 0 or shape[-1] % block:
+    n_bytes = elements // known.block * known.block_bytes
+    if elements == 0 or shape[-1] % known.block:
         raise ValueError(f"tensor {name} of shape {list(shape)} does not fit type {known.name}")
     if start + n_bytes > file_size:
         raise ValueError(

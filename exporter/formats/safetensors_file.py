@@ -27,9 +27,7 @@ def read_directory(path: Path) -> Directory:
             pass  # checks the header, and that what it describes is the whole file
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or cut short ({error}): download it again") from error
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        header = json.loads(file.read(length))
+    length, header = _header(path)
     file_bytes = path.stat().st_size
     shared = header.pop(METADATA_KEY, None) or {}
     tensors = {
@@ -44,3 +42,15 @@ def read_directory(path: Path) -> Directory:
         for left_out, kept in shared.items()
         if left_out not in tensors and kept in tensors
     }
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that a file's writer added to it, of a file that `read_directory` has read."""
+    return _header(path)[1].get(METADATA_KEY) or {}
+
+
+def _header(path: Path) -> tuple[int, dict]:
+    """Return the length of a file's header, and what it says."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        return length, json.loads(file.read(length))

@@ -33,6 +33,9 @@ PLAIN_CLASSES = (
     ("torch", "Size"), ("torch", "device"), ("torch", "Tensor"), ("torch.nn.parameter", "Parameter"),
 )  # fmt: skip
 QUANTIZED_MODULES = ("torchao.", "torch.ao.", "hqq.", "optimum.quanto", "bitsandbytes.")
+AS_SAFETENSORS = (
+    "; or load it with transformers and a recent torchao, and save it again as safetensors (save_pretrained)"
+)
 SAFETENSORS_TYPES = {name: kind for kind, name in TORCH_NAMES.items()}
 
 
@@ -117,7 +120,10 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in SAFETENSORS_TYPES:
             return SAFETENSORS_TYPES[name]
         if module.startswith(QUANTIZED_MODULES):
-            raise pickle.UnpicklingError(f"holds weights quantized as {module}.{name}: {QUANTIZED_REMEDY}")
+            raise pickle.UnpicklingError(
+                f"holds weights quantized as {module}.{name}: {QUANTIZED_REMEDY}"
+                + (AS_SAFETENSORS if module.startswith("torchao.") else "")
+            )
         raise pickle.UnpicklingError(
             f"holds objects of {module}.{name}, not only tensors: save its state_dict alone, or convert it "
             "to safetensors"

@@ -78,7 +78,9 @@ def _with_method(method: str) -> str:
 
 
 QUANTIZATIONS = (
-    Quantization("llama.cpp's Q4_K_M, Q8_0, IQ3_XS, TQ2_0, ...", r"(?:i?q|tq)([2-68])_\w+", r"q\1"),
+    Quantization("llama.cpp's Q4_K_M, Q8_0, IQ3_XS, ...", r"i?q([2-68])_\w+", r"q\1"),
+    Quantization("llama.cpp's TQ1_0, TQ2_0; bitnet, b1.58", r"tq[12]_0|bitnet|b1\.58", "ternary"),
+    Quantization("llama.cpp's Q1_0, Q1_0_g128", r"q1_0(?:_g128)?", "q1"),
     Quantization("8da4w, 8da4w-gptq, int8_dynamic_activation_int4_weight",
                  r"(?:torchao:)?8da4w(?:-\w+)?|int8_?dynamic_?activation_?int4_?weight(?:config)?",
                  '{"linear:a8w4dq": {"groupsize": 128}}'),

@@ -96,7 +96,7 @@ _OURS, _EITHER = (LOWBIT,), (LOWBIT, STOCK)
 SUPPORT = (
     Support("none", (16, 32), (), 0, True, _EITHER, _EITHER, "fp32, bf16 or fp16 weights"),
     Support("linear:a8wx", _ANY_BITS, _LAYERED, 32, False, _OURS, _OURS,
-            "int8 activations a group; what q8 to q2 use"),
+            "int8 activations a group; what q8 to q1 use"),
     Support("linear:a8wxdq", _ANY_BITS, _ZEROS, 32, True, _OURS, _OURS,
             "int8 activations a token, torchao's numbers; 1 bit with zeros only"),
     Support("linear:a8w4dq", (4,), _BITS, 128, False, (LOWBIT, XNNPACK), _EITHER,

@@ -30,6 +30,8 @@ STOCK_XNNPACK = {
     "embedding": {"bitwidth": 4, "groupsize": 32},
     "linear:a8w4dq": {"groupsize": 32},
 }
+# Of all matrices, the tied table too, as llama-quantize's TQ2_0 with --pure: 2.0625 bits a weight.
+TERNARY = {name: {"bitwidth": 2, "groupsize": 256} for name in ("embedding:wx", "linear:a8wx")}
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,12 @@ CONTENDERS: tuple[Contender, ...] = (
     *_forced_avx2("llama3.2-1b"),
     *_quantized("llama3.2-1b", "q3", DECODE),
     *_quantized("llama3.2-1b", "q2", DECODE),
+    *_ours("llama3.2-1b", "ternary", (DECODE,), "--quantize", json.dumps(TERNARY)),
+    *_quantized("llama3.2-1b", "q1", DECODE),
     _llama("llama3.2-1b", "Q4_0", (*SPEED, DEEP, START)),
     *_without_amx("llama3.2-1b"),
+    _llama("llama3.2-1b", "TQ2_0", (DECODE,)),
+    _llama("llama3.2-1b", "Q1_0", (DECODE,)),
 )
 QUICK = ("q4.pte", "q4.pt2", "llama-q4_0")
 

@@ -127,7 +127,9 @@ def memory_above_file(results: Results, model: str, contender: str) -> float:
 SMOL, ONE_B = "smollm2", "llama3.2-1b"
 Q4, Q4_PTE, Q4_PT2 = ("q4.pte", "q4.pt2"), ("q4.pte",), ("q4.pt2",)
 BF16 = ("bf16.pte", "bf16.pt2")
+TERNARY_BOTH = ("ternary.pte", "ternary.pt2")
 LLAMA_Q4, LLAMA_BF16, XNNPACK = "llama-q4_0", "llama-bf16", "xnnpack.pte"
+LLAMA_TQ2 = "llama-tq2_0"
 NO_AMX = "llama-q4_0-noamx"
 OF_Q4, OF_BF16 = "× llama.cpp Q4_0", "× llama.cpp BF16"
 OF_NO_AMX = "× llama.cpp Q4_0 without AMX"
@@ -182,6 +184,11 @@ ROWS = (
         "of `q4`'s speed in proportion to the bytes"),
     Row("decode, `q2`", ONE_B, DECODE, ("q2.pte", "q2.pt2"), in_proportion_to_q4, 0.85, True,
         "of `q4`'s speed in proportion to the bytes"),
+    Row("decode, ternary", ONE_B, DECODE, TERNARY_BOTH, in_proportion_to_q4, 0.8, True,
+        "of `q4`'s speed in proportion to the bytes"),
+    Row("decode, `q1`", ONE_B, DECODE, ("q1.pte", "q1.pt2"), in_proportion_to_q4, 0.8, True,
+        "of `q4`'s speed in proportion to the bytes"),
+    _speed("decode, ternary", ONE_B, DECODE, TERNARY_BOTH, LLAMA_TQ2, 1.0, "× llama.cpp TQ2_0"),
     _speed("decode, unquantized bf16", SMOL, DECODE, BF16, LLAMA_BF16, 1.0, OF_BF16),
     _speed("prefill 512, unquantized bf16", SMOL, PREFILL, BF16, LLAMA_BF16, 1.0, OF_BF16),
     Row("peak memory, `q4`", ONE_B, "peak_rss", Q4, memory_above_file, 48, False,
@@ -228,7 +235,7 @@ def asked_table(results: Results, contenders: Sequence[Contender]) -> list[str]:
 
 def measured_table(results: Results, contenders: Sequence[Contender]) -> list[str]:
     """The contenders' medians, with the least and the most where there are several."""
-    headings = [f"{heading}, {unit}" for heading, _, _, unit in METRICS.values()]
+    headings = [*(f"{heading}, {unit}" for heading, _, _, unit in METRICS.values()), "decode, GB/s"]
     lines = [
         f"| model | contender | {' | '.join(headings)} |",
         "|---|---|" + "---|" * len(headings),
@@ -236,6 +243,8 @@ def measured_table(results: Results, contenders: Sequence[Contender]) -> list[st
     for contender in contenders:
         key = (contender.model, contender.name)
         cells = [cell(metric, results.values(*key, metric), unit=False) for metric in METRICS]
+        read = results.median(*key, "file") * results.median(*key, DECODE) / 1e9
+        cells.append("-" if math.isnan(read) else f"{read:.1f}")
         label = MODELS[contender.model].label
         lines.append(f"| {label} | `{contender.name}` | {' | '.join(cells)} |")
     return lines
@@ -287,6 +296,7 @@ def notes(models: Sequence[str]) -> list[str]:
         f"- Prefill: {PREFILL_TOKENS} random tokens. Ours are whole processes without a warm-up "
         "run, page faults included; llama-bench warms up.",
         f"- Decode: {DECODE_TOKENS} tokens after a prompt of one token (llama-bench: of none).",
+        "- Decode, GB/s: the file's bytes, of which nearly all are weights, times tokens a second.",
         "- First token and peak memory: a process with a short prompt, files in the page cache, "
         "to its first byte of text. llama-completion as it comes; trimmed: without its warm-up run "
         "and `-fit`.",
@@ -296,7 +306,7 @@ def notes(models: Sequence[str]) -> list[str]:
     ]
     if pure:
         lines.append(
-            f"- llama.cpp's Q4_0 of {', '.join(pure)} is made with `--pure`: its table has 4 bits, "
+            f"- llama.cpp's types of {', '.join(pure)} are made with `--pure`: its table has the same, "
             "as ours. Otherwise llama-quantize keeps a tied table in 6 or 8 bits."
         )
     return lines

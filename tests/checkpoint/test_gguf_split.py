@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.formats.gguf_file import GGUFFile, read_gguf
+from exporter.formats.gguf_types import tensor_type
 from exporter.pipeline.model_request import ModelSource
 from exporter.pipeline.prepare import describe
 
@@ -49,7 +50,8 @@ def split(file: GGUFFile, folder: Path, n: int, **change: int) -> list[Path]:
         for i, (name, tensor) in enumerate(file.tensors.items()):
             if i % n == number:
                 data = file.data[tensor.path][tensor.start : tensor.start + tensor.n_bytes]
-                writer.add_tensor(name, data.reshape(*tensor.shape[:-1], -1), raw_dtype=tensor.kind)
+                kind = GGMLQuantizationType[tensor.kind.name]
+                writer.add_tensor(name, data.reshape(*tensor.shape[:-1], -1), raw_dtype=kind)
         finish(writer)
     return paths
 
@@ -102,6 +104,6 @@ def test_quantized_files_are_told(whole, capsys):
 
 def test_a_type_that_is_not_read(tmp_path, whole):
     file = read_gguf(whole)
-    table = replace(file.tensors["token_embd.weight"], kind=GGMLQuantizationType.I8)
+    table = replace(file.tensors["token_embd.weight"], kind=tensor_type(GGMLQuantizationType.I8))
     (path,) = split(replace(file, tensors={**file.tensors, "token_embd.weight": table}), tmp_path, 1)
     assert_refused(path, f"{path}: tensor token_embd.weight has type I8, which cannot be dequantized")

@@ -8,50 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
-import tiny
 import torch
 from checkpoint_files import assert_refused
 from native import export
+from quantized_checkpoints import assert_floats, quantize
 
-from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.cli import main as cli
 from exporter.formats.prequantized.matrix import unpacked
 from exporter.lowbit.weights import dequantize, quantize_linear
-from exporter.pipeline.model_request import ModelSource
-from exporter.pipeline.prepare import describe
 from exporter.recipe.recipe import parse_recipe
-
-LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
-          "mlp.up_proj", "mlp.down_proj")  # fmt: skip
-
-
-def quantize(folder: Path, quantization: dict, make) -> dict[str, np.ndarray]:
-    """Replaces the layers' matrices by `make(module, rows, columns)`: tensors by the ends of their names, and
-    the matrix that they stand for. Returns these by stored names."""
-    tensors = safetensors.torch.load_file(folder / "model.safetensors")
-    expected = {}
-    for name in [n for n in tensors if n.removesuffix(".weight").endswith(LAYERS)]:
-        module = name.removesuffix(".weight")
-        parts, expected[name] = make(module, *tensors.pop(name).shape)
-        tensors |= {f"{module}.{end}": torch.as_tensor(part).contiguous() for end, part in parts.items()}
-    safetensors.torch.save_file(tensors, folder / "model.safetensors")
-    config = tiny.read_json(folder / "config.json")
-    tiny.write_json(folder / "config.json", config | {"quantization_config": quantization})
-    return expected
-
-
-def assert_floats(folder: Path, expected: dict[str, np.ndarray], said: str, capsys) -> None:
-    checkpoint = open_checkpoint(str(folder))
-    state = checkpoint.state_dict(torch.float32)
-    stored = {checkpoint.weights.stored_name(name): tensor for name, tensor in state.items()}
-    for name, wanted in expected.items():
-        np.testing.assert_array_equal(stored[name].numpy(), wanted, err_msg=name)
-    half = checkpoint.state_dict(torch.bfloat16)
-    assert all(torch.equal(half[name], tensor.to(torch.bfloat16)) for name, tensor in state.items())
-    describe(ModelSource(str(folder)))
-    assert f"is quantized already (14 {said}): its weights are read as the floats" in capsys.readouterr().err
-
 
 chance = np.random.default_rng(0)
 
@@ -275,7 +240,8 @@ def test_biases_of_zeros(folder, capsys):
      ({"quant_method": "fp8", "weight_block_size": 3}, "blocks of 3"),
      ({"quant_method": "compressed-tensors", "format": "marlin-24"}, "'marlin-24'"),
      ({"quant_method": "compressed-tensors", "sparsity_config": {"format": "sparse-24"}}, "'sparse-24'"),
-     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'")],
+     ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "none of the tensors"),
+     ({"quant_method": "hqq"}, "'hqq'")],
 )  # fmt: skip
 def test_methods_that_are_not_read(folder, change, said):
     quantize(folder, AWQ | change, awq_parts)

@@ -1,6 +1,7 @@
 """Other projects' spellings are taken or answered with ours, and near misses name the nearest."""
 
 import json
+import re
 
 import pytest
 from native import ROOT
@@ -178,7 +179,7 @@ def test_every_scheme_takes_its_bits(entry):
 
 @pytest.mark.parametrize(
     ("name", "bits"),
-    [("Q5_K_S", 5), ("q6_k", 6), ("IQ2_XXS", 2), ("Q8_0", 8), ("tq2_0", 2), ("8da4w-gptq", 4),
+    [("Q5_K_S", 5), ("q6_k", 6), ("IQ2_XXS", 2), ("Q8_0", 8), ("tq2_0", 2), ("Q1_0", 1), ("8da4w-gptq", 4),
      ("torchao:8da4w", 4), ("int8wo", 8), ("int4wo-64", 4), ("Int4WeightOnlyConfig", 4), ("w8a8", 8),
      ("mxfp4", 4), ("3bit", 3), ("awq", 4), ("linear:hqq", 4), ("linear:a8w4dq-gptq", 4)],
 )  # fmt: skip
@@ -199,6 +200,6 @@ def test_names_that_ask_for_no_quantization(capsys):
 def test_the_table_of_names_is_in_the_document():
     assert quantization_table() in (ROOT / "docs" / "quantization.md").read_text()
     for row in QUANTIZATIONS:
-        for name in row.names.removeprefix("llama.cpp's ").split(", "):
+        for name in re.split(", |; ", row.names.removeprefix("llama.cpp's ")):
             if name != "...":
                 assert row.answer(name) == quantization_answer(name) is not None, name

@@ -17,6 +17,7 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.families.bitnet import FAMILY
 from exporter.families.sources.hf import HFConfig
+from exporter.formats.prequantized.methods import find_method
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.lowbit.pack import PackOptions
 from exporter.recipe.recipe import parse_recipe
@@ -90,7 +91,7 @@ def test_squared_relu(squared):
 
 def test_a_published_config():
     """BitNet-b1.58-2B-4T's."""
-    config = FAMILY.hf.read(HFConfig(PUBLISHED))
+    config = FAMILY.hf.read(HFConfig({k: v for k, v in PUBLISHED.items() if k != "quantization_config"}))
     layer = config.layers[29]
     assert (layer.attention.n_heads, layer.attention.n_kv_heads, layer.attention.head_dim) == (20, 5, 128)
     assert layer.sub_norms and layer.feed_forward.activation == "relu2" and config.tied_embeddings
@@ -100,7 +101,8 @@ def test_a_published_config():
     ):  # fmt: skip
         quantization = PUBLISHED["quantization_config"] | change
         with pytest.raises(ValueError, match=named):
-            HFConfig(PUBLISHED | {"quantization_config": quantization})
+            find_method(quantization)
+    find_method(PUBLISHED["quantization_config"])
 
 
 def write_ternary(folder, kind: str, mode: str) -> dict[str, torch.Tensor]:
@@ -135,6 +137,7 @@ def test_ternary_matrices(kind, mode, squared):
     folder, _ = squared
     floats = write_ternary(folder, kind, mode)
     checkpoint = open_checkpoint(str(folder))
+    assert checkpoint.dequantized == ("14 ternary when rounded" if mode == "online" else "14 ternary")
     state = checkpoint.state_dict(torch.float32)
     for name, expected in floats.items():
         canonical = next(c for c in state if checkpoint.weights.stored_name(c) == name)
@@ -142,7 +145,7 @@ def test_ternary_matrices(kind, mode, squared):
         assert len(state[canonical].unique()) == 3
     wo = [state[f"layers.{i}.attention.wo.weight"] for i in range(2)]
     exact = kind == "autobitlinear"  # a scale's inverse takes more bits than a scale has
-    for recipe in ("q2", '{"linear:a8wx": {"bitwidth": 2, "groupsize": 256}}'):
+    for recipe in ("q2", "ternary", '{"linear:a8wx": {"bitwidth": 2, "groupsize": 256}}'):
         packed = pack(checkpoint, recipe)
         for i, weight in enumerate(wo):
             found = torch.ops.lowbit.unpack(packed.layers[i].wo.weight)

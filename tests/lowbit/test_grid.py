@@ -39,6 +39,15 @@ def test_integers_are_kept(bits, group, ours, zeros, dtype, method):
     assert torch.equal(dequantize(quantize_linear(weight, scheme(bits, ours, zeros, method=method))), weight)
 
 
+@pytest.mark.parametrize(("bits", "zeros"), [(8, False), (8, True), (6, False), (4, True), (2, False)])
+def test_scales_of_32_bits_are_rounded_and_integers_kept(bits, zeros):
+    """Each value is off by its scale's rounding, half a last bit of 11 and of what packing keeps, and not by
+    half a step of the smallest."""
+    weight = on_grid(bits, 64, zeros, torch.float32)
+    found = dequantize(quantize_linear(weight, scheme(bits, 32, zeros)))
+    assert ((found - weight).abs() <= 2**-11 * weight.abs()).all() and not torch.equal(found, weight)
+
+
 def test_groups_that_are_off_the_grid_are_rounded(monkeypatch):
     weight = on_grid(4, 32, False, torch.float16)
     weight[4] = torch.randn(256)

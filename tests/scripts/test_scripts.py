@@ -184,6 +184,7 @@ def test_bench_peers_says_what_is_reached(fakes: Path, capsys):
     failed = "aoti_run ended with status 1: aoti_run: q4.pt2: truncated; export it again"
     assert f"- SmolLM2 q4.pt2: {failed}" in text.splitlines()
     assert "50.0 GB/s" in text and "bf16.pte" not in text
+    assert "| 20.8 |" in text  # 80 MB, 260 times a second
     assert "| 60 |" in text  # 24 products at 200 and 300: 0.1 s; at 400: 0.06 s
     assert "/secret" not in text and str(fakes) not in text
 
@@ -208,6 +209,17 @@ def test_a_missed_figure_is_called_so():
     assert "≥ 1 × llama.cpp Q4_0 | 60.0 tok/s | 0.984 | **miss** |" in text
     # 1.236e9 weights of 4.625 bits, 60 times a second, of 44 GB/s
     assert "≥ 0.9 of the read bandwidth | 60.0 tok/s | 0.974 | pass |" in text
+
+
+def test_ternary_beside_its_bytes_and_its_peer():
+    speeds = {"q4.pte": (60.0, 720e6), "ternary.pte": (100.0, 330e6), "llama-tq2_0": (90.0, 325e6)}
+    samples = tuple(
+        Sample("llama3.2-1b", name, metric, value)
+        for name, values in speeds.items() for metric, value in zip(("decode", "file"), values, strict=True)
+    )  # fmt: skip
+    text = "\n".join(asked_table(Results(samples), select(["llama3.2-1b"], list(speeds))))
+    assert "≥ 0.8 of `q4`'s speed in proportion to the bytes | 100.0 tok/s | 0.764 | **miss** |" in text
+    assert "≥ 1 × llama.cpp TQ2_0 | 100.0 tok/s | 1.11 | pass |" in text
 
 
 @pytest.mark.parametrize("script", ["random_checkpoint", "bench_peers"])

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from exporter.families.sources.hf_rope import ORIGINAL, read_rope, required
-from exporter.families.sources.ternary import TERNARY, Ternary, read_ternary
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.model.config import (
     LayerSpec,
@@ -49,21 +48,19 @@ class HFConfig:
     """The content of a config.json. Readers ask for fields; `model` refuses what nobody asked for.
 
     `stored` returns the numbers in a small tensor of the checkpoint, for what other formats have in the
-    config.
+    config. How weights are quantized is not its affair: fields that say so are refused, and whoever reads
+    such weights leaves them out.
     """
 
     def __init__(
         self, fields: Mapping[str, object], stored: Callable[[str], Sequence[float]] | None = None
     ):
         self.fields, self._stored = fields, stored
-        self.ternary: Ternary | None = None  # how the layers' matrices are stored where they are ternary
         self._read: set[str] = set()
         quantized = fields.get("quantization_config") or fields.get("quantization")  # the latter: MLX
         if quantized is not None:
-            method = quantized.get("quant_method", "") if isinstance(quantized, Mapping) else ""
-            if method != TERNARY:
-                raise ValueError(f"quantization_config {method or quantized!r}: {QUANTIZED_REMEDY}")
-            self.ternary = read_ternary(self.required("quantization_config"))
+            method = quantized.get("quant_method") if isinstance(quantized, Mapping) else None
+            raise ValueError(f"quantization_config {method or quantized!r}: {QUANTIZED_REMEDY}")
 
     def required(self, name: str) -> object:
         """The field's value. Raises ValueError when it is missing or null."""

@@ -42,6 +42,22 @@ def float_values(tensor: FileTensor, dtype: str | None = None) -> np.ndarray:
     raise ValueError(f"{tensor.path}: a scale or weight holds {tensor.dtype}, not floats: download it again")
 
 
+def signed_values(tensor: FileTensor) -> np.ndarray:
+    """Read a tensor of signed integers as float32."""
+    bits = tensor.bits()
+    return bits.view(f"i{bits.itemsize}").astype(np.float32)
+
+
+def in_type(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Round float32 values to those of a type of 16 bits, to nearest and ties to even; others stay."""
+    if dtype == "F16":
+        return values.astype(np.float16).astype(np.float32)
+    if dtype == "BF16":
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return values
+
+
 def _e4m3() -> np.ndarray:
     """Return the values of OCP's E4M3 (arXiv 2209.05433) without infinities, by their bits."""
     code = np.arange(256)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from exporter.formats.file_tensor import Directory
+from exporter.formats.prequantized.bitsandbytes import bitsandbytes_matrices
 from exporter.formats.prequantized.fp4 import fp4_matrices
 from exporter.formats.prequantized.gptq import GPTQ_BITS, Packing, awq_matrices, gptq_matrices
 from exporter.formats.prequantized.matrix import StoredMatrix
 from exporter.formats.prequantized.scaled import packed_matrices, scaled_matrices
+from exporter.formats.prequantized.ternary import packed_ternary, rounded_ternary
+from exporter.formats.prequantized.torchao import torchao_matrices
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 
 OF_CACHES = (".k_scale", ".v_scale")  # scales of keys and values, for caches of 8-bit floats
@@ -19,6 +22,9 @@ COMPRESSED_FORMATS = frozenset({
     None, "dense", "float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
     "mxfp4-pack-quantized", "nvfp4-pack-quantized",
 })  # fmt: skip
+BITNET_FIELDS = frozenset(
+    "quant_method linear_class quantization_mode modules_to_not_convert use_rms_norm rms_norm_eps".split()
+)
 Fields = Mapping[str, object]
 Matrices = Callable[[Directory], dict[str, StoredMatrix]]  # by module
 
@@ -77,7 +83,7 @@ def dequantized(tensors: Directory, method: Matrices) -> Dequantized:
 def _gptq(fields: Fields) -> Matrices:
     bits = _one_of(fields, "bits", GPTQ_BITS)
     version = _one_of(fields, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
-    _only(fields, "dynamic", None)
+    _only(fields, "dynamic", None, {})
     return partial(gptq_matrices, packing=Packing(bits, _group_size(fields), 1 if version == "gptq" else 0))
 
 
@@ -109,9 +115,29 @@ def _compressed(fields: Fields) -> Matrices:
     return lambda tensors: packed_matrices(tensors) | fp4_matrices(tensors) | scaled_matrices(tensors, block)
 
 
+def _bitnet(fields: Fields) -> Matrices:
+    for name, value in fields.items():
+        if value is not None and name not in BITNET_FIELDS:
+            raise ValueError(
+                f"quantization_config has {name!r} (value {value!r}), which is unknown: use a checkpoint "
+                "without it, or delete it if it changes nothing"
+            )
+    _only(fields, "use_rms_norm", None, False)
+    _only(fields, "modules_to_not_convert", None, [], ["lm_head"])
+    mode = _one_of(fields, "quantization_mode", ("offline", "online"), "offline")
+    kind = _one_of(fields, "linear_class", ("bitlinear", "autobitlinear"), "bitlinear")
+    if mode == "offline":
+        return partial(packed_ternary, inverse=kind == "bitlinear")
+    _one_of(fields, "linear_class", ("autobitlinear",))
+    return rounded_ternary
+
+
 _METHODS: Mapping[str, Callable[[Fields], Matrices]] = {
     "gptq": _gptq, "awq": _awq, "fp8": _fp8, "compressed-tensors": _compressed,
     "mxfp4": lambda fields: fp4_matrices,
+    "bitnet": _bitnet,
+    # Those whose tensors say themselves what they are.
+    "torchao": lambda fields: torchao_matrices, "bitsandbytes": lambda fields: bitsandbytes_matrices,
 }  # fmt: skip
 
 
@@ -132,8 +158,8 @@ def _group_size(fields: Fields) -> int:
     return size
 
 
-def _only(fields: Fields, name: str, value: object) -> None:
-    if fields.get(name) not in (value, {}):
+def _only(fields: Fields, name: str, *values: object) -> None:
+    if fields.get(name) not in values:
         raise ValueError(f"quantization_config {name} {fields[name]!r}: {QUANTIZED_REMEDY}")
 
 

@@ -19,6 +19,7 @@ from exporter.formats.prequantized.matrix import (
     check_type,
     float_values,
     modules_with,
+    signed_values,
     spread,
     unpacked,
 )
@@ -83,10 +84,10 @@ def _scaled_floats(
     weight: FileTensor, scale: FileTensor, zero: FileTensor | None, group: FileTensor | None,
     block: BlockSize | None,
 ) -> np.ndarray:  # fmt: skip
-    values = _signed(weight) if weight.dtype == "I8" else float_values(weight)
+    values = signed_values(weight) if weight.dtype == "I8" else float_values(weight)
     scales, shape = _as_matrix(float_values(scale)), weight.shape
     if zero is not None:
-        values = values - _over(_as_matrix(_signed(zero)), shape, block, group)
+        values = values - _over(_as_matrix(signed_values(zero)), shape, block, group)
     return values * _over(scales, shape, block, group)
 
 
@@ -107,11 +108,6 @@ def _over(
     if block is None:
         return spread(scales, columns)
     return np.repeat(np.repeat(scales, block[0], axis=0)[:rows], block[1], axis=1)[:, :columns]
-
-
-def _signed(tensor: FileTensor) -> np.ndarray:
-    bits = tensor.bits()
-    return bits.view(f"i{bits.itemsize}").astype(np.float32)
 
 
 def packed_matrices(tensors: Directory) -> dict[str, StoredMatrix]:
