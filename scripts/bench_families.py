@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Measures each dense family beside Llama, at one shape with random weights, and prints the figures asked.
+"""Measures each dense family, and a mixture of experts, beside Llama, at one shape with random weights, and
+prints the figures asked.
 
     .venv/bin/python scripts/bench_families.py                      all at the 1B shape: an hour or two
+    .venv/bin/python scripts/bench_families.py --shape 1b-quarter   with a quarter of its layers: half an hour
     .venv/bin/python scripts/bench_families.py --families qwen3,glm4
     .venv/bin/python scripts/bench_families.py --shape tiny --rounds 1    whether it works: minutes
 
@@ -38,11 +40,11 @@ from scripts.bench.command_line import (  # noqa: E402
     note,
     positive,
 )
-from scripts.bench.family_shapes import FAMILIES, REFERENCE, SHAPES, config_json  # noqa: E402
+from scripts.bench.family_shapes import FAMILIES, MIXTURES, REFERENCE, SHAPES, config_json  # noqa: E402
 from scripts.bench.provenance import commit, machine, without_paths  # noqa: E402
 
 TESTS = (Trial(PREFILL, 512, 0), Trial(DECODE, 128, 0))
-ASKED = 0.95  # of Llama's speed at equal bytes
+ASKED, ASKED_OF_EXPERTS = 0.95, 0.9  # of Llama's speed at equal bytes; of experts in decoding alone
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,13 @@ class Compared:
     reference: Exported
     own_speeds: tuple[float, ...]
     reference_speeds: tuple[float, ...]
+
+    @property
+    def asked(self) -> float:
+        """The least ratio; 0 where nothing is asked."""
+        if self.own.name not in MIXTURES:
+            return ASKED
+        return ASKED_OF_EXPERTS if self.test.kind == DECODE else 0.0
 
     @property
     def ratio(self) -> float:
@@ -159,10 +168,10 @@ def exported(name: str, options: Options) -> Iterator[Exported]:
 
 def _weighed(name: str, path: Path) -> Exported:
     """Count the bytes of the packed weights that tokens are multiplied by."""
-    layers = output = 0
-    for tensor in read_artifact(path).packed():
+    artifact, layers, output = read_artifact(path), 0, 0
+    for tensor in artifact.packed():
         if any(name.startswith("layers.") for name in tensor.names):
-            layers += len(tensor.data)
+            layers += round(len(tensor.data) * artifact.read_share(tensor))
         elif "output" in tensor.names:
             output += len(tensor.data)
     return Exported(name, path, layers, layers + output)
@@ -198,11 +207,11 @@ def render(
         "ratios are of medians: tokens a second times the bytes of weights that a token is multiplied by.",
         "",
         "| family | test | weights, MB | tok/s | Llama's, MB | tok/s | "
-        f"x Llama at equal bytes, asked >= {ASKED} | |",
+        f"x Llama at equal bytes, asked >= {ASKED}; experts' decoding {ASKED_OF_EXPERTS} | |",
         "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for one in compared:
-        verdict = "pass" if one.ratio >= ASKED else "**miss**"
+        verdict = "pass" if one.ratio >= one.asked else "**miss**"
         sides = (
             f"{side.bytes_of(one.test) / 1e6:.1f} | {_speeds(speeds)}"
             for side, speeds in ((one.own, one.own_speeds), (one.reference, one.reference_speeds))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exporter.formats.packed_header import PackedMatrix, is_packed, read_matrix
+from exporter.model.matrices import ROUTER
 
 PTE, PT2, SO = "pte", "pt2", "so"
 
@@ -20,6 +21,7 @@ CODE_PART, DELEGATES_PART = "code", "delegates' weights and code"
 TOKENIZER_PART, METADATA_PART = "tokenizer", "metadata, padding and the rest"
 PARTS = (LINEAR_PART, EMBEDDING_PART, OTHER_PART, DELEGATES_PART, CODE_PART, TOKENIZER_PART, METADATA_PART)
 
+EXPERTS_KEY, CHOSEN_KEY = "n_experts", "n_experts_chosen"  # of a layer's feed-forwards, those of a token
 UNNAMED = "constant "  # before a number, of what has no name
 SHARED = ("output", "table")  # of the one tensor that is both
 _SHOWN = 60  # characters of a value that is wrong
@@ -101,6 +103,15 @@ class Artifact:
             if name in tensor.names:
                 return tensor
         raise KeyError(name)
+
+    def read_share(self, tensor: StoredTensor) -> float:
+        """Return the part of a matrix that one token reads: of experts', those that it chooses."""
+        layer, _, matrix = tensor.name.rpartition(".")
+        of_experts = matrix in ("gate_up", "up", "down")
+        if not of_experts or all(f"{layer}.{ROUTER}" not in other.names for other in self.weights):
+            return 1.0
+        count, chosen = self.number(EXPERTS_KEY), self.number(CHOSEN_KEY)
+        return chosen / count if count and chosen else 1.0
 
     def packed(self) -> list[StoredTensor]:
         """Return the packed weights in the program's order."""

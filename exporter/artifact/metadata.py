@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exporter.artifact.contents import CHOSEN_KEY, EXPERTS_KEY
 from exporter.model.config import ModelConfig
 from exporter.model.rotation import Rotation
 from exporter.recipe.recipe import Recipe
@@ -217,8 +218,10 @@ class Metadata:
 
 
 def shape_strings(config: ModelConfig) -> dict[str, str]:
-    """Return the keys that describe the checkpoint's decoder; heads are those of its first layer."""
+    """Return the keys that describe the checkpoint's decoder; heads are those of its first layer, experts
+    those of the first layer that has some."""
     attention = config.layers[0].attention
+    experts = [spec for layer in config.layers if (spec := layer.feed_forward.experts) is not None]
     return {
         "model_family": config.family,
         "vocab_size": str(config.vocab_size),
@@ -227,6 +230,7 @@ def shape_strings(config: ModelConfig) -> dict[str, str]:
         "n_kv_heads": str(attention.n_kv_heads),
         "head_dim": str(attention.head_dim),
         "dim": str(config.dim),
+        **({EXPERTS_KEY: str(experts[0].count), CHOSEN_KEY: str(experts[0].chosen)} if experts else {}),
     }
 
 

@@ -227,16 +227,16 @@ def bytes_a_token(artifact: Artifact, test: Trial, cache_dtype: str | None = Non
 
 
 def weight_bytes(artifact: Artifact) -> int | None:
-    """Return the bytes of the linear layers' weights, the output among them, even where it is the embedding's
-    table too."""
+    """Return the bytes of the linear layers' weights that a token reads, the output among them, even where it
+    is the embedding's table too; of experts, those that a token chooses."""
     packed = artifact.packed()
     if not packed:
         return None
-    return sum(
-        len(tensor.data)
+    return round(sum(
+        len(tensor.data) * artifact.read_share(tensor)
         for tensor in packed
         if tensor.part() != EMBEDDING_PART or "output" in tensor.names
-    )
+    ))  # fmt: skip
 
 
 def scheme_name(metadata: Mapping[str, str]) -> str:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from exporter.artifact.contents import SO, Artifact, StoredTensor, stored_recipe
+from exporter.artifact.contents import (
+    CHOSEN_KEY,
+    EXPERTS_KEY,
+    SO,
+    Artifact,
+    StoredTensor,
+    stored_recipe,
+)
 from exporter.artifact.memory import CACHE_TYPES, Memory, position_bytes
 from exporter.artifact.metadata import (
     STATE_KEY,
@@ -74,6 +81,13 @@ def facts(artifact: Artifact, memory: Memory) -> dict:
     }
 
 
+def _experts(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    count, chosen = artifact.number(EXPERTS_KEY), artifact.number(CHOSEN_KEY)
+    if count and chosen:
+        share = sum(len(tensor.data) * artifact.read_share(tensor) for tensor in artifact.packed())
+        yield "experts", f"{chosen} of {count} a token, which reads {_mb(round(share))} of weights"
+
+
 def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
     """Yield the lines a person reads: the summary first, then each part."""
     count, linear = artifact.weight_count(), artifact.linear_bits()
@@ -85,6 +99,7 @@ def text(artifact: Artifact, memory: Memory) -> Iterator[str]:
     yield ""
     for name, value in (
         ("scheme", scheme(artifact)),
+        *_experts(artifact),
         ("size", size),
         ("memory", _memory(memory)),
         ("cache", _cache(artifact)),

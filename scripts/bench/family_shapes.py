@@ -1,4 +1,5 @@
-"""A config.json of each dense family at one shape, so that only what the families differ in differs."""
+"""A config.json of each dense family, and of a mixture of experts, at one shape, so that only what families
+differ in differs."""
 
 from __future__ import annotations
 
@@ -21,10 +22,13 @@ class Shape:
 
 SHAPES = {
     "1b": Shape(2048, 16, 32, 8, 64, 8192, 32768),
+    "1b-quarter": Shape(2048, 4, 32, 8, 64, 8192, 32768),
     "tiny": Shape(64, 2, 4, 2, 16, 96, 320),
 }
 CONTEXT = 4096
+CHOSEN = 8  # experts of a token, which together are as wide as the others' feed-forward
 REFERENCE = "llama"
+MIXTURES = ("olmoe",)  # of experts
 # The architecture, and the fields beside those of every family.
 Fields = Callable[[Shape], Mapping[str, object]]
 FAMILIES: dict[str, tuple[str, Fields]] = {
@@ -60,6 +64,10 @@ FAMILIES: dict[str, tuple[str, Fields]] = {
     "exaone4": ("Exaone4ForCausalLM", lambda shape: {}),
     "glm4": ("Glm4ForCausalLM", lambda shape: {"partial_rotary_factor": 0.5}),
     "ernie4_5": ("Ernie4_5ForCausalLM", lambda shape: {}),
+    "olmoe": ("OlmoeForCausalLM", lambda shape: {
+        "num_experts": 64, "num_experts_per_tok": CHOSEN, "intermediate_size": shape.hidden_dim // CHOSEN,
+        "norm_topk_prob": False,
+    }),
 }  # fmt: skip
 
 
