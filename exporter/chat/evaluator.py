@@ -21,11 +21,6 @@ class Evaluator(Protocol):
         """A byte for each node: 1 where a condition was true or a loop had a turn, 2 where false or none."""
 
 
-def is_built() -> bool:
-    """Tell whether the runner's library is there."""
-    return runner_modules.core_is_built()
-
-
 def make_evaluator(nodes: Sequence[Sequence[object]]) -> Evaluator:
     """Load a tree into the runner's evaluator. Raises FileNotFoundError where it is not built, ValueError
     for a tree that it does not know."""

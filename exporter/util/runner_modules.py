@@ -30,11 +30,6 @@ def load_core() -> ModuleType:
     return load_runner_module(first_built(_CORES) or _CORES[0])
 
 
-def core_is_built() -> bool:
-    """Tell whether `load_core` has a library to load."""
-    return first_built(_CORES) is not None
-
-
 def first_built(names: Sequence[str]) -> str | None:
     """Return the first of `names` whose library is there; None where none is."""
     return next((name for name in names if _path(name).is_file()), None)

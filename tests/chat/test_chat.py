@@ -318,11 +318,3 @@ def test_marks_of_thoughts_are_known(folders):
         ("x", []),
     ):  # fmt: skip
         assert take_over_template(template, tokenizer)["thoughts"] == marks
-
-
-def test_without_the_runners_library_a_line_says_so(folders, monkeypatch, tmp_path):
-    monkeypatch.setenv("RUNNER_MODULES", str(tmp_path))
-    chat = take_over_template(CHATML, read_tokenizer(folders["smollm2.json"]))
-    assert chat["tree"] and (chat["compared"], chat["unreached"]) == (0, [])
-    [line] = notes(chat)
-    assert "not compared with Jinja" in line and "scripts/build_native.sh" in line

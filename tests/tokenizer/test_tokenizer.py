@@ -293,6 +293,12 @@ def test_mismatch_with_the_reference_is_an_error(files, monkeypatch):
         read_tokenizer(files["llama3.json"])
 
 
+def test_without_the_runners_library_a_line_says_so(files, monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNNER_MODULES", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="scripts/build_native.sh"):
+        read_tokenizer(files["llama3.json"])
+
+
 def test_missing_file():
     with pytest.raises(FileNotFoundError):
         read_tokenizer(Path("/no/such/tokenizer.json"))
