@@ -132,6 +132,8 @@ def _add_tokens(
     """Write the folder of a tokenizer.json with random added tokens, in it and beside it."""
     root["added_tokens"] = [t for t in root["added_tokens"] if not t["content"].startswith("<0x")]
     contents = _contents(rng, rng.randint(1, 12))
+    if "Strip" in str(root["normalizer"]):  # which makes tokens equal, or empty
+        contents = [content for content in contents if content == content.strip()]
     entries = []
     for content in contents:
         flags = _flags(rng, content)
@@ -190,7 +192,8 @@ def _split(rng: random.Random, patterns: Sequence[str]) -> pre_tokenizers.PreTok
 def _normalizer(rng: random.Random, steps: list[normalizers.Normalizer]) -> normalizers.Normalizer | None:
     """The steps, at times with normal form C at either end, and with replacements before them."""
     replaced = [normalizers.Replace(*pair) for pair in rng.sample(_REPLACEMENTS, rng.choice((0, 0, 1, 2)))]
-    steps = [*replaced, *steps]
+    strip = [normalizers.Strip(rng.random() < 0.5, rng.random() < 0.5)] if rng.random() < 0.1 else []
+    steps = [*replaced, *strip, *steps]
     kind = rng.random()
     if kind < 0.3:
         steps = [normalizers.NFC(), *steps] if kind < 0.2 else [*steps, normalizers.NFC()]
@@ -202,9 +205,13 @@ def _decoder(strip: int) -> decoders.Decoder:
     return decoders.Sequence([*steps, decoders.Strip(" ", strip, 0)])
 
 
+def _changes_texts(normalizer: normalizers.Normalizer | None) -> bool:
+    return any(name in str(normalizer) for name in ("Replace", "Strip"))
+
+
 def _metaspace(rng: random.Random, tokenizer: Tokenizer) -> None:
     tokenizer.normalizer = _normalizer(rng, [])
-    replaces = tokenizer.normalizer is not None and "Replace" in str(tokenizer.normalizer)
+    replaces = _changes_texts(tokenizer.normalizer)
     scheme = rng.choice(("always", "never") if replaces else ("always", "first", "never"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=rng.random() < 0.5)
     tokenizer.decoder = _decoder(int(scheme != "never"))

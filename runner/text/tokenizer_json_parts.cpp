@@ -129,6 +129,10 @@ const json& part(const json& root, const char* key) {
 
 Normalizer normalizer(const json& component) {
   Normalizer out;
+  const auto replace = [&](std::string pattern, std::string content) {
+    out.replacements.push_back({(out.flags & kNfc) != 0, std::move(pattern), std::move(content)});
+    out.flags |= kReplacements;
+  };
   for (const json& member : members_of(component, "normalizers")) {
     const json& type = member.at("type");
     const bool prepends = type == "Prepend" && member.at("prepend") == kSpaceMark;
@@ -141,12 +145,14 @@ Normalizer normalizer(const json& component) {
       out.flags |= kPrefixSpace;
     } else if (escapes && !(out.flags & kEscapeSpaces)) {
       out.flags |= kEscapeSpaces;
+    } else if (type == "Strip" && !spaces_are_done) {
+      // A run of white space is looked at from its begin alone.
+      if (member.at("strip_left").get<bool>()) replace("\\A\\s+", "");
+      if (member.at("strip_right").get<bool>()) replace("(?<!\\s)\\s++\\z", "");
     } else if (type == "Replace" && !escapes && !spaces_are_done) {
       std::string pattern = pattern_of(member.at("pattern"));
       if (SplitPattern(pattern).matches_nothing()) unsupported("a pattern that can match nothing: normalizer", member);
-      out.replacements.push_back(
-          {(out.flags & kNfc) != 0, std::move(pattern), member.at("content").get<std::string>()});
-      out.flags |= kReplacements;
+      replace(std::move(pattern), member.at("content").get<std::string>());
     } else {
       unsupported("normalizer", member);
     }
@@ -238,12 +244,12 @@ std::vector<std::string> prefix_of_post_processor(const json& component) {
     if (member.at("type") == "ByteLevel") continue;
     if (member.at("type") != "TemplateProcessing") unsupported("post-processor", member);
     const json& single = member.at("single");
-    if (single.empty() || !single.back().contains("Sequence")) {
-      throw Error("post-processor TemplateProcessing is not supported: only tokens before the text are");
-    }
+    const auto text = std::find_if(single.begin(), single.end(),
+                                   [](const json& item) { return item.contains("Sequence"); });
+    if (text == single.end()) throw Error("post-processor TemplateProcessing without the text is not supported");
     prefix.clear();
-    for (size_t i = 0; i + 1 < single.size(); ++i) {
-      prefix.push_back(single[i].at("SpecialToken").at("id").get<std::string>());
+    for (auto item = single.begin(); item != text; ++item) {
+      prefix.push_back(item->at("SpecialToken").at("id").get<std::string>());
     }
   }
   return prefix;

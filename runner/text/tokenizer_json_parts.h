@@ -36,7 +36,7 @@ uint32_t decoder_flags(const nlohmann::json& component);
 // Refuses normalizers, pre-tokenizers and models that do not go together.
 void check_flags(uint32_t flags);
 
-// The special tokens that are put before a text.
+// The special tokens that are put before a text. Those that end one are left out: a prompt goes on.
 std::vector<std::string> prefix_of_post_processor(const nlohmann::json& component);
 
 }  // namespace runner

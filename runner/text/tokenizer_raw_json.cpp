@@ -188,7 +188,11 @@ TableSource::Added added_token(uint32_t id, const AddedEntry& entry, const Table
   if (entry.rstrip) added |= kRstrip;
   if (entry.single_word) added |= kSingleWord;
   if (!entry.normalized) return {id, added, entry.content};
-  return {id, added | kNormalized, normalize_token(looked_for(entry, table), table.flags)};
+  std::string text = normalize_token(looked_for(entry, table), table.flags);
+  if (text.empty()) {
+    throw Error("added token '" + entry.content + "' is an empty text once it is normalized, which is not supported");
+  }
+  return {id, added | kNormalized, std::move(text)};
 }
 
 void set_special_ids(TableSource& table, const json& root, const Siblings& siblings,

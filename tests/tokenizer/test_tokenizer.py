@@ -236,9 +236,15 @@ def _edited_model(**parts) -> bytes:
     return json.dumps(root | {"model": root["model"] | parts}).encode()
 
 
+def _entry(content: str, **flags: bool) -> dict:
+    defaults = dict.fromkeys(("special", "normalized", "single_word", "lstrip", "rstrip"), False)
+    id = len(tokenizer_files.smollm2_json()["model"]["vocab"])
+    return {"id": id, "content": content} | defaults | flags
+
+
 _TEMPLATE = {
     "type": "TemplateProcessing",
-    "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "</s>"}}],
+    "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}],
 }
 _BERT = {"type": "BertPreTokenizer"}
 _SPLIT = {
@@ -252,6 +258,10 @@ UNSUPPORTED = {
     "WordPiece": lambda: _edited(decoder={"type": "WordPiece"}),
     "WordLevel": lambda: _edited_model(type="WordLevel"),
     "Precompiled": lambda: _edited(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "is an empty text": lambda: _edited(
+        normalizer={"type": "Strip", "strip_left": True, "strip_right": False},
+        added_tokens=[_entry("  ", normalized=True)],
+    ),
     "can match nothing": lambda: _edited(
         normalizer={"type": "Replace", "pattern": {"Regex": "a*"}, "content": "b"}
     ),
