@@ -36,7 +36,8 @@ struct Tokenizer::State {
                                  : added.flags & kLate     ? late
                                                            : written;
       finder.add(added.text, id, added.flags, special);
-      if (added.flags & kNormalized && table.flags & (kEscapeSpaces | kNfc | kReplacements) && !(table.flags & kByteUnits)) {
+      if (added.flags & kNormalized && table.flags & (kEscapeSpaces | kNfc | kReplacements) &&
+          !(table.flags & kByteUnits)) {
         decoded[id] = added.text;
       }
     }

@@ -151,7 +151,9 @@ Normalizer normalizer(const json& component) {
       if (member.at("strip_right").get<bool>()) replace("(?<!\\s)\\s++\\z", "");
     } else if (type == "Replace" && !escapes && !spaces_are_done) {
       std::string pattern = pattern_of(member.at("pattern"));
-      if (SplitPattern(pattern).matches_nothing()) unsupported("a pattern that can match nothing: normalizer", member);
+      if (SplitPattern(pattern).matches_nothing()) {
+        unsupported("a pattern that can match nothing: normalizer", member);
+      }
       replace(std::move(pattern), member.at("content").get<std::string>());
     } else {
       unsupported("normalizer", member);
@@ -233,7 +235,8 @@ void check_flags(uint32_t flags) {
   }
   // tokenizers takes the text's begin for another place where a match lies there.
   if (flags & kReplacements && flags & kMetaspace && flags & kPrefixFirstOnly) {
-    throw Error("a Metaspace pre-tokenizer with prepend_scheme 'first' after a Replace normalizer is not supported");
+    throw Error("a Metaspace pre-tokenizer with prepend_scheme 'first' after a Replace or Strip normalizer "
+                "is not supported");
   }
   if (spaces == kPrefixSpace) throw Error("a Prepend normalizer without Replace is not supported");
 }

@@ -190,7 +190,8 @@ TableSource::Added added_token(uint32_t id, const AddedEntry& entry, const Table
   if (!entry.normalized) return {id, added, entry.content};
   std::string text = normalize_token(looked_for(entry, table), table.flags);
   if (text.empty()) {
-    throw Error("added token '" + entry.content + "' is an empty text once it is normalized, which is not supported");
+    throw Error("added token '" + entry.content +
+                "' is an empty text once it is normalized, which is not supported");
   }
   return {id, added | kNormalized, std::move(text)};
 }
@@ -246,7 +247,9 @@ void set_unknown(TableSource& table, const json& model, const Vocabulary& vocab)
     table.unk_id = id.get<int32_t>();
   } else if (const json unk = model.value("unk_token", json()); !unk.is_null()) {
     const auto found = vocab.find(unk.get<std::string>());
-    if (found == vocab.end()) throw Error("BPE option unk_token = " + unk.dump() + " is none of the vocabulary's tokens");
+    if (found == vocab.end()) {
+      throw Error("BPE option unk_token = " + unk.dump() + " is none of the vocabulary's tokens");
+    }
     table.unk_id = static_cast<int32_t>(found->second);
   } else {
     return;

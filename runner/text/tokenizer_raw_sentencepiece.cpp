@@ -200,7 +200,9 @@ uint32_t added_flags(const AddedEntry& token, const std::vector<Piece>& pieces) 
 }
 
 // What a unigram model gives a user-defined symbol.
-double symbol_score(std::string_view text) { return static_cast<float>(0.1 * (static_cast<double>(text.size()) - 1)); }
+double symbol_score(std::string_view text) {
+  return static_cast<float>(0.1 * (static_cast<double>(text.size()) - 1));
+}
 
 void set_added(TableSource& table, const std::map<uint32_t, AddedEntry>& tokens,
                const std::vector<Piece>& pieces) {

@@ -16,7 +16,8 @@ using nlohmann::json;
 constexpr uint64_t kMostTokens = 1u << 24;  // float32 tells so many ranks apart
 constexpr size_t kMostSpecial = 1u << 16;   // those that a file does not list are made
 
-// The special tokens of files of versions up to v7, which do not list them.
+// Versions whose files need not list the special tokens, and those that are meant then.
+constexpr std::string_view kOldVersions[] = {"v1", "v2", "v3", "v7"};
 constexpr const char* kSpecialOfOldFiles[] = {
     "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
     "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]",
@@ -36,6 +37,10 @@ std::vector<std::string> special_tokens(const json& root, size_t count) {
   std::vector<std::string> names;
   const auto listed = root.find("special_tokens");
   if (listed == root.end() || listed->is_null()) {
+    const auto version = root.at("config").value("version", "");
+    if (std::find(std::begin(kOldVersions), std::end(kOldVersions), version) == std::end(kOldVersions)) {
+      fail("it lists no special tokens, and its version is '" + version + "'");
+    }
     names.assign(std::begin(kSpecialOfOldFiles), std::end(kSpecialOfOldFiles));
   } else {
     for (const json& token : *listed) {
@@ -43,9 +48,13 @@ std::vector<std::string> special_tokens(const json& root, size_t count) {
       names.push_back(token.at("token_str").get<std::string>());
     }
   }
-  if (names.size() > count) fail("it has " + std::to_string(names.size()) + " special tokens, and says " + std::to_string(count));
+  if (names.size() > count) {
+    fail("it has " + std::to_string(names.size()) + " special tokens, and says " + std::to_string(count));
+  }
   while (names.size() < count) names.push_back("<SPECIAL_" + std::to_string(names.size()) + ">");
-  if (std::unordered_set<std::string>(names.begin(), names.end()).size() != count) fail("a special token is there twice");
+  if (std::unordered_set<std::string>(names.begin(), names.end()).size() != count) {
+    fail("a special token is there twice");
+  }
   return names;
 }
 
@@ -75,7 +84,9 @@ RawTokenizer read_tekken(const json& root) {
   const json& config = root.at("config");
   const size_t n_pieces = count_of(config, "default_vocab_size");
   const size_t n_special = count_of(config, "default_num_special_tokens");
-  if (n_special > std::min(n_pieces, kMostSpecial)) fail("it says it has " + std::to_string(n_special) + " special tokens");
+  if (n_special > std::min(n_pieces, kMostSpecial)) {
+    fail("it says it has " + std::to_string(n_special) + " special tokens");
+  }
 
   RawTokenizer out{.kind = "tekken"};
   TableSource& table = out.table;
@@ -91,7 +102,9 @@ RawTokenizer read_tekken(const json& root) {
   }
   if (table.bos_id >= 0) table.flags |= kAddBos;
   table.types.assign(n_special, PieceType::control);
-  for (std::string& piece : ranked_pieces(root.at("vocab"), n_pieces - n_special)) table.pieces.push_back(std::move(piece));
+  for (std::string& piece : ranked_pieces(root.at("vocab"), n_pieces - n_special)) {
+    table.pieces.push_back(std::move(piece));
+  }
   table.types.resize(n_pieces, PieceType::normal);
   for (size_t id = 0; id < n_pieces; ++id) table.scores.push_back(-static_cast<double>(id));
   table.splits = {config.at("pattern").get<std::string>()};

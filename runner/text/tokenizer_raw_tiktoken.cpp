@@ -12,6 +12,7 @@ namespace runner {
 namespace {
 
 constexpr size_t kSpecialTokens = 256;
+constexpr size_t kMostRanks = 128'000;  // Llama 3's; others split texts by other patterns
 
 std::vector<std::string> special_tokens() {
   std::vector<std::string> names = {"<|begin_of_text|>",
@@ -48,6 +49,11 @@ std::vector<std::string> parse_ranks(std::string_view data) {
       throw Error("the tiktoken file names a token twice or an empty one");
     }
     n_bytes += pieces.back().size() == 1;
+  }
+  if (pieces.size() > kMostRanks) {
+    throw Error("a tiktoken file of " + std::to_string(pieces.size()) +
+                " tokens is not supported: only Llama 3's, of " + std::to_string(kMostRanks) +
+                ", is; give the model's tokenizer.json");
   }
   if (n_bytes != 256) {
     throw Error("the tiktoken file lacks " + std::to_string(256 - n_bytes) +

@@ -99,7 +99,8 @@ std::vector<Unigram::Found> Unigram::best_cut(std::string_view part) const {
 
 void Unigram::append_unknown(std::string_view text, std::vector<int32_t>& ids) const {
   const auto id_of = [&](char c) { return byte_ids_[static_cast<uint8_t>(c)]; };
-  if (table_.flags & kByteFallback && std::all_of(text.begin(), text.end(), [&](char c) { return id_of(c) >= 0; })) {
+  const auto is_piece = [&](char c) { return id_of(c) >= 0; };
+  if (table_.flags & kByteFallback && std::all_of(text.begin(), text.end(), is_piece)) {
     for (const char c : text) ids.push_back(id_of(c));
   } else {
     ids.push_back(table_.unk_id);

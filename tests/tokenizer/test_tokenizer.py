@@ -273,6 +273,9 @@ UNSUPPORTED = {
         treat_whitespace_as_suffix=True
     ),
     "is not the tiktoken token": lambda: base64.b64encode(b"a") + b" 0\nx y\n",
+    "only Llama 3's": lambda: b"".join(
+        base64.b64encode(rank.to_bytes(3, "big")) + b" %d\n" % rank for rank in range(128_001)
+    ),
     "single bytes": lambda: base64.b64encode(b"a") + b" 0\n",
     "empty": lambda: b"",
     "SentencePiece": lambda: b"neither of them",

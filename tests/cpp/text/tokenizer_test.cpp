@@ -240,7 +240,8 @@ TEST(cuts_with_the_highest_sum) {
   for (const uint32_t flags : {0u, uint32_t{kMergeByScore}}) {
     const Tokenizer tokenizer = make(unigram_table(flags));
     CHECK_EQ(tokenizer.encode("abba", false, kParse), (Ids{4, 1}));
-    CHECK_EQ(tokenizer.encode("ab", false, kParse), (Ids{3}));  // a, b has the same sum, and its last piece begins later
+    // a, b has the same sum as ab, and its last piece begins later.
+    CHECK_EQ(tokenizer.encode("ab", false, kParse), (Ids{3}));
     CHECK_EQ(tokenizer.encode("a\u00E9\u00E8zb", false, kParse), (Ids{1, 0, 2}));
     CHECK_EQ(tokenizer.encode("a-b-", false, kParse), (Ids{1, 2}));
     CHECK_EQ(tokenizer.encode("axcddcb", false, kParse), (Ids{4}));
@@ -351,7 +352,7 @@ TEST(raw_files_that_are_none) {
 }
 
 std::string tekken(const std::string& sizes, const std::string& rest) {
-  return R"({"config": {"pattern": ".", )" + sizes + R"(}, "vocab": [)" + rest;
+  return R"({"config": {"pattern": ".", "version": "v3", )" + sizes + R"(}, "vocab": [)" + rest;
 }
 
 TEST(tekken_files_that_are_none) {
@@ -369,7 +370,9 @@ TEST(tekken_files_that_are_none) {
       {tekken(R"("default_vocab_size": -1, "default_num_special_tokens": 2)", one), "default_vocab_size is -1"},
       {tekken(R"("default_vocab_size": 3, "default_num_special_tokens": 4)", one), "special tokens"},
       {tekken(sizes, R"(], "special_tokens": [{"rank": 1, "token_str": "<s>"}]})"), "rank"},
-      {tekken(sizes, R"(], "special_tokens": [{"rank": 0, "token_str": "a"}, {"rank": 1, "token_str": "a"}]})"), "twice"},
+      {tekken(sizes, R"(], "special_tokens": [{"rank": 0, "token_str": "a"},
+                                              {"rank": 1, "token_str": "a"}]})"), "twice"},
+      {tekken(sizes + R"(, "version": "v11")", "]}"), "no special tokens"},
       {tekken(sizes, R"(], "special_tokens": 7})"), "damaged"}};
   for (const auto& [content, said] : contents) {
     const std::string path = written("runner_test.tokenizer", content);
@@ -379,7 +382,8 @@ TEST(tekken_files_that_are_none) {
 
 TEST(scores_of_a_raw_model_are_numbers) {
   // One piece, "a", whose score is infinite.
-  const std::string path = written("runner_test.tokenizer", std::string("\x0A\x08\x0A\x01" "a\x15\x00\x00\x80\x7F", 10));
+  const std::string model("\x0A\x08\x0A\x01" "a\x15\x00\x00\x80\x7F", 10);
+  const std::string path = written("runner_test.tokenizer", model);
   CHECK_THROWS(Error, Tokenizer::from_file(path), "score is no number");
 }
 
