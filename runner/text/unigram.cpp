@@ -1,6 +1,7 @@
 #include "text/unigram.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 

@@ -351,42 +351,6 @@ TEST(raw_files_that_are_none) {
   }
 }
 
-std::string tekken(const std::string& sizes, const std::string& rest) {
-  return R"({"config": {"pattern": ".", "version": "v3", )" + sizes + R"(}, "vocab": [)" + rest;
-}
-
-TEST(tekken_files_that_are_none) {
-  const std::string sizes = R"("default_vocab_size": 21, "default_num_special_tokens": 20)";
-  const std::string one = R"({"rank": 0, "token_bytes": "AA=="}]})";
-  const std::pair<std::string, std::string> contents[] = {
-      {tekken(sizes, one), "single bytes"},
-      {tekken(sizes, "]}"), "fewer tokens"},
-      {tekken(sizes, R"({"rank": 1, "token_bytes": "AA=="}]})"), "token 0"},
-      {tekken(sizes, R"({"rank": 0, "token_bytes": "AQ=="}]})"), "not that byte"},
-      {tekken(sizes, R"({"rank": 0, "token_bytes": "A"}]})"), "base64"},
-      {tekken(sizes, R"({"rank": 0}]})"), "token_bytes"},
-      {tekken(R"("default_vocab_size": 4294967295, "default_num_special_tokens": 2)", one), "default_vocab_size"},
-      {tekken(R"("default_vocab_size": 16000000, "default_num_special_tokens": 15999999)", one), "special tokens"},
-      {tekken(R"("default_vocab_size": -1, "default_num_special_tokens": 2)", one), "default_vocab_size is -1"},
-      {tekken(R"("default_vocab_size": 3, "default_num_special_tokens": 4)", one), "special tokens"},
-      {tekken(sizes, R"(], "special_tokens": [{"rank": 1, "token_str": "<s>"}]})"), "rank"},
-      {tekken(sizes, R"(], "special_tokens": [{"rank": 0, "token_str": "a"},
-                                              {"rank": 1, "token_str": "a"}]})"), "twice"},
-      {tekken(sizes + R"(, "version": "v11")", "]}"), "no special tokens"},
-      {tekken(sizes, R"(], "special_tokens": 7})"), "damaged"}};
-  for (const auto& [content, said] : contents) {
-    const std::string path = written("runner_test.tokenizer", content);
-    CHECK_THROWS(Error, Tokenizer::from_file(path), "runner_test.tokenizer", said);
-  }
-}
-
-TEST(scores_of_a_raw_model_are_numbers) {
-  // One piece, "a", whose score is infinite.
-  const std::string model("\x0A\x08\x0A\x01" "a\x15\x00\x00\x80\x7F", 10);
-  const std::string path = written("runner_test.tokenizer", model);
-  CHECK_THROWS(Error, Tokenizer::from_file(path), "score is no number");
-}
-
 TEST(a_megabyte_without_spaces_is_not_quadratic) {
   const auto start = std::chrono::steady_clock::now();
   const std::string text(1 << 20, 'a');
