@@ -53,7 +53,9 @@ def read_huggingface(text: str, siblings: Siblings) -> tuple[Table, HuggingFaceR
         root = json.loads(text)
         pipeline = _pipeline(root)
         listed = [_added(entry) for entry in root.get("added_tokens") or []]
-    except (LookupError, TypeError, AttributeError, StopIteration, json.JSONDecodeError) as error:
+    except (
+        LookupError, TypeError, AttributeError, StopIteration, json.JSONDecodeError, RecursionError
+    ) as error:  # fmt: skip
         raise ValueError(f"not a tokenizer.json, or a damaged one: {error!r}") from None
     tokenizer = _library_tokenizer(text)  # which refuses a model that is none
     additions = siblings.additions({token.content: token for token in listed})

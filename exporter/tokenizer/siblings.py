@@ -98,7 +98,7 @@ def _read_object(path: Path, name: str) -> dict:
         return {}
     try:
         content = json.loads(sibling.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} beside it is damaged: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{name} beside it is not a JSON object")

@@ -127,6 +127,14 @@ def test_scales_beside_weights(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_a_scale_that_is_not_finite(tmp_path, factor):
+    data = of_type(Q1_0, 5, 384)[0]
+    write(tmp_path / "m.gguf", {"a.weight": data, "a.scale": np.float32([factor])}, Q1_0)
+    with pytest.raises(ValueError, match=rf"m.gguf: tensor a.scale is {factor}, not a number"):
+        read_gguf(tmp_path / "m.gguf").float_rows("a.weight", 0, 5)
+
+
 # Models
 
 
