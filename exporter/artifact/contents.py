@@ -106,12 +106,24 @@ class Artifact:
 
     def read_share(self, tensor: StoredTensor) -> float:
         """Return the part of a matrix that one token reads: of experts', those that it chooses."""
-        layer, _, matrix = tensor.name.rpartition(".")
+        layer, _, matrix = tensor.names[0].rpartition(".")
         of_experts = matrix in ("gate_up", "up", "down")
         if not of_experts or all(f"{layer}.{ROUTER}" not in other.names for other in self.weights):
             return 1.0
         count, chosen = self.number(EXPERTS_KEY), self.number(CHOSEN_KEY)
         return chosen / count if count and chosen else 1.0
+
+    def read_bytes(self) -> int | None:
+        """Return the bytes of matrices that a decoded token reads, the output among them, even where it is
+        the embedding's table too; of experts, those that it chooses. None where the matrices are not ours."""
+        packed = self.packed()
+        if not packed:
+            return None
+        return round(sum(
+            len(tensor.data) * self.read_share(tensor)
+            for tensor in packed
+            if tensor.part() != EMBEDDING_PART or "output" in tensor.names
+        ))  # fmt: skip
 
     def packed(self) -> list[StoredTensor]:
         """Return the packed weights in the program's order."""

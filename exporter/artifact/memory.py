@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from exporter.artifact.contents import PTE, Artifact
+from exporter.artifact.contents import CHOSEN_KEY, PTE, Artifact
 from exporter.artifact.metadata import StateMetadata
 from exporter.recipe.schemes import LOWBIT
 
@@ -130,6 +130,8 @@ def _activations(artifact: Artifact, context: int | None) -> int | None:
     widths = [t.packed.columns for t in artifact.packed() if t.name.endswith(".down")]
     if not widths or None in (chunk, vocabulary, dim):
         return None
-    hidden = max(widths)
-    # Gate and up, their product, the residual stream and its norm are there at a time.
-    return 4 * max(chunk * (3 * hidden + 2 * dim), vocabulary)
+    hidden, chosen = max(widths), artifact.number(CHOSEN_KEY)
+    # Gate and up, their product, the residual stream and its norm are there at a time; with experts what each
+    # of a token's reads, its gate and up, and then their product and what it makes.
+    at_once = 3 * hidden if chosen is None else chosen * (2 * hidden + dim)
+    return 4 * max(chunk * (at_once + 2 * dim), vocabulary)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exporter.artifact.contents import EMBEDDING_PART, Artifact
+from exporter.artifact.contents import Artifact
 from exporter.artifact.memory import position_bytes
 from exporter.artifact.reader import read_artifact
 from exporter.bench.worker import DECODE, PREFILL
@@ -220,23 +220,10 @@ def row(
 def bytes_a_token(artifact: Artifact, test: Trial, cache_dtype: str | None = None) -> float | None:
     """Return the bytes that a decoded token reads: each linear layer's weights once, and the cache up to the
     mean position. None for prompts, where weights serve many tokens, and where sizes are not known."""
-    weights = weight_bytes(artifact)
+    weights = artifact.read_bytes()
     if test.kind != DECODE or weights is None:
         return None
     return weights + (test.depth + test.count / 2) * (position_bytes(artifact, cache_dtype) or 0)
-
-
-def weight_bytes(artifact: Artifact) -> int | None:
-    """Return the bytes of the linear layers' weights that a token reads, the output among them, even where it
-    is the embedding's table too; of experts, those that a token chooses."""
-    packed = artifact.packed()
-    if not packed:
-        return None
-    return round(sum(
-        len(tensor.data) * artifact.read_share(tensor)
-        for tensor in packed
-        if tensor.part() != EMBEDDING_PART or "output" in tensor.names
-    ))  # fmt: skip
 
 
 def scheme_name(metadata: Mapping[str, str]) -> str:

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from exporter.util import runner_modules
 
-_MODULES = ("_aoti", "_et")  # the first needs no framework
-
 
 class Evaluator(Protocol):
     """A tree that can be rendered."""
@@ -23,16 +21,10 @@ class Evaluator(Protocol):
         """A byte for each node: 1 where a condition was true or a loop had a turn, 2 where false or none."""
 
 
-def is_built() -> bool:
-    """Tell whether the runner's library is there."""
-    return runner_modules.first_built(_MODULES) is not None
-
-
 def make_evaluator(nodes: Sequence[Sequence[object]]) -> Evaluator:
     """Load a tree into the runner's evaluator. Raises FileNotFoundError where it is not built, ValueError
     for a tree that it does not know."""
-    module = runner_modules.load_runner_module(runner_modules.first_built(_MODULES) or _MODULES[0])
-    return module.ChatTree(json.dumps(nodes))
+    return runner_modules.load_core().ChatTree(json.dumps(nodes))
 
 
 def render(evaluator: Evaluator, variables: Mapping[str, object], date: str) -> str:

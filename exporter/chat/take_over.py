@@ -16,7 +16,7 @@ or only `reason`.
 import jinja2
 from jinja2 import nodes
 
-from exporter.chat import conformance, evaluator
+from exporter.chat import conformance
 from exporter.chat.conformance import Differs
 from exporter.chat.template import Template, UndefinedName
 from exporter.chat.tree import INPUTS, NotKnown, make_tree
@@ -42,10 +42,7 @@ def take_over_template(source: str | None, tokenizer: Tokenizer) -> dict:
     try:
         template = Template(source, tokenizer.named_tokens, conformance.DAY)
         tree = make_tree(template.tree, tokenizer.named_tokens)
-        compared, unreached = 0, ()
-        if evaluator.is_built():
-            found = conformance.compare(template, tree)
-            compared, unreached = found.compared, found.unreached
+        found = conformance.compare(template, tree)
     except (NotKnown, Differs, UndefinedName) as error:
         return {"reason": str(error)}
     except jinja2.TemplateError as error:
@@ -55,8 +52,8 @@ def take_over_template(source: str | None, tokenizer: Tokenizer) -> dict:
         "inputs": _inputs(template.tree),
         "thoughts": _thoughts(source, tokenizer),
         **_channels(source),
-        "compared": compared,
-        "unreached": list(unreached),
+        "compared": found.compared,
+        "unreached": list(found.unreached),
     }
 
 
@@ -64,9 +61,6 @@ def notes(chat: dict) -> list[str]:
     """Say in lines what a person should know of the result."""
     if "reason" in chat:
         return [f"no chat mode: {chat['reason']}"]
-    if not chat["compared"]:
-        return ["warning: the chat template was not compared with Jinja: the runner's library is not built; "
-                "build it with scripts/build_native.sh"]  # fmt: skip
     said = f"chat template: equal to Jinja's text on {chat['compared']} conversations"
     if not chat["unreached"]:
         return [f"{said}, which reach all of it"]

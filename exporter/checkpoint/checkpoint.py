@@ -44,7 +44,7 @@ def _ignore(text: str) -> None:
 class Checkpoint:
     """A model's weights, still in their files, and what goes with them.
 
-    `tokenizer_path` is a tokenizer.json, a tokenizer.model or the GGUF file itself; None where
+    `tokenizer_path` is a tokenizer.json, a tokenizer.model, a tekken.json or the GGUF file itself; None where
     there is none. `generation` is the content of generation_config.json, or empty; `token_ids` are the
     bos_token_id and eos_token_id of config.json, where it has them. `progress` takes
     one line of text at most once a second while weights are read. `changes` are what `adapters` do to

@@ -100,6 +100,6 @@ def find_tokenizer(path: Path) -> Path:
     if found is None or not found.is_file():
         raise FileNotFoundError(
             f"tokenizer {path} does not exist{_sibling(path)}: give a tokenizer.json, a tokenizer.model, a "
-            ".gguf file, or a folder with one of the first two"
+            "tekken.json, a .gguf file, or a folder with one of the first three"
         )
     return found

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Read = Callable[..., "Tensor"]  # of a stored name, a dtype or None, and the rows wanted, a slice
 ALL_ROWS = slice(None)
 
-TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json")
 _NUMBERED = re.compile(r"\b(layers|experts)\.(\d+)")
 MAX_NAMED = 4  # tensors listed in one message
 

@@ -53,7 +53,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
              "choose (default: an artifact's own; the model's own, at most 2048)")  # fmt: skip
     add("--checkpoint", type=Path, metavar="PATH", help="weights, where MODEL is only a name")
     add_adapter_option(parser)
-    add("--tokenizer", type=Path, metavar="PATH", help="tokenizer.json, tokenizer.model or .gguf")
+    add("--tokenizer", type=Path, metavar="PATH",
+        help="tokenizer.json, tokenizer.model, tekken.json or .gguf")  # fmt: skip
 
 
 def model_request(model: str, options: argparse.Namespace) -> ModelRequest:

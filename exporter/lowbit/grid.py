@@ -10,6 +10,7 @@ weights lie so.
 import torch
 from torch import Tensor
 
+from exporter.lowbit.joined_rows import JoinedRows
 from exporter.lowbit.search import SMALLEST, to_half_precision
 
 GRID_ROWS, LEAST_ON_GRID = 8, 0.9
@@ -20,12 +21,12 @@ ROUNDING, LEAST_VALUES = 2.0**-22, 8
 Numbers = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def lies_on_grid(weight: Tensor, bits: int, group_size: int, has_zeros: bool) -> bool:
+def lies_on_grid(weight: Tensor | JoinedRows, bits: int, group_size: int, has_zeros: bool) -> bool:
     """Tell whether the groups of a few rows of `weight` [N, K] are whole numbers of that many bits times a
     scale."""
     columns = weight.shape[1] // group_size * group_size
     step = max(1, len(weight) // GRID_ROWS)
-    groups = weight[::step, :columns].float().reshape(-1, group_size)
+    groups = weight[::step][:, :columns].float().reshape(-1, group_size)
     groups = groups[groups.abs().amax(1) >= SMALLEST]
     return len(groups) > 0 and float(grid_numbers(groups, bits, has_zeros)[0].float().mean()) >= LEAST_ON_GRID
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from exporter.lowbit.joined_rows import JoinedRows
 from exporter.lowbit.on_disk import Keep, in_memory
 from exporter.lowbit.weights import QuantizedWeight, can_share, quantize_embedding, quantize_linear
 from exporter.model.decoder import Transformer
@@ -84,10 +85,10 @@ def pack_linear(
     bias = _biases(layers)
     if name in options.found:
         return _module(options.found[name], options.recipe.linear, bias, options.keep, experts)
-    weight = torch.cat([layer.weight.detach() for layer in layers])
+    packed = _pack(JoinedRows([layer.weight.detach() for layer in layers]), bias, options, name, experts)
     for layer in layers:
         layer.weight = None
-    return _pack(weight, bias, options, name, experts)
+    return packed
 
 
 def pack_router(router: nn.Linear, options: PackOptions) -> PackedLinear:
@@ -154,11 +155,15 @@ def shares_table(
 
 
 def _pack(
-    weight: Tensor, bias: Tensor | None, options: PackOptions, name: str, experts: int | None = None
+    weight: Tensor | JoinedRows,
+    bias: Tensor | None,
+    options: PackOptions,
+    name: str,
+    experts: int | None = None,
 ) -> PackedLinear:
     scheme = options.recipe.linear
     if scheme is None:
-        packed = options.keep(_pack_float(weight, options.dtype))
+        packed = options.keep(_pack_float(weight[:], options.dtype))
         return LinearFp(packed, bias, len(weight) // (experts or 1), experts)
     own = scheme.for_layer(name)
     return _module(quantize_linear(weight, own), own, bias, options.keep, experts)

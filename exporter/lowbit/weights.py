@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from exporter.lowbit.grid import grid_numbers, lies_on_grid
+from exporter.lowbit.joined_rows import JoinedRows
 from exporter.lowbit.search import Search, in_steps, row_steps, stored_scales
 from exporter.recipe.methods import PLAIN, parse_method
 from exporter.recipe.schemes import EmbeddingScheme, LinearScheme, Scheme
@@ -92,7 +93,7 @@ def joined(form: WeightFormat, parts: Sequence[QuantizedWeight]) -> QuantizedWei
 Quantizer = Callable[[Tensor, WeightFormat], tuple[Tensor, Tensor, Tensor | None]]
 
 
-def quantize_linear(weight: Tensor, scheme: LinearScheme) -> QuantizedWeight:
+def quantize_linear(weight: Tensor | JoinedRows, scheme: LinearScheme) -> QuantizedWeight:
     """Quantize `weight` [N, K] as `scheme` says; a last group that is not full is computed with zeros.
 
     `linear:a8wx` chooses the integers for scales that packing keeps as they are. The other schemes
@@ -196,7 +197,7 @@ def _halves(*parts: Tensor) -> list[Tensor]:
     return [torch.ldexp(torch.ldexp(part, -exponent).half().float(), exponent) for part in parts]
 
 
-def _quantize(weight: Tensor, scheme: Scheme, first_row: int = 0) -> QuantizedWeight:
+def _quantize(weight: Tensor | JoinedRows, scheme: Scheme, first_row: int = 0) -> QuantizedWeight:
     n, k = weight.shape
     form, algorithm = weight_format(scheme, k), _algorithm(scheme)
     if form.bits_from_row:
@@ -289,7 +290,7 @@ def _searched(
     return u.view(shape), scale.view(shape), zero.view(shape) if form.zeros == "integer" else None
 
 
-def _lies_on_grid(weight: Tensor, form: WeightFormat) -> bool:
+def _lies_on_grid(weight: Tensor | JoinedRows, form: WeightFormat) -> bool:
     """Tell whether a weight was quantized before to integers and scales that `form` holds."""
     holds = form.scale_dtype == "float16" and form.zeros in ("none", "integer")
     return holds and lies_on_grid(weight, form.bits, form.group_size, form.zeros == "integer")

@@ -288,7 +288,9 @@ class LayerSpec:
     def __post_init__(self) -> None:
         _require_booleans(self, ("norm_in", "norm_out", "sub_norms", "parallel", "norm_bias"))
         if self.sub_norms and self.feed_forward.experts is not None:
-            raise ValueError("experts with a norm before their last matrix are not supported")
+            raise ValueError(
+                "experts with a norm before their last matrix are not supported: use another model"
+            )
         if self.norm not in NORMS or (self.norm_bias and self.norm != "layer"):
             raise ValueError(
                 f"norms of kind {self.norm!r}{' with a bias' if self.norm_bias else ''} are not supported: "

@@ -64,6 +64,11 @@ class Matrix:
         return self.rows, self.columns
 
     @property
+    def is_router(self) -> bool:
+        """Whether it chooses experts: then it stays in float."""
+        return self.name.rpartition(".")[2] == ROUTER
+
+    @property
     def bias(self) -> bool:
         return any(source.bias for source in self.sources)
 

@@ -90,7 +90,7 @@ def packed(job: Job) -> Packed:
 
 
 def _check_patterns(linear: LinearScheme | None, model: Transformer) -> None:
-    *names, _ = model_matrices(model.config)
+    *names, _ = (name for name, matrix in model_matrices(model.config).items() if not matrix.is_router)
     for pattern, _ in () if linear is None else linear.layers:
         if not any(fnmatchcase(name, pattern) for name in (*names, "output")):
             kinds = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
@@ -118,7 +118,7 @@ def _check_rows(recipe: Recipe, config: ModelConfig) -> None:
 
 def _packed_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     """Return rows and columns of the packed matrices, `output` among them."""
-    return {name: matrix.shape for name, matrix in model_matrices(config).items()}
+    return {name: m.shape for name, m in model_matrices(config).items() if not m.is_router}
 
 
 def _pack(job: Job, model: Transformer, recipe: Recipe, found: dict) -> LowbitTransformer:

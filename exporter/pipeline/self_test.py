@@ -71,9 +71,16 @@ def _answer(model: "LowbitTransformer", ids: Sequence[int]) -> dict:
 
 
 def _weight_bytes(model: "LowbitTransformer") -> int:
-    """Return the bytes of weights that a decoded token reads: all but an embedding's table of its own."""
+    """Return the bytes of weights that a decoded token reads: all but an embedding's table of its own, and of
+    experts those that a token chooses."""
     output = {buffer.data_ptr() for buffer in model.output.buffers()}
     distinct = {buffer.data_ptr(): buffer for buffer in model.buffers()}
     if model.table.data_ptr() not in output:
         distinct.pop(model.table.data_ptr())
-    return sum(buffer.numel() * buffer.element_size() for buffer in distinct.values())
+    shares = {}
+    for block in model.layers:
+        experts = block.layer.feed_forward.experts
+        for linear in block.children():
+            if experts is not None and linear.experts is not None:
+                shares |= {buffer.data_ptr(): experts.chosen / experts.count for buffer in linear.buffers()}
+    return round(sum(buffer.nbytes * shares.get(at, 1) for at, buffer in distinct.items()))

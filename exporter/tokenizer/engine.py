@@ -5,12 +5,12 @@ message says). It becomes ids in these steps:
 
 1. Added tokens without NORMALIZED and LATE are found in the text as written, then those with LATE
    in what is left (`finder`). What lies between tokens are segments.
-2. Each segment is normalized (NFC, then PREFIX_SPACE, ESCAPE_SPACES, COLLAPSE_SPACES), and the added
-   tokens with NORMALIZED are found in the result; then METASPACE does its part.
-3. Each pattern in turn splits the parts so far: its matches and what lies between them.
+2. Each segment is normalized (replacements and NFC, then PREFIX_SPACE, ESCAPE_SPACES, COLLAPSE_SPACES),
+   and the added tokens with NORMALIZED are found in the result; then METASPACE does its part.
+3. Each pattern in turn splits the parts so far: its matches and what lies between them, or one of both.
 4. A part becomes symbols (bytes or characters); an unknown one becomes bytes, unk_id or nothing.
    The best pair of neighbours is merged (lowest rank or highest score, then leftmost) until no
-   pair can be.
+   pair can be. With UNIGRAM a part is cut into pieces instead (`unigram`).
 
 Special tokens (CONTROL, UNKNOWN) are found in markup only, all others in content too. A match may
 lie across spans, unless its token is special.
@@ -26,7 +26,8 @@ import regex
 
 from exporter.tokenizer.finder import Finder, Found, Marked
 from exporter.tokenizer.normal_form import Composer
-from exporter.tokenizer.table import SPACE_MARK, AddedFlag, Flag, PieceType, Table
+from exporter.tokenizer.table import SPACE_MARK, AddedFlag, Flag, PieceType, SplitKind, Table
+from exporter.tokenizer.unigram import Unigram
 
 _MARK = SPACE_MARK.encode()
 _SPECIAL = (PieceType.CONTROL, PieceType.UNKNOWN)
@@ -84,7 +85,10 @@ class Engine:
         self._byte_names = {f"<0x{byte[0]:02X}>": id for byte, id in self._bytes.items()}
         self._ranks = {(a, b): (rank, c) for rank, (a, b, c) in enumerate(table.merges)}
         self._composed = Composer(table.normal_form) if Flag.NFC in table.flags else None
-        self._splits = [regex.compile(pattern) for pattern in table.splits]
+        kinds = table.split_kinds or [SplitKind.ALL] * len(table.splits)
+        self._splits = [(regex.compile(p), kind) for p, kind in zip(table.splits, kinds, strict=True)]
+        self._replaced = [(r.late, regex.compile(r.pattern), r.content) for r in table.replacements]
+        self._unigram = Unigram(table) if Flag.UNIGRAM in table.flags else None
         special = [id for id, kind in enumerate(table.types) if kind in _SPECIAL]
         late = AddedFlag.NORMALIZED | AddedFlag.LATE
         self._written, self._late, self._normalized = (
@@ -95,7 +99,7 @@ class Engine:
             token.id: token.text
             for token in table.added
             if AddedFlag.NORMALIZED in token.flags
-            and table.flags & (Flag.ESCAPE_SPACES | Flag.NFC)
+            and table.flags & (Flag.ESCAPE_SPACES | Flag.NFC | Flag.REPLACEMENTS)
             and Flag.BYTE_UNITS not in table.flags  # whose pieces are bytes, and made so at export
         }
 
@@ -116,8 +120,10 @@ class Engine:
                     ids.append(late.id)
                     continue
                 part = marked[late.start : late.stop]
+                part = self._replace(part, late=False)
                 if self._composed:
                     part = self._composed(part)
+                part = self._replace(part, late=True)
                 part = normalize(part, self._table.flags, late.start == 0)
                 for piece in self._normalized.split(part):
                     if piece.id is not None:
@@ -152,6 +158,18 @@ class Engine:
             out += piece
         return out.decode("utf-8", errors="replace")
 
+    def _replace(self, marked: Marked, late: bool) -> Marked:
+        """Each match of a pattern becomes its content, which is markup where all of the match was."""
+        for is_late, pattern, content in self._replaced:
+            text, markup, done = "", [], 0
+            for start, stop in (match.span() for match in pattern.finditer(marked.text)):
+                if is_late == late and start < stop:
+                    text += marked.text[done:start] + content
+                    markup += marked.markup[done:start] + (all(marked.markup[start:stop]),) * len(content)
+                    done = stop
+            marked = Marked(text + marked.text[done:], (*markup, *marked.markup[done:]))
+        return marked
+
     def _metaspace(self, text: str, first: bool) -> str:
         flags = self._table.flags
         if Flag.METASPACE not in flags:
@@ -162,13 +180,15 @@ class Engine:
 
     def _encode_plain(self, text: str) -> Iterator[int]:
         parts = [text]
-        for pattern in self._splits:
-            parts = [piece for part in parts for piece in _isolate(pattern, part)]
+        for pattern, kind in self._splits:
+            parts = [piece for part in parts for piece in _split(pattern, kind, part)]
         for part in parts:
             yield from self._encode_part(part)
 
     def _encode_part(self, part: str) -> list[int]:
         flags = self._table.flags
+        if self._unigram:
+            return self._unigram.encode(part)
         if Flag.IGNORE_MERGES in flags:
             whole = self._ids.get(part.encode(), self._byte_names.get(part))
             if whole is not None:
@@ -248,15 +268,16 @@ def _within(finder: Finder, marked: Marked, found: Found) -> Iterator[Found]:
         yield Found(found.start + inner.start, found.start + inner.stop, inner.id)
 
 
-def _isolate(pattern: regex.Pattern, text: str) -> Iterator[str]:
+def _split(pattern: regex.Pattern, kind: SplitKind, text: str) -> Iterator[str]:
     done = 0
     for match in pattern.finditer(text):
         start, stop = match.span()
         if start == stop:
             continue
-        if done < start:
+        if done < start and kind != SplitKind.MATCHES:
             yield text[done:start]
-        yield text[start:stop]
+        if kind != SplitKind.BETWEEN:
+            yield text[start:stop]
         done = stop
-    if done < len(text):
+    if done < len(text) and kind != SplitKind.MATCHES:
         yield text[done:]

@@ -1,8 +1,8 @@
 """The vocabulary in a GGUF file's metadata, brought into the form of its origin.
 
 `tokenizer.ggml.model` is "gpt2" (byte-level BPE) or "llama" (SentencePiece with scores). A
-tokenizer.json or a SentencePiece model is built from it, so that table and reference are made by
-the readers of those. Sources: ggml docs/gguf.md, llama.cpp src/llama-vocab.cpp.
+tokenizer.json or a SentencePiece model is built from it, which the runner's readers and the reference
+libraries take. Sources: ggml docs/gguf.md, llama.cpp src/llama-vocab.cpp.
 """
 
 import json
@@ -10,9 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exporter.formats import protobuf_wire as wire
-from exporter.tokenizer.from_hf import GPT2_PATTERN, QWEN2_PATTERN
-from exporter.tokenizer.from_tiktoken import LLAMA3_PATTERN
 from exporter.tokenizer.table import SPACE_MARK, PieceType
+
+GPT2_PATTERN = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)

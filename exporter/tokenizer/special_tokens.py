@@ -5,7 +5,7 @@ Source: transformers 5.23, PreTrainedTokenizerBase.__init__ and special_tokens_m
 
 from collections.abc import Iterator, Mapping
 
-from exporter.tokenizer.siblings import content_of
+from exporter.tokenizer.config import content_of
 from exporter.tokenizer.table import Table
 
 # tokenizer.ggml.*_token_id: the first part of transformers' name. GGUF's format spells "seperator" so.

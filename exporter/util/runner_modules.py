@@ -13,12 +13,21 @@ from exporter.util.native_files import check_version, native_folder, remedy
 
 FOLDER_VARIABLE = "RUNNER_MODULES"
 FOLDER = native_folder() / "python"
+_CORES = ("_aoti", "_et")  # the first needs no framework
 
 
 def load_runner_module(name: str) -> ModuleType:
     """Import the library `name`. Raises FileNotFoundError with the remedy when it is not built, ValueError
     when it cannot be loaded."""
     return _imported(name, _path(name))
+
+
+def load_core() -> ModuleType:
+    """Import a library for what needs no model: the one that needs no framework, where it is built.
+
+    Raises as `load_runner_module` does.
+    """
+    return load_runner_module(first_built(_CORES) or _CORES[0])
 
 
 def first_built(names: Sequence[str]) -> str | None:

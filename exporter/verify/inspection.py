@@ -84,8 +84,7 @@ def facts(artifact: Artifact, memory: Memory) -> dict:
 def _experts(artifact: Artifact) -> Iterator[tuple[str, str]]:
     count, chosen = artifact.number(EXPERTS_KEY), artifact.number(CHOSEN_KEY)
     if count and chosen:
-        share = sum(len(tensor.data) * artifact.read_share(tensor) for tensor in artifact.packed())
-        yield "experts", f"{chosen} of {count} a token, which reads {_mb(round(share))} of weights"
+        yield "experts", f"{chosen} of {count} a token, which reads {_mb(artifact.read_bytes())} of weights"
 
 
 def text(artifact: Artifact, memory: Memory) -> Iterator[str]:

@@ -75,8 +75,8 @@ Chat
   second one ends the program.
 
 Tokenizer
-  -z, --tokenizer FILE      use this raw tokenizer.model or tokenizer.json instead of the
-                            embedded one
+  -z, --tokenizer FILE      use this raw tokenizer.model, tokenizer.json or tekken.json
+                            instead of the embedded one
       --tokenize            standard input, one text a line, to one JSON list of ids a line
   -l, --llama-version 2|3   check that the vocabulary is Llama 2's kind (SentencePiece) or
                             Llama 3's (byte-level); otherwise unused

@@ -11,6 +11,7 @@
 #include "python/chat_tree.h"
 #include "python/model.h"
 #include "python/python_model.h"
+#include "python/raw_tokenizer.h"
 #include "python/sampling.h"
 #include "system/cpu_count.h"
 #include "system/error.h"
@@ -259,6 +260,7 @@ void define(py::module_& m) {
     }
   });
   define_tokenizer(m);
+  define_raw_tokenizer(m);
   define_generated(m);
   define_model(m);
   define_session(m);

@@ -151,7 +151,7 @@ bool Bpe::find_pair(std::string_view part, const std::vector<Symbol>& symbols, u
   if (table_.flags & kMergeByScore) {
     const int32_t id = index_.find(part.substr(left.start, size));
     if (id < 0) return false;
-    found = {-static_cast<double>(table_.scores[id]), at, size, id};
+    found = {-table_.scores[id], at, size, id};
     return true;
   }
   const auto a = static_cast<uint32_t>(left.id), b = static_cast<uint32_t>(right.id);

@@ -4,6 +4,7 @@
 #include <string_view>
 #include <vector>
 
+#include "text/piece_model.h"
 #include "text/tokenizer_table.h"
 
 namespace runner {
@@ -22,13 +23,13 @@ class PieceIndex {
   size_t longest_ = 0;
 };
 
-// Byte pair encoding by a table; const and safe to share after construction.
-class Bpe {
+// Byte pair encoding by a table.
+class Bpe : public PieceModel {
  public:
   explicit Bpe(const TableView& table);  // which must outlive it
 
-  // Appends the ids of `part`, valid UTF-8, in O(n log n).
-  void encode(std::string_view part, std::vector<int32_t>& ids) const;
+  // In O(n log n).
+  void encode(std::string_view part, std::vector<int32_t>& ids) const override;
 
  private:
   struct Symbol {

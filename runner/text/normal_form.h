@@ -9,4 +9,7 @@ namespace runner {
 // all that it is made of is. The same steps as exporter/tokenizer/normal_form.py.
 MarkedText compose(MarkedView text, const NormalForm& form);
 
+// The data for tables that are made of raw files: that of `tokenizers`, whose Unicode is version 9.
+NormalForm library_normal_form();
+
 }  // namespace runner

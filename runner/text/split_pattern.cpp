@@ -59,7 +59,8 @@ struct SplitPattern::Code {
   std::unique_ptr<pcre2_code, Release<pcre2_code_free>> code;
 };
 
-SplitPattern::SplitPattern(std::string_view pattern) : code_(std::make_unique<Code>()) {
+SplitPattern::SplitPattern(std::string_view pattern, SplitKind kind)
+    : code_(std::make_unique<Code>()), kind_(kind) {
   const std::string text = with_unicode_space(pattern);
   int error = 0;
   PCRE2_SIZE offset = 0;
@@ -75,38 +76,53 @@ SplitPattern::SplitPattern(std::string_view pattern) : code_(std::make_unique<Co
 SplitPattern::~SplitPattern() = default;
 SplitPattern::SplitPattern(SplitPattern&&) noexcept = default;
 
-std::vector<std::string_view> SplitPattern::split(
-    const std::vector<std::string_view>& texts) const {
+std::vector<std::string_view> SplitPattern::matches(std::string_view text) const {
   const pcre2_code* code = code_->code.get();
   const MatchData data(pcre2_match_data_create_from_pattern(code, nullptr));
   const MatchContext context(pcre2_match_context_create(nullptr));
   if (!data || !context) throw std::bad_alloc();
+  const size_t steps = std::clamp(text.size(), kSteps / kStepsOfByte, UINT32_MAX / kStepsOfByte);
+  pcre2_set_match_limit(context.get(), static_cast<uint32_t>(steps * kStepsOfByte));
+  const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
 
+  std::vector<std::string_view> found;
+  for (size_t from = 0; from < text.size();) {
+    const int result = pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
+                                   data.get(), context.get());
+    if (result == PCRE2_ERROR_NOMATCH) break;
+    if (result < 0) {
+      throw Error("the text cannot be split into words: " + message_of(result) + "; give a shorter text");
+    }
+    const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data.get());
+    // \K could set the start behind; nothing useful is cut then.
+    if (range[0] < from || range[1] <= range[0]) break;
+    found.push_back(text.substr(range[0], range[1] - range[0]));
+    from = range[1];
+  }
+  return found;
+}
+
+std::vector<std::string_view> SplitPattern::split(const std::vector<std::string_view>& texts) const {
   std::vector<std::string_view> parts;
   for (const std::string_view text : texts) {
-    const size_t steps = std::clamp(text.size(), kSteps / kStepsOfByte, UINT32_MAX / kStepsOfByte);
-    pcre2_set_match_limit(context.get(), static_cast<uint32_t>(steps * kStepsOfByte));
-    const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-    size_t done = 0, from = 0;
-    while (from < text.size()) {
-      const int found =
-          pcre2_match(code, subject, text.size(), from, PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY,
-                      data.get(), context.get());
-      if (found == PCRE2_ERROR_NOMATCH) break;
-      if (found < 0) {
-        throw Error("the text cannot be split into words: " + message_of(found) +
-                    "; give a shorter text");
-      }
-      const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data.get());
-      // \K could set the start behind; nothing useful is cut then.
-      if (range[0] < from || range[1] <= range[0]) break;
-      if (done < range[0]) parts.push_back(text.substr(done, range[0] - done));
-      parts.push_back(text.substr(range[0], range[1] - range[0]));
-      done = from = range[1];
+    const char* done = text.data();
+    const auto pass = [&](const char* to) {
+      if (done < to && kind_ != SplitKind::matches) parts.emplace_back(done, static_cast<size_t>(to - done));
+    };
+    for (const std::string_view match : matches(text)) {
+      pass(match.data());
+      if (kind_ != SplitKind::between) parts.push_back(match);
+      done = match.data() + match.size();
     }
-    if (done < text.size()) parts.push_back(text.substr(done));
+    pass(text.data() + text.size());
   }
   return parts;
+}
+
+bool SplitPattern::matches_nothing() const {
+  uint32_t found = 0;
+  pcre2_pattern_info(code_->code.get(), PCRE2_INFO_MATCHEMPTY, &found);
+  return found != 0;
 }
 
 bool SplitPattern::begins(std::string_view text) const {

@@ -4,18 +4,27 @@
 #include <string_view>
 #include <vector>
 
+#include "text/tokenizer_table.h"
+
 namespace runner {
 
-// One regular expression that cuts texts into its matches and what lies between them. Const and
-// safe to share after construction.
+// One regular expression, which is looked for in texts. Const and safe to share after construction.
 class SplitPattern {
  public:
-  explicit SplitPattern(std::string_view pattern);  // throws Error when it does not compile
+  // Throws Error when it does not compile.
+  explicit SplitPattern(std::string_view pattern, SplitKind kind = SplitKind::all);
   ~SplitPattern();
   SplitPattern(SplitPattern&&) noexcept;
 
-  // The non-empty parts of all `texts`, in order. Texts are valid UTF-8 and are cut on their own.
+  // The non-empty matches in `text`, valid UTF-8, from left to right. Throws Error where they take too long.
+  std::vector<std::string_view> matches(std::string_view text) const;
+
+  // The non-empty parts of all `texts`, in order: matches, what lies between them, or both, by the kind.
+  // Texts are valid UTF-8 and are cut on their own.
   std::vector<std::string_view> split(const std::vector<std::string_view>& texts) const;
+
+  // Whether the empty text can be a match.
+  bool matches_nothing() const;
 
   // Whether `text`, valid UTF-8, begins with a match.
   bool begins(std::string_view text) const;
@@ -23,6 +32,7 @@ class SplitPattern {
  private:
   struct Code;
   std::unique_ptr<Code> code_;
+  SplitKind kind_;
 };
 
 }  // namespace runner

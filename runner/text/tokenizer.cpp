@@ -8,16 +8,26 @@
 #include "text/bpe.h"
 #include "text/marked_text.h"
 #include "text/normal_form.h"
+#include "text/replacement.h"
 #include "text/split_pattern.h"
 #include "text/tokenizer_raw.h"
 #include "text/tokenizer_table.h"
+#include "text/unigram.h"
 #include "text/utf8.h"
 
 namespace runner {
+namespace {
+
+std::unique_ptr<const PieceModel> model_of(const TableView& table) {
+  if (table.flags & kUnigram) return std::make_unique<Unigram>(table);
+  return std::make_unique<Bpe>(table);
+}
+
+}  // namespace
 
 struct Tokenizer::State {
   explicit State(std::string table_bytes)
-      : bytes(std::move(table_bytes)), table(parse_table(bytes)), bpe(table) {
+      : bytes(std::move(table_bytes)), table(parse_table(bytes)), model(model_of(table)) {
     for (const TableView::Added& added : table.added) {
       const auto id = static_cast<int32_t>(added.id);
       const PieceType type = table.types[added.id];
@@ -26,13 +36,20 @@ struct Tokenizer::State {
                                  : added.flags & kLate     ? late
                                                            : written;
       finder.add(added.text, id, added.flags, special);
-      if (added.flags & kNormalized && table.flags & (kEscapeSpaces | kNfc) &&
+      if (added.flags & kNormalized && table.flags & (kEscapeSpaces | kNfc | kReplacements) &&
           !(table.flags & kByteUnits)) {
         decoded[id] = added.text;
       }
     }
     for (AddedTokenFinder* finder : {&written, &late, &normalized}) finder->finish();
-    for (const std::string_view pattern : table.splits) splits.emplace_back(pattern);
+    for (size_t i = 0; i < table.splits.size(); ++i) {
+      splits.emplace_back(table.splits[i], table.split_kinds.empty() ? SplitKind::all : table.split_kinds[i]);
+    }
+    for (const auto& [after, pattern, content] : table.replacements) {
+      (after ? late_replacements : replacements).emplace_back(pattern, content);
+    }
+    prefix.assign(table.prefix.begin(), table.prefix.end());
+    if (prefix.empty() && table.bos_id >= 0) prefix = {table.bos_id};
   }
   State(const State&) = delete;  // the table views the bytes
 
@@ -42,12 +59,14 @@ struct Tokenizer::State {
 
   std::string bytes;
   TableView table;
-  Bpe bpe;
+  std::unique_ptr<const PieceModel> model;
   AddedTokenFinder written;     // those found in the text as written
   AddedTokenFinder late;        // those found in what the first leave of it
   AddedTokenFinder normalized;  // those found in the normalized text
   std::unordered_map<int32_t, std::string_view> decoded;  // pieces that are decoded as other text
+  std::vector<Replacement> replacements, late_replacements;  // before and after normal form C
   std::vector<SplitPattern> splits;
+  std::vector<int32_t> prefix;  // what begins a text with bos
 };
 
 std::vector<int32_t> Tokenizer::State::encode(MarkedView marked) const {
@@ -72,11 +91,14 @@ std::vector<int32_t> Tokenizer::State::encode(MarkedView marked) const {
 
 void Tokenizer::State::encode_segment(MarkedView marked, bool first,
                                       std::vector<int32_t>& ids) const {
-  MarkedText composed;
-  if (table.flags & kNfc) {
-    composed = compose(marked, table.normal_form);
-    marked = composed.view();
-  }
+  MarkedText changed;
+  const auto change = [&](MarkedText text) {
+    changed = std::move(text);
+    marked = changed.view();
+  };
+  for (const Replacement& replacement : replacements) change(replacement.apply(marked));
+  if (table.flags & kNfc) change(compose(marked, table.normal_form));
+  for (const Replacement& replacement : late_replacements) change(replacement.apply(marked));
   const MarkedText seen = normalize(marked, table.flags, first);
   for (const Segment& segment : normalized.split(seen.view())) {
     if (segment.id >= 0) {
@@ -98,7 +120,7 @@ void Tokenizer::State::encode_plain(std::string_view text, bool first,
   }
   std::vector<std::string_view> parts{text};
   for (const SplitPattern& pattern : splits) parts = pattern.split(parts);
-  for (const std::string_view part : parts) bpe.encode(part, ids);
+  for (const std::string_view part : parts) model->encode(part, ids);
 }
 
 Tokenizer::Tokenizer(std::unique_ptr<const State> state) : state_(std::move(state)) {}
@@ -110,14 +132,14 @@ Tokenizer Tokenizer::from_table(std::string table) {
 }
 
 Tokenizer Tokenizer::from_file(const std::string& path) {
-  return from_table(table_from_raw_file(path));
+  return from_table(serialize_table(read_raw_file(path).table));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_bos, Special special) const {
   MarkedText marked;
   marked.append(to_valid_utf8(text), special == Special::parse ? kMarkup : kContent);
   std::vector<int32_t> ids = state_->encode(marked.view());
-  if (add_bos && bos_id() >= 0) ids.insert(ids.begin(), bos_id());
+  if (add_bos) ids.insert(ids.begin(), state_->prefix.begin(), state_->prefix.end());
   return ids;
 }
 

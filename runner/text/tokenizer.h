@@ -25,13 +25,14 @@ class Tokenizer {
 
   // Throws Error when the bytes are not a whole and consistent table.
   static Tokenizer from_table(std::string table);
-  // A raw tokenizer.json, or tokenizer.model of SentencePiece or tiktoken. Throws Error when the
+  // A raw tokenizer.json, tekken.json, or tokenizer.model of SentencePiece or tiktoken. Throws Error when the
   // file cannot be read or uses what the table does not express.
   static Tokenizer from_file(const std::string& path);
 
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
 
+  // With `add_bos` the ids begin with bos, or the several tokens that the table has in its place.
   std::vector<int32_t> encode(std::string_view text, bool add_bos, Special special) const;
   // A text, valid UTF-8, of which only markup can become special tokens, as a chat template writes it.
   // Other added tokens lie anywhere. No bos is added.

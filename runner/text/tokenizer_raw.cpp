@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "system/error.h"
+#include "text/json_nesting.h"
+#include "text/tokenizer_json_parts.h"
 
 namespace runner {
 namespace {
@@ -26,24 +28,38 @@ bool looks_like_json(std::string_view data) {
   return first != data.npos && data[first] == '{';
 }
 
-TableSource read_table(const std::string& path) {
-  const std::string data = read_file(path);
+bool is_tekken(const nlohmann::json& root) { return !root.contains("model") && root.contains("config"); }
+
+RawTokenizer read(std::string_view data, const Siblings& siblings) {
   if (data.empty()) throw Error("the file is empty; download it again");
-  const Siblings siblings = read_siblings(path);
-  if (looks_like_json(data)) return table_from_huggingface(data, siblings);
-  if (looks_like_tiktoken(data)) return table_from_tiktoken(data, siblings);
-  return table_from_sentencepiece(data, siblings);
+  if (looks_like_tiktoken(data)) return read_tiktoken(data, siblings);
+  if (!looks_like_json(data)) return read_sentencepiece(data, siblings);
+  check_nesting(data);
+  const auto root = nlohmann::json::parse(data);
+  return is_tekken(root) ? read_tekken(root) : read_huggingface(root, siblings);
 }
 
 }  // namespace
 
-std::string table_from_raw_file(const std::string& path) {
+RawTokenizer read_raw_tokenizer(std::string_view data, const std::filesystem::path& beside) {
+  Siblings siblings;
   try {
-    return serialize_table(read_table(path));
-  } catch (const Error& error) {
-    throw Error("tokenizer " + path + ": " + error.what());
+    if (!beside.empty()) siblings = read_siblings(beside);
   } catch (const nlohmann::json::exception& error) {
-    throw Error("tokenizer " + path + ": a JSON file is damaged (" + error.what() + ")");
+    throw Error(std::string("a JSON file beside it is damaged (") + error.what() + ")");
+  }
+  try {
+    return read(data, siblings);
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(std::string("not a tokenizer.json, or a damaged one: ") + error.what());
+  }
+}
+
+RawTokenizer read_raw_file(const std::filesystem::path& path) {
+  try {
+    return read_raw_tokenizer(read_file(path), path);
+  } catch (const Error& error) {
+    throw Error("tokenizer " + path.string() + ": " + error.what());
   }
 }
 

@@ -1,7 +1,10 @@
-// SentencePiece models. The same steps as exporter/tokenizer/from_sentencepiece.py, where the numbers of
-// protobuf's fields are explained.
+// SentencePiece models, BPE and unigram. Control tokens, and what the files beside the model add, are added tokens
+// as transformers makes them of such a folder. Sources: sentencepiece/src/sentencepiece_model.proto (whose numbers
+// of fields are here), model_interface.cc, bpe_model.cc, unigram_model.cc; transformers 5.23,
+// convert_slow_tokenizer.py (SentencePieceExtractor) and models/llama/tokenization_llama.py.
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <variant>
@@ -100,21 +103,25 @@ Piece read_piece(std::string_view bytes) {
   if (type < 1 || type > 6 || text.empty() || to_valid_utf8(text) != text) {
     fail("a piece is malformed");
   }
-  return {std::string(text), static_cast<PieceType>(type),
-          float_of(text_of(message, 2, std::string_view("\0\0\0\0", 4)))};
+  const float score = float_of(text_of(message, 2, std::string_view("\0\0\0\0", 4)));
+  if (!std::isfinite(score)) fail("a piece's score is no number");
+  return {std::string(text), static_cast<PieceType>(type), score};
 }
+
+constexpr uint64_t kUnigramModel = 1, kBpeModel = 2;
 
 uint32_t trainer_flags(const Message& trainer) {
   constexpr std::string_view kNames[] = {"unknown", "unigram", "BPE", "word", "char"};
   const uint64_t type = number_of(trainer, 3, 1);
-  if (type != 2) {
+  if (type != kUnigramModel && type != kBpeModel) {
     throw Error("SentencePiece model type " + std::string(kNames[type < 5 ? type : 0]) +
-                " is not supported: only BPE is");
+                " is not supported: unigram and BPE are");
   }
   if (number_of(trainer, 24, 0)) {
     throw Error("SentencePiece's treat_whitespace_as_suffix is not supported");
   }
-  return number_of(trainer, 35, 0) ? uint32_t{kByteFallback} : 0;
+  return (type == kUnigramModel ? uint32_t{kUnigram} : 0) |
+         (number_of(trainer, 35, 0) ? uint32_t{kByteFallback} : 0);
 }
 
 uint32_t normalizer_flags(const Message& normalizer) {
@@ -192,9 +199,19 @@ uint32_t added_flags(const AddedEntry& token, const std::vector<Piece>& pieces) 
   return flags;
 }
 
+// What a unigram model gives a user-defined symbol.
+double symbol_score(std::string_view text) {
+  return static_cast<float>(0.1 * (static_cast<double>(text.size()) - 1));
+}
+
 void set_added(TableSource& table, const std::map<uint32_t, AddedEntry>& tokens,
                const std::vector<Piece>& pieces) {
   for (const auto& [id, token] : tokens) {
+    if (table.flags & kUnigram && is_symbol(token, pieces)) {  // which is a piece like others, of a high score
+      table.types[id] = PieceType::normal;
+      table.scores[id] = symbol_score(token.content);
+      continue;
+    }
     if (id >= table.pieces.size()) {
       table.pieces.push_back(token.content);
       table.types.push_back(PieceType::user_defined);
@@ -212,11 +229,12 @@ void set_added(TableSource& table, const std::map<uint32_t, AddedEntry>& tokens,
 
 }  // namespace
 
-TableSource table_from_sentencepiece(std::string_view bytes, const Siblings& siblings) {
+RawTokenizer read_sentencepiece(std::string_view bytes, const Siblings& siblings) {
   Model model = read_model(bytes);
   if (siblings.add_prefix_space == false) model.normalizer[3] = uint64_t{0};
   const Message& trainer = model.trainer;
-  TableSource table;
+  RawTokenizer out{.kind = "sentencepiece"};
+  TableSource& table = out.table;
   table.flags =
       kMergeByScore | kFuseUnk | trainer_flags(trainer) | normalizer_flags(model.normalizer);
   if (table.flags & kPrefixSpace) {
@@ -239,6 +257,7 @@ TableSource table_from_sentencepiece(std::string_view bytes, const Siblings& sib
   }
   const auto tokens = added_tokens(model.pieces, siblings);
   set_added(table, tokens, model.pieces);
+  for (const auto& [id, token] : tokens) out.added.push_back(token);
   const auto named = [&](const std::string& name, uint64_t field, std::string_view otherwise) {
     const std::string_view wanted = name.empty() ? text_of(trainer, field, otherwise) : name;
     const auto found = std::find_if(tokens.begin(), tokens.end(), [&](const auto& token) {
@@ -249,7 +268,7 @@ TableSource table_from_sentencepiece(std::string_view bytes, const Siblings& sib
   table.bos_id = named(siblings.bos_token, 46, "<s>");
   table.eos_id = named(siblings.eos_token, 47, "</s>");
   if (table.bos_id >= 0 && siblings.add_bos_token != false) table.flags |= kAddBos;
-  return table;
+  return out;
 }
 
 }  // namespace runner

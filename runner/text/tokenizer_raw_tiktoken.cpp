@@ -1,4 +1,5 @@
-// Llama 3's tiktoken files. The same steps as exporter/tokenizer/from_tiktoken.py.
+// Llama 3's tiktoken files: a line a token, `base64 rank`; ids are ranks. The split pattern and the 256 special
+// tokens are not in the file but in Meta's code. Source: llama-models, llama3/tokenizer.py.
 #include <algorithm>
 #include <map>
 #include <unordered_set>
@@ -11,6 +12,7 @@ namespace runner {
 namespace {
 
 constexpr size_t kSpecialTokens = 256;
+constexpr size_t kMostRanks = 128'000;  // Llama 3's; others split texts by other patterns
 
 std::vector<std::string> special_tokens() {
   std::vector<std::string> names = {"<|begin_of_text|>",
@@ -47,6 +49,11 @@ std::vector<std::string> parse_ranks(std::string_view data) {
       throw Error("the tiktoken file names a token twice or an empty one");
     }
     n_bytes += pieces.back().size() == 1;
+  }
+  if (pieces.size() > kMostRanks) {
+    throw Error("a tiktoken file of " + std::to_string(pieces.size()) +
+                " tokens is not supported: only Llama 3's, of " + std::to_string(kMostRanks) +
+                ", is; give the model's tokenizer.json");
   }
   if (n_bytes != 256) {
     throw Error("the tiktoken file lacks " + std::to_string(256 - n_bytes) +
@@ -89,8 +96,9 @@ std::map<uint32_t, AddedEntry> added_tokens(size_t n_ranks, const Siblings& sibl
 
 }  // namespace
 
-TableSource table_from_tiktoken(std::string_view data, const Siblings& siblings) {
-  TableSource table;
+RawTokenizer read_tiktoken(std::string_view data, const Siblings& siblings) {
+  RawTokenizer out{.kind = "tiktoken"};
+  TableSource& table = out.table;
   table.flags = kByteUnits | kMergeByScore | kIgnoreMerges | kAddBos;
   table.pieces = parse_ranks(data);
   table.types.assign(table.pieces.size(), PieceType::normal);
@@ -100,14 +108,16 @@ TableSource table_from_tiktoken(std::string_view data, const Siblings& siblings)
     if (token.content == siblings.bos_token) table.bos_id = static_cast<int32_t>(id);
     if (token.content == siblings.eos_token) table.eos_id = static_cast<int32_t>(id);
     table.added.push_back({id, kInText, token.content});
+    out.added.push_back(token);
+    out.added.back().id = id;
     table.pieces.push_back(token.content);
     table.types.push_back(token.special ? PieceType::control : PieceType::user_defined);
   }
   for (size_t id = 0; id < table.pieces.size(); ++id) {
-    table.scores.push_back(-static_cast<float>(id));
+    table.scores.push_back(-static_cast<double>(id));
   }
   table.splits = {std::string(kLlama3Pattern)};
-  return table;
+  return out;
 }
 
 }  // namespace runner

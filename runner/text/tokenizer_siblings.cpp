@@ -22,6 +22,7 @@ using json = nlohmann::json;
 
 constexpr const char* kNamed[] = {"bos_token", "eos_token", "unk_token", "sep_token",
                                   "pad_token", "cls_token", "mask_token"};
+constexpr const char* kToken = "a string nor an object whose \"content\" is one";
 constexpr const char* kExtra[] = {"extra_special_tokens", "additional_special_tokens"};
 
 bool is_one_of(const std::string& key, std::span<const char* const> names) {
@@ -58,23 +59,21 @@ bool is_token(const json& value) {
 
 // Throws Error that names the file, the key and its value for what is no token or no list of tokens.
 void check_tokens(const json& members, const char* file) {
-  const auto refuse = [&](const char* key, const json& value, const char* wanted) {
+  const auto refuse = [&](const std::string& key, const json& value, const char* wanted) {
     throw Error(std::string(file) + " beside it: " + key + " " +
                 value.dump(-1, ' ', false, json::error_handler_t::replace) + " is neither " + wanted +
                 "; correct or remove it");
   };
   for (const char* key : kNamed) {
     const auto found = members.find(key);
-    if (found != members.end() && !is_token(*found)) {
-      refuse(key, *found, "a string nor an object whose \"content\" is one");
-    }
+    if (found != members.end() && !is_token(*found)) refuse(key, *found, kToken);
   }
   for (const char* key : kExtra) {
     const auto found = members.find(key);
     if (found == members.end()) continue;
-    const bool listed = found->is_array() || found->is_object();
-    if (!listed || !std::all_of(found->begin(), found->end(), is_token)) {
-      refuse(key, *found, "a list nor an object of tokens");
+    if (!found->is_array() && !found->is_object()) refuse(key, *found, "a list nor an object of tokens");
+    for (const json& token : *found) {
+      if (!is_token(token)) refuse("in " + std::string(key) + ",", token, kToken);
     }
   }
   const auto named = members.find("tokenizer_class");

@@ -9,8 +9,9 @@
 #include <utility>
 #include <vector>
 
-// Added tokens and names of special tokens in the files beside a tokenizer file. The same steps as
-// exporter/tokenizer/siblings.py.
+// Added tokens and names of special tokens in the files beside a tokenizer file: tokenizer_config.json,
+// special_tokens_map.json and added_tokens.json, as transformers reads them. Source: transformers 5.23,
+// tokenization_utils_base.py (_from_pretrained) and tokenization_utils_tokenizers.py (TokenizersBackend.__init__).
 namespace runner {
 
 struct AddedEntry {

@@ -12,11 +12,29 @@ namespace runner {
 namespace {
 
 constexpr std::string_view kMagic = "TOKTABLE";
-constexpr uint32_t kVersion = 3;  // 1 and 2 have fewer flags and are read as they are
-constexpr uint32_t kVersionWithoutNfc = 2;
+constexpr uint32_t kVersion = 4;  // those before have fewer flags and are read as they are
 
-void put_u32(std::string& out, uint32_t value) {
-  for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(value >> shift));
+// The lowest version that has what the flags say.
+uint32_t version_of(uint32_t flags) {
+  if (flags & (kUnigram | kReplacements | kSplitKinds | kPrefixTokens)) return 4;
+  return flags & kNfc ? 3 : 2;
+}
+
+// SentencePiece's scores are float32, those of a tokenizer.json float64.
+bool has_float_scores(uint32_t flags) { return flags & kMergeByScore; }
+bool has_double_scores(uint32_t flags) { return flags & kUnigram && !has_float_scores(flags); }
+
+template <class T>
+void put(std::string& out, T value) {
+  for (size_t shift = 0; shift < 8 * sizeof value; shift += 8) out.push_back(static_cast<char>(value >> shift));
+}
+
+void put_u32(std::string& out, uint32_t value) { put(out, value); }
+
+void put_triples(std::string& out, const std::vector<Triple>& triples) {
+  for (const auto& [a, b, c] : triples) {
+    for (const uint32_t number : {a, b, c}) put_u32(out, number);
+  }
 }
 
 [[noreturn]] void fail(const std::string& what) {
@@ -33,12 +51,14 @@ class Reader {
     rest_.remove_prefix(size);
     return taken;
   }
-  uint32_t u32() {
-    const std::string_view bytes = take(4);
-    uint32_t value = 0;
-    for (int i = 3; i >= 0; --i) value = value << 8 | static_cast<uint8_t>(bytes[i]);
+  template <class T>
+  T number() {
+    const std::string_view bytes = take(sizeof(T));
+    T value = 0;
+    for (size_t i = sizeof(T); i-- > 0;) value = value << 8 | static_cast<uint8_t>(bytes[i]);
     return value;
   }
+  uint32_t u32() { return number<uint32_t>(); }
   // Fails early where `count` items of `size` bytes cannot follow, before memory is reserved.
   uint32_t count_of(uint32_t count, uint64_t size) const {
     if (count * size > rest_.size()) fail("it is cut off");
@@ -97,9 +117,10 @@ void check(const TableView& table) {
     if (type < PieceType::normal || type > PieceType::byte) fail("a piece has an unknown type");
     if (type == PieceType::byte && table.pieces[id].size() != 1) fail("a byte piece is no byte");
   }
-  for (const float score : table.scores) {
+  for (const double score : table.scores) {
     if (!std::isfinite(score)) fail("a score is no number");
   }
+  if (table.flags & kUnigram && table.unk_id < 0) fail("it has no unknown piece");
   if (!all_numbers(table.merges, [&](uint32_t id) { return id < n_pieces; })) {
     fail("a merge has no piece");
   }
@@ -110,6 +131,26 @@ void check(const TableView& table) {
     // It is looked for in texts, which must not be cut within a character.
     if (to_valid_utf8(added.text) != added.text) fail("an added token is not UTF-8");
   }
+  for (const SplitKind kind : table.split_kinds) {
+    if (kind > SplitKind::between) fail("a split has an unknown kind");
+  }
+  for (const TableView::Replacement& replacement : table.replacements) {
+    if (to_valid_utf8(replacement.content) != replacement.content) fail("a replacement is not UTF-8");
+  }
+  for (const uint32_t id : table.prefix) {
+    if (id >= n_pieces) fail("a token before a text has no piece");
+  }
+}
+
+std::vector<double> read_scores(Reader& reader, uint32_t flags, uint32_t n_pieces) {
+  std::vector<double> scores;
+  if (has_double_scores(flags)) {
+    scores.resize(reader.count_of(n_pieces, 8));
+    for (double& score : scores) score = std::bit_cast<double>(reader.number<uint64_t>());
+  } else if (has_float_scores(flags)) {
+    for (const uint32_t bits : reader.u32s(n_pieces)) scores.push_back(std::bit_cast<float>(bits));
+  }
+  return scores;
 }
 
 }  // namespace
@@ -119,9 +160,10 @@ std::string serialize_table(const TableSource& table) {
   for (const std::string& piece : table.pieces) pool += piece;
   for (const TableSource::Added& added : table.added) pool += added.text;
   for (const std::string& split : table.splits) pool += split;
+  for (const auto& replacement : table.replacements) pool += replacement.pattern + replacement.content;
 
   std::string out(kMagic);
-  put_u32(out, kVersionWithoutNfc);
+  put_u32(out, version_of(table.flags));
   put_u32(out, table.flags);
   for (const size_t n : {table.pieces.size(), table.merges.size(), table.added.size(),
                          table.splits.size(), pool.size()}) {
@@ -132,16 +174,39 @@ std::string serialize_table(const TableSource& table) {
   }
   for (const std::string& piece : table.pieces) put_u32(out, static_cast<uint32_t>(piece.size()));
   for (const PieceType type : table.types) out.push_back(static_cast<char>(type));
-  for (const float score : table.scores) put_u32(out, std::bit_cast<uint32_t>(score));
-  for (const auto& [left, right, result] : table.merges) {
-    for (const uint32_t id : {left, right, result}) put_u32(out, id);
+  for (const double score : table.scores) {
+    if (has_float_scores(table.flags)) {
+      put_u32(out, std::bit_cast<uint32_t>(static_cast<float>(score)));
+    } else {
+      put(out, std::bit_cast<uint64_t>(score));
+    }
   }
+  put_triples(out, table.merges);
   for (const TableSource::Added& added : table.added) {
     put_u32(out, added.id);
     put_u32(out, added.flags);
     put_u32(out, static_cast<uint32_t>(added.text.size()));
   }
   for (const std::string& split : table.splits) put_u32(out, static_cast<uint32_t>(split.size()));
+  for (const SplitKind kind : table.split_kinds) out.push_back(static_cast<char>(kind));
+  if (table.flags & kNfc) {
+    const NormalForm& form = table.normal_form;
+    const auto lists = {&form.decompositions, &form.compositions, &form.classes};
+    for (const auto* list : lists) put_u32(out, static_cast<uint32_t>(list->size()));
+    for (const auto* list : lists) put_triples(out, *list);
+  }
+  if (table.flags & kReplacements) {
+    put_u32(out, static_cast<uint32_t>(table.replacements.size()));
+    for (const auto& [late, pattern, content] : table.replacements) {
+      put_u32(out, late);
+      put_u32(out, static_cast<uint32_t>(pattern.size()));
+      put_u32(out, static_cast<uint32_t>(content.size()));
+    }
+  }
+  if (table.flags & kPrefixTokens) {
+    put_u32(out, static_cast<uint32_t>(table.prefix.size()));
+    for (const uint32_t id : table.prefix) put_u32(out, id);
+  }
   return out + pool;
 }
 
@@ -163,15 +228,17 @@ TableView parse_table(std::string_view bytes) {
 
   const std::vector<uint32_t> piece_sizes = reader.u32s(n_pieces);
   for (const char type : reader.take(n_pieces)) table.types.push_back(static_cast<PieceType>(type));
-  if (table.flags & kMergeByScore) {
-    for (const uint32_t bits : reader.u32s(n_pieces)) {
-      table.scores.push_back(std::bit_cast<float>(bits));
-    }
-  }
+  table.scores = read_scores(reader, table.flags, n_pieces);
   table.merges = reader.triples(n_merges);
   const std::vector<uint32_t> added = reader.u32s(reader.count_of(n_added, 12) * 3);
   const std::vector<uint32_t> split_sizes = reader.u32s(n_splits);
+  if (table.flags & kSplitKinds) {
+    for (const char kind : reader.take(n_splits)) table.split_kinds.push_back(static_cast<SplitKind>(kind));
+  }
   if (table.flags & kNfc) table.normal_form = read_normal_form(reader);
+  const std::vector<Triple> replacements =
+      table.flags & kReplacements ? reader.triples(reader.u32()) : std::vector<Triple>();
+  if (table.flags & kPrefixTokens) table.prefix = reader.u32s(reader.u32());
   if (reader.left() != n_bytes) fail("its length is wrong");
 
   table.pieces.reserve(n_pieces);
@@ -180,6 +247,10 @@ TableView parse_table(std::string_view bytes) {
     table.added.push_back({added[3 * i], added[3 * i + 1], reader.take(added[3 * i + 2])});
   }
   for (const uint32_t size : split_sizes) table.splits.push_back(reader.take(size));
+  for (const auto& [late, pattern, content] : replacements) {
+    const std::string_view text = reader.take(pattern);
+    table.replacements.push_back({late != 0, text, reader.take(content)});
+  }
   if (reader.left() != 0) fail("its length is wrong");
   check(table);
   return table;

@@ -26,7 +26,11 @@ enum TableFlag : uint32_t {
   kAddBos = 1u << 11,
   kPrefixUnlessSpace = 1u << 12,
   kNfc = 1u << 13,
-  kAllTableFlags = (1u << 14) - 1,
+  kUnigram = 1u << 14,
+  kReplacements = 1u << 15,
+  kSplitKinds = 1u << 16,
+  kPrefixTokens = 1u << 17,
+  kAllTableFlags = (1u << 18) - 1,
 };
 
 enum AddedFlag : uint32_t {
@@ -40,6 +44,9 @@ enum AddedFlag : uint32_t {
 };
 
 inline constexpr std::string_view kSpaceMark = "\xE2\x96\x81";  // U+2581
+
+// Which parts of a text a split pattern leaves: its matches and what lies between them, or one of both.
+enum class SplitKind : uint8_t { all, matches, between };
 
 struct Triple {
   uint32_t a, b, c;
@@ -61,15 +68,22 @@ struct BasicTable {
     uint32_t flags;
     Text text;
   };
+  struct Replacement {
+    bool late;  // after normal form C
+    Text pattern, content;
+  };
 
   uint32_t flags = 0;
   std::vector<Text> pieces;
   std::vector<PieceType> types;
-  std::vector<float> scores;  // with kMergeByScore, else empty
+  std::vector<double> scores;  // with kMergeByScore (float32 in the bytes) or kUnigram, else empty
   std::vector<Triple> merges;  // left, right, result
   std::vector<Added> added;
   std::vector<Text> splits;
-  NormalForm normal_form;  // with kNfc, else empty
+  std::vector<SplitKind> split_kinds;      // with kSplitKinds, else empty
+  std::vector<Replacement> replacements;   // with kReplacements, else empty
+  std::vector<uint32_t> prefix;            // with kPrefixTokens, else empty
+  NormalForm normal_form;                  // with kNfc, else empty
   int32_t bos_id = -1;
   int32_t eos_id = -1;
   int32_t unk_id = -1;
@@ -77,7 +91,6 @@ struct BasicTable {
 using TableSource = BasicTable<std::string>;
 using TableView = BasicTable<std::string_view>;
 
-// Of a table without kNfc.
 std::string serialize_table(const TableSource& table);
 
 // Views into `bytes`. Throws Error where the bytes are not one whole and consistent table: no id in

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 
 from exporter.checkpoint.weights import stored_names, whole_shapes
@@ -24,7 +25,6 @@ from exporter.families.llama import FAMILY
 from exporter.families.sources.family import TensorNames
 from exporter.model.config import ModelConfig, RopeScaling
 from exporter.model.matrices import parameter_shapes
-from exporter.tokenizer.from_hf import byte_alphabet
 from exporter.util.files import disk_full_named
 
 Shape = tuple[int, ...]
@@ -135,7 +135,7 @@ def tokenizer_json(vocab_size: int) -> dict[str, object]:
     After the special tokens and the bytes come pieces of two bytes, then of three, each of them
     the merge of the piece without its last byte and that byte.
     """
-    alphabet = list(byte_alphabet())
+    alphabet = sorted(ByteLevel.alphabet())
     pairs = list(itertools.product(alphabet, repeat=2))
     longer = (("".join(pair), last) for pair, last in itertools.product(pairs, alphabet))
     room = vocab_size - len(alphabet) - 2

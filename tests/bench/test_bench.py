@@ -101,7 +101,12 @@ def test_bytes_a_token(found):
     assert bench.bytes_a_token(whole, Trial(PREFILL, 20, 40)) is None
     assert bench.bytes_a_token(artifact(), Trial(DECODE, 20, 40)) is None
     untied = artifact(tensor(1000, "output"), tensor(500, "table"))
-    assert bench.weight_bytes(untied) == 1000
+    assert untied.read_bytes() == 1000 and artifact().read_bytes() is None
+    experts = artifact(
+        tensor(1000, "output"), tensor(64, "layers.0.gate_up"), tensor(10, "layers.1.router"),
+        tensor(800, "layers.1.gate_up"), tensor(400, "layers.1.down"), n_experts="8", n_experts_chosen="2",
+    )  # fmt: skip
+    assert experts.read_bytes() == 1000 + 64 + 10 + 200 + 100
     stock = artifact(tensor(1000, "output"), delegate="stock", n_kv_heads="2", head_dim="8")
     assert bench.bytes_a_token(stock, Trial(DECODE, 20, 40)) == 1000 + 50 * 2 * 3 * 2 * 8 * 2
     unknown = artifact(tensor(1000, "output"), delegate="stock")

@@ -339,11 +339,3 @@ def test_channels_are_known(folders):
     assert chat["channels"]["thought"] == ["<|channel|>analysis<|message|>"]
     assert chat["channels"]["answer"][0] == "<|channel|>final<|message|>"
     assert "channels" not in take_over_template(CHATML, tokenizer)
-
-
-def test_without_the_runners_library_a_line_says_so(folders, monkeypatch, tmp_path):
-    monkeypatch.setenv("RUNNER_MODULES", str(tmp_path))
-    chat = take_over_template(CHATML, read_tokenizer(folders["smollm2.json"]))
-    assert chat["tree"] and (chat["compared"], chat["unreached"]) == (0, [])
-    [line] = notes(chat)
-    assert "not compared with Jinja" in line and "scripts/build_native.sh" in line

@@ -1,11 +1,16 @@
 """Mixtral on tiny random weights, held against transformers."""
 
+import json
+
 import family
 import gguf
 import transformers
 from family import with_feed_forward, with_older_rope, write_heads_and_base
-from family_tests import FamilyTests
+from family_tests import CONTEXT, FamilyTests
+from native import export
 
+from exporter.artifact.reader import read_artifact
+from exporter.cli import main as cli
 from exporter.families.mixtral import FAMILY
 from exporter.families.sources.hf import HFConfig
 from exporter.model.config import Experts
@@ -35,6 +40,32 @@ class TestMixtral(FamilyTests):
             config, experts=Experts(5, 2, False)
         ),
     }
+
+
+def test_what_a_token_reads(tmp_path, capsys):
+    """Said by `inspect` and by the self-test alike: of experts, those that are chosen."""
+    family.make_hf(tmp_path / "hf", TestMixtral.case, tie_word_embeddings=False)
+    path = tmp_path / "m.pte"
+    export(tmp_path / "hf", "--quantize", "q4", "--max-seq-length", CONTEXT, "--output-pte", path)
+    artifact = read_artifact(path)
+    chosen = [t for t in artifact.packed() if t.name.endswith((".gate_up", ".down"))]
+    whole = [t for t in artifact.packed() if t not in chosen and t.name != "table"]
+    expected = sum(len(t.data) for t in whole) + round(sum(len(t.data) for t in chosen) * 2 / 5)
+    assert artifact.read_bytes() == expected and len(chosen) == 4
+    assert cli.main(["inspect", str(path)]) == 0
+    assert "experts   2 of 5 a token" in capsys.readouterr().out
+    said = json.loads(artifact.metadata["self_test"])["weight_bytes"]
+    # Norms, too, in float32: two a layer and the last one.
+    assert said == expected + 4 * 64 * 5
+
+
+def test_a_recipe_for_the_router_is_refused(tmp_path, capsys):
+    family.make_hf(tmp_path / "hf", TestMixtral.case)
+    recipe = {"linear:a8wx": {"bitwidth": 4, "layers": {"layers.*.router": {"bitwidth": 8}}}}
+    words = [tmp_path / "hf", "--quantize", json.dumps(recipe), "--output-pte", tmp_path / "m.pte"]
+    assert cli.main([str(word) for word in words]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert 'no matrix of this model is called "layers.*.router"' in error and "down" in error
 
 
 def test_a_published_config():

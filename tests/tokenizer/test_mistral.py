@@ -77,14 +77,14 @@ FORMS = ("folder", "gguf")
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, mistral_reference.Answers]:
-    return mistral_reference.ask_library(list(STRINGS), CONVERSATIONS)
+    return mistral_reference.ask_library(list(STRINGS), CONVERSATIONS, mistral_reference.FILES)
 
 
 @pytest.fixture(scope="module", params=mistral_reference.FILES)
 def model(request, answers, tmp_path_factory) -> Model:
     answers = answers[request.param]
     folder = tmp_path_factory.mktemp(request.param)
-    data = mistral_reference.model_file(request.param).read_bytes()
+    data = mistral_reference.model_file(mistral_reference.FILES[request.param]).read_bytes()
     (folder / "tokenizer.model").write_bytes(data)
     config = {"tokenizer_class": "LlamaTokenizer", "chat_template": TEMPLATES[request.param]}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

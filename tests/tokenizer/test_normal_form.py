@@ -11,9 +11,10 @@ from native_tokenizer import ask
 from tokenizers import normalizers
 
 from exporter.tokenizer.finder import Marked
-from exporter.tokenizer.library import library_normal_form
 from exporter.tokenizer.normal_form import Composer
-from exporter.tokenizer.tokenizer import read_tokenizer
+from exporter.tokenizer.raw import read_raw
+from exporter.tokenizer.table import NormalForm
+from scripts import write_normal_form
 
 NFC = normalizers.NFC().normalize_str
 CHARACTERS = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
@@ -25,8 +26,14 @@ JAMO = [chr(code) for block in JAMO_BLOCKS for code in range(*block)]
 SYLLABLES = [chr(code) for code in range(0xAC00, 0xAC00 + 11172, 7)]
 
 
-def composed(text: str) -> str:
-    return Composer(library_normal_form())(Marked(text, (True,) * len(text))).text
+def qwen2_json() -> bytes:
+    return json.dumps(tokenizer_files.qwen2_json() | {"added_tokens": []}).encode()
+
+
+@pytest.fixture(scope="module")
+def form() -> NormalForm:
+    """As the runner puts it into a table."""
+    return read_raw(qwen2_json()).table.normal_form
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +46,15 @@ def texts() -> list[str]:
     return [*mixed, *rows, *(f"a{c}\u0334\u0345b" for c in MARKS), *DECOMPOSED]
 
 
-def test_the_data_are_those_of_unicode_9():
-    form = library_normal_form()
+def test_the_data_are_those_of_the_library(form):
+    decompositions, classes = write_normal_form.decompositions(), write_normal_form.classes()
+    assert form.decompositions == tuple((code, a, b) for code, a, b, _ in decompositions)
+    composed = ((a, b, code) for code, a, b, together in decompositions if together)
+    assert form.compositions == tuple(sorted(composed))
+    assert form.classes == tuple((last, first, number) for first, last, number in classes)
+
+
+def test_the_data_are_those_of_unicode_9(form):
     assert (len(form.decompositions), len(form.compositions)) == (2060, 940)
     assert sum(last - first + 1 for last, first, _ in form.classes) == 814
     for triples in (form.decompositions, form.compositions, form.classes):
@@ -49,22 +63,21 @@ def test_the_data_are_those_of_unicode_9():
     assert not decomposed & {second for _, _, second in form.decompositions}
 
 
-def test_python_equals_the_library(texts):
-    composer = Composer(library_normal_form())
+def test_python_equals_the_library(texts, form):
+    composer = Composer(form)
     for text in texts:
         assert composer(Marked(text, (True,) * len(text))).text == NFC(text), ascii(text)
 
 
 def test_native_equals_the_library(texts, tmp_path):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_files.qwen2_json() | {"added_tokens": []}))
-    table: Path = tmp_path / "t.table"
-    table.write_bytes(read_tokenizer(tmp_path).table)
-    ids = ask(table, [{"text": text} for text in texts])
-    for text, answer in zip(texts, ask(table, [{"ids": each} for each in ids]), strict=True):
+    file: Path = tmp_path / "tokenizer.json"
+    file.write_bytes(qwen2_json())
+    ids = ask(file, [{"text": text} for text in texts])
+    for text, answer in zip(texts, ask(file, [{"ids": each} for each in ids]), strict=True):
         assert answer["text"] == NFC(text), ascii(text)
 
 
-def test_a_character_is_markup_where_all_of_it_is():
-    composer = Composer(library_normal_form())
+def test_a_character_is_markup_where_all_of_it_is(form):
+    composer = Composer(form)
     marked = composer(Marked("e\u0301e\u0301\u00e9", (True, False, True, True, False)))
     assert marked == Marked("\u00e9\u00e9\u00e9", (False, True, False))

@@ -11,16 +11,18 @@ from native import export, generate
 from native_tokenizer import ask, ask_error
 from strings import SPECIAL_STRINGS, STRINGS
 from tokenizer_files import SMOLLM2
+from transformers import PreTrainedTokenizerFast
 
 from exporter.tokenizer import tokenizer as tokenizer_module
 from exporter.tokenizer.engine import Engine
 from exporter.tokenizer.sample import SAMPLE
-from exporter.tokenizer.table import HEADER, Flag, PieceType
+from exporter.tokenizer.table import HEADER, Flag, PieceType, Table
 from exporter.tokenizer.tokenizer import read_tokenizer
 
 RAW = (
     "smollm2.json",
     "llama3.json",
+    "qwen2.json",
     "previous.json",
     "gemma.json",
     "llama2.json",
@@ -32,9 +34,14 @@ RAW = (
     "collapse.model",
     "no-prefix.model",
     "tiktoken.model",
+    "glm4.json",
+    "phi4.json",
+    "unigram.json",
+    "unigram.model",
+    "tekken.json",
 )
-TABLES = ("gguf", "qwen2.json")  # what has no raw reader
-ALL = (*RAW, *TABLES)
+ALL = (*RAW, "gguf")  # which has no raw reader
+BYTE_LEVEL = ("smollm2.json", "llama3.json", "tiktoken.model", "tekken.json", "phi4.json")
 TEXTS = STRINGS + SPECIAL_STRINGS
 
 
@@ -53,11 +60,9 @@ def tokenizers(files):
 @pytest.fixture(scope="module")
 def native_paths(files, tokenizers, tmp_path_factory) -> dict[str, Path]:
     """What the C++ engine is given: raw files, and the table where there is no raw reader."""
-    folder = tmp_path_factory.mktemp("table")
-    paths = {name: folder / f"{name}.table" for name in TABLES}
-    for name, path in paths.items():
-        path.write_bytes(tokenizers[name].table)
-    return files | paths
+    table = tmp_path_factory.mktemp("table") / "gguf.table"
+    table.write_bytes(tokenizers["gguf"].table)
+    return files | {"gguf": table}
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:
@@ -98,7 +103,7 @@ def test_raw_file_gives_the_exporters_table(tokenizers, files, name):
     assert bytes.fromhex(ask(files[name], [{"table": True}])[0]) == tokenizers[name].table
 
 
-@pytest.mark.parametrize("name", ("smollm2.json", "llama3.json", "tiktoken.model"))
+@pytest.mark.parametrize("name", BYTE_LEVEL)
 def test_byte_level_text_survives(native_paths, name):
     texts = [text for text in TEXTS if "<|tool|>" not in text]  # which takes white space after it
     encoded = ask(native_paths[name], [{"text": text, "plain": True} for text in texts])
@@ -106,7 +111,7 @@ def test_byte_level_text_survives(native_paths, name):
     assert [answer["text"] for answer in decoded] == texts
 
 
-@pytest.mark.parametrize("name", ("sentencepiece.model", "llama2.json", "gguf"))
+@pytest.mark.parametrize("name", ("sentencepiece.model", "llama2.json", "unigram.model", "gguf"))
 def test_text_without_marks_survives(native_paths, name):
     # SmolLM2's vocabulary has 21 bytes less than all: such characters are lost there.
     texts = [text for text in STRINGS if "\u2581" not in text]
@@ -165,8 +170,34 @@ def test_table_header(tokenizers):
     assert (version, Flag(flags)) == (3, Flag.BYTE_UNITS | Flag.NFC)
 
 
-def test_normal_form_needs_an_exported_table(files):
-    assert "normalizer NFC is in exported tables only" in ask_error(files["qwen2.json"])
+@pytest.mark.parametrize(
+    ("name", "version", "flags"),
+    [
+        ("glm4.json", 4, Flag.BYTE_UNITS | Flag.IGNORE_MERGES | Flag.ADD_BOS | Flag.PREFIX_TOKENS),
+        ("phi4.json", 4, Flag.BYTE_UNITS | Flag.SPLIT_KINDS),
+        ("unigram.model", 4, Flag.UNIGRAM | Flag.MERGE_BY_SCORE | Flag.FUSE_UNK | Flag.BYTE_FALLBACK
+         | Flag.PREFIX_SPACE | Flag.PREFIX_FIRST_ONLY | Flag.ESCAPE_SPACES | Flag.STRIP_DECODED_SPACE
+         | Flag.ADD_BOS),
+        ("unigram.json", 4, Flag.UNIGRAM | Flag.FUSE_UNK | Flag.BYTE_FALLBACK | Flag.METASPACE
+         | Flag.PREFIX_SPACE | Flag.STRIP_DECODED_SPACE | Flag.REPLACEMENTS | Flag.NFC),
+        ("tekken.json", 4, Flag.BYTE_UNITS | Flag.MERGE_BY_SCORE | Flag.IGNORE_MERGES | Flag.SPLIT_KINDS
+         | Flag.ADD_BOS),
+    ],
+)  # fmt: skip
+def test_tables_of_version_4(tokenizers, name, version, flags):
+    data = tokenizers[name].table
+    assert HEADER.unpack_from(data)[1:3] == (version, int(flags))
+    assert Table.from_bytes(data) == tokenizers[name].source
+
+
+def test_several_tokens_before_a_text(tokenizers, files, tmp_path):
+    tokenizer = tokenizers["glm4.json"]
+    names = [tokenizer.token_name(id) for id in tokenizer.source.prefix]
+    assert names == ["[gMASK]", "<sop>"] and tokenizer.token_name(tokenizer.bos_id) == "[gMASK]"
+    library = PreTrainedTokenizerFast(tokenizer_file=str(files["glm4.json"]))
+    want = library("a b")["input_ids"]
+    assert want[:2] == list(tokenizer.source.prefix)
+    assert ask(files["glm4.json"], [{"text": "a b", "bos": True}]) == [want]
 
 
 def test_siblings_of_a_hugging_face_folder(files, tmp_path):
@@ -205,30 +236,46 @@ def _edited_model(**parts) -> bytes:
     return json.dumps(root | {"model": root["model"] | parts}).encode()
 
 
+def _entry(content: str, **flags: bool) -> dict:
+    defaults = dict.fromkeys(("special", "normalized", "single_word", "lstrip", "rstrip"), False)
+    id = len(tokenizer_files.smollm2_json()["model"]["vocab"])
+    return {"id": id, "content": content} | defaults | flags
+
+
 _TEMPLATE = {
     "type": "TemplateProcessing",
-    "single": [{"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "</s>"}}],
+    "single": [{"SpecialToken": {"id": "</s>", "type_id": 0}}],
 }
 _BERT = {"type": "BertPreTokenizer"}
 _SPLIT = {
-    "type": "Split", "pattern": {"String": "a"}, "behavior": "MergedWithNext", "invert": False,
+    "type": "Split", "pattern": {"String": "a"}, "behavior": "MergedWithAll", "invert": False,
 }  # fmt: skip
 UNSUPPORTED = {
     "NFKC": lambda: _edited(normalizer={"type": "NFKC"}),
-    "MergedWithNext": lambda: _edited(pre_tokenizer=_SPLIT),
+    "MergedWithAll": lambda: _edited(pre_tokenizer=_SPLIT),
     "BertPreTokenizer": lambda: _edited(pre_tokenizer=_BERT),
     "TemplateProcessing": lambda: _edited(post_processor=_TEMPLATE),
     "WordPiece": lambda: _edited(decoder={"type": "WordPiece"}),
-    "Unigram": lambda: _edited_model(type="Unigram"),
-    "continuing_subword_prefix": lambda: _edited_model(continuing_subword_prefix="##"),
-    "unigram": lambda: tokenizer_files.sentencepiece_model(
-        model_type="unigram", vocab_size=900, user_defined_symbols=[]
+    "WordLevel": lambda: _edited_model(type="WordLevel"),
+    "Precompiled": lambda: _edited(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "is an empty text": lambda: _edited(
+        normalizer={"type": "Strip", "strip_left": True, "strip_right": False},
+        added_tokens=[_entry("  ", normalized=True)],
     ),
+    "can match nothing": lambda: _edited(
+        normalizer={"type": "Replace", "pattern": {"Regex": "a*"}, "content": "b"}
+    ),
+    "with the model Unigram": lambda: _edited_model(type="Unigram", vocab=[["a", -1]], unk_id=0),
+    "continuing_subword_prefix": lambda: _edited_model(continuing_subword_prefix="##"),
+    "type word": lambda: tokenizer_files.sentencepiece_model(model_type="word", vocab_size=500),
     "nmt_nfkc": lambda: tokenizer_files.sentencepiece_model(normalization_rule_name="nmt_nfkc"),
     "treat_whitespace_as_suffix": lambda: tokenizer_files.sentencepiece_model(
         treat_whitespace_as_suffix=True
     ),
     "is not the tiktoken token": lambda: base64.b64encode(b"a") + b" 0\nx y\n",
+    "only Llama 3's": lambda: b"".join(
+        base64.b64encode(rank.to_bytes(3, "big")) + b" %d\n" % rank for rank in range(128_001)
+    ),
     "single bytes": lambda: base64.b64encode(b"a") + b" 0\n",
     "empty": lambda: b"",
     "SentencePiece": lambda: b"neither of them",
@@ -256,6 +303,12 @@ def test_mismatch_with_the_reference_is_an_error(files, monkeypatch):
         lambda self, text: encode(self, text) + [0] * text.startswith("it"),
     )
     with pytest.raises(ValueError, match="'it differs'"):
+        read_tokenizer(files["llama3.json"])
+
+
+def test_without_the_runners_library_a_line_says_so(files, monkeypatch, tmp_path):
+    monkeypatch.setenv("RUNNER_MODULES", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="scripts/build_native.sh"):
         read_tokenizer(files["llama3.json"])
 
 

@@ -8,7 +8,7 @@ import pytest
 import tokenizer_files
 from transformers import PreTrainedTokenizerFast
 
-from exporter.tokenizer import from_hf as tokenizer_hf
+from exporter.tokenizer import tokenizer as tokenizer_module
 from exporter.tokenizer.tokenizer import read_tokenizer
 
 CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
@@ -29,6 +29,11 @@ def beside(made: Path, folder: Path, file: str, content: object) -> Path:
     return folder
 
 
+def make_unigram(root: dict, vocab: list, unk_id: int | None) -> None:
+    root |= {"pre_tokenizer": None, "added_tokens": []}
+    root["model"] = {"type": "Unigram", "vocab": vocab, "unk_id": unk_id}
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(ValueError) as raised:
         read_tokenizer(folder)
@@ -41,16 +46,16 @@ def refusal(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("eos_token", ["a"], f"eos_token ['a'] is {TOKEN}"),
+        ("eos_token", ["a"], f'eos_token ["a"] is {TOKEN}'),
         ("pad_token", 7, f"pad_token 7 is {TOKEN}"),
-        ("unk_token", False, f"unk_token False is {TOKEN}"),
-        ("bos_token", {"content": 5}, f"bos_token {{'content': 5}} is {TOKEN}"),
-        ("bos_token", {"lstrip": True}, f"bos_token {{'lstrip': True}} is {TOKEN}"),
+        ("unk_token", False, f"unk_token false is {TOKEN}"),
+        ("bos_token", {"content": 5}, f'bos_token {{"content":5}} is {TOKEN}'),
+        ("bos_token", {"lstrip": True}, f'bos_token {{"lstrip":true}} is {TOKEN}'),
         ("additional_special_tokens", [5], f"in additional_special_tokens, 5 is {TOKEN}"),
-        ("additional_special_tokens", ["<|a|>", None], f"in additional_special_tokens, None is {TOKEN}"),
+        ("additional_special_tokens", ["<|a|>", None], f"in additional_special_tokens, null is {TOKEN}"),
         ("extra_special_tokens", {"image_token": [1]}, f"in extra_special_tokens, [1] is {TOKEN}"),
-        ("extra_special_tokens", "<|x|>", "extra_special_tokens '<|x|>' is neither a list nor an object"),
-        ("additional_special_tokens", "<|x|>", "additional_special_tokens '<|x|>' is neither a list nor"),
+        ("extra_special_tokens", "<|x|>", 'extra_special_tokens "<|x|>" is neither a list nor an object'),
+        ("additional_special_tokens", "<|x|>", 'additional_special_tokens "<|x|>" is neither a list nor'),
         ("extra_special_tokens", 5, "extra_special_tokens 5 is neither a list nor an object"),
     ],
 )  # fmt: skip
@@ -66,7 +71,7 @@ def test_values_of_other_types(made, tmp_path, name, file, key, value, said):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("tokenizer_class", 5, "tokenizer_class 5 is no string"),
+        ("tokenizer_class", 5, "tokenizer_class 5 is not a string"),
         ("chat_template", ["x"], "chat_template ['x'] is no list of {"),
         ("chat_template", 5, "chat_template 5 is no text"),
         ("chat_template", [{"name": "default", "template": 5}], "chat_template 5 is no text"),
@@ -104,10 +109,17 @@ def test_a_template_file_that_is_not_utf8(made, tmp_path):
         (lambda root: root.pop("model"), "not a tokenizer.json, or a damaged one"),
         (lambda root: root.update(added_tokens=[5]), "not a tokenizer.json, or a damaged one"),
         (lambda root: root.update(pre_tokenizer={}), "not a tokenizer.json, or a damaged one"),
-        (lambda root: root["model"].update(vocab=[]), "tokenizers refuses the tokenizer.json"),
-        (lambda root: root["model"].update(merges=[["zz", "qq"]]), "tokenizers refuses the tokenizer.json"),
-        (lambda root: root["model"].update(unk_token="<none>"), "unk_token = '<none>' is none of"),
-        (lambda root: root.update(model={"vocab": {"a": 0}, "unk_token": "a"}), "only BPE is supported"),
+        (lambda root: root["model"].update(vocab=[]), "not a tokenizer.json, or a damaged one"),
+        (lambda root: root["model"].update(merges=[["zz", "qq"]]), "'zzqq' is not in the vocabulary"),
+        (lambda root: root["model"].update(unk_token="<none>"), 'unk_token = "<none>" is none of'),
+        (lambda root: root["model"].pop("merges"), "key 'merges' not found"),
+        (lambda root: root.update(version=7), "tokenizers refuses the tokenizer.json"),
+        (lambda root: make_unigram(root, [["a", -1.5]], 1), "unk_id = 1"),
+        (lambda root: make_unigram(root, [["a", -1.5]], None), "unk_id = null"),
+        (lambda root: make_unigram(root, [["a"]], 0), "array index 1"),
+        (lambda root: make_unigram(root, [["a", "b"]], 0), "must be number"),
+        (lambda root: make_unigram(root, [["a", 0]] * 2, 0), "twice"),
+        (lambda root: make_unigram(root, [], 0), "unk_id = 0"),
     ],
 )
 def test_a_damaged_tokenizer_json(tmp_path, change, said):
@@ -121,6 +133,6 @@ def test_a_bug_is_not_called_a_damaged_file(made, monkeypatch):
     def wrong(*_):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(tokenizer_hf, "_table", wrong)
+    monkeypatch.setattr(tokenizer_module, "reference_of", wrong)
     with pytest.raises(TypeError, match="a bug"):
         read_tokenizer(made["tokenizer.json"])

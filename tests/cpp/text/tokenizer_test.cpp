@@ -1,9 +1,10 @@
 #include "text/tokenizer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <initializer_list>
+#include <limits>
 #include <random>
 
 #include "system/error.h"
@@ -66,21 +67,29 @@ TableSource char_table() {
 
 // The byte table with a little of normal form C: what becomes U+1E69, and its marks' classes.
 std::string composing_table() {
-  std::string bytes = serialize_table(byte_table());
-  std::string form;
-  const auto put = [&](std::initializer_list<uint32_t> numbers) {
-    for (const uint32_t number : numbers) {
-      for (int shift = 0; shift < 32; shift += 8) form += static_cast<char>(number >> shift);
-    }
-  };
-  put({3, 2, 2});
-  put({0x1E63, 's', 0x323, 0x1E69, 0x1E63, 0x307, 0x212B, 0xC5, 0});
-  put({'s', 0x323, 0x1E63, 0x1E63, 0x307, 0x1E69});
-  put({0x314, 0x300, 230, 0x326, 0x323, 220});
-  bytes[8] = 3;                              // the version
-  bytes[13] = static_cast<char>(kNfc >> 8);  // of the flags
-  const size_t n_bytes = 256 + 2 + 3 + 5 + 5 + std::string_view(kGpt2Pattern).size();
-  return bytes.insert(bytes.size() - n_bytes, form);
+  TableSource table = byte_table();
+  table.flags |= kNfc;
+  table.normal_form = {.decompositions = {{0x1E63, 's', 0x323}, {0x1E69, 0x1E63, 0x307}, {0x212B, 0xC5, 0}},
+                       .compositions = {{'s', 0x323, 0x1E63}, {0x1E63, 0x307, 0x1E69}},
+                       .classes = {{0x314, 0x300, 230}, {0x326, 0x323, 220}}};
+  return serialize_table(table);
+}
+
+// A unigram model: <unk> 0, a 1, b 2, ab 3, abb 4, a mark 5; and what only tables of version 4 have.
+TableSource unigram_table(uint32_t flags = 0) {
+  TableSource table;
+  table.flags = kUnigram | kFuseUnk | kReplacements | kSplitKinds | kPrefixTokens | flags;
+  add_piece(table, "<unk>", PieceType::unknown);
+  for (const char* text : {"a", "b", "ab", "abb"}) add_piece(table, text);
+  add_piece(table, std::string(kSpaceMark));
+  table.scores = {0, -1, -1, -2, -2.5, -3};
+  table.replacements = {{false, "[cd]+", "b"}, {true, "x", ""}};
+  table.splits = {"-"};
+  table.split_kinds = {SplitKind::between};
+  table.prefix = {5, 0};
+  table.bos_id = 5;
+  table.unk_id = 0;
+  return table;
 }
 
 // The ids of a text's bytes.
@@ -227,9 +236,59 @@ TEST(stream_drops_the_first_space_once) {
   CHECK_EQ(decoder.push(259), " a");
 }
 
+TEST(cuts_with_the_highest_sum) {
+  for (const uint32_t flags : {0u, uint32_t{kMergeByScore}}) {
+    const Tokenizer tokenizer = make(unigram_table(flags));
+    CHECK_EQ(tokenizer.encode("abba", false, kParse), (Ids{4, 1}));
+    // a, b has the same sum as ab, and its last piece begins later.
+    CHECK_EQ(tokenizer.encode("ab", false, kParse), (Ids{3}));
+    CHECK_EQ(tokenizer.encode("a\u00E9\u00E8zb", false, kParse), (Ids{1, 0, 2}));
+    CHECK_EQ(tokenizer.encode("a-b-", false, kParse), (Ids{1, 2}));
+    CHECK_EQ(tokenizer.encode("axcddcb", false, kParse), (Ids{4}));
+    CHECK_EQ(tokenizer.encode("b", true, kParse), (Ids{5, 0, 2}));
+    CHECK_EQ(tokenizer.encode("", false, kParse), Ids{});
+  }
+}
+
+// Where a sum of float32 passes 100,000 SentencePiece counts anew, and small differences count again.
+TEST(long_unigram_texts_keep_their_cut) {
+  TableSource table = unigram_table(kMergeByScore);
+  table.scores = {0, -1000.25, -1, -1000.5, -1e5, -1e5};
+  std::string text;
+  for (int i = 0; i < 5000; ++i) text += "ab";
+  const Ids ids = make(table).encode(text, false, kParse);
+  CHECK_EQ(ids, Ids(5000, 3));
+}
+
+TEST(a_unigram_model_has_an_unknown_piece_and_finite_scores) {
+  TableSource table = unigram_table();
+  table.unk_id = -1;
+  CHECK_THROWS(Error, make(table), "unknown piece");
+  table = unigram_table();
+  table.scores[2] = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS(Error, make(table), "score");
+  table = unigram_table();
+  table.prefix = {6};
+  CHECK_THROWS(Error, make(table), "before a text");
+  table = unigram_table();
+  table.replacements[0].content = "\xFF";
+  CHECK_THROWS(Error, make(table), "UTF-8");
+}
+
+TEST(what_takes_the_place_of_content_is_content) {
+  TableSource table = unigram_table();
+  add_piece(table, "bb", PieceType::control);
+  table.scores.push_back(-1);
+  table.added = {{6, kInText | kNormalized, "bb"}};
+  const Tokenizer tokenizer = make(table);
+  CHECK_EQ(tokenizer.encode(marked({{"bc", true}}).view()), (Ids{6}));
+  CHECK_EQ(tokenizer.encode(marked({{"bc", true}, {"c", false}}).view()), (Ids{2, 2}));
+}
+
 TEST(every_truncation_is_an_error) {
   for (const std::string& bytes :
-       {serialize_table(byte_table()), serialize_table(char_table()), composing_table()}) {
+       {serialize_table(byte_table()), serialize_table(char_table()), composing_table(),
+        serialize_table(unigram_table()), serialize_table(unigram_table(kMergeByScore))}) {
     for (size_t size = 0; size < bytes.size(); ++size) {
       CHECK_THROWS(Error, Tokenizer::from_table(bytes.substr(0, size)), "tokenizer table");
     }
@@ -241,7 +300,8 @@ TEST(every_truncation_is_an_error) {
 TEST(flipped_bytes_do_no_harm) {
   std::mt19937 random(1);
   for (const std::string& bytes :
-       {serialize_table(byte_table()), serialize_table(char_table()), composing_table()}) {
+       {serialize_table(byte_table()), serialize_table(char_table()), composing_table(),
+        serialize_table(unigram_table()), serialize_table(unigram_table(kMergeByScore))}) {
     for (int round = 0; round < 20000; ++round) {
       std::string damaged = bytes;
       // Half of the damage goes to the header and what follows the lengths and types of pieces.
@@ -249,7 +309,7 @@ TEST(flipped_bytes_do_no_harm) {
       for (int n = 1 + round % 3; n > 0; --n) {
         const size_t at = anywhere ? random() % bytes.size()
                           : round % 4 ? random() % 48
-                                      : bytes.size() - 1 - random() % 400;
+                                      : bytes.size() - 1 - random() % std::min<size_t>(400, bytes.size());
         damaged[at] = static_cast<char>(random());
       }
       try {
@@ -263,8 +323,8 @@ TEST(flipped_bytes_do_no_harm) {
 
 TEST(newer_table_names_both_versions) {
   std::string bytes = serialize_table(byte_table());
-  bytes[8] = 4;
-  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 4", "versions 1 to 3");
+  bytes[8] = 5;
+  CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 5", "versions 1 to 4");
   bytes[8] = 0;
   CHECK_THROWS(Error, Tokenizer::from_table(bytes), "version 0");
 }
@@ -300,6 +360,7 @@ TEST(a_megabyte_without_spaces_is_not_quadratic) {
   while (marks.size() < text.size()) marks += "\u0307\u0323";
   CHECK_EQ(Tokenizer::from_table(composing_table()).encode(marks, false, kParse).size(),
            marks.size() - 2);
+  CHECK_EQ(make(unigram_table()).encode(text, false, kParse).size(), text.size());
   const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
   CHECK(spent.count() < 30);  // quadratic would take hours
 }

@@ -2,7 +2,7 @@
 //
 //   tokenizer_tool FILE [CHAT_JSON]     FILE: a raw tokenizer file, or a table if it ends in .table
 //
-//   {"text": T, "plain": B}                        the ids
+//   {"text": T, "plain": B, "bos": B}              the ids
 //   {"ids": [...]}                                 {"text": decoded, "pieces": streamed}
 //   {"messages": [...], "generation_prompt": B, "variables": {...}, "date": D}    the ids, or {"error": E};
 //       a message is an object, or [role, content]
@@ -68,7 +68,7 @@ json answer(const std::string& line, const Tokenizer& tokenizer, const runner::C
   if (request.contains("text")) {
     const auto special =
         request.value("plain", false) ? Tokenizer::Special::plain : Tokenizer::Special::parse;
-    return tokenizer.encode(request["text"].get<std::string>(), false, special);
+    return tokenizer.encode(request["text"].get<std::string>(), request.value("bos", false), special);
   }
   if (request.contains("ids")) {
     const auto ids = request["ids"].get<std::vector<int32_t>>();
