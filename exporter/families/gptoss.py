@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from exporter.families.sources.family import Family, GGUFSource, HFSource, TensorNames
 from exporter.families.sources.gguf import GGUFConfig
@@ -21,7 +22,6 @@ from exporter.families.sources.names import (
     HF_IGNORED,
     HF_NAMES,
 )
-from exporter.formats.file_tensor import Directory, FileTensor
 from exporter.formats.tensor_types import ITEM_BYTES
 from exporter.model.config import (
     MAX_EXPERTS,
@@ -32,6 +32,9 @@ from exporter.model.config import (
     ModelConfig,
     Rope,
 )
+
+if TYPE_CHECKING:  # it loads numpy, which finding a family does without
+    from exporter.formats.file_tensor import Directory, FileTensor
 
 LIMIT, ALPHA = 7.0, 1.702
 HF_GPT_OSS = HF_EXPERTS | {
