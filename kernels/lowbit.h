@@ -224,9 +224,9 @@ struct Segment {
 
 // Normalizes queries and keys of qkv [T, (H + 2 KV) d], or [T, (2 H + 2 KV) d] with gates, rotates
 // them by the tables cos and sin [C, rotary_dim / 2], multiplies queries by their positions' factors,
-// writes keys and values at their positions, and attends: out [T, H d] = softmax(scale q k^T) v over the positions of the token's session up to its
-// own. The T tokens are those of `segments`, one after the other; what one gets does not depend on
-// the others.
+// writes keys and values at their positions, and attends: out [T, H d] = softmax(scale q k^T) v over
+// the positions of the token's session up to its own. The T tokens are those of `segments`, one after
+// the other; what one gets does not depend on the others.
 void attention(Host& host, const float* qkv, std::span<const Segment> segments, const float* cos,
                const float* sin, const AttentionShape& shape, const Cache& cache, float* out);
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class Options:
     shape: str
     threads: int
     rounds: int
-    folder: Path
+    work: Path  # artifacts lie in a folder of their own in it
     out: Path | None
 
 
@@ -98,9 +99,10 @@ class Compared:
 def main(arguments: list[str]) -> int:
     options = read_options(arguments)
     work.build_runners()
-    options.folder.mkdir(parents=True, exist_ok=True)
     began, failures = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), {}
-    compared = list(compare_all(options, failures))
+    options.work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=options.work, prefix="families-") as folder:
+        compared = list(compare_all(options, Path(folder), failures))
     text = render(options, compared, failures, began)
     print(text)
     if options.out is not None:
@@ -134,12 +136,13 @@ def _parser() -> Parser:
     return parser
 
 
-def compare_all(options: Options, failures: dict[str, str]) -> Iterator[Compared]:
-    """Compares the families one after the other; one that fails is left out and named in `failures`."""
-    with exported(REFERENCE, options) as reference:
+def compare_all(options: Options, folder: Path, failures: dict[str, str]) -> Iterator[Compared]:
+    """Compares the families one after the other, in `folder`; one that fails is left out and named in
+    `failures`."""
+    with exported(REFERENCE, options.shape, folder) as reference:
         for name in options.families:
             try:
-                with exported(name, options) as own:
+                with exported(name, options.shape, folder) as own:
                     yield from compare(own, reference, options)
             except (ValueError, OSError) as error:
                 failures[name] = without_paths(first_line(error))
@@ -147,15 +150,15 @@ def compare_all(options: Options, failures: dict[str, str]) -> Iterator[Compared
 
 
 @contextmanager
-def exported(name: str, options: Options) -> Iterator[Exported]:
-    """A family's artifact of random weights, for as long as it is used; the checkpoint goes before."""
+def exported(name: str, shape: str, place: Path) -> Iterator[Exported]:
+    """A family's artifact of random weights in the folder `place`, for as long as it is used; the checkpoint
+    goes before."""
     from scripts.bench.family_folder import write_family_folder
 
-    folder, path = options.folder / name, options.folder / f"{name}.pte"
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
+    folder, path = place / name, place / f"{name}.pte"
     note(f"{name}: writing random weights")
     try:
-        write_family_folder(folder, config_json(name, SHAPES[options.shape]), lambda line: None)
+        write_family_folder(folder, config_json(name, SHAPES[shape]), lambda line: None)
         note(f"{name}: exporting")
         words = [str(folder), "--quantize", "q4", "--output-pte", str(path)]
         work.call("exporter", [sys.executable, "-m", "exporter", *words], shown=False)
@@ -170,7 +173,7 @@ def _weighed(name: str, path: Path) -> Exported:
     """Count the bytes of the packed weights that tokens are multiplied by."""
     artifact, layers, output = read_artifact(path), 0, 0
     for tensor in artifact.packed():
-        if any(name.startswith("layers.") for name in tensor.names):
+        if any(part.startswith("layers.") for part in tensor.names):
             layers += round(len(tensor.data) * artifact.read_share(tensor))
         elif "output" in tensor.names:
             output += len(tensor.data)

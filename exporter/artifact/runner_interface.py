@@ -162,7 +162,7 @@ class RunnerModel(Protocol):
         messages: Sequence[tuple[str, str] | Mapping[str, object]],
         think: bool | None = None,
         date: str = "",
-        tools: str = "",
+        tools: str | None = None,
         tools_path: str = "",
     ) -> list[int]:
         """Return the ids of a conversation by the model's own template, and of what makes the model answer,
@@ -172,7 +172,8 @@ class RunnerModel(Protocol):
             messages: as `chat_prompt` takes them.
             think: with thoughts or without; None: as the template has it.
             date: the day that the template is told, 2024-07-26; "": this machine's clock's.
-            tools: what the file `tools_path` holds, a JSON list of objects; none where the path is "".
+            tools: a JSON list of objects, as text.
+            tools_path: the file that held it, for errors.
 
         Raises ValueError, with the runners' flag, for what the template does not take.
         """

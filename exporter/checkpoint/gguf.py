@@ -10,6 +10,7 @@ from exporter.families.sources.names import GGUF_LONG_ROPE_FACTORS, GGUF_ROPE_FA
 from exporter.families.sources.registry import gguf_family
 from exporter.formats.gguf_experts import with_experts
 from exporter.formats.gguf_split import read_whole_gguf
+from exporter.model.config import MAX_EXPERTS
 from exporter.model.generation_settings import from_gguf as generation_from_gguf
 
 GGUF_EMBEDDING = "token_embd.weight"
@@ -21,7 +22,7 @@ def read_checkpoint_gguf(path: Path) -> CheckpointDescription:
 
     Raises ValueError or OSError for a file that is unreadable, damaged or unsupported.
     """
-    file = with_experts(read_whole_gguf(path))
+    file = with_experts(read_whole_gguf(path), MAX_EXPERTS)
 
     def read() -> Read:
         from exporter.checkpoint.tensors import open_gguf  # torch takes seconds

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -96,13 +97,20 @@ def open_tensors(tensors: Mapping[str, Sequence[FileTensor]], dims: Mapping[str,
 
 def open_dequantized(matrices: Mapping[str, StoredMatrix], plain: Read) -> Read:
     """Make a function that reads quantized matrices as the floats that they stand for, and others by
-    `plain`."""
+    `plain`. It raises ValueError naming a matrix that stands for NaN or infinity."""
 
     def read(name: str, dtype: torch.dtype | None, rows: slice = ALL_ROWS) -> Tensor:
         if name not in matrices:
             return plain(name, dtype, rows)
+        with np.errstate(all="ignore"):  # what comes of it is said below
+            values = matrices[name].floats()
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"tensor {name} stands for NaN or infinity, by its scales or their table: download it again, "
+                "or use another copy"
+            )
         # A copy of some rows does not hold the whole matrix.
-        whole = torch.from_numpy(matrices[name].floats())
+        whole = torch.from_numpy(values)
         return whole[rows].to(dtype or torch.float32, copy=rows != ALL_ROWS)
 
     return read

@@ -192,7 +192,7 @@ def read_json(path: Path) -> dict[str, object]:
     check_content(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): correct it, or download it again") from error
     if not isinstance(content, dict):
         raise ValueError(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from exporter.families.sources.family import Family, GGUFSource, HFSource, TensorNames
 from exporter.families.sources.gguf import GGUFConfig
@@ -21,9 +22,19 @@ from exporter.families.sources.names import (
     HF_IGNORED,
     HF_NAMES,
 )
-from exporter.formats.file_tensor import Directory, FileTensor
 from exporter.formats.tensor_types import ITEM_BYTES
-from exporter.model.config import AttentionSpec, Experts, FeedForwardSpec, LayerSpec, ModelConfig, Rope
+from exporter.model.config import (
+    MAX_EXPERTS,
+    AttentionSpec,
+    Experts,
+    FeedForwardSpec,
+    LayerSpec,
+    ModelConfig,
+    Rope,
+)
+
+if TYPE_CHECKING:  # it loads numpy, which finding a family does without
+    from exporter.formats.file_tensor import Directory, FileTensor
 
 LIMIT, ALPHA = 7.0, 1.702
 HF_GPT_OSS = HF_EXPERTS | {
@@ -86,39 +97,57 @@ def _feed_forward(hidden_dim: int, limit: float, experts: Experts) -> FeedForwar
     return FeedForwardSpec(hidden_dim, "quick_gelu", limit, bias=True, up_offset=1.0, experts=experts)
 
 
+@dataclass(frozen=True)
+class _Form:
+    """Tensors of all experts: how their names end, their dimensions, and how an expert's own name ends."""
+
+    ending: str
+    dimensions: int
+    own: str
+
+
+_FLOATS, _BLOCKS = _Form("", 3, ".weight"), _Form("_blocks", 4, ".weight_packed")
+_FORMS = (_FLOATS, _BLOCKS, _Form("_bias", 2, ".bias"), _Form("_scales", 3, ".weight_scale"))
+_PROJECTIONS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+
+
 def split_experts(tensors: Directory) -> Directory:
     """Take the experts' tensors apart: `mlp.experts.gate_up_proj`, [experts, inputs, outputs] or, in blocks
     of 4-bit floats, [experts, outputs, blocks, bytes], whose outputs are a gate's and an up's in turn.
 
-    A part of a tensor is a tensor with other strides: nothing is read.
+    A part of a tensor is a tensor with other strides: nothing is read. Raises ValueError naming a tensor that
+    is not of so many experts, or of an odd number of outputs of gates and ups.
     """
     found: dict[str, FileTensor] = {}
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".experts.")
-        projection, form = next(
-            ((p, f) for p in ("gate_up_proj", "down_proj") for f in _FORMS if kind == p + f), ("", "")
-        )
-        if not projection or len(tensor.shape) != _FORMS[form]:
+        named = ((p, f) for p in _PROJECTIONS for f in _FORMS if kind == p + f.ending)
+        projection, form = next(named, ("", None))
+        if form is None or len(tensor.shape) != form.dimensions:
             found[name] = tensor
             continue
-        outputs = ("gate_proj", "up_proj") if projection == "gate_up_proj" else ("down_proj",)
+        outputs = _PROJECTIONS[projection]
+        if 0 in tensor.shape or tensor.shape[0] > MAX_EXPERTS:
+            raise _refused(name, tensor, f"no matrices of 1 to {MAX_EXPERTS} experts")
+        if _of_expert(tensor, 0, form).shape[0] % len(outputs):
+            raise _refused(name, tensor, "and has not as many outputs of gates as of ups")
         for i in range(tensor.shape[0]):
             for output, part in zip(outputs, _parts(_of_expert(tensor, i, form), len(outputs)), strict=True):
-                found[f"{module}.experts.{i}.{output}{_ENDINGS[form]}"] = part
+                found[f"{module}.experts.{i}.{output}{form.own}"] = part
     return found
 
 
-_FORMS = {"": 3, "_bias": 2, "_blocks": 4, "_scales": 3}  # of a tensor, and its dimensions
-_ENDINGS = {"": ".weight", "_bias": ".bias", "_blocks": ".weight_packed", "_scales": ".weight_scale"}
+def _refused(name: str, tensor: FileTensor, why: str) -> ValueError:
+    return ValueError(f"{tensor.path}: tensor {name} is {list(tensor.shape)}, {why}: download it again")
 
 
-def _of_expert(tensor: FileTensor, number: int, form: str) -> FileTensor:
+def _of_expert(tensor: FileTensor, number: int, form: _Form) -> FileTensor:
     """Return an expert's part, its outputs the first dimension."""
     start = tensor.start + number * tensor.strides[0] * ITEM_BYTES[tensor.dtype]
     shape, strides = tensor.shape[1:], tensor.strides[1:]
-    if form == "":
+    if form == _FLOATS:
         shape, strides = shape[::-1], strides[::-1]
-    elif form == "_blocks":  # a row's blocks follow one another
+    elif form == _BLOCKS:  # a row's blocks follow one another
         shape, strides = (shape[0], math.prod(shape[1:])), (strides[0], strides[2])
     return replace(tensor, start=start, shape=shape, strides=strides)
 

@@ -41,7 +41,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
 
 def from_gguf(config: GGUFConfig) -> ModelConfig:
     head_dim, heads = config.head_dim(), config.count("attention.head_count")
-    beta = config.optional("attention.temperature_scale") or None  # 0: none, as llama.cpp reads it
+    beta = config.optional("attention.temperature_scale")
     attention = AttentionSpec(
         n_heads=heads,
         n_kv_heads=config.count("attention.head_count_kv", heads),
@@ -54,8 +54,9 @@ def from_gguf(config: GGUFConfig) -> ModelConfig:
 
 
 def _growing(rope: Rope, beta: object) -> Rope:
-    """`rope`, with queries that grow by `beta` from YaRN's original context on; as it is without one."""
-    if beta is None:
+    """`rope`, with queries that grow by `beta` from YaRN's original context on; as it is without one, or with
+    0, by which nothing grows."""
+    if beta is None or beta == 0 and not isinstance(beta, bool):
         return rope
     if rope.scaling is None or rope.scaling.kind != "yarn":
         raise ValueError(

@@ -24,6 +24,8 @@ from exporter.model.config import AttentionSpec, Experts, FeedForwardSpec, Layer
 
 def from_hf(config: HFConfig) -> ModelConfig:
     config.only("hidden_act", "silu")
+    for name, value in (("qkv_bias", False), ("use_qk_norm", True), ("shared_expert_intermediate_size", 0)):
+        config.only(name, value)  # of Qwen3-Coder's config: what all of them have
     for name in ("output_router_logits", "router_aux_loss_coef"):  # training
         config.ignore(name)
     head_dim, bias = config.count("head_dim", 128), config.boolean("attention_bias")
@@ -45,12 +47,14 @@ def from_hf(config: HFConfig) -> ModelConfig:
         attention, FeedForwardSpec(config.count("moe_intermediate_size", 768), experts=experts)
     )
     dense = LayerSpec(attention, FeedForwardSpec(config.count("intermediate_size", 6144)))
-    every, without = config.count("decoder_sparse_step", 1), config.optional("mlp_only_layers", [])
-    if not isinstance(without, list):
-        raise ValueError(f"field 'mlp_only_layers' is {without!r}, not a list of layers: correct the config")
-    layers = [
-        dense if i in without or (i + 1) % every else sparse for i in range(config.layer_count())
-    ]
+    every, numbers = config.count("decoder_sparse_step", 1), range(config.layer_count())
+    without = config.optional("mlp_only_layers", [])
+    if not isinstance(without, list) or not all(type(i) is int and i in numbers for i in without):
+        raise ValueError(
+            f"field 'mlp_only_layers' is {without!r}, not a list of layers from 0 to {numbers[-1]}: correct "
+            "the config"
+        )
+    layers = [dense if i in without or (i + 1) % every else sparse for i in numbers]
     return config.model("qwen3moe", layers, default_context=32768)
 
 

@@ -122,7 +122,7 @@ def _fields(folder: Path) -> dict[str, object]:
     check_content(folder / CONFIG)
     try:
         found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{CONFIG} is not valid JSON ({error}): download it again") from error
     if not isinstance(found, dict):
         raise ValueError(f"{CONFIG} holds a JSON {type(found).__name__}, not an object: download it again")

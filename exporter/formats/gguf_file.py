@@ -62,7 +62,7 @@ class GGUFFile:
         """Read rows first..last-1 of a tensor as float32 [rows, width]; a vector is one row.
 
         A weight with a scale beside it is multiplied by it.
-        Raises ValueError for a type that is not turned into floats.
+        Raises ValueError for a type that is not turned into floats, and a scale that is not finite.
         """
         tensor = self.tensors[name]
         if tensor.kind.floats is None:
@@ -70,7 +70,17 @@ class GGUFFile:
         raw = self.data[tensor.path][tensor.start : tensor.start + tensor.n_bytes]
         rows = tensor.kind.floats(raw.reshape(math.prod(tensor.shape[:-1]), -1)[first:last])
         scale = name.removesuffix(".weight") + WEIGHT_SCALE
-        return rows * self.float_rows(scale, 0, 1) if self._is_scale(scale) else rows
+        return rows * self._factor(scale) if self._is_scale(scale) else rows
+
+    def _factor(self, scale: str) -> np.float32:
+        """Return the number in a weight's scale. Raises ValueError for NaN and infinity."""
+        factor = self.float_rows(scale, 0, 1)[0, 0]
+        if not np.isfinite(factor):
+            raise ValueError(
+                f"{self.tensors[scale].path}: tensor {scale} is {factor}, not a number to multiply by: use "
+                "another conversion of this model"
+            )
+        return factor
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the tensors' shapes, without the scales of weights."""

@@ -60,7 +60,8 @@ def _levels(rows: np.ndarray, group: int, levels: tuple[float, ...]) -> np.ndarr
 
 
 def _float64(rows: np.ndarray) -> np.ndarray:
-    return rows.view("<f8").astype(np.float32)
+    with np.errstate(over="ignore"):  # what is beyond float32 is infinite
+        return rows.view("<f8").astype(np.float32)
 
 
 _OURS = {

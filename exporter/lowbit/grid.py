@@ -2,10 +2,12 @@
 
 Such a group's values are q · s with whole numbers q and a scale s. Whatever the groups were, one that lies
 within a former one has the same s: it is the group's extreme value divided by that value's q, which is tried.
-With a scale of 16 bits only what comes out equal to the last bit counts. Scales of 32 bits are tried after
-that, where float32's own rounding is allowed; they are stored in 11 bits, and the integers stay. No other
-weights lie so.
+With scales of 16 bits only what comes out equal to the last bit counts. With those of 32 bits float32's own
+rounding is allowed; they are stored in 11 bits, and the integers stay. No other weights lie so.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,50 +23,69 @@ ROUNDING, LEAST_VALUES = 2.0**-22, 8
 Numbers = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
-def lies_on_grid(weight: Tensor | JoinedRows, bits: int, group_size: int, has_zeros: bool) -> bool:
-    """Tell whether the groups of a few rows of `weight` [N, K] are whole numbers of that many bits times a
-    scale."""
+@dataclass(frozen=True)
+class GridScales:
+    """The scales of a grid: what a quotient of a value and a whole number becomes as one of them, when whole
+    numbers times it are the weights, and how many values of a group must not be 0."""
+
+    stored: Callable[[Tensor], Tensor]
+    equal: Callable[[Tensor, Tensor], Tensor]
+    least_values: int
+
+
+def grid_scales(
+    weight: Tensor | JoinedRows, bits: int, group_size: int, has_zeros: bool
+) -> GridScales | None:
+    """Return which scales the groups of a few rows of `weight` [N, K] have, times whole numbers of that many
+    bits; None where most are no such products."""
     columns = weight.shape[1] // group_size * group_size
     step = max(1, len(weight) // GRID_ROWS)
     groups = weight[::step][:, :columns].float().reshape(-1, group_size)
     groups = groups[groups.abs().amax(1) >= SMALLEST]
-    return len(groups) > 0 and float(grid_numbers(groups, bits, has_zeros)[0].float().mean()) >= LEAST_ON_GRID
+    if not len(groups):
+        return None
+    for scales in (OF_16_BITS, OF_32_BITS):
+        found, *_ = grid_numbers(groups, bits, has_zeros, scales)
+        if float(found.float().mean()) >= LEAST_ON_GRID:
+            return scales
+    return None
 
 
-def grid_numbers(groups: Tensor, bits: int, has_zeros: bool) -> Numbers:
-    """Return which groups [M, size] lie on a grid, and of these u [m, size], scales and zero points [m].
+def grid_numbers(groups: Tensor, bits: int, has_zeros: bool, scales: GridScales) -> Numbers:
+    """Return which groups [M, size] lie on a grid of such scales, and of these u [m, size], scales and zero
+    points [m].
 
     Without zero points the zero is 2^(bits - 1).
     """
     found = torch.zeros(len(groups), dtype=torch.bool)
     u = torch.zeros(groups.shape, dtype=torch.uint8)
-    scales, zeros = torch.zeros(len(groups)), torch.zeros(len(groups))
+    factors, zeros = torch.zeros(len(groups)), torch.zeros(len(groups))
     middle, limit = 2 ** (bits - 1), 2**bits - 1
     extremes = groups.gather(1, groups.abs().argmax(1, keepdim=True))
     probes = groups[:, :PROBED].contiguous()
-    large = extremes[:, 0].abs() >= SMALLEST
-    many = (groups != 0).sum(1) >= LEAST_VALUES
-    for stored, equal, among in ((to_half_precision, torch.eq, large), (_whole, _nearly, large & many)):
-        left = torch.nonzero(among & ~found)[:, 0]
-        for q in range(limit if has_zeros else middle, 0, -1):
-            if not len(left):
-                break
-            # Of 2^bits levels without zero points the lowest has no opposite.
-            tried = stored(extremes[left] / (q if has_zeros or q < middle else -q))
-            probe = probes[left]
-            likely = equal(torch.round(probe / tried) * tried, probe).all(1)
-            own, scale = left[likely], tried[likely]
-            levels = torch.round(groups[own] / scale)
-            lowest, highest = levels.amin(1), levels.amax(1)
-            zero = (-lowest).clamp_(min=0) if has_zeros else torch.full_like(lowest, middle)
-            within = (lowest + zero >= 0) & (highest + zero <= limit)
-            fits = within & equal(levels * scale, groups[own]).all(1)
-            own = own[fits]
-            found[own] = True
-            u[own] = (levels + zero[:, None])[fits].to(torch.uint8)
-            scales[own], zeros[own] = to_half_precision(scale[fits, 0]), zero[fits]
-            left = left[~found[left]]
-    return found, u[found], scales[found], zeros[found]
+    among = (extremes[:, 0].abs() >= SMALLEST) & ((groups != 0).sum(1) >= scales.least_values)
+    left = torch.nonzero(among)[:, 0]
+    for q in range(limit if has_zeros else middle, 0, -1):
+        if not len(left):
+            break
+        # Of 2^bits levels without zero points the lowest has no opposite.
+        tried = scales.stored(extremes[left] / (q if has_zeros or q < middle else -q))
+        probe = probes[left]
+        likely = scales.equal(torch.round(probe / tried) * tried, probe).all(1)
+        own, factor = left[likely], tried[likely]
+        if not len(own):
+            continue
+        levels = torch.round(groups[own] / factor)
+        lowest, highest = levels.amin(1), levels.amax(1)
+        zero = (-lowest).clamp_(min=0) if has_zeros else torch.full_like(lowest, middle)
+        within = (lowest + zero >= 0) & (highest + zero <= limit)
+        fits = within & scales.equal(levels * factor, groups[own]).all(1)
+        own = own[fits]
+        found[own] = True
+        u[own] = (levels + zero[:, None])[fits].to(torch.uint8)
+        factors[own], zeros[own] = to_half_precision(factor[fits, 0]), zero[fits]
+        left = left[~found[left]]
+    return found, u[found], factors[found], zeros[found]
 
 
 def _whole(scales: Tensor) -> Tensor:
@@ -73,3 +94,7 @@ def _whole(scales: Tensor) -> Tensor:
 
 def _nearly(found: Tensor, values: Tensor) -> Tensor:
     return (found - values).abs() <= ROUNDING * values.abs()
+
+
+OF_16_BITS = GridScales(to_half_precision, torch.eq, 1)
+OF_32_BITS = GridScales(_whole, _nearly, LEAST_VALUES)

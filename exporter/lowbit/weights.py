@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporter.lowbit.grid import grid_numbers, lies_on_grid
+from exporter.lowbit.grid import GridScales, grid_numbers, grid_scales
 from exporter.lowbit.joined_rows import JoinedRows
 from exporter.lowbit.search import Search, in_steps, row_steps, stored_scales
 from exporter.recipe.methods import PLAIN, parse_method
@@ -226,9 +226,11 @@ def _quantize(weight: Tensor | JoinedRows, scheme: Scheme, first_row: int = 0) -
                     zeros[rows] = zero
 
     with one_torch_thread() as workers, ThreadPoolExecutor(workers) as pool:
-        on_grid = algorithm in PLAIN and _lies_on_grid(weight, form)
+        scales_of_grid = _grid_scales(weight, form) if algorithm in PLAIN else None
         quantizers = [_quantizer(algorithm, form) for _ in range(workers)]
-        list(pool.map(work, [partial(_kept, each) if on_grid else each for each in quantizers]))
+        if scales_of_grid is not None:
+            quantizers = [partial(_kept, each, scales_of_grid) for each in quantizers]
+        list(pool.map(work, quantizers))
     _check_finite(scales, range(first_row, first_row + n))
     result = QuantizedWeight(form, values, scales, zeros)
     return rounded(result) if algorithm in PLAIN else result
@@ -290,25 +292,29 @@ def _searched(
     return u.view(shape), scale.view(shape), zero.view(shape) if form.zeros == "integer" else None
 
 
-def _lies_on_grid(weight: Tensor | JoinedRows, form: WeightFormat) -> bool:
-    """Tell whether a weight was quantized before to integers and scales that `form` holds."""
-    holds = form.scale_dtype == "float16" and form.zeros in ("none", "integer")
-    return holds and lies_on_grid(weight, form.bits, form.group_size, form.zeros == "integer")
+def _grid_scales(weight: Tensor | JoinedRows, form: WeightFormat) -> GridScales | None:
+    """Return the scales of a weight that was quantized before to integers and scales that `form` holds."""
+    if form.scale_dtype != "float16" or form.zeros not in ("none", "integer"):
+        return None
+    return grid_scales(weight, form.bits, form.group_size, form.zeros == "integer")
 
 
 def _kept(
-    quantizer: Quantizer, rows: Tensor, form: WeightFormat
+    quantizer: Quantizer, scales: GridScales, rows: Tensor, form: WeightFormat
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Quantize rows, of which groups that lie on a grid keep their integers and scales."""
-    u, scale, zero = quantizer(rows, form)
-    found, levels, own_scale, own_zero = grid_numbers(
-        rows.reshape(-1, form.group_size), form.bits, form.zeros == "integer"
-    )
-    u.view(-1, form.group_size)[found] = levels
-    scale.view(-1)[found] = own_scale
-    if zero is not None:
-        zero.view(-1)[found] = own_zero
-    return u, scale, zero
+    """Quantize rows [R, P], of which groups that lie on a grid keep their integers and scales."""
+    groups = rows.reshape(-1, form.group_size)
+    found, *kept = grid_numbers(groups, form.bits, form.zeros == "integer", scales)
+    u, scale, zero = torch.empty(groups.shape, dtype=torch.uint8), *torch.empty(2, len(groups))
+    u[found], scale[found], zero[found] = kept
+    if not found.all():
+        other_u, other_scale, other_zero = quantizer(groups[~found], form)
+        u[~found], scale[~found] = other_u, other_scale[:, 0]
+        if other_zero is not None:
+            zero[~found] = other_zero[:, 0]
+    shape = (len(rows), -1)
+    stores_zeros = form.zeros == "integer"
+    return u.view(shape), scale.view(shape), zero.view(shape) if stores_zeros else None
 
 
 def _affine(rows: Tensor, form: WeightFormat) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -12,9 +12,9 @@ import torch
 
 from exporter import __version__
 from exporter.lowbit.decoder import LowbitTransformer
+from exporter.lowbit.few_levels import few_levels_warning
 from exporter.lowbit.on_disk import in_memory, on_disk
 from exporter.lowbit.pack import PackOptions
-from exporter.lowbit.two_levels import one_bit_warning
 from exporter.model.config import ModelConfig
 from exporter.model.decoder import Transformer
 from exporter.model.matrices import model_matrices, model_vectors, parameter_shapes
@@ -70,7 +70,7 @@ def packed(job: Job) -> Packed:
         model = job.load(plain)  # nothing computes with what is only packed
     _check_patterns(linear, model)
     _check_rows(recipe, model.config)
-    warning = one_bit_warning(recipe, model)
+    warning = few_levels_warning(recipe, model)
     if warning is not None:
         note(f"warning: {warning}")
     if plain:

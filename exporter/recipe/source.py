@@ -32,7 +32,7 @@ def read_parts(source: str) -> dict:
             raise ValueError(f"{path}: not UTF-8 text; give a JSON file") from None
     try:
         parts = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{origin}: not valid JSON ({error}); correct it") from None
     if not isinstance(parts, dict):
         raise ValueError(f"{origin}: a recipe is a JSON object, not {type(parts).__name__}")

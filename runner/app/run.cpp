@@ -276,7 +276,8 @@ class Run {
 
   // What the command line tells the template. Throws Error for what it does not take.
   ChatInputs chat_inputs(const ChatTemplate& chat) const {
-    ChatWishes wishes{.think = args_.think, .date = args_.date, .tools_path = args_.tools_path};
+    ChatWishes wishes{
+        .think = args_.think, .date = args_.date, .tools = std::nullopt, .tools_path = args_.tools_path};
     if (chat.usable() && !args_.tools_path.empty()) {
       wishes.tools = text_from_file(args_.tools_path, "the file of tools " + args_.tools_path, kToolsRemedy);
     }

@@ -46,13 +46,22 @@ size_t begun(const ThoughtMarks& marks, std::string_view text) {
   return most;
 }
 
-// Whether the last mark in the prompt's last tokens is that of a thought.
+// Whether a token of this name is what a message begins or ends with, and not (part of) a mark.
+bool is_apart(const ThoughtMarks& marks, std::string_view name) {
+  bool marks_have_it = false;
+  each_mark(marks, [&](std::string_view mark, bool) { marks_have_it |= mark.find(name) != mark.npos; });
+  return !name.empty() && !marks_have_it;
+}
+
+// Whether the last mark in the prompt's last tokens is that of a thought. What is before the last special
+// token that is no mark's is what a user said, marks written by hand among it.
 bool ends_within_thought(const ThoughtMarks& marks, const Tokenizer& tokenizer,
                          std::span<const int32_t> prompt) {
   constexpr size_t kLooked = 32;
   std::string text;
   for (const int32_t id : prompt.last(std::min(prompt.size(), kLooked))) {
     const std::string_view name = tokenizer.special_name(id);
+    if (is_apart(marks, name)) text.clear();
     text += name.empty() ? tokenizer.decode({&id, 1}) : std::string(name);
   }
   size_t last = 0;

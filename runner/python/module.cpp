@@ -135,10 +135,10 @@ Ids chat_prompt(BoundModel& model, const py::iterable& messages, bool add_genera
 }
 
 Ids chat_turn(BoundModel& model, const py::iterable& messages, std::optional<bool> think, const std::string& date,
-              const std::string& tools, const std::string& tools_path) {
+              const std::optional<std::string>& tools, const std::string& tools_path) {
   const std::string list = py::module_::import("json").attr("dumps")(as_objects(messages)).cast<std::string>();
   return model.chat_turn(
-      list, {.think = think, .date = day_or_none(date), .tools_path = tools_path, .tools = tools});
+      list, {.think = think, .date = day_or_none(date), .tools = tools, .tools_path = tools_path});
 }
 
 void define_model(py::module_& m) {
@@ -165,11 +165,11 @@ void define_model(py::module_& m) {
            "enable_thinking; `date`, 2024-07-26, is the day instead of the clock's. Raises ValueError "
            "when the model has no chat template, or it refuses the conversation.")
       .def("chat_turn", &chat_turn, py::arg("messages"), py::arg("think") = std::nullopt, py::arg("date") = "",
-           py::arg("tools") = "", py::arg("tools_path") = "",
+           py::arg("tools") = std::nullopt, py::arg("tools_path") = "",
            "The ids of a conversation and of what makes the model answer. `think`: with thoughts or without; "
-           "`date`, 2024-07-26, is the day instead of the clock's; `tools` is what the file `tools_path` holds, "
-           "a JSON list of objects. Raises ValueError, with the runners' flag, for what the template does not "
-           "take.")
+           "`date`, 2024-07-26, is the day instead of the clock's; `tools` is a JSON list of objects, and "
+           "`tools_path` the file that held it, for errors. Raises ValueError, with the runners' flag, for what "
+           "the template does not take.")
       .def("forward", &BoundModel::forward, py::arg("tokens"), py::arg("start_pos"),
            py::arg("rows"),
            "One chunk: `tokens` (1 to max_chunk ids) at the positions from `start_pos` on, which is "

@@ -7,14 +7,15 @@ namespace {
 
 templates::Value parsed_tools(const ChatWishes& wishes) {
   try {
-    templates::Value tools = templates::value_from_json(wishes.tools, kContent);
+    templates::Value tools = templates::value_from_json(*wishes.tools, kContent);
     if (!tools.is_list()) throw Error("it is no list");
     for (const templates::Value& tool : tools.list().items) {
       if (!tool.is_dict()) throw Error("it has what is no object");
     }
     return tools;
   } catch (const Error& error) {
-    throw Error(wishes.tools_path + " holds no tools: " + error.what() + kToolsRemedy);
+    const std::string& where = wishes.tools_path.empty() ? "the text given" : wishes.tools_path;
+    throw Error(where + " holds no tools: " + error.what() + kToolsRemedy);
   }
 }
 
@@ -32,7 +33,7 @@ ChatInputs inputs_of(const ChatWishes& wishes, const ChatTemplate& chat) {
   if (wishes.date && !chat.asks_for_day()) {
     throw Error("--date: this model's chat template asks for no date; leave it out");
   }
-  if (!wishes.tools_path.empty()) {
+  if (wishes.tools) {
     if (!chat.takes("tools")) throw Error("--tools: this model's chat template takes no tools; leave it out");
     inputs.variables.emplace_back("tools", parsed_tools(wishes));
   }

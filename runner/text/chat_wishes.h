@@ -12,8 +12,8 @@ namespace runner {
 struct ChatWishes {
   std::optional<bool> think = {};
   std::optional<std::tm> date = {};
-  std::string tools_path = {};  // "" for no tools
-  std::string tools = {};       // what that file holds: a JSON list of objects
+  std::optional<std::string> tools = {};  // a JSON list of objects
+  std::string tools_path = {};            // the file that held them, for errors; "" for none
 };
 
 // The same as the template takes it. Throws Error with the flag of a wish that it does not take, and for

@@ -128,6 +128,7 @@ SMOL, ONE_B = "smollm2", "llama3.2-1b"
 Q4, Q4_PTE, Q4_PT2 = ("q4.pte", "q4.pt2"), ("q4.pte",), ("q4.pt2",)
 BF16 = ("bf16.pte", "bf16.pt2")
 TERNARY_BOTH = ("ternary.pte", "ternary.pt2")
+TERNARY_BITS = "decode, 2 bits in groups of 256, tables too (not the recipe `ternary`)"
 LLAMA_Q4, LLAMA_BF16, XNNPACK = "llama-q4_0", "llama-bf16", "xnnpack.pte"
 LLAMA_TQ2 = "llama-tq2_0"
 NO_AMX = "llama-q4_0-noamx"
@@ -184,11 +185,11 @@ ROWS = (
         "of `q4`'s speed in proportion to the bytes"),
     Row("decode, `q2`", ONE_B, DECODE, ("q2.pte", "q2.pt2"), in_proportion_to_q4, 0.85, True,
         "of `q4`'s speed in proportion to the bytes"),
-    Row("decode, ternary", ONE_B, DECODE, TERNARY_BOTH, in_proportion_to_q4, 0.8, True,
+    Row(TERNARY_BITS, ONE_B, DECODE, TERNARY_BOTH, in_proportion_to_q4, 0.8, True,
         "of `q4`'s speed in proportion to the bytes"),
     Row("decode, `q1`", ONE_B, DECODE, ("q1.pte", "q1.pt2"), in_proportion_to_q4, 0.8, True,
         "of `q4`'s speed in proportion to the bytes"),
-    _speed("decode, ternary", ONE_B, DECODE, TERNARY_BOTH, LLAMA_TQ2, 1.0, "× llama.cpp TQ2_0"),
+    _speed(TERNARY_BITS, ONE_B, DECODE, TERNARY_BOTH, LLAMA_TQ2, 1.0, "× llama.cpp TQ2_0"),
     _speed("decode, unquantized bf16", SMOL, DECODE, BF16, LLAMA_BF16, 1.0, OF_BF16),
     _speed("prefill 512, unquantized bf16", SMOL, PREFILL, BF16, LLAMA_BF16, 1.0, OF_BF16),
     Row("peak memory, `q4`", ONE_B, "peak_rss", Q4, memory_above_file, 48, False,

@@ -67,12 +67,20 @@ def four_bits(kind: str, block: int, nested: bool, storage: torch.dtype):
 @pytest.mark.parametrize(
     ("kind", "block", "nested", "storage"),
     [("nf4", 64, False, torch.uint8), ("nf4", 64, True, torch.uint8), ("fp4", 128, False, torch.uint8),
-     ("nf4", 4096, True, torch.bfloat16), ("fp4", 64, True, torch.float32)],
+     ("nf4", 4096, True, torch.bfloat16), ("fp4", 64, True, torch.float32),
+     ("nf4", 2**40, True, torch.uint8), ("nf4", 2**70, False, torch.uint8)],
 )  # fmt: skip
 def test_four_bits(folder, capsys, kind, block, nested, storage):
     """In blocks that are parts of a row, and of several rows; codes may lie in floats' places."""
     expected = quantize(folder, CONFIG, four_bits(kind, block, nested, storage))
     assert_floats(folder, expected, f"bitsandbytes' {kind.upper()}", capsys)
+
+
+def test_a_block_of_scales_that_is_longer_than_they_are(folder, capsys, monkeypatch):
+    """As in small models, whose matrices have less than 256 blocks."""
+    monkeypatch.setitem(globals(), "NESTED", 2**70)
+    expected = quantize(folder, CONFIG, four_bits("nf4", 64, True, torch.uint8))
+    assert_floats(folder, expected, "bitsandbytes' NF4", capsys)
 
 
 def eight_bits(module, rows, columns):
@@ -96,6 +104,7 @@ def test_eight_bits(folder, capsys):
 
 NAME = "model.layers.1.mlp.up_proj"
 STATE = "weight.quant_state.bitsandbytes__nf4"
+WHOLE = {"blocksize": 64, "shape": [96, 64]}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +119,12 @@ STATE = "weight.quant_state.bitsandbytes__nf4"
      ({STATE: as_bytes({"blocksize": 64})}, f"{NAME}.weight.quant_state says is damaged"),
      ({STATE: as_bytes({"blocksize": 0, "shape": [96, 64]})}, f"{NAME}.weight.quant_state says is damaged"),
      ({STATE: as_bytes({"blocksize": 64, "shape": [96]})}, f"{NAME}.weight.quant_state says is damaged"),
-     ({STATE: torch.tensor([255], dtype=torch.uint8)}, f"{NAME}.weight.quant_state says is damaged")],
+     ({STATE: torch.tensor([255], dtype=torch.uint8)}, f"{NAME}.weight.quant_state says is damaged"),
+     ({STATE: torch.tensor([ord("[")] * 100_000, dtype=torch.uint8)}, "quant_state says is damaged"),
+     *(({STATE: as_bytes(WHOLE | {"nested_blocksize": 32} | more)}, "quant_state says is damaged")
+       for more in ({}, {"nested_offset": 10**400}, {"nested_offset": 1e39}, {"nested_offset": True},
+                    {"nested_offset": float("nan")}, {"nested_offset": "0"})),
+     ({"weight.absmax": torch.zeros(97, dtype=torch.uint8)}, "absmax is [97], not [96]")],
 )  # fmt: skip
 def test_four_bits_that_do_not_fit(folder, change, said):
     def make(module, rows, columns):
@@ -135,6 +149,22 @@ def test_eight_bits_that_do_not_fit(folder, change, said):
 
     quantize(folder, {"quant_method": "bitsandbytes", "load_in_8bit": True}, make)
     assert_refused(folder, str(folder), f"{NAME}.{said}")
+
+
+@pytest.mark.parametrize(
+    ("made", "change"),
+    [(four_bits("nf4", 64, True, torch.uint8), {"weight.nested_absmax": torch.full((3,), torch.nan)}),
+     (four_bits("nf4", 64, False, torch.uint8), {"weight.absmax": torch.full((96,), torch.inf)}),
+     (four_bits("fp4", 64, False, torch.uint8), {"weight.quant_map": torch.full((16,), torch.nan)}),
+     (eight_bits, {"SCB": torch.full((96,), torch.inf)})],
+)  # fmt: skip
+def test_numbers_that_are_not_finite(folder, made, change):
+    def make(module, rows, columns):
+        parts, expected = made(module, rows, columns)
+        return parts | (change if module == NAME else {}), expected
+
+    quantize(folder, CONFIG, make)
+    assert_refused(folder, f"tensor {NAME}.weight stands for NaN or infinity", "download it again")
 
 
 def test_another_shape_than_the_config_says(folder):

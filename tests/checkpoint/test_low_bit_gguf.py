@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import family
@@ -127,23 +128,31 @@ def test_scales_beside_weights(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_a_scale_that_is_not_finite(tmp_path, factor):
+    data = of_type(Q1_0, 5, 384)[0]
+    write(tmp_path / "m.gguf", {"a.weight": data, "a.scale": np.float32([factor])}, Q1_0)
+    with pytest.raises(ValueError, match=rf"m.gguf: tensor a.scale is {factor}, not a number"):
+        read_gguf(tmp_path / "m.gguf").float_rows("a.weight", 0, 5)
+
+
 # Models
 
 
-@pytest.fixture(scope="module")
-def one_bit(tmp_path_factory):
-    """A tiny Qwen3 whose matrices have one bit in a GGUF file, its folder of the floats that these are, the
-    model, and the integers and scales by GGUF's names."""
-    folder, stored = tmp_path_factory.mktemp("bits"), {}
-    model = family.make_hf(folder / "hf", CASE)
-    names = gguf.get_tensor_name_map(CASE.architecture, 2)
+def write_model(folder: Path, case: family.Case, number: int, make):
+    """Writes a tiny model whose matrices are of a type in m.gguf, and the folder `hf` of the floats that they
+    stand for. `make(rows, columns)` returns a matrix as it is stored, what else is known of it, its floats.
+
+    Returns the model, and what is known, then the stored form, by GGUF's names."""
+    model, stored = family.make_hf(folder / "hf", case), {}
+    names = gguf.get_tensor_name_map(case.architecture, 2)
     for name, tensor in model.state_dict().items():
         if tensor.ndim == 2 and name != "lm_head.weight":
-            data, *stored[names.get_name(name, (".weight",))], floats = of_type(Q1_0, *tensor.shape)
-            stored[names.get_name(name, (".weight",))].append(data)
+            data, *known, floats = make(*tensor.shape)
+            stored[names.get_name(name, (".weight",))] = [*known, data]
             tensor.copy_(torch.from_numpy(floats))
     model.save_pretrained(folder / "hf")
-    family.write_gguf(folder / "floats.gguf", model, CASE)
+    family.write_gguf(folder / "floats.gguf", model, case)
     source = gguf.GGUFReader(folder / "floats.gguf")
     writer = gguf.GGUFWriter(folder / "m.gguf", "qwen3")
     for field in source.fields.values():
@@ -152,11 +161,19 @@ def one_bit(tmp_path_factory):
             writer.add_key_value(field.name, field.contents(), field.types[0], sub_type=sub)
     for tensor in source.tensors:
         if tensor.name in stored:
-            writer.add_tensor(tensor.name, stored[tensor.name][2], raw_dtype=gguf.GGMLQuantizationType.Q1_0)
+            writer.add_tensor(tensor.name, stored[tensor.name][-1], raw_dtype=number)
         else:
             writer.add_tensor(tensor.name, tensor.data)
     finish(writer)
-    return folder, model, stored
+    return model, stored
+
+
+@pytest.fixture(scope="module")
+def one_bit(tmp_path_factory):
+    """A tiny Qwen3 whose matrices have one bit in a GGUF file, its folder of the floats that these are, the
+    model, and the integers and scales by GGUF's names."""
+    folder = tmp_path_factory.mktemp("bits")
+    return folder, *write_model(folder, CASE, Q1_0, partial(of_type, Q1_0))
 
 
 def test_a_one_bit_file_holds_the_floats_of_its_folder(one_bit):
@@ -224,6 +241,53 @@ def test_the_float_artifact_is_the_dequantized_model(one_bit, source, tmp_path):
         expected = model(torch.tensor([TOKENS])).logits[0].numpy()
     for artifact in (pte, package):
         assert far(logits(artifact, TOKENS, tmp_path), expected) < MAX_ERROR
+
+
+# Wide enough for TQ1_0's and TQ2_0's groups of 256.
+WIDE = family.replace(
+    CASE, config={**CASE.config, "hidden_size": 256, "head_dim": 64, "num_hidden_layers": 1}
+)
+
+
+def ternary_of(number: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """A random matrix of -1, 0 and 1 times a scale for each group, as the type stores it and as it is."""
+    if number in TYPES:
+        data, *_, floats = of_type(number, rows, columns, n_levels=3)
+        return data, floats
+    kind, levels = gguf.GGMLQuantizationType(number), chance.integers(-1, 2, (rows, columns))
+    levels[:, ::256] = 1  # so that the scale is a group's largest
+    scales = (0.2 * chance.random((rows, columns // 256)) + 0.01).astype(np.float16).astype(np.float32)
+    floats = (levels * np.repeat(scales, 256, axis=1)).astype(np.float32)
+    return gguf.quantize(floats, kind), floats
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    [("TQ1_0", "ternary"), ("TQ2_0", '{"linear:a8wx": {"bitwidth": 2, "groupsize": 256}}'),
+     ("Q2_0", '{"linear:a8wx": {"bitwidth": 2, "groupsize": 64}}')],
+)  # fmt: skip
+def test_a_ternary_model(kind, recipe, tmp_path, capsys):
+    """From the file to an artifact: the floats are what the type stores, two bits keep them, which nothing is
+    said against, and the runner has eager's bits."""
+    number = Q2_0 if kind == "Q2_0" else gguf.GGMLQuantizationType[kind].value
+    with np.errstate(all="raise"):
+        model, _ = write_model(tmp_path, WIDE, number, partial(ternary_of, number))
+    path, artifact = tmp_path / "m.gguf", tmp_path / "m.pte"
+    checkpoint = open_checkpoint(str(path))
+    assert checkpoint.dequantized == f"8 {kind}"
+    assert_same_weights(checkpoint, open_checkpoint(str(tmp_path / "hf")))
+    with torch.no_grad():
+        expected = model(torch.tensor([TOKENS])).logits[0].numpy()
+    assert far(run(load_model(checkpoint, torch.float32, CONTEXT), LENGTH), expected) < MAX_ERROR
+    scheme = parse_recipe(recipe).linear
+    for name, weight in checkpoint.state_dict(torch.float32).items():
+        if weight.ndim == 2 and ".w" in name:
+            assert torch.equal(dequantize(quantize_linear(weight, scheme)), weight), name
+    export(path, "--quantize", recipe, "--max-seq-length", CONTEXT, "--output-pte", artifact)
+    assert "2 bits without zero points" not in capsys.readouterr().err
+    assert np.array_equal(logits(artifact, TOKENS, tmp_path), run_packed(checkpoint, recipe))
+    status, out, _ = verified(capsys, artifact, path)
+    assert status == 0, out
 
 
 # Integers of other types

@@ -15,6 +15,7 @@ from quantized_checkpoints import assert_floats, quantize
 
 from exporter.cli import main as cli
 from exporter.formats.prequantized.matrix import unpacked
+from exporter.formats.prequantized.methods import find_method
 from exporter.lowbit.weights import dequantize, quantize_linear
 from exporter.recipe.recipe import parse_recipe
 
@@ -268,3 +269,37 @@ def test_parts_that_do_not_fit(folder, change, said):
 def test_matrices_of_another_model(folder):
     quantize(folder, AWQ, lambda module, rows, columns: awq_parts(module, rows + 8, columns))
     assert_refused(folder, "14 misshapen")
+
+
+TENSORS = "compressed-tensors"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"quant_method": []}, r"quantization_config {'quant_method': \[\]}: "),
+     ({"quant_method": {}}, "read are gptq"),
+     ({"quant_method": ["gptq"]}, r"quantization_config \['gptq'\]"),
+     ({"quant_method": TENSORS, "sparsity_config": [1]}, r"sparsity_config is \[1\], not an object"),
+     ({"quant_method": TENSORS, "config_groups": [1]}, r"config_groups is \[1\], not an object"),
+     ({"quant_method": TENSORS, "config_groups": {"g": 1}}, "g is 1, not an object"),
+     ({"quant_method": TENSORS, "config_groups": {"g": {"weights": 1}}}, "weights is 1, not an"),
+     ({"quant_method": TENSORS, "config_groups": {"g": {"weights": {"block_structure": 5}}}},
+      "blocks of 5, not of rows and columns"),
+     ({"quant_method": TENSORS, "format": []}, r"format \[\]"),
+     ({"quant_method": TENSORS, "format": 5, "config_groups": {"g": {"format": "x"}}}, "format 5"),
+     ({"quant_method": "gptq", "bits": [4], "group_size": 32}, r"bits \[4\]"),
+     ({"quant_method": "gptq", "bits": 4, "group_size": [32]}, r"group_size \[32\]"),
+     ({"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": [1]}, r"dynamic \[1\]"),
+     ({"quant_method": "fp8", "weight_block_size": [True, 128]}, r"blocks of \[True, 128\]")],
+)  # fmt: skip
+def test_damaged_quantization_configs(fields, said):
+    with pytest.raises(ValueError, match=said):
+        find_method(fields)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+def test_json_that_is_nested_too_deep(folder, capsys, name):
+    (folder / name).write_text("[" * 100_000)
+    assert cli.main([str(folder), "--output-pte", str(folder / "m.pte"), "--max-seq-length", "16"]) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and name in last

@@ -210,6 +210,67 @@ def edited(folder: Path, name: str, edit: Callable[[dict], object]) -> None:
 
 
 NAME = "model.layers.1.mlp.up_proj.weight"
+MODULE = "model.layers.1.mlp.up_proj._weight_"
+
+
+def float8(weight: Tensor) -> Tensor:
+    return Float8Tensor.from_hp(weight, granularity=PerBlock([32, 32]))
+
+
+def nvfp4(weight: Tensor) -> Tensor:
+    return NVFP4Tensor.to_nvfp4(weight, per_tensor_scale=torch.tensor(0.5))
+
+
+def mx(weight: Tensor) -> Tensor:
+    return MXTensor.to_mx(weight, torch.float4_e2m1fn_x2)
+
+
+def swizzled(weight: Tensor) -> Tensor:
+    return MXTensor.to_mx(weight, torch.float4_e2m1fn_x2, is_swizzled_scales=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "part", "change", "said"),
+    [(float8, "scale", lambda t: t.T, "(scale) is [2, 3], not [3, 2]"),
+     (float8, "scale", lambda t: t.reshape(-1), "(scale) is [6], not [3, 2]"),
+     (float8, "scale", lambda t: t * torch.nan, "stands for NaN or infinity"),
+     (nvfp4, "per_tensor_scale", lambda t: t.expand(2), "(per_tensor_scale) is [2], not [1, 1] or [1] or []"),
+     (nvfp4, "per_tensor_scale", lambda t: t * torch.inf, "stands for NaN or infinity"),
+     (nvfp4, "scale", lambda t: t.view(torch.uint8), "(scale) holds U8, not F8_E4M3"),
+     (nvfp4, "scale", lambda t: t.view(torch.float8_e8m0fnu), "(scale) holds F8_E8M0, not F8_E4M3"),
+     (nvfp4, "scale", lambda t: t.view(torch.uint8).T.view(t.dtype), "(scale) is [4, 96], not [96, 4]"),
+     (mx, "scale", lambda t: t.view(torch.float8_e4m3fn), "(scale) holds F8_E4M3, not F8_E8M0 or U8"),
+     (swizzled, "scale", lambda t: t.view(torch.uint8).reshape(-1).view(t.dtype), "(scale) is [512], not"),
+     (mx, "qdata", lambda t: t[0, 0], "is [0, 0] in groups of 32"),
+     (lambda w: by_mslk(w, 32), "qdata", lambda t: t[0, 0], "is [0, 0] in blocks of [1, 32]"),
+     (lambda w: by_mslk(w, 32), "scale", lambda t: t * torch.nan, "stands for NaN or infinity")],
+)  # fmt: skip
+def test_parts_that_do_not_fit(folder, make, part, change, said):
+    save(folder, make)
+    path = folder / "model.safetensors"
+    tensors, notes = load_file(path), read_metadata(path)
+    tensors[MODULE + part] = change(tensors[MODULE + part]).clone(memory_format=torch.contiguous_format)
+    save_file(tensors, path, notes)
+    assert_refused(folder, NAME, said)
+
+
+@pytest.mark.parametrize(
+    "element", ["fp6_e2m3", "float4_e2m1fn_x2", None, {"_data": "fp6_e2m3"}, {"_data": []}]
+)
+def test_elements_that_are_not_known_by_name(folder, element):
+    save(folder, mx)
+    edited(folder, NAME, lambda said: said["_data"].update(elem_dtype=element))
+    assert_refused(folder, NAME, f"has elements {element!r}, and float4_e2m1fn_x2, float8_e4m3fn, ")
+
+
+def test_notes_of_what_is_no_tensor(folder, capsys):
+    """As tools write them beside the tensors' own, dots in their names."""
+    save(folder, int8)
+    path, expected = folder / "model.safetensors", open_checkpoint(str(folder)).state_dict(torch.float32)
+    notes = {"modelspec.title": "A model", "modelspec.hash": '{"sha": 1}', "a.b.c": "[" * 100_000}
+    save_file(load_file(path), path, read_metadata(path) | notes)
+    state = open_checkpoint(str(folder)).state_dict(torch.float32)
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(
@@ -218,10 +279,15 @@ NAME = "model.layers.1.mlp.up_proj.weight"
      (lambda s: "{", "what the metadata says of tensor " + NAME),
      (lambda s: "[]", "what the metadata says of tensor " + NAME),
      (lambda s: s["_data"].update(block_size=[1, 7]), "in blocks of [1, 7], no matrix of whole blocks"),
-     (lambda s: s["_data"].update(block_size=[1, 16]), "scale of shape [96, 1], not one for each of [96, 4]"),
+     (lambda s: s["_data"].update(block_size=[1, 16]), "(scale) is [96, 1], not [96, 4]"),
      (lambda s: s["_tensor_data_names"].append("other"), "up_proj._weight_other is missing: download"),
      (lambda s: s["_tensor_data_names"].remove("scale"), "of torchao's Int8Tensor has no scale"),
-     (lambda s: s.update(_type="Int4Tensor"), "(scale) is [96, 1], not [2, 96]")],
+     (lambda s: s.update(_type="Int4Tensor"), "(scale) is [96, 1], not [2, 96]"),
+     *((lambda s, changed=changed: s.update(changed), "what the metadata says of tensor " + NAME)
+       for changed in ({"_data": [1]}, {"_data": "x"}, {"_tensor_data_names": 5},
+                       {"_tensor_data_names": [{}]}, {"_tensor_data_names": "qdata"}, {"_type": ["x"]})),
+     (lambda s: "[" * 100_000, "what the metadata says of tensor " + NAME),
+     (lambda s: s.pop("_type") and None, "what the metadata says of tensor " + NAME)],
 )  # fmt: skip
 def test_what_does_not_fit(folder, edit, said):
     save(folder, int8)

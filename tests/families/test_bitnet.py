@@ -18,6 +18,7 @@ from exporter.checkpoint.load import load_model
 from exporter.families.bitnet import FAMILY
 from exporter.families.sources.hf import HFConfig
 from exporter.formats.prequantized.methods import find_method
+from exporter.formats.prequantized.ternary import packed_ternary
 from exporter.lowbit.decoder import LowbitTransformer
 from exporter.lowbit.pack import PackOptions
 from exporter.recipe.recipe import parse_recipe
@@ -105,6 +106,15 @@ def test_a_published_config():
     find_method(PUBLISHED["quantization_config"])
 
 
+def test_null_is_the_default():
+    """A scale by which weights are divided, packed, as without the fields."""
+    absent = {"quant_method": "bitnet"}
+    for more in ({"linear_class": None}, {"quantization_mode": None}, {"use_rms_norm": None}):
+        for fields in (absent, absent | more):
+            found = find_method(fields)
+            assert (found.func, found.keywords) == (packed_ternary, {"inverse": True})
+
+
 def write_ternary(folder, kind: str, mode: str) -> dict[str, torch.Tensor]:
     """Make the layers' matrices ternary, as transformers stores them, and return them as floats."""
     config, path = tiny.read_json(folder / "config.json"), folder / "model.safetensors"
@@ -184,6 +194,17 @@ def test_activations_are_rounded_as_transformers_rounds_them(squared):
 def packed_floats(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     levels = of_transformers.unpack_weights(stored[f"{name}.weight"], torch.float32)
     return levels / stored[f"{name}.weight_scale"].float()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_scale_that_nothing_is_divided_by(squared):
+    folder, _ = squared
+    write_ternary(folder, "bitlinear", "offline")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight_scale"] *= 0
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="tensor model.layers.1.mlp.up_proj.weight stands for NaN or inf"):
+        open_checkpoint(str(folder)).state_dict(torch.float32)
 
 
 def test_packed_matrices_without_a_scale(squared):

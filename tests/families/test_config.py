@@ -172,7 +172,7 @@ def test_gguf_rope_scalings_are_those_of_hf():
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"architectures": ["MixtralForCausalLM"]}, "MixtralForCausalLM"),
+        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM"),
         ({"architectures": None}, "architectures"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
@@ -305,7 +305,8 @@ def test_gguf_other_rope_factors_are_refused():
     [
         ({"general.architecture": "mamba"}, "mamba"),
         ({"general.type": "adapter"}, "adapter"),
-        ({"llama.expert_count": 8}, "expert_count"),
+        ({"llama.expert_count": 8}, "expert_used_count"),
+        ({"llama.expert_shared_count": 1}, "expert_shared_count"),
         ({"llama.rope.scaling.type": "yarn"}, "factor"),
         ({"llama.rope.scaling.type": "longrope"}, "longrope"),
         ({"llama.rope.scaling.type": "linear"}, "factor"),

@@ -1,7 +1,7 @@
 """gpt-oss on tiny random weights, held against transformers."""
 
 import json
-from dataclasses import replace
+from pathlib import Path
 
 import family
 import gguf
@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
-from exporter.families.gptoss import FAMILY
+from exporter.families.gptoss import FAMILY, split_experts
 from exporter.families.sources.hf import HFConfig
+from exporter.formats.file_tensor import FileTensor, contiguous_strides
 from exporter.formats.prequantized.fp4 import E2M1
 from exporter.model.config import Experts
 
@@ -136,5 +137,45 @@ def test_a_published_config():
     layer = config.layers[0]
     assert layer.feed_forward.experts == Experts(32, 4, renormalize=True, bias=True)
     assert layer.attention.window == 128 and config.layers[1].attention.window is None
-    assert layer.attention.rope == replace(config.layers[1].attention.rope)
+    assert layer.attention.rope == config.layers[1].attention.rope
     assert layer.attention.rope.scaling.truncate is False and layer.feed_forward.limit == 7.0
+
+
+def of_experts(shape: tuple[int, ...]) -> FileTensor:
+    return FileTensor(Path("m.safetensors"), 0, "BF16", shape, 0, contiguous_strides(shape))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "said"),
+    [("gate_up_proj", (3_000_000, 0, 0), "[3000000, 0, 0], no matrices of 1 to 1024 experts"),
+     ("gate_up_proj", (1025, 8, 64), "[1025, 8, 64], no matrices of 1 to 1024 experts"),
+     ("down_proj_bias", (0, 64), "[0, 64], no matrices of 1 to 1024 experts"),
+     ("down_proj_blocks", (2, 64, 0, 16), "[2, 64, 0, 16], no matrices of 1 to 1024 experts"),
+     ("gate_up_proj", (2, 8, 65), "[2, 8, 65], and has not as many outputs of gates as of ups"),
+     ("gate_up_proj_bias", (2, 65), "[2, 65], and has not as many outputs"),
+     ("gate_up_proj_blocks", (2, 65, 1, 16), "[2, 65, 1, 16], and has not as many outputs"),
+     ("gate_up_proj_scales", (2, 65, 1), "[2, 65, 1], and has not as many outputs")],
+)  # fmt: skip
+def test_experts_that_cannot_be_taken_apart(kind, shape, said):
+    name = f"model.layers.0.mlp.experts.{kind}"
+    with pytest.raises(ValueError) as caught:
+        split_experts({name: of_experts(shape)})
+    assert f"m.safetensors: tensor {name} is {said}" in str(caught.value)
+
+
+def test_names_of_experts_parts():
+    """Of every form; what only looks alike stays."""
+    module = "model.layers.0.mlp.experts"
+    whole = {
+        "gate_up_proj": (2, 8, 64), "down_proj": (2, 32, 8), "gate_up_proj_bias": (2, 64),
+        "down_proj_blocks": (2, 8, 1, 16), "down_proj_scales": (2, 8, 1), "down_proj_other": (2, 8, 1),
+    }  # fmt: skip
+    found = split_experts({f"{module}.{kind}": of_experts(shape) for kind, shape in whole.items()})
+    shapes = {name.removeprefix(f"{module}."): tensor.shape for name, tensor in found.items()}
+    assert shapes.pop("down_proj_other") == (2, 8, 1)
+    own = {name.removeprefix("1."): shape for name, shape in shapes.items() if name.startswith("1.")}
+    assert len(shapes) == 2 * len(own) and own == {
+        "gate_proj.weight": (32, 8), "up_proj.weight": (32, 8), "down_proj.weight": (8, 32),
+        "gate_proj.bias": (32,), "up_proj.bias": (32,), "down_proj.weight_packed": (8, 16),
+        "down_proj.weight_scale": (8, 1),
+    }  # fmt: skip

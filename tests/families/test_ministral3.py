@@ -89,7 +89,28 @@ def test_a_published_config():
         FAMILY.hf.read(HFConfig(REAL | {"rope_parameters": {"llama_4_scaling_beta": 0.1}}))
 
 
-@pytest.mark.parametrize("beta", [0, -0.1, "0.1", True])
+SMALL_3_2 = {
+    "general.architecture": "mistral3", "mistral3.block_count": 40, "mistral3.embedding_length": 5120,
+    "mistral3.feed_forward_length": 32768, "mistral3.attention.head_count": 32,
+    "mistral3.attention.head_count_kv": 8, "mistral3.attention.key_length": 128,
+    "mistral3.attention.value_length": 128, "mistral3.attention.layer_norm_rms_epsilon": 1e-5,
+    "mistral3.context_length": 131072, "mistral3.rope.freq_base": 1e9, "mistral3.vocab_size": 131072,
+    "mistral3.rope.dimension_count": 128,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("beta", [0, 0.0, None])
+def test_a_beta_by_which_nothing_grows(beta):
+    """In both sources, and without YaRN, too."""
+    for parameters in (REAL["rope_parameters"], {"rope_type": "default", "rope_theta": 1e6}):
+        fields = REAL | {"rope_parameters": parameters | {"llama_4_scaling_beta": beta}}
+        assert FAMILY.hf.read(HFConfig(fields)).layers[0].attention.rope.query_growth is None
+    fields = SMALL_3_2 if beta is None else SMALL_3_2 | {"mistral3.attention.temperature_scale": beta}
+    config = FAMILY.gguf.read(GGUFConfig(fields, {"token_embd.weight": (131072, 5120)}, None))
+    assert config.layers[0].attention.rope.query_growth is None
+
+
+@pytest.mark.parametrize("beta", [-0.1, "0.1", True, False])
 def test_a_beta_that_is_no_positive_number(beta):
     parameters = REAL["rope_parameters"] | {"llama_4_scaling_beta": beta}
     with pytest.raises(ValueError, match="beta.*not a positive number"):
@@ -105,15 +126,7 @@ def test_factors_of_the_whole_context():
 
 def test_gguf_files_whose_queries_do_not_grow():
     """Mistral Small 3.2's."""
-    fields = {
-        "general.architecture": "mistral3", "mistral3.block_count": 40, "mistral3.embedding_length": 5120,
-        "mistral3.feed_forward_length": 32768, "mistral3.attention.head_count": 32,
-        "mistral3.attention.head_count_kv": 8, "mistral3.attention.key_length": 128,
-        "mistral3.attention.value_length": 128, "mistral3.attention.layer_norm_rms_epsilon": 1e-5,
-        "mistral3.context_length": 131072, "mistral3.rope.freq_base": 1e9, "mistral3.vocab_size": 131072,
-        "mistral3.rope.dimension_count": 128,
-    }  # fmt: skip
-    config = FAMILY.gguf.read(GGUFConfig(fields, {"token_embd.weight": (131072, 5120)}, None))
+    config = FAMILY.gguf.read(GGUFConfig(SMALL_3_2, {"token_embd.weight": (131072, 5120)}, None))
     assert config.context_length == 131072
     assert config.layers[0].attention.rope == Rope(1e9, 128)
 

@@ -44,8 +44,8 @@ def test_quantized_matrices_have_the_names_of_their_modules(ends):
 
 
 def test_a_missing_field_is_told():
-    fields = {name: value for name, value in QWEN.items() if name != "intermediate_size"}
-    assert "no field 'intermediate_size'" in nearest_hf(all_families(), fields, TENSORS).differences
+    fields = {name: value for name, value in QWEN.items() if name != "vocab_size"}
+    assert "no field 'vocab_size'" in nearest_hf(all_families(), fields, TENSORS).differences
 
 
 @pytest.mark.parametrize("value", [None, [], {}, "x", -1, True, 1e400, {"rope_type": []}])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from exporter.lowbit import weights
-from exporter.lowbit.grid import grid_numbers
+from exporter.lowbit.grid import OF_16_BITS, OF_32_BITS, grid_numbers, grid_scales
 from exporter.lowbit.weights import dequantize, quantize_linear
 from exporter.recipe.recipe import parse_recipe
 
@@ -55,7 +55,7 @@ def test_groups_that_are_off_the_grid_are_rounded(monkeypatch):
     found = dequantize(quantize_linear(weight, scheme(4, 32, False)))
     kept = [row for row in range(24) if row != 4]
     assert torch.equal(found[kept], weight[kept])
-    monkeypatch.setattr(weights, "lies_on_grid", lambda *_: False)
+    monkeypatch.setattr(weights, "grid_scales", lambda *_: None)
     searched = dequantize(quantize_linear(weight, scheme(4, 32, False)))
     assert torch.equal(found[4], searched[4]) and not torch.equal(found, searched)
 
@@ -63,8 +63,46 @@ def test_groups_that_are_off_the_grid_are_rounded(monkeypatch):
 @pytest.mark.parametrize("zeros", [False, True])
 def test_other_weights_lie_on_none(zeros):
     groups = torch.randn(500, 32)
-    assert not grid_numbers(groups, 4, zeros)[0].any()
-    assert not grid_numbers(groups.to(torch.bfloat16).float(), 4, zeros)[0].any()
+    for scales in (OF_16_BITS, OF_32_BITS):
+        assert not grid_numbers(groups, 4, zeros, scales)[0].any()
+        assert not grid_numbers(groups.to(torch.bfloat16).float(), 4, zeros, scales)[0].any()
+    assert grid_scales(groups, 4, 32, zeros) is None
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_eight_rows_tell_the_kind_of_scales(zeros):
+    for dtype, scales in (
+        (torch.float16, OF_16_BITS), (torch.bfloat16, OF_16_BITS), (torch.float32, OF_32_BITS),
+    ):  # fmt: skip
+        assert grid_scales(on_grid(4, 64, zeros, dtype), 4, 32, zeros) == scales
+        assert grid_scales(on_grid(4, 64, zeros, dtype), 3, 32, zeros) is None
+    assert grid_scales(torch.zeros(24, 256), 4, 32, zeros) is None
+
+
+def test_only_groups_off_the_grid_are_searched(monkeypatch):
+    searched, found = [], weights._quantizer
+
+    def counting(algorithm, form):
+        quantizer = found(algorithm, form)
+        return lambda rows, form: (searched.append(rows.numel()), quantizer(rows, form))[1]
+
+    monkeypatch.setattr(weights, "_quantizer", counting)
+    weight = on_grid(8, 64, False, torch.float32)
+    quantize_linear(weight, scheme(8, 32, False))
+    assert not searched
+    weight[4, 64:128] = torch.randn(64)
+    quantize_linear(weight, scheme(8, 32, False))
+    assert sum(searched) == 64
+
+
+def test_few_values_with_a_scale_of_32_bits_are_rounded():
+    """Fewer than eight that are not 0 lie on many grids; the other groups are kept."""
+    weight = on_grid(4, 32, False, torch.float32)
+    weight[2, 7:32] = 0
+    found = dequantize(quantize_linear(weight, scheme(4, 32, False)))
+    near = (found - weight).abs() <= 2**-11 * weight.abs()
+    near[2, :32] = True
+    assert near.all() and (found[2, 7:32] == 0).all()
 
 
 @pytest.mark.parametrize("zeros", [False, True])

@@ -14,6 +14,7 @@ from native import AOTI_RUN, ET_RUN, export, run, runner_of
 from terminal import BACKSPACE, END, INTERRUPT, LEFT, UP, Terminal
 
 from exporter.cli import main as cli
+from exporter.runners.native import load_artifact
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
@@ -351,6 +352,13 @@ def test_what_the_chat_template_is_told(tmp_path, capsys):
         assert words in capsys.readouterr().err
     result = run(ET_RUN, models["told"], "-m", "chat", "--tools", tmp_path / "none", stdin="x\n")
     assert result.status == 1 and "the file of tools" in result.error_line()
+    told_by_python = load_artifact(str(models["told"])).chat_turn
+    with_tools = told_by_python([("user", "x")], tools=tools.read_text())
+    assert with_tools == told_by_python([("user", "x")], tools=tools.read_text(), tools_path="t.json")
+    assert len(with_tools) > len(told_by_python([("user", "x")])) == bare
+    for text in ("", "{}", "3"):
+        with pytest.raises(ValueError, match="^the text given holds no tools: "):
+            told_by_python([("user", "x")], tools=text)
     for text in ("{}", "[", "3", "[3]"):
         tools.write_text(text)
         result = run(ET_RUN, models["told"], "-m", "chat", "--tools", tools, stdin="x\n")

@@ -10,10 +10,11 @@ import torch
 from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.cli import main as cli
+from exporter.families.sources.registry import all_families
 from scripts import bench_families
 from scripts.bench.command_line import exit_status
 from scripts.bench.family_folder import describe, write_family_folder
-from scripts.bench.family_shapes import FAMILIES, REFERENCE, SHAPES, config_json
+from scripts.bench.family_shapes import FAMILIES, MIXTURES, REFERENCE, SHAPES, config_json
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -29,6 +30,14 @@ def test_all_families_have_the_shape(shape):
             attention = layer.attention
             found = attention.n_heads, attention.n_kv_heads, attention.head_dim, layer.feed_forward.hidden_dim
             assert found == (wanted.n_heads, wanted.n_kv_heads, wanted.head_dim, wanted.hidden_dim), name
+
+
+def test_every_family_is_measured():
+    """By its Hugging Face form, but for mixtures of experts, of which one stands for all."""
+    measured = {describe(config_json(name, SHAPES["tiny"])).family.name for name in FAMILIES}
+    left_out = {family.name for family in all_families()} - measured
+    assert left_out == {"mixtral", "qwen3moe", "gptoss"}
+    assert set(MIXTURES) <= FAMILIES.keys()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -53,12 +62,15 @@ def test_a_run(tmp_path: Path, monkeypatch, capsys):
         assert cli.main(command[3:]) == 0
 
     monkeypatch.setattr(bench_families.work, "call", export)
-    out = tmp_path / "figures.md"
+    out, own = tmp_path / "figures.md", tmp_path / "work" / "qwen3" / "notes.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("mine")
     words = ["--families", "qwen3", "--shape", "tiny", "--rounds", "2", "--threads", "1",
              "--work", str(tmp_path / "work"), "--out", str(out)]  # fmt: skip
     assert exit_status(bench_families.main, words) == 0
     assert [path.name for path in exports] == [REFERENCE, "qwen3"]
-    assert not any((tmp_path / "work").iterdir())  # a checkpoint and an artifact of each are gone
+    # A checkpoint and an artifact of each are gone, and what was there is not.
+    assert list((tmp_path / "work").iterdir()) == [own.parent] and own.read_text() == "mine"
     text = out.read_text()
     assert text.strip() in capsys.readouterr().out
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| qwen3")]

@@ -148,7 +148,7 @@ def _encoded(model: "RunnerModel", options: argparse.Namespace) -> list[int]:
     if options.chat:
         system = [] if options.system is None else [("system", options.system)]
         think = None if options.think is None else options.think == "on"
-        tools = "" if options.tools is None else read_text(options.tools, "--tools")
+        tools = None if options.tools is None else read_text(options.tools, "--tools")
         return model.chat_turn(
             [*system, ("user", options.prompt)], think, options.date or "", tools, str(options.tools or "")
         )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from exporter.families.sources.gguf import GGUFConfig
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.meta import MetaConfig
-from exporter.formats.file_tensor import Directory
 from exporter.model.config import ModelConfig
+
+if TYPE_CHECKING:  # it loads numpy, which finding a family does without
+    from exporter.formats.file_tensor import Directory
 
 
 @dataclass(frozen=True)

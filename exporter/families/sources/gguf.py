@@ -33,6 +33,9 @@ NEUTRAL: dict[str, object] = {
     "attention.causal": True,
     "expert_count": 0,
     "expert_used_count": 0,
+    "expert_shared_count": 0,
+    "expert_shared_feed_forward_length": 0,
+    "expert_weights_scale": 1.0,
     "rope.scaling.attn_factor": 1.0,
     "use_parallel_residual": False,
 }

@@ -35,6 +35,7 @@ NESTED_TABLE, NESTED_SCALES = ".weight.nested_quant_map", ".weight.nested_absmax
 ROWS_SCALES, ORDER = ".SCB", ".weight_format"
 IN_ROWS = 0  # of ORDER: not in the tiles of a GPU
 LARGEST = np.float32(127)
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 _Parts = Mapping[str, FileTensor]
 
 
@@ -56,7 +57,7 @@ def _four_bits(module: str, parts: _Parts, kind: str) -> StoredMatrix:
     state = _state(module, parts[STATE + kind])
     shape, block = state["shape"], state["blocksize"]
     n = math.prod(shape)
-    _check_scales(module + BLOCK_SCALES, -(-n // block), state, parts)
+    _check_scales(module, -(-n // block), state, parts)
     check_type(module + TABLE, parts[TABLE], "F32")
     check_shape(module + TABLE, parts[TABLE], (16,))
     codes = parts[".weight"]
@@ -75,24 +76,27 @@ def _state(module: str, tensor: FileTensor) -> dict:
     """Read the sizes that a tensor of bytes holds as JSON. Raises ValueError where one is none."""
     try:
         state = json.loads(tensor.bits().tobytes())
-        sizes = [*state["shape"], state["blocksize"], state.get("nested_blocksize", 1)]
+        sizes, offset = [*state["shape"], state["blocksize"]], 0.0
+        if "nested_blocksize" in state:
+            sizes.append(state["nested_blocksize"])
+            offset = state["nested_offset"]
         whole = len(state["shape"]) == 2 and all(type(size) is int and size > 0 for size in sizes)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole or not isinstance(state.get("nested_offset", 0.0), float | int):
+        fits = type(offset) in (int, float) and abs(offset) <= FLOAT32_MAX
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = fits = False
+    if not whole or not fits:
         raise ValueError(f"what {module}.weight.quant_state says is damaged: download it again")
     return state
 
 
-def _check_scales(name: str, blocks: int, state: Mapping[str, object], parts: _Parts) -> None:
+def _check_scales(module: str, blocks: int, state: Mapping[str, object], parts: _Parts) -> None:
     """Raise ValueError where the scales are not as many as `blocks`, or lack what they are codes of."""
-    scales = parts[BLOCK_SCALES]
-    check_shape(name, scales, (blocks,))
-    if "nested_blocksize" not in state:
-        return check_type(name, scales, "F32")
-    module = name.removesuffix(BLOCK_SCALES)
+    nested = "nested_blocksize" in state
+    check_shape(module + BLOCK_SCALES, parts[BLOCK_SCALES], (blocks,))
+    check_type(module + BLOCK_SCALES, parts[BLOCK_SCALES], "U8" if nested else "F32")
+    if not nested:
+        return
     _check_there(module, parts, NESTED_TABLE, NESTED_SCALES)
-    check_type(name, scales, "U8")
     for end, size in ((NESTED_TABLE, 256), (NESTED_SCALES, -(-blocks // state["nested_blocksize"]))):
         check_shape(module + end, parts[end], (size,))
         check_type(module + end, parts[end], "F32")
@@ -109,7 +113,7 @@ def _four_bit_floats(parts: _Parts, state: Mapping[str, object]) -> np.ndarray:
     data = np.ascontiguousarray(parts[".weight"].bits()).reshape(-1).view(np.uint8)
     codes = np.stack([data >> 4, data & 15], axis=1).reshape(-1)[: math.prod(shape)]
     values = float_values(parts[TABLE])[codes]
-    return (values * np.repeat(_scales(parts, state), state["blocksize"])[: len(values)]).reshape(shape)
+    return (values * _over_blocks(_scales(parts, state), state["blocksize"], len(values))).reshape(shape)
 
 
 def _scales(parts: _Parts, state: Mapping[str, object]) -> np.ndarray:
@@ -117,8 +121,13 @@ def _scales(parts: _Parts, state: Mapping[str, object]) -> np.ndarray:
     if "nested_blocksize" not in state:
         return float_values(parts[BLOCK_SCALES])
     values = float_values(parts[NESTED_TABLE])[parts[BLOCK_SCALES].bits()]
-    scales = np.repeat(float_values(parts[NESTED_SCALES]), state["nested_blocksize"])[: len(values)]
+    scales = _over_blocks(float_values(parts[NESTED_SCALES]), state["nested_blocksize"], len(values))
     return values * scales + np.float32(state["nested_offset"])
+
+
+def _over_blocks(scales: np.ndarray, block: int, count: int) -> np.ndarray:
+    """Repeat each block's scale for its elements, `count` in all; the only block may be longer than that."""
+    return np.repeat(scales, min(block, count))[:count]
 
 
 def _eight_bits(module: str, parts: _Parts) -> StoredMatrix:

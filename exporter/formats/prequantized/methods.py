@@ -18,10 +18,10 @@ from exporter.formats.prequantized.torchao import torchao_matrices
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 
 OF_CACHES = (".k_scale", ".v_scale")  # scales of keys and values, for caches of 8-bit floats
-COMPRESSED_FORMATS = frozenset({
+COMPRESSED_FORMATS = (
     None, "dense", "float-quantized", "int-quantized", "naive-quantized", "pack-quantized", "mixed-precision",
     "mxfp4-pack-quantized", "nvfp4-pack-quantized",
-})  # fmt: skip
+)  # fmt: skip
 BITNET_FIELDS = frozenset(
     "quant_method linear_class quantization_mode modules_to_not_convert use_rms_norm rms_norm_eps".split()
 )
@@ -55,7 +55,7 @@ def find_method(fields: Fields) -> Matrices:
     Raises ValueError naming the method, or the option of it, that is not read.
     """
     method = fields.get("quant_method")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise ValueError(
             f"quantization_config {method or dict(fields)!r}: {QUANTIZED_REMEDY}; read are "
             f"{', '.join(_METHODS)}"
@@ -98,20 +98,21 @@ def _fp8(fields: Fields) -> Matrices:
 
 
 def _compressed(fields: Fields) -> Matrices:
-    sparsity = (fields.get("sparsity_config") or {}).get("format", "dense")
+    sparsity = _object(fields, "sparsity_config").get("format", "dense")
     if sparsity != "dense":
         raise ValueError(f"quantization_config sparsity_config {sparsity!r}: {QUANTIZED_REMEDY}")
-    groups = list((fields.get("config_groups") or {}).values())
-    formats = {fields.get("format"), *(group.get("format") for group in groups)}
-    if unknown := formats - COMPRESSED_FORMATS:
-        raise ValueError(f"quantization_config format {min(unknown)!r}: {QUANTIZED_REMEDY}")
-    weights = [group.get("weights") or {} for group in groups]
-    blocks = {tuple(found) for each in weights if (found := each.get("block_structure"))}
+    named = _object(fields, "config_groups")
+    groups = [_object(named, name) for name in named]
+    for form in (fields.get("format"), *(group.get("format") for group in groups)):
+        if form not in COMPRESSED_FORMATS:
+            raise ValueError(f"quantization_config format {form!r}: {QUANTIZED_REMEDY}")
+    weights = [_object(group, "weights") for group in groups]
+    blocks = {_block(each.get("block_structure") or None) for each in weights} - {None}
     if len(blocks) > 1:
         raise ValueError(
             f"quantization_config has blocks of several sizes {sorted(blocks)}: {QUANTIZED_REMEDY}"
         )
-    block = _block(next(iter(blocks), None))
+    block = next(iter(blocks), None)
     return lambda tensors: packed_matrices(tensors) | fp4_matrices(tensors) | scaled_matrices(tensors, block)
 
 
@@ -141,12 +142,23 @@ _METHODS: Mapping[str, Callable[[Fields], Matrices]] = {
 }  # fmt: skip
 
 
+def _object(fields: Fields, name: str) -> Fields:
+    """Return the object in a field, an empty one where it is missing or null."""
+    value = fields.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"quantization_config {name} is {value!r}, not an object: correct config.json")
+    return value
+
+
 def _one_of(fields: Fields, name: str, known: tuple, default: object = None) -> object:
-    value = fields.get(name, default)
+    value = fields.get(name)
+    value = default if value is None else value
     if value not in known or isinstance(value, bool):
         listed = " or ".join(map(repr, known))
         raise ValueError(f"quantization_config {name} {value!r}, only {listed} is read: {QUANTIZED_REMEDY}")
-    return value
+    return known[known.index(value)]  # 4 for 4.0
 
 
 def _group_size(fields: Fields) -> int:
@@ -167,6 +179,6 @@ def _block(sizes: object) -> tuple[int, int] | None:
     if sizes is None:
         return None
     whole = isinstance(sizes, (list, tuple)) and len(sizes) == 2
-    if not whole or not all(isinstance(size, int) and size > 0 for size in sizes):
+    if not whole or not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"quantization_config has blocks of {sizes!r}, not of rows and columns: correct it")
     return tuple(sizes)

@@ -8,7 +8,6 @@ int4_row_quantize_zp and pack_int4 of mslk, which torchao packs by.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,10 @@ from exporter.formats.safetensors_file import read_metadata
 
 PLAIN_TENSOR = "Tensor"  # the class of what is not quantized
 FLOATS_OF_SCALES, INTEGERS = ("F32", "F16", "BF16"), ("I8", "I32")
+# Types of MX elements, as torch names them, and as they are stored: two of 4 bits are a byte.
+MX_ELEMENTS: Mapping[str, str] = {
+    "float4_e2m1fn_x2": "U8", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+}  # fmt: skip
 BLOCKED_ROWS, BLOCKED_COLUMNS = 128, 4  # of scales in the order of NVIDIA's tensor cores
 
 
@@ -63,10 +66,10 @@ class _Saved:
 def torchao_matrices(tensors: Directory) -> dict[str, StoredMatrix]:
     """Return the matrices that torchao quantized, by module. Raises ValueError naming one whose class is not
     read, or whose parts do not fit."""
-    found = {}
+    found, modules = {}, {name.rpartition(".")[0] for name in tensors if "." in name}
     for path in sorted({tensor.path for tensor in tensors.values()}):
         notes = read_metadata(path) if path.suffix == ".safetensors" else {}
-        for name in (name for name in notes if "." in name):
+        for name in (name for name in notes if name.rpartition(".")[0] in modules):
             saved = _saved(name, notes[name], tensors)
             if saved.kind == PLAIN_TENSOR:
                 continue
@@ -88,12 +91,16 @@ def torchao_matrices(tensors: Directory) -> dict[str, StoredMatrix]:
 
 
 def _saved(name: str, note: str, tensors: Directory) -> _Saved:
+    """Read what the metadata says of a tensor. Raises ValueError where that is damaged, or a part missing."""
     try:
         said = json.loads(note)
-        kind, fields = str(said["_type"]), said.get("_data") or {}
-        names = said.get("_tensor_data_names") or ()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"what the metadata says of tensor {name} is damaged: download it again") from error
+        kind, fields = said["_type"], said.get("_data") or {}
+        names = said.get("_tensor_data_names") or []
+        whole = isinstance(kind, str) and isinstance(fields, dict) and isinstance(names, list)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole or not all(isinstance(part, str) for part in names):
+        raise ValueError(f"what the metadata says of tensor {name} is damaged: download it again")
     module, _, parameter = name.rpartition(".")
     parts = {part: tensors.get(f"{module}._{parameter}_{part}") for part in names}
     for part, tensor in parts.items():
@@ -117,12 +124,7 @@ def _scaled(saved: _Saved, *types: str) -> _Found:
     grid = _blocks(saved, shape)
     of_parts = {"scale": FLOATS_OF_SCALES} | ({"zero_point": INTEGERS} if "zero_point" in saved.parts else {})
     for part, known in of_parts.items():
-        saved.check(part, known)
-        size = saved.parts[part].shape
-        if math.prod(size) != math.prod(grid):
-            raise saved.refused(
-                f"has a {part} of shape {list(size)}, not one for each of {list(grid)} blocks"
-            )
+        saved.check(part, known, *_shapes_over(grid))
     return shape, partial(_scaled_floats, saved, grid)
 
 
@@ -145,6 +147,12 @@ def _blocks(saved: _Saved, shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0] // block[0], shape[1] // block[1]
 
 
+def _shapes_over(grid: tuple[int, int]) -> list[tuple[int, ...]]:
+    """Return the shapes of what is there for each block: `grid`, without dimensions of one at its end."""
+    shapes = [grid, grid[:1], ()]
+    return shapes[: 1 + (grid[1] == 1) + (grid == (1, 1))]
+
+
 def _over_blocks(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Repeat values [blocks, blocks] over a matrix of `shape`."""
     rows, columns = (size // n for size, n in zip(shape, values.shape, strict=True))
@@ -154,14 +162,19 @@ def _over_blocks(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def _int4(saved: _Saved) -> _Found:
     """Read signed integers of 4 bits, two a byte, with float scales and zeros [groups, N]: scale q + zero."""
     saved.check("qdata", ("I8", "U8"))
-    rows, *packed = saved.parts["qdata"].shape
-    shape = (rows, 2 * packed[0]) if len(packed) == 1 else (0, 0)
+    shape = _matrix(saved, elements=2)
     across, groups = _blocks(saved, shape)
-    if across != rows:
+    if across != shape[0]:
         raise saved.refused("has groups of several rows")
     for part in ("scale", "zero_point"):
-        saved.check(part, FLOATS_OF_SCALES, (groups, rows))
+        saved.check(part, FLOATS_OF_SCALES, (groups, across))
     return shape, partial(_int4_floats, saved)
+
+
+def _matrix(saved: _Saved, elements: int) -> tuple[int, int]:
+    """Return the shape of a matrix whose qdata has so many elements an item; [0, 0] where it is none."""
+    stored = saved.parts["qdata"].shape
+    return (stored[0], stored[1] * elements) if len(stored) == 2 else (0, 0)
 
 
 def _int4_floats(saved: _Saved) -> np.ndarray:
@@ -171,32 +184,52 @@ def _int4_floats(saved: _Saved) -> np.ndarray:
     return values * scales + zeros
 
 
-def _microscaled(saved: _Saved) -> _Found:
-    """Read 4-bit or 8-bit floats whose groups have scales of 8 bits (OCP's MX formats, NVFP4)."""
+def _mx(saved: _Saved) -> _Found:
+    """Read floats of 4 or 8 bits whose groups have powers of two for scales (OCP's MX formats)."""
     element = saved.fields.get("elem_dtype")
-    packed = not isinstance(element, Mapping) or element.get("_data") == "float4_e2m1fn_x2"
-    saved.check("qdata", ("U8",) if packed else FLOATS_OF_8_BITS)
-    saved.check("scale", ("F8_E8M0", "U8", "F8_E4M3"))
-    stored, group = saved.parts["qdata"].shape, saved.fields.get("block_size")
-    shape = (stored[0], stored[1] * (2 if packed else 1)) if len(stored) == 2 else (0, 0)
-    if not isinstance(group, int) or group < 1 or 0 in shape or shape[1] % group:
+    stored = MX_ELEMENTS.get(str(element.get("_data"))) if isinstance(element, Mapping) else None
+    if stored is None:
+        raise saved.refused(f"has elements {element!r}, and {', '.join(MX_ELEMENTS)} are read")
+    return _microscaled(saved, stored, ("F8_E8M0", "U8"))
+
+
+def _nvfp4(saved: _Saved) -> _Found:
+    """Read floats of 4 bits whose groups have 8-bit floats for scales, perhaps with one number over all."""
+    if "per_tensor_scale" in saved.parts:
+        saved.check("per_tensor_scale", FLOATS_OF_SCALES, *_shapes_over((1, 1)))
+    return _microscaled(saved, "U8", ("F8_E4M3",))
+
+
+def _microscaled(saved: _Saved, stored: str, scales: tuple[str, ...]) -> _Found:
+    """Read floats of 4 bits, two in a byte (U8), or of 8, whose groups have scales of 8 bits."""
+    saved.check("qdata", (stored,))
+    shape, group = _matrix(saved, 2 if stored == "U8" else 1), saved.fields.get("block_size")
+    if type(group) is not int or group < 1 or 0 in shape or shape[1] % group:
         raise saved.refused(f"is {list(shape)} in groups of {group!r}, no matrix of whole groups")
+    swizzled = saved.fields.get("is_swizzled_scales") or False
+    if type(swizzled) is not bool:
+        raise saved.refused(f"has is_swizzled_scales {swizzled!r}, not true or false")
     grid = (shape[0], shape[1] // group)
-    wanted = _blocked_shape(grid) if saved.fields.get("is_swizzled_scales") else grid
-    if math.prod(saved.parts["scale"].shape) != math.prod(wanted):
-        raise saved.refused(f"has scales {list(saved.parts['scale'].shape)}, not {list(wanted)}")
-    return shape, partial(_microscaled_floats, saved, packed, grid)
+    saved.check("scale", scales, *(_blocked_shapes(grid) if swizzled else (grid,)))
+    return shape, partial(_microscaled_floats, saved, grid, swizzled)
 
 
-def _microscaled_floats(saved: _Saved, packed: bool, grid: tuple[int, int]) -> np.ndarray:
-    bits, scale = saved.parts["qdata"].bits(), saved.parts["scale"]
-    values = E2M1[unpacked_bytes(bits, 4)] if packed else float_values(saved.parts["qdata"])
+def _microscaled_floats(saved: _Saved, grid: tuple[int, int], swizzled: bool) -> np.ndarray:
+    quantized, scale = saved.parts["qdata"], saved.parts["scale"]
+    packed = quantized.dtype == "U8"
+    values = E2M1[unpacked_bytes(quantized.bits(), 4)] if packed else float_values(quantized)
     scales = float_values(scale, "F8_E8M0" if scale.dtype == "U8" else scale.dtype)
-    if saved.fields.get("is_swizzled_scales"):
+    if swizzled:
         scales = _in_rows(scales, grid)
     if "per_tensor_scale" in saved.parts:
-        scales = scales * saved.floats_of("per_tensor_scale")
-    return values * _over_blocks(scales.reshape(grid), values.shape)
+        scales = scales * saved.floats_of("per_tensor_scale").reshape(())
+    return values * _over_blocks(scales, values.shape)
+
+
+def _blocked_shapes(grid: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return the shapes of scales in the order of tensor cores: by blocks, or as many as rows and columns."""
+    rows, columns = _blocked_shape(grid)
+    return (rows // 4, columns * 4), (rows, columns)
 
 
 def _blocked_shape(grid: tuple[int, int]) -> tuple[int, int]:
@@ -216,6 +249,6 @@ _READERS: Mapping[str, Callable[[_Saved], _Found]] = {
     "IntxUnpackedToInt8Tensor": lambda saved: _scaled(saved, "I8"),
     "Float8Tensor": lambda saved: _scaled(saved, *FLOATS_OF_8_BITS),
     "Int4Tensor": _int4,
-    "MXTensor": _microscaled,
-    "NVFP4Tensor": _microscaled,
+    "MXTensor": _mx,
+    "NVFP4Tensor": _nvfp4,
 }

@@ -92,6 +92,13 @@ TEST(a_prompt_may_begin_a_thought) {
   CHECK_EQ(shown({"a"}, ids("<t></t>\n")), "a");
 }
 
+TEST(a_mark_that_a_user_wrote_begins_no_thought) {
+  std::vector<int32_t> prompt{kUser, '<', 't', '>', '?', kEnd, kModel, '\n'};
+  CHECK_EQ(shown({"a"}, prompt), "a");
+  for (const char letter : {'<', 't', '>'}) prompt.push_back(letter);
+  CHECK_EQ(shown({"a</t>b"}, prompt), "[a</t>]b");
+}
+
 TEST(marks_may_be_tokens_without_a_text) {
   const Tokenizer tokenizer = byte_tokenizer();
   std::string out;

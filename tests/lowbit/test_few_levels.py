@@ -1,4 +1,5 @@
-"""One bit a weight, -scale and +scale: kept by models of two levels, said before others lose all."""
+"""One bit a weight, -scale and +scale: kept by models of two levels, said before others lose all; and two
+bits for three levels."""
 
 import json
 
@@ -10,6 +11,10 @@ from native import export, logits
 from quantized_tiny import verified
 
 from exporter.artifact.reader import read_artifact
+from exporter.checkpoint.checkpoint import open_checkpoint
+from exporter.checkpoint.load import load_model
+from exporter.lowbit.few_levels import few_levels_warning
+from exporter.recipe.recipe import parse_recipe
 from exporter.verify.weights import unpack
 
 TOKENS = [int(i) for i in tiny.prompt(40, seed=5)[0]]
@@ -90,6 +95,57 @@ def test_an_ordinary_model_is_warned(zeros, kl, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     warning = next(i for i, line in enumerate(lines) if line.startswith("warning: 1 bit is for"))
     assert f"a KL of {kl} nats" in lines[warning]
+    assert warning < lines.index("packing the weights ...")
+
+
+def make_three_levels(folder, size: int):
+    """A checkpoint whose layers' matrices are -1, 0 and 1 times a bfloat16 number for `size` columns."""
+    model = tiny.make_hf(folder, "llama3")
+    generator = torch.Generator().manual_seed(size)
+    for name, weight in model.named_parameters():
+        if "_proj" in name:
+            groups = -(-weight.shape[1] // size)
+            scales = (0.05 + 0.1 * torch.rand(len(weight), groups, generator=generator)).bfloat16().float()
+            levels = torch.randint(-1, 2, weight.shape, generator=generator)
+            weight.copy_(levels * scales.repeat_interleave(size, 1)[:, : weight.shape[1]])
+    model.save_pretrained(folder)
+
+
+TWO_BITS = {"bitwidth": 2, "groupsize": 32}
+
+
+@pytest.mark.parametrize(
+    ("levels", "scheme", "warned"),
+    [(None, "ternary", True), (64, "ternary", False), (32, "ternary", True), (32, TWO_BITS, False),
+     (16, TWO_BITS, True), (None, TWO_BITS, True), (None, TWO_BITS | {"has_weight_zeros": True}, False),
+     (None, TWO_BITS | {"method": "gptq"}, False), (None, TWO_BITS | {"bitwidth": 3}, False),
+     (32, TWO_BITS | {"method": "hqq"}, False), (None, TWO_BITS | {"method": "hqq"}, True),
+     (None, {"bitwidth": 4, "layers": {"layers.0.down": {"bitwidth": 2}}}, False)],
+)  # fmt: skip
+def test_two_bits_are_for_three_levels_a_group(levels, scheme, warned, tmp_path):
+    """Groups that are longer than the weights' own have more levels. The model is 64 wide, so that a group of
+    128 is a row."""
+    if levels is None:
+        tiny.make_hf(tmp_path, "llama3")
+    else:
+        make_three_levels(tmp_path, levels)
+    model = load_model(open_checkpoint(str(tmp_path)), torch.float32, 64)
+    given = scheme if isinstance(scheme, str) else json.dumps({"linear:a8wx": scheme})
+    said = few_levels_warning(parse_recipe(given), model)
+    if not warned:
+        assert said is None
+    else:
+        group = 64 if scheme == "ternary" else 32
+        assert said.startswith("2 bits without zero points") and f"of {group} here" in said
+        assert "as groupsize" in said
+
+
+def test_the_warning_comes_before_the_packing(tmp_path, capsys):
+    tiny.make_hf(tmp_path / "m", "llama2")
+    export(tmp_path / "m", "--output-pte", tmp_path / "a.pte", "--max-seq-length", 64,
+           "--quantize", "ternary")  # fmt: skip
+    lines = capsys.readouterr().err.splitlines()
+    warning = next(i for i, line in enumerate(lines) if line.startswith("warning: 2 bits without zero"))
     assert warning < lines.index("packing the weights ...")
 
 
