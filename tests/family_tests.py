@@ -149,8 +149,9 @@ class FamilyTests:
         for artifact in artifacts:
             status, out, error = verified(capsys, artifact, model[1] / "hf", "--trace", "--json")
             assert status == 0, out or error
-            layers = model[0].config.num_hidden_layers
-            assert len(json.loads(out)["trace"]) == 2 * layers + 2
+            said, layers = json.loads(out), model[0].config.num_hidden_layers
+            assert len(said["trace"]) == 2 * layers + 2
+            assert len(said["greedy"]["tokens"]) == 32 and said["greedy"]["first_difference"] is None
 
     def test_inspect_and_eval(self, model, artifacts, tmp_path, capsys):
         (tmp_path / "text.txt").write_text(TEXT)

@@ -4,7 +4,7 @@
 
 namespace lowbit {
 
-extern constinit const FloatKernels kScalarFloats = make_floats<Scalar>();
+extern const FloatKernels kScalarFloats;
 extern constinit const Isa kScalar = make_entry<Scalar>("scalar", [] { return true; }, kScalarFloats);
 
 }  // namespace lowbit

@@ -16,7 +16,7 @@ struct Scalar {
   static constexpr bool kCompact = true, kPairs = false;
   static constexpr int kByteBias = 0;
   static constexpr int kGemvBlocks = 1, kTileTokens = 2;
-  static constexpr int kFloatTokens = 1, kFloatBlocks = 1, kAttentionRows = 2;
+  static constexpr int kFloatTokens = 1, kFloatBlocks = 1, kAttentionRows = 1;
 
   struct F32 { float v[16]; };
   struct I32 { int32_t v[16]; };

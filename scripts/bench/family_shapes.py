@@ -23,7 +23,7 @@ class Shape:
 SHAPES = {
     "1b": Shape(2048, 16, 32, 8, 64, 8192, 32768),
     "1b-quarter": Shape(2048, 4, 32, 8, 64, 8192, 32768),
-    "tiny": Shape(64, 2, 4, 2, 16, 96, 320),
+    "tiny": Shape(64, 2, 4, 2, 16, 128, 320),
 }
 CONTEXT = 4096
 CHOSEN = 8  # experts of a token, which together are as wide as the others' feed-forward

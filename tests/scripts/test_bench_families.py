@@ -11,6 +11,7 @@ from exporter.checkpoint.checkpoint import open_checkpoint
 from exporter.checkpoint.load import load_model
 from exporter.cli import main as cli
 from exporter.families.sources.registry import all_families
+from exporter.model.config import FeedForwardSpec
 from scripts import bench_families
 from scripts.bench.command_line import exit_status
 from scripts.bench.family_folder import describe, write_family_folder
@@ -28,8 +29,13 @@ def test_all_families_have_the_shape(shape):
         assert config.tied_embeddings, name
         for layer in config.layers:
             attention = layer.attention
-            found = attention.n_heads, attention.n_kv_heads, attention.head_dim, layer.feed_forward.hidden_dim
+            found = attention.n_heads, attention.n_kv_heads, attention.head_dim, _products(layer.feed_forward)
             assert found == (wanted.n_heads, wanted.n_kv_heads, wanted.head_dim, wanted.hidden_dim), name
+
+
+def _products(spec: FeedForwardSpec) -> int:
+    """Of all experts of a token together."""
+    return spec.hidden_dim * (1 if spec.experts is None else spec.experts.chosen)
 
 
 def test_every_family_is_measured():
