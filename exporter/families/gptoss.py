@@ -52,14 +52,9 @@ def from_hf(config: HFConfig) -> ModelConfig:
     config.only("swiglu_alpha", ALPHA)
     for name in ("experts_per_token", "initial_context_length"):  # further names of what is read
         config.ignore(name)
-    for name in ("output_router_logits", "router_aux_loss_coef"):  # training
-        config.ignore(name)
     head_dim, bias = config.count("head_dim", 64), config.boolean("attention_bias", True)
     rope, window = config.rope(head_dim, 150000.0), config.window("sliding_window", 128)
-    experts = Experts(
-        config.count("num_local_experts", 128), config.count("num_experts_per_tok", 4), renormalize=True,
-        bias=True,
-    )  # fmt: skip
+    experts = config.experts(config.count("num_local_experts", 128), 4, renormalize=True, bias=True)
     limit = config.number("swiglu_limit", LIMIT)
     feed_forward = _feed_forward(config.count("intermediate_size", 2880), limit, experts)
     n_layers = config.layer_count()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from exporter.families.sources.family import Family, HFSource, TensorNames
 from exporter.families.sources.hf import HFConfig
 from exporter.families.sources.names import HF_IGNORED, HF_NAMES
-from exporter.model.config import AttentionSpec, Experts, FeedForwardSpec, LayerSpec, ModelConfig
+from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
 
 HF_MIXTRAL = {
     "layers.{i}.feed_forward.router": "model.layers.{i}.block_sparse_moe.gate",
@@ -23,8 +23,7 @@ HF_MIXTRAL = {
 def from_hf(config: HFConfig) -> ModelConfig:
     head_dim = config.head_dim()
     config.only("hidden_act", "silu")
-    for name in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):  # training
-        config.ignore(name)
+    config.ignore("router_jitter_noise")  # training
     attention = AttentionSpec(
         n_heads=config.count("num_attention_heads"),
         n_kv_heads=config.count("num_key_value_heads", 8),
@@ -32,9 +31,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
         rope=config.rope(head_dim, 1e6),
         window=config.window("sliding_window", None),
     )
-    experts = Experts(
-        config.count("num_local_experts", 8), config.count("num_experts_per_tok", 2), renormalize=True
-    )
+    experts = config.experts(config.count("num_local_experts", 8), 2, renormalize=True)
     feed_forward = FeedForwardSpec(config.count("intermediate_size"), experts=experts)
     return config.model(
         "mixtral", [LayerSpec(attention, feed_forward)], default_context=131072, eps=("rms_norm_eps", 1e-5)

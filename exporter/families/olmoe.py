@@ -18,14 +18,12 @@ from exporter.families.sources.names import (
     HF_NAMES,
     HF_QK_NORMS,
 )
-from exporter.model.config import AttentionSpec, Experts, FeedForwardSpec, LayerSpec, ModelConfig
+from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
 
 
 def from_hf(config: HFConfig) -> ModelConfig:
     config.only("hidden_act", "silu")
     config.only("clip_qkv", None)
-    for name in ("output_router_logits", "router_aux_loss_coef"):  # training
-        config.ignore(name)
     head_dim, bias = config.head_dim(), config.boolean("attention_bias")
     heads = config.count("num_attention_heads", 16)
     attention = AttentionSpec(
@@ -37,10 +35,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
         qkv_bias=bias,
         output_bias=bias,
     )
-    experts = Experts(
-        config.count("num_experts", 64), config.count("num_experts_per_tok", 8),
-        config.boolean("norm_topk_prob"),
-    )  # fmt: skip
+    experts = config.experts(config.count("num_experts", 64), 8, config.boolean("norm_topk_prob"))
     feed_forward = FeedForwardSpec(config.count("intermediate_size", 2048), experts=experts)
     return config.model(
         "olmoe", [LayerSpec(attention, feed_forward)], default_context=4096, eps=("rms_norm_eps", 1e-5)

@@ -19,15 +19,13 @@ from exporter.families.sources.names import (
     HF_NAMES,
     HF_QK_NORMS,
 )
-from exporter.model.config import AttentionSpec, Experts, FeedForwardSpec, LayerSpec, ModelConfig
+from exporter.model.config import AttentionSpec, FeedForwardSpec, LayerSpec, ModelConfig
 
 
 def from_hf(config: HFConfig) -> ModelConfig:
     config.only("hidden_act", "silu")
     for name, value in (("qkv_bias", False), ("use_qk_norm", True), ("shared_expert_intermediate_size", 0)):
         config.only(name, value)  # of Qwen3-Coder's config: what all of them have
-    for name in ("output_router_logits", "router_aux_loss_coef"):  # training
-        config.ignore(name)
     head_dim, bias = config.count("head_dim", 128), config.boolean("attention_bias")
     window = config.window("sliding_window", 4096)
     config.ignore("max_window_layers")  # nobody reads it: all layers have the window, or none
@@ -42,7 +40,7 @@ def from_hf(config: HFConfig) -> ModelConfig:
         output_bias=bias,
     )
     count = config.count("num_local_experts", config.count("num_experts", 128))  # version 5's name, and 4's
-    experts = Experts(count, config.count("num_experts_per_tok", 8), config.boolean("norm_topk_prob"))
+    experts = config.experts(count, 8, config.boolean("norm_topk_prob"))
     sparse = LayerSpec(
         attention, FeedForwardSpec(config.count("moe_intermediate_size", 768), experts=experts)
     )

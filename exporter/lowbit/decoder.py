@@ -27,7 +27,7 @@ from exporter.lowbit.state import State, StateLayout
 from exporter.model.block import Operations, run_layer
 from exporter.model.config import AttentionSpec, LayerSpec, ModelConfig
 from exporter.model.decoder import Block, CacheSession, Transformer
-from exporter.model.matrices import ROUTER, last_norm, layer_vectors
+from exporter.model.matrices import last_norm, layer_vectors
 from exporter.recipe.model_limits import check_head_widths
 from exporter.util.progress import Progress, Report
 
@@ -214,7 +214,7 @@ def pack_block(block: Block, config: ModelConfig, options: PackOptions, number: 
     """Layer `number`; takes the weights out of `block`."""
     linears = {}
     for name, matrix in block.matrices.items():
-        if name == ROUTER:
+        if matrix.is_router:
             linears[name] = pack_router(*block.sources(name), options)
         else:
             where = f"layers.{number}.{name}"

@@ -13,6 +13,7 @@ from dataclasses import replace
 from exporter.families.sources.hf_rope import ORIGINAL, read_rope, required
 from exporter.formats.quantized_names import QUANTIZED_REMEDY
 from exporter.model.config import (
+    Experts,
     LayerSpec,
     ModelConfig,
     Rope,
@@ -126,6 +127,15 @@ class HFConfig:
                 f"field {name!r} is {found!r}, but only {value!r} is supported: "
                 "use a checkpoint with that value"
             )
+
+    def experts(
+        self, count: int, default_chosen: int, renormalize: bool, *, bias: bool = False
+    ) -> Experts:
+        """The experts of each layer, of which a token has `num_experts_per_tok`; how their router is trained
+        changes nothing. Raises ValueError naming a field that is no count."""
+        for name in ("output_router_logits", "router_aux_loss_coef"):
+            self.ignore(name)
+        return Experts(count, self.count("num_experts_per_tok", default_chosen), renormalize, bias)
 
     def head_dim(self) -> int:
         """`head_dim`, or the model's width divided among the heads."""
